@@ -1,0 +1,7 @@
+"""``python -m app``: the same as ``xcit-serve``."""
+
+import sys
+
+from app.cli import main
+
+sys.exit(main())

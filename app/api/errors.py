@@ -1,0 +1,73 @@
+"""Every error as an RFC 9457 problem document, whoever raised it."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from app.api.schemas import Problem
+from app.errors import InvalidParameter, ServiceError
+from app.record import RequestRecord
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem_response(error: ServiceError, record: RequestRecord) -> Response:
+    problem = Problem(
+        type=f"/problems/{error.problem}",
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        instance=record.path,
+        request_id=record.request_id,
+    )
+    return JSONResponse(
+        problem.model_dump(), error.status, headers=error.headers, media_type=MEDIA_TYPE
+    )
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Errors of the framework take the same form; a `ServiceError` goes up to the middleware."""
+    app.add_exception_handler(RequestValidationError, _refuse_parameters)
+    app.add_exception_handler(HTTPException, _refuse_route)
+
+
+def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI is told of the errors of a route."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        response = responses.setdefault(
+            error.status,
+            {
+                "description": "",
+                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            },
+        )
+        response["description"] += f"{', ' if response['description'] else ''}`{error.problem}`"
+    return responses
+
+
+async def _refuse_parameters(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    details = (f"{mistake['loc'][-1]}: {mistake['msg']}" for mistake in error.errors())
+    raise InvalidParameter("; ".join(details))
+
+
+async def _refuse_route(request: Request, error: Exception) -> Response:
+    """404 and 405."""
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    problem = Problem(
+        type=f"/problems/{phrase.lower().replace(' ', '-')}",
+        title=phrase.capitalize(),
+        status=error.status_code,
+        detail=f"{request.method} {request.url.path}: {error.detail}; /docs lists what there is",
+        instance=request.url.path,
+        request_id=request.state.record.request_id,
+    )
+    return JSONResponse(
+        problem.model_dump(), error.status_code, headers=error.headers, media_type=MEDIA_TYPE
+    )

@@ -1,0 +1,116 @@
+"""Around every request: its id, its clock, the limit on its body, and its one observation.
+
+Pure ASGI, so that a client's disconnect reaches the handler.
+"""
+
+import asyncio
+import logging
+import re
+import uuid
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import problem_response
+from app.errors import BodyTooLarge, InternalError, ServiceError
+from app.record import RequestRecord, current_record
+
+SANE_REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
+LINGER = 5.0  # seconds in which the rest of a refused body is read away, so the answer gets through
+
+logger = logging.getLogger(__name__)
+
+
+class RequestScope:
+    """Outermost: whatever happens inside, the client gets an answer and the record is told."""
+
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, observe: Callable[[RequestRecord], None]
+    ) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = RequestRecord(choose_request_id(scope), scope["method"], scope["path"])
+        scope.setdefault("state", {})["record"] = record
+        body = BoundedBody(receive, self._max_body_bytes)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = record.request_id
+            await send(message)
+
+        token = current_record.set(record)
+        try:
+            await self._answer(scope, body, send_with_id, record)
+        finally:
+            if route := scope.get("route"):
+                record.endpoint = route.path
+            self._observe(record)
+            current_record.reset(token)
+
+    async def _answer(
+        self, scope: Scope, body: "BoundedBody", send: Send, record: RequestRecord
+    ) -> None:
+        try:
+            body.check_declared(Headers(scope=scope))
+            await self._app(scope, body.receive, send)
+        except Exception as error:
+            if not isinstance(error, ServiceError):
+                logger.exception("unexpected error")
+                error = InternalError("the service failed; its log has the request id")
+            if record.status:
+                raise  # half an answer is out: the connection can only be closed
+            if isinstance(error, BodyTooLarge):
+                await body.discard()
+            record.rejection = error.reason()
+            await problem_response(error, record)(scope, body.receive, send)
+
+
+class BoundedBody:
+    """A request's body, refused as soon as it is, or says it will be, over ``limit`` bytes."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._size = 0
+        self._expects_continue = False
+
+    def check_declared(self, headers: Headers) -> None:
+        self._expects_continue = headers.get("expect", "").lower() == "100-continue"
+        declared = headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > self._limit:
+            raise self._too_large(f"{declared} bytes")
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        if self._size > self._limit:
+            raise self._too_large("longer")
+        return message
+
+    async def discard(self) -> None:
+        """Read the rest away, for a while: a client that still sends would miss the answer."""
+        if self._expects_continue and not self._size:
+            return  # it waits for leave to send, and will not get it
+        try:
+            async with asyncio.timeout(LINGER):
+                while (await self._receive()).get("more_body"):
+                    pass
+        except TimeoutError:
+            logger.info("a refused body was still being sent after %g s", LINGER)
+
+    def _too_large(self, size: str) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is {size}; at most {self._limit} bytes are accepted")
+
+
+def choose_request_id(scope: Scope) -> str:
+    """The caller's ``X-Request-ID`` where it is a sane one, else a new one."""
+    offered = Headers(scope=scope).get("x-request-id", "")
+    return offered if SANE_REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex

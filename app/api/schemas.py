@@ -1,0 +1,80 @@
+"""What goes over the wire, in and out."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: Annotated[str, Field(examples=["/problems/invalid-image"])]
+    title: str
+    status: int
+    detail: Annotated[str, Field(description="What was wrong, and what would be right.")]
+    instance: str
+    request_id: str
+
+
+class JsonImage(BaseModel):
+    """An image as JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: Annotated[str, Field(description="Base64, or a data: URI.")]
+
+
+class Model(BaseModel):
+    """Which model answered."""
+
+    name: str
+    version: str
+
+
+class PredictionRow(BaseModel):
+    """One class; the score is a softmax probability."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    class_id: int
+    label: str
+    score: float
+
+
+class Predictions(BaseModel):
+    """The best classes of an image, highest score first."""
+
+    model: Model
+    predictions: list[PredictionRow]
+
+
+class ServedModel(BaseModel):
+    """What is being served, and by what."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    version: str
+    family: str
+    checkpoint_sha256: str
+    device: str
+    backend: str
+    precision: str
+    num_classes: int
+
+
+class Health(BaseModel):
+    """Everything a person wants to know at a glance."""
+
+    alive: bool
+    ready: bool
+    state: str
+    failure: str | None
+    model: ServedModel | None
+    queue_depth: int
+
+
+class Probe(BaseModel):
+    """The answer of a probe."""
+
+    state: str

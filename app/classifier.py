@@ -1,0 +1,57 @@
+"""What the service needs of a classifier. It is met by the model's, and by a fake in tests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What is being served, as told by ``/predict``, ``/healthz`` and ``xcit_model_info``."""
+
+    name: str
+    version: str
+    family: str
+    checkpoint_sha256: str
+    device: str
+    backend: str
+    precision: str
+    num_classes: int
+
+
+class Prediction(Protocol):
+    """One row of an answer."""
+
+    @property
+    def class_id(self) -> int: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def score(self) -> float: ...
+
+
+class Classifier(Protocol):
+    """Encoded image to item, items to predictions.
+
+    `preprocess` is called from several threads at once; `warm_up` once in each inference thread,
+    and `predict` in those threads only.
+    """
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def streams(self) -> int:
+        """How many threads should run batches side by side."""
+
+    def warm_up(self) -> None:
+        """Raises `StartupError` if the model cannot be served."""
+
+    def preprocess(self, data: bytes) -> Any:
+        """Raises a `ServiceError` for an image that cannot be classified."""
+
+    def padded_size(self, count: int) -> int:
+        """Rows that a batch of ``count`` items is computed with."""
+
+    def predict(self, items: Sequence[Any], top_k: int) -> Sequence[Sequence[Prediction]]:
+        """The ``top_k`` best classes of each item; `DeviceFailure` if the device is lost."""

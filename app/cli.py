@@ -1,0 +1,119 @@
+"""``xcit-serve``: serve a checkpoint, or use, look at and convert one without a server.
+
+Each command imports what it needs when it runs: PyTorch takes seconds, and ``--help`` none.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.settings import ENV_PREFIX, Settings, SettingsError, read_settings, unknown_variables
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code: 0 well, 1 it failed, 2 it was asked wrongly."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.command(args))
+    except SettingsError as error:
+        return complain(*str(error).splitlines(), code=2)
+
+
+def complain(*lines: str, code: int = 1) -> int:
+    """Say what is wrong on stderr, a line each; the exit code."""
+    for line in lines:
+        print(f"xcit-serve: {line}", file=sys.stderr)
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="xcit-serve", description="Serve XCiT image classifiers over HTTP."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_serve(commands.add_parser("serve", help="serve a checkpoint over HTTP"))
+    add_predict(commands.add_parser("predict", help="classify image files, without a server"))
+    add_inspect(commands.add_parser("inspect", help="print what a checkpoint is"))
+    add_convert(commands.add_parser("convert", help="write a checkpoint that describes itself"))
+    return parser
+
+
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        f"Serve a checkpoint. Each flag is also an environment variable: --max-batch-size is "
+        f"{ENV_PREFIX}MAX_BATCH_SIZE. Flags win."
+    )
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f" [{field.default}]"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            default=argparse.SUPPRESS,
+            metavar=name.rpartition("_")[2].upper(),
+            help=f"{field.description}{default}".replace("%", "%%"),
+        )
+    parser.set_defaults(command=serve_command)
+
+
+def serve_command(args: argparse.Namespace) -> int:
+    settings = read_settings(
+        **{name: getattr(args, name) for name in Settings.model_fields if hasattr(args, name)}
+    )
+    complain(*unknown_variables())
+
+    from app.logs import set_up_logs
+    from app.server import serve
+
+    set_up_logs(settings.log_level, settings.log_format)
+    failure = serve(settings)
+    return complain(failure) if failure else 0
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--labels", type=Path, help="class names, one a line or JSON")
+    parser.add_argument(
+        "--preprocess", metavar="JSON", help='preprocessing that differs: {"crop_pct": 0.875}'
+    )
+
+
+def add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="the bundled one if absent")
+    parser.add_argument("--top-k", type=int, default=5, help="classes an image [5]")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_checkpoint_options(parser)
+    parser.set_defaults(command=predict_command)
+
+
+def predict_command(args: argparse.Namespace) -> int:
+    from app.offline import predict_files
+
+    return predict_files(args)
+
+
+def add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="FILE")
+    add_checkpoint_options(parser)
+    parser.set_defaults(command=inspect_command)
+
+
+def inspect_command(args: argparse.Namespace) -> int:
+    from app.offline import inspect_checkpoint
+
+    return inspect_checkpoint(args)
+
+
+def add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="FILE")
+    parser.add_argument("output", type=Path, metavar="OUTPUT.safetensors")
+    parser.add_argument("--name", help="name of the model; the file's if absent")
+    parser.add_argument("--version", help="version of the model")
+    add_checkpoint_options(parser)
+    parser.set_defaults(command=convert_command)
+
+
+def convert_command(args: argparse.Namespace) -> int:
+    from app.offline import convert_checkpoint
+
+    return convert_checkpoint(args)

@@ -1,0 +1,86 @@
+"""A classifier with the threads that run it and the queue before them."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from app.batcher import MicroBatcher, Outcome
+from app.classifier import Classifier, Prediction
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An item on its way through a batch, and how many classes its caller wants."""
+
+    item: Any
+    top_k: int
+
+
+class Engine:
+    """Runs jobs in micro-batches, on as many threads as the classifier has streams.
+
+    Everything that touches the device happens in these threads: loading, warm-up, forward passes.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        streams: Sequence[ThreadPoolExecutor],
+        settings: Settings,
+        *,
+        on_batch: Callable[[int, float], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self.classifier = classifier
+        self.streams = streams
+        self._batcher: MicroBatcher[Job, Sequence[Prediction]] = MicroBatcher(
+            self._run_batch,
+            streams,
+            max_batch_size=settings.max_batch_size,
+            max_queue_size=settings.max_queue_size,
+            max_batch_delay=settings.max_batch_delay_ms / 1e3,
+            on_batch=on_batch,
+            on_failure=on_failure,
+        )
+        self._batcher.start()
+
+    @property
+    def queue_depth(self) -> int:
+        return len(self._batcher)
+
+    async def run(self, job: Job, deadline: float) -> Outcome[Sequence[Prediction]]:
+        """See `MicroBatcher.submit` for what it raises."""
+        return await self._batcher.submit(job, deadline=deadline)
+
+    async def close(self) -> None:
+        await self._batcher.close()
+        for stream in self.streams:
+            stream.shutdown(wait=False, cancel_futures=True)
+
+    def _run_batch(self, jobs: list[Job]) -> Sequence[Sequence[Prediction]]:
+        """In an inference thread: one forward pass, one top-k that is enough for everybody."""
+        return self.classifier.predict([job.item for job in jobs], max(job.top_k for job in jobs))
+
+
+async def load_streams(
+    load: Callable[[], Classifier],
+) -> tuple[Classifier, list[ThreadPoolExecutor]]:
+    """Load in the first inference thread, then open and warm up the others.
+
+    Raises:
+        StartupError: the model cannot be served.
+    """
+    loop = asyncio.get_running_loop()
+    streams = [new_stream(0)]
+    classifier = await loop.run_in_executor(streams[0], load)
+    streams += [new_stream(number) for number in range(1, classifier.streams)]
+    for stream in streams:
+        await loop.run_in_executor(stream, classifier.warm_up)
+    return classifier, streams
+
+
+def new_stream(number: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix=f"inference-{number}")

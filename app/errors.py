@@ -1,0 +1,136 @@
+"""Every way a request can end without a prediction. Each class owns its status and problem.
+
+ServiceError
+├── BadRequest              400  the request holds no image, or is not well formed
+├── InvalidImage            400  a known format that does not decode
+├── BodyTooLarge            413
+├── ImageTooLarge           413  pixels, judged from the header
+├── UnsupportedMediaType    415  none of the formats
+├── InvalidParameter        422
+├── ClientDisconnected      499  nobody is there to read it
+├── InternalError           500  a defect of the service
+├── Unavailable             503  with Retry-After
+│   ├── NotReady                 loading, or failed
+│   ├── Overloaded
+│   └── Draining
+└── DeadlineExceeded        504
+
+Two are no answers, and end the process: `StartupError`, the model cannot be served at all;
+`DeviceFailure`, no batch can succeed any more.
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Root of the tree. ``detail`` says what was wrong and what would be right."""
+
+    status: ClassVar[int] = 500
+    problem: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {}
+
+    @classmethod
+    def reason(cls) -> str:
+        """The value of the label ``reason`` in ``xcit_rejected_total``."""
+        return cls.problem.replace("-", "_")
+
+
+class BadRequest(ServiceError):
+    status = 400
+    problem = "bad-request"
+    title = "Bad request"
+
+
+class InvalidImage(ServiceError):
+    status = 400
+    problem = "invalid-image"
+    title = "Invalid image"
+
+
+class BodyTooLarge(ServiceError):
+    status = 413
+    problem = "body-too-large"
+    title = "Body too large"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Connection": "close"}  # the rest of the body is not wanted
+
+
+class ImageTooLarge(ServiceError):
+    status = 413
+    problem = "image-too-large"
+    title = "Image too large"
+
+
+class UnsupportedMediaType(ServiceError):
+    status = 415
+    problem = "unsupported-media-type"
+    title = "Unsupported media type"
+
+
+class InvalidParameter(ServiceError):
+    status = 422
+    problem = "invalid-parameter"
+    title = "Invalid parameter"
+
+
+class ClientDisconnected(ServiceError):
+    status = 499
+    problem = "disconnected"
+    title = "Client disconnected"
+
+
+class InternalError(ServiceError):
+    """A defect of the service. The log has the details; the client gets none."""
+
+
+class Unavailable(ServiceError):
+    """Not now: try again after ``retry_after`` seconds."""
+
+    status = 503
+
+    def __init__(self, detail: str, *, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after)}
+
+
+class NotReady(Unavailable):
+    problem = "not-ready"
+    title = "Not ready"
+
+
+class Overloaded(Unavailable):
+    problem = "overloaded"
+    title = "Overloaded"
+
+
+class Draining(Unavailable):
+    problem = "draining"
+    title = "Draining"
+
+
+class DeadlineExceeded(ServiceError):
+    status = 504
+    problem = "deadline-exceeded"
+    title = "Deadline exceeded"
+
+
+class StartupError(Exception):
+    """The model cannot be loaded; the text says why in one line."""
+
+
+class DeviceFailure(Exception):
+    """The device is lost: the process can only end and be started again."""

@@ -1,0 +1,74 @@
+"""Structured logs: one JSON object or one line of text an event, with the request's id."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from app.record import RequestRecord, current_record
+
+access_logger = logging.getLogger("app.access")
+
+
+def set_up_logs(level: str, log_format: str) -> None:
+    """Send all logs of this process to stderr, in one form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def log_request(record: RequestRecord) -> None:
+    """The access line of a finished request."""
+    timings = record.timings
+    fields: dict[str, Any] = {
+        "method": record.method,
+        "path": record.path,
+        "status": record.status,
+        "duration_ms": round(1e3 * timings.total(), 2),
+        **{f"{phase}_ms": round(1e3 * seconds, 2) for phase, seconds in timings.phases.items()},
+    }
+    if timings.batch_size is not None:
+        fields["batch_size"] = timings.batch_size
+    if record.rejection is not None:
+        fields["rejection"] = record.rejection
+    access_logger.info("request", extra={"fields": fields})
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, request_id, and the event's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = {
+            "time": _timestamp(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return json.dumps(event, ensure_ascii=False, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """``time LEVEL logger: message key=value …``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {key}={value!s}" for key, value in _fields(record).items())
+        line = (
+            f"{_timestamp(record)} {record.levelname:<7} "
+            f"{record.name}: {record.getMessage()}{fields}"
+        )
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{seconds}.{int(record.msecs):03d}Z"
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    request = current_record.get()
+    request_id = {"request_id": request.request_id} if request else {}
+    return {**request_id, **getattr(record, "fields", {})}

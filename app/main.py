@@ -1,0 +1,147 @@
+"""The composition root: every part is built here, explicitly, and handed to those who need it.
+
+It is also where the service meets the model: `ServedClassifier` speaks both languages.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+from fastapi import FastAPI
+
+import model
+from app.api import health, metrics, predict
+from app.api.errors import add_error_handlers
+from app.api.middleware import RequestScope
+from app.classifier import Classifier, ModelInfo
+from app.cores import usable_cores
+from app.errors import (
+    DeviceFailure,
+    ImageTooLarge,
+    InvalidImage,
+    ServiceError,
+    StartupError,
+    UnsupportedMediaType,
+)
+from app.lifecycle import Lifecycle
+from app.logs import log_request
+from app.metrics import Metrics
+from app.pipeline import Pipeline
+from app.record import RequestRecord
+from app.settings import Settings
+from model.preprocess import Pixels
+
+IMAGE_ERRORS: dict[type[model.ImageError], type[ServiceError]] = {
+    model.UnsupportedImage: UnsupportedMediaType,
+    model.InvalidImage: InvalidImage,
+    model.ImageTooLarge: ImageTooLarge,
+}
+
+
+def create_app(
+    settings: Settings,
+    load: Callable[[], Classifier] | None = None,
+    *,
+    lifecycle: Lifecycle | None = None,
+) -> FastAPI:
+    """The whole service as one ASGI application.
+
+    Args:
+        load: makes the classifier, in an inference thread; by default what ``settings`` say.
+        lifecycle: for who must know or change the state from outside, as the server does.
+    """
+    lifecycle = lifecycle or Lifecycle()
+    meters = Metrics(settings.max_batch_size)
+    lifecycle.listen(meters.show_state)
+    pipeline = Pipeline(settings, lifecycle, meters)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(pipeline.start(load or partial(load_model, settings)))
+        loading.add_done_callback(partial(_report_defect, lifecycle))
+        yield
+        loading.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await loading
+        await pipeline.stop()
+
+    def observe(record: RequestRecord) -> None:
+        log_request(record)
+        meters.observe_request(record.endpoint, record.status, record.timings, record.rejection)
+
+    app = FastAPI(
+        title="xcit-serve",
+        summary="XCiT image classification: one image in, its most likely classes out.",
+        lifespan=lifespan,
+    )
+    app.include_router(predict.router(pipeline))
+    app.include_router(health.router(lifecycle, pipeline))
+    app.include_router(metrics.router(meters.registry))
+    add_error_handlers(app)
+    app.add_middleware(RequestScope, max_body_bytes=settings.max_body_bytes, observe=observe)
+    return app
+
+
+def load_model(settings: Settings) -> Classifier:
+    """The classifier that ``settings`` name; raises `StartupError` if it cannot be served."""
+    try:
+        return ServedClassifier(
+            model.load_classifier(
+                settings.checkpoint or model.BUNDLED_CHECKPOINT,
+                device=settings.device,
+                precision=settings.precision,
+                cores=usable_cores(),
+                streams=settings.streams,
+                max_batch_size=settings.max_batch_size,
+                max_pixels=settings.max_pixels,
+                labels=settings.labels,
+                preprocess=settings.preprocess,
+            )
+        )
+    except model.ModelError as error:
+        raise StartupError(str(error)) from error
+
+
+class ServedClassifier:
+    """The model's classifier in the service's terms."""
+
+    def __init__(self, classifier: model.Classifier) -> None:
+        self._classifier = classifier
+        self.streams = classifier.backend.streams
+        self.padded_size = classifier.padded_size
+        spec, backend = classifier.spec, classifier.backend
+        self.info = ModelInfo(
+            name=spec.name,
+            version=spec.version,
+            family=spec.family,
+            checkpoint_sha256=classifier.sha256,
+            device=backend.device,
+            backend=backend.name,
+            precision=backend.precision,
+            num_classes=spec.num_classes,
+        )
+
+    def warm_up(self) -> None:
+        try:
+            self._classifier.warm_up()
+        except model.ModelError as error:
+            raise StartupError(str(error)) from error
+
+    def preprocess(self, data: bytes) -> Pixels:
+        try:
+            return self._classifier.preprocess(data)
+        except model.ImageError as error:
+            raise IMAGE_ERRORS[type(error)](str(error)) from error
+
+    def predict(self, items: Sequence[Pixels], top_k: int) -> list[list[model.Prediction]]:
+        try:
+            return self._classifier.predict(items, top_k)
+        except model.DeviceError as error:
+            raise DeviceFailure(str(error)) from error
+
+
+def _report_defect(lifecycle: Lifecycle, loading: "asyncio.Task[None]") -> None:
+    """Loading ends by itself with READY or FAILED; an exception out of it is a defect."""
+    if not loading.cancelled() and (error := loading.exception()):
+        lifecycle.fail(f"loading failed: {error!r}")

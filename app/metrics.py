@@ -1,0 +1,109 @@
+"""Every metric: its name, unit, labels and buckets. Nothing else in the project makes one."""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from app.classifier import ModelInfo
+from app.lifecycle import State
+from app.timings import PHASES, Timings
+
+SECONDS = (
+    *(0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
+    *(0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0),
+)
+
+
+class Metrics:
+    """The service's numbers, in a registry of their own. Called from the event loop alone."""
+
+    def __init__(self, max_batch_size: int) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._requests = Counter(
+            "xcit_requests", "Finished requests.", ["endpoint", "code"], registry=registry
+        )
+        self._request_duration = Histogram(
+            "xcit_request_duration_seconds",
+            "From the first byte read to the last byte handed over.",
+            ["endpoint"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        phase_duration = Histogram(
+            "xcit_phase_duration_seconds",
+            "Where the time of a prediction went.",
+            ["phase"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._phases = {phase: phase_duration.labels(phase) for phase in PHASES}
+        self._batch_size = Histogram(
+            "xcit_batch_size",
+            "Images a batch; the sum is the number of images inferred.",
+            buckets=size_buckets(max_batch_size),
+            registry=registry,
+        )
+        self._padding = Counter(
+            "xcit_batch_padding", "Rows computed only as padding.", registry=registry
+        )
+        self.queue_depth = Gauge(
+            "xcit_queue_depth", "Preprocessed images waiting for a batch.", registry=registry
+        )
+        self.inflight = Gauge(
+            "xcit_inflight_requests", "Admitted, unanswered requests.", registry=registry
+        )
+        self._rejected = Counter(
+            "xcit_rejected",
+            "Requests not answered with a prediction.",
+            ["reason"],
+            registry=registry,
+        )
+        self._state = Gauge("xcit_state", "1 for the current state.", ["state"], registry=registry)
+        self._model = Info("xcit_model", "What is being served.", registry=registry)
+
+    def observe_request(
+        self, endpoint: str, code: int, timings: Timings, rejection: str | None
+    ) -> None:
+        """The one call for a finished request."""
+        self._requests.labels(endpoint, str(code)).inc()
+        self._request_duration.labels(endpoint).observe(timings.total())
+        for phase, seconds in timings.phases.items():
+            self._phases[phase].observe(seconds)
+        if rejection is not None:
+            self._rejected.labels(rejection).inc()
+
+    def observe_batch(self, size: int, padding: int) -> None:
+        self._batch_size.observe(size)
+        self._padding.inc(padding)
+
+    def show_state(self, current: State) -> None:
+        for state in State:
+            self._state.labels(state.value).set(state is current)
+
+    def show_model(self, info: ModelInfo) -> None:
+        self._model.info(
+            {
+                "name": info.name,
+                "family": info.family,
+                "checkpoint_sha256": info.checkpoint_sha256,
+                "device": info.device,
+                "backend": info.backend,
+                "precision": info.precision,
+            }
+        )
+
+
+def size_buckets(max_batch_size: int) -> tuple[int, ...]:
+    """1, 2, 4 … and the maximum itself."""
+    powers = {1 << i for i in range(max_batch_size.bit_length())}
+    return tuple(sorted({*powers, max_batch_size}))

@@ -1,0 +1,143 @@
+"""The commands that need no server: classify files, look at a checkpoint, convert one."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import model
+from app.cli import complain
+from app.cores import usable_cores
+from app.settings import SettingsError
+
+BATCH_SIZE = 16
+
+
+def predict_files(args: argparse.Namespace) -> int:
+    """Print the best classes of each image; one that cannot be read is told and skipped."""
+    try:
+        classifier = model.load_classifier(
+            args.checkpoint or model.BUNDLED_CHECKPOINT,
+            device=args.device,
+            cores=usable_cores(),
+            streams=1,
+            max_batch_size=BATCH_SIZE,
+            labels=args.labels,
+            preprocess=parse_preprocess(args.preprocess),
+        )
+        classifier.backend.open()
+    except model.ModelError as error:
+        return complain(str(error))
+    if not 1 <= args.top_k <= classifier.spec.num_classes:
+        raise SettingsError(
+            f"--top-k={args.top_k}: must be from 1 to {classifier.spec.num_classes}"
+        )
+    answers, mistakes = classify_files(classifier, args.images, args.top_k)
+    if args.json:
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+    else:
+        print_table(answers)
+    return complain(*mistakes) if mistakes else 0
+
+
+def classify_files(
+    classifier: model.Classifier, paths: Sequence[Path], top_k: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """An answer for each image that could be read, and a line for each that could not."""
+    answers: list[dict[str, Any]] = []
+    mistakes: list[str] = []
+    quiet = len(paths) <= BATCH_SIZE or not sys.stderr.isatty()
+    with tqdm(total=len(paths), unit="image", disable=quiet) as progress:
+        for chunk in chunks(paths, BATCH_SIZE):
+            items = []
+            for path in chunk:
+                try:
+                    items.append((path, classifier.preprocess(path.read_bytes())))
+                except OSError as error:
+                    mistakes.append(f"{path}: {error.strerror}")
+                except model.ImageError as error:
+                    mistakes.append(f"{path}: {error}")
+            rows = classifier.predict([item for _, item in items], top_k) if items else []
+            for (path, _), predictions in zip(items, rows, strict=True):
+                answers.append({"file": str(path), "predictions": [asdict(p) for p in predictions]})
+            progress.update(len(chunk))
+    return answers, mistakes
+
+
+def print_table(answers: Sequence[dict[str, Any]]) -> None:
+    width = max((len(answer["file"]) for answer in answers), default=0)
+    for answer in answers:
+        for rank, row in enumerate(answer["predictions"]):
+            file = answer["file"] if rank == 0 else ""
+            print(f"{file:<{width}}  {row['score']:6.2%}  {row['label']}")
+
+
+def inspect_checkpoint(args: argparse.Namespace) -> int:
+    """Print what a checkpoint is, as `read_checkpoint` sees it."""
+    try:
+        checkpoint = model.read_checkpoint(
+            args.checkpoint, labels=args.labels, preprocess=parse_preprocess(args.preprocess)
+        )
+    except model.ModelError as error:
+        return complain(str(error))
+    spec = checkpoint.spec
+    parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
+    rows: dict[str, Any] = {
+        "file": checkpoint.path,
+        "sha256": checkpoint.sha256,
+        "form": "self-describing" if checkpoint.self_describing else "raw state dict, inferred",
+        "name": spec.name,
+        "version": spec.version,
+        "family": spec.family,
+        "weights": f"{parameters:,} numbers in {len(checkpoint.state)} tensors",
+        **spec.hyperparameters,
+        **{f"preprocess {name}": value for name, value in asdict(spec.preprocess).items()},
+        "labels": ", ".join(spec.labels[:10]) + (", …" if spec.num_classes > 10 else ""),
+        **spec.provenance,
+    }
+    width = max(len(name) for name in rows)
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def convert_checkpoint(args: argparse.Namespace) -> int:
+    """Write any readable checkpoint in the form that describes itself."""
+    if args.output.suffix != ".safetensors":
+        raise SettingsError(f"{args.output}: the output's name must end in .safetensors")
+    try:
+        checkpoint = model.read_checkpoint(
+            args.checkpoint, labels=args.labels, preprocess=parse_preprocess(args.preprocess)
+        )
+        spec = replace(
+            checkpoint.spec,
+            name=args.name or checkpoint.spec.name,
+            version=args.version or checkpoint.spec.version,
+        )
+        model.write_checkpoint(args.output, spec, checkpoint.state)
+    except model.ModelError as error:
+        return complain(str(error))
+    print(f"{args.output}: {spec.name} {spec.version}, {spec.family}, {spec.num_classes} classes")
+    return 0
+
+
+def parse_preprocess(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"--preprocess={text}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"--preprocess={text}: must be a JSON object")
+    return values
+
+
+def chunks(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    for start in range(0, len(paths), size):
+        yield paths[start : start + size]

@@ -1,0 +1,83 @@
+"""uvicorn, with a drain: the first SIGTERM asks not to be routed to, then the service stops.
+
+uvicorn closes its sockets first and tells the application last, so the drain begins in the signal
+handler. The signals are ours: a stop that was asked for ends with exit code 0.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+
+from app.lifecycle import Lifecycle, State
+from app.main import create_app
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> str | None:
+    """Serve until told to stop; the reason if the service failed, ``None`` after a clean stop."""
+    lifecycle = Lifecycle()
+    config = uvicorn.Config(
+        create_app(settings, lifecycle=lifecycle),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=settings.drain_timeout_s,
+    )
+    Server(config, lifecycle, settings.drain_delay_s).run()
+    return lifecycle.failure
+
+
+class Server(uvicorn.Server):
+    """Runs until a signal or the lifecycle ends it."""
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, drain_delay: float) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._drain_delay = drain_delay
+        self._grace = 0.0  # nobody routes to a service that was never ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lifecycle.listen(self._on_state)
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Signals interrupt anything; what they mean is decided in the event loop."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._on_signal, sig)
+
+    def _on_signal(self, sig: int) -> None:
+        """The first one drains, an interrupt from the keyboard without delay; a second one cuts."""
+        logger.info("%s in state %s", signal.Signals(sig).name, self._lifecycle.state)
+        if self._lifecycle.state in (State.DRAINING, State.FAILED):
+            self.force_exit = True
+            self._stop()
+            return
+        self._lifecycle.drain()
+        self._stop_after(0.0 if sig == signal.SIGINT else self._grace)
+
+    def _on_state(self, state: State) -> None:
+        logger.info("%s", state)
+        if state is State.READY:
+            self._grace = self._drain_delay
+        elif state is State.FAILED:
+            self._stop_after(self._grace)
+
+    def _stop_after(self, seconds: float) -> None:
+        assert self._loop is not None
+        self._loop.call_later(seconds, self._stop)
+
+    def _stop(self) -> None:
+        """No new requests; uvicorn closes its sockets and waits for those under way."""
+        self._lifecycle.refuse()
+        self.should_exit = True

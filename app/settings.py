@@ -1,0 +1,119 @@
+"""Every setting, once: environment variable, flag, help text and documentation in one place."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "XCIT_"
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; one line of text for each."""
+
+
+def _check_device(value: str) -> str:
+    kind, _, index = value.partition(":")
+    if kind not in {"auto", "cpu", "cuda", "mps"} or (index and not index.isdigit()):
+        raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
+    return value
+
+
+class Settings(BaseSettings):
+    """Settings of the service: ``XCIT_…`` in the environment, or ``--…`` as a flag, which wins."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_file=".env",
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all of the machine's."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 for any free one."""
+
+    checkpoint: Path | None = None
+    """Weight file to serve (.safetensors, .pt, .pth); the bundled one by default."""
+
+    labels: Path | None = None
+    """File of class names, one a line or JSON; wins over the checkpoint's own."""
+
+    preprocess: dict[str, Any] | None = None
+    """Preprocessing that wins over the checkpoint's own, as JSON: {"crop_pct": 0.875}."""
+
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
+
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the forward pass; auto is 16 bits on CUDA, 32 elsewhere."""
+
+    streams: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Batches run side by side; by default one on a GPU, one for each core on a CPU."""
+
+    preprocess_workers: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Threads that decode images; by default one for each core."""
+
+    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Images a batch, at most."""
+
+    max_batch_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """How long the oldest image may wait for a fuller batch while a stream is free."""
+
+    max_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Images admitted and not yet answered, at most; more are refused with 503."""
+
+    max_queue_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
+    """Bytes of encoded images admitted and not yet answered, at most."""
+
+    max_body_bytes: Annotated[int, Field(ge=1)] = 20 * 2**20
+    """Bytes of a request's body, at most; more are refused with 413."""
+
+    max_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 50_000_000
+    """Pixels of an image, at most, judged from its header; more are refused with 413."""
+
+    request_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds from a request's first byte until it is answered with 504."""
+
+    drain_delay_s: Annotated[float, Field(ge=0, le=3600)] = 2.0
+    """Seconds after SIGTERM in which requests are still served, while /readyz says 503."""
+
+    drain_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 20
+    """Seconds after that for the admitted requests to end."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe messages to log."""
+
+    log_format: Literal["json", "text"] = "text"
+    """One JSON object a line, or plain text."""
+
+
+def read_settings(**flags: Any) -> Settings:
+    """Settings from environment, ``.env`` and flags; raises `SettingsError`, a line a mistake."""
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        lines = []
+        for mistake in error.errors():
+            name = str(mistake["loc"][0])
+            source = f"--{name.replace('_', '-')}" if name in flags else ENV_PREFIX + name.upper()
+            lines.append(f"{source}={mistake['input']!s}: {mistake['msg']}")
+        raise SettingsError("\n".join(lines)) from error
+
+
+def unknown_variables() -> list[str]:
+    """A line for each ``XCIT_`` variable that is no setting: most likely a slip of the pen."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    lines = []
+    for name in sorted(set(os.environ) - known):
+        if name.startswith(ENV_PREFIX):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            lines.append(f"{name} is no setting and has no effect{hint}")
+    return lines

@@ -1,0 +1,37 @@
+"""XCiT image classifiers: checkpoints, preprocessing and inference. Knows nothing of HTTP."""
+
+from pathlib import Path
+
+from model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from model.classifier import Classifier, Prediction, load_classifier
+from model.errors import (
+    CheckpointError,
+    DeviceError,
+    ImageError,
+    ImageTooLarge,
+    InvalidImage,
+    ModelError,
+    UnsupportedImage,
+)
+from model.spec import ModelSpec, PreprocessSpec
+
+BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "xcit-cifar10.safetensors"
+
+__all__ = [
+    "BUNDLED_CHECKPOINT",
+    "Checkpoint",
+    "CheckpointError",
+    "Classifier",
+    "DeviceError",
+    "ImageError",
+    "ImageTooLarge",
+    "InvalidImage",
+    "ModelError",
+    "ModelSpec",
+    "Prediction",
+    "PreprocessSpec",
+    "UnsupportedImage",
+    "load_classifier",
+    "read_checkpoint",
+    "write_checkpoint",
+]

@@ -1,0 +1,132 @@
+"""Labelled images for training and evaluation, from an image folder or a tar of one."""
+
+import random
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from model.errors import ModelError
+from model.preprocess import preprocess
+from model.spec import PreprocessSpec
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+HELD_OUT = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Decoded images: pixels ``(n, size, size, 3)`` of bytes, classes ``(n,)``, and labels."""
+
+    pixels: Tensor
+    classes: Tensor
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+def load_dataset(source: Path, split: str, spec: PreprocessSpec, *, quiet: bool = False) -> Dataset:
+    """All images of one split, through the server's own preprocessing.
+
+    Args:
+        source: a directory or tar (plain or compressed) laid out as ``train/LABEL/IMAGE`` and
+            ``test/LABEL/IMAGE`` (or ``val``), at any depth; without such folders, as
+            ``LABEL/IMAGE``, of which a seeded tenth of each class is held out for testing.
+        split: ``train`` or ``test``.
+
+    Raises:
+        ModelError: no images, or one that does not decode; the file is named.
+    """
+    wanted = _choose(sorted(_list_images(source)), split)
+    if not wanted:
+        raise ModelError(
+            f"{source}: no images for split {split!r}; expected {split}/LABEL/IMAGE.jpg or so"
+        )
+    labels = tuple(sorted({path.parent.name for path in wanted}))
+    pixels = np.empty((len(wanted), spec.image_size, spec.image_size, 3), np.uint8)
+    classes = torch.empty(len(wanted), dtype=torch.int64)
+    position = {path: i for i, path in enumerate(wanted)}
+    progress = tqdm(total=len(wanted), desc=f"decode {split}", unit="image", disable=quiet)
+    with progress:
+        for path, data in _read_images(source, position):
+            try:
+                pixels[position[path]] = preprocess(data, spec)
+            except ModelError as error:
+                raise ModelError(f"{source}: {path}: {error}") from error
+            classes[position[path]] = labels.index(path.parent.name)
+            progress.update()
+    return Dataset(torch.from_numpy(pixels), classes, labels)
+
+
+def _list_images(source: Path) -> Iterator[PurePosixPath]:
+    if source.is_dir():
+        names: Iterator[PurePosixPath] = (
+            PurePosixPath(path.relative_to(source).as_posix()) for path in source.rglob("*.*")
+        )
+    else:
+        with _open_tar(source) as tar:
+            names = iter([PurePosixPath(member.name) for member in tar if member.isfile()])
+    return (name for name in names if name.suffix.lower() in SUFFIXES and len(name.parts) > 1)
+
+
+def _read_images(
+    source: Path, wanted: dict[PurePosixPath, int]
+) -> Iterator[tuple[PurePosixPath, bytes]]:
+    if source.is_dir():
+        for path in wanted:
+            yield path, (source / path).read_bytes()
+        return
+    with _open_tar(source) as tar:
+        for member in tar:
+            if (path := PurePosixPath(member.name)) in wanted:
+                file = tar.extractfile(member)
+                assert file is not None
+                yield path, file.read()
+
+
+def _open_tar(source: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(source)
+    except (OSError, tarfile.TarError) as error:
+        raise ModelError(f"{source}: neither a directory nor a readable tar: {error}") from error
+
+
+def _choose(paths: list[PurePosixPath], split: str) -> list[PurePosixPath]:
+    """The paths of one split, in a stable order."""
+    folders = {"train": {"train"}, "test": {"test", "val"}}[split]
+    if any(set(path.parts[:-2]) & {"train", "test", "val"} for path in paths):
+        return [path for path in paths if set(path.parts[:-2]) & folders]
+    by_label: dict[str, list[PurePosixPath]] = {}
+    for path in paths:
+        by_label.setdefault(path.parent.name, []).append(path)
+    chosen = []
+    for label, members in by_label.items():
+        chance = random.Random(label)  # noqa: S311, no secret
+        held_out = set(chance.sample(members, max(1, int(HELD_OUT * len(members)))))
+        chosen += [path for path in members if (path in held_out) == (split == "test")]
+    return chosen
+
+
+def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Random flips, and crops out of each image padded by an eighth of its reflection."""
+    b, size, _, _ = pixels.shape
+    margin = size // 8
+    steps = torch.arange(size)
+    flipped = torch.rand(b, 1, generator=generator) < 0.5
+    columns = torch.where(flipped, steps.flip(0), steps)
+    rows = steps + torch.randint(-margin, margin + 1, (b, 1), generator=generator)
+    columns = columns + torch.randint(-margin, margin + 1, (b, 1), generator=generator)
+    rows, columns = (_reflect(index, size) for index in (rows, columns))  # (b, size)
+    return pixels[torch.arange(b)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _reflect(index: Tensor, size: int) -> Tensor:
+    """Indices outside ``0 … size - 1`` mirrored at the edges."""
+    index = index.abs()
+    return torch.where(index >= size, 2 * (size - 1) - index, index)

@@ -1,0 +1,178 @@
+"""Encoded bytes to the model's input: check, decode, crop, resize, orient. No float on the CPU.
+
+Normalisation is not done here: it is the model's first operation, on the device.
+"""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,  # noqa: F401, each registers its decoder
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
+
+from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from model.spec import PreprocessSpec
+
+Pixels = NDArray[np.uint8]
+
+DEFAULT_MAX_PIXELS = 50_000_000
+
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# A JPEG is decoded at no less than this many times the size it is then resized to.
+_DRAFT_MARGIN = 2
+# What Pillow's decoders raise on bytes that break their header's promise.
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+
+
+def preprocess(
+    data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Pixels:
+    """One encoded image to RGB pixels of shape ``(image_size, image_size, 3)``.
+
+    The format is judged from the bytes. The image becomes what a viewer would show: EXIF
+    orientation applied, alpha over white, 16 bits scaled to 8, the first frame of an animation.
+
+    Raises:
+        UnsupportedImage: none of JPEG, PNG, WebP, GIF, BMP, TIFF.
+        ImageTooLarge: over ``max_pixels``, judged from the header before any decoding.
+        InvalidImage: one of those formats, but truncated or corrupt.
+    """
+    image_format = sniff_format(data)
+    image = _open(data, image_format, max_pixels)
+    try:
+        _decode(image, spec.image_size)
+        resized = _resize(_to_blendable(image), spec)
+    except _DECODER_ERRORS as error:
+        raise InvalidImage(f"the {image_format} data is truncated or corrupt") from error
+    return np.asarray(_upright(_to_rgb(resized), _orientation(image)))
+
+
+def sniff_format(data: bytes) -> str:
+    """Pillow's name of the format, from the first bytes; `UnsupportedImage` if none fits."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    for signature, image_format in _SIGNATURES.items():
+        if data.startswith(signature):
+            return image_format
+    raise UnsupportedImage("the body is no JPEG, PNG, WebP, GIF, BMP or TIFF image")
+
+
+def _open(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
+    """Read the header alone, and judge the size by it."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=(image_format,))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLarge(f"{error}; at most {max_pixels} pixels are accepted") from error
+    except _DECODER_ERRORS as error:
+        raise InvalidImage(f"the {image_format} header is truncated or corrupt") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageTooLarge(
+            f"the image is {width} x {height}, {width * height} pixels; "
+            f"at most {max_pixels} pixels are accepted"
+        )
+    return image
+
+
+def _decode(image: Image.Image, image_size: int) -> None:
+    """Decode in place; a JPEG much larger than needed at a reduced scale."""
+    least = _DRAFT_MARGIN * image_size
+    image.draft(None, (least, least))
+    image.load()
+
+
+def _to_blendable(image: Image.Image) -> Image.Image:
+    """The image in a mode whose values may be averaged by resampling."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_to_8_bits(np.asarray(image)))
+    if image.has_transparency_data:
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+
+
+def _to_8_bits(samples: NDArray[np.generic]) -> Pixels:
+    """Wide samples carry no range: the least usual one that holds them is taken as theirs."""
+    values = np.nan_to_num(samples.astype(np.float32)).clip(min=0)
+    if samples.dtype.itemsize == 2:
+        white = 65535.0
+    else:
+        usual = (1.0, 255.0, 65535.0) if samples.dtype.kind == "f" else (255.0, 65535.0)
+        white = next((limit for limit in usual if values.max() <= limit), float(values.max()))
+    return (values * (255 / white)).round().astype(np.uint8)
+
+
+def _resize(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
+    """Resize and centre crop in one step: only the pixels that will be seen are computed."""
+    width, height = image.size
+    side = min(width, height) * spec.crop_pct
+    left, top = (width - side) / 2, (height - side) / 2
+    return image.resize(
+        (spec.image_size, spec.image_size),
+        _RESAMPLING[spec.interpolation],
+        box=(left, top, left + side, top + side),
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image if image.mode == "RGB" else image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, where the metadata is absent or corrupt."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except _DECODER_ERRORS:
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)

@@ -1,0 +1,254 @@
+"""XCiT, the cross-covariance image transformer (arXiv 2106.09681), in the layout of vit-pytorch.
+
+Attention runs over channels instead of tokens: its matrix is ``dim_head x dim_head`` whatever the
+resolution, so the cost of an image grows linearly with its patches. State-dict keys are those of
+the PyPI package vit-pytorch, whose weights load unchanged and give the same logits.
+
+In comments: b batch, (h w) the grid of patches, n = h * w tokens, d channels.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from einops import rearrange, repeat
+from einops.layers.torch import Rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class XCiT(nn.Module):
+    """Images ``(b, 3, image_size, image_size)`` to logits ``(b, num_classes)``.
+
+    Args:
+        image_size, patch_size: pixels a side; an image is cut into whole patches.
+        dim: channels of a token.
+        depth, cls_depth: layers over the patches; layers that update the class token.
+        heads, dim_head: their product need not equal ``dim``.
+        mlp_dim: hidden width of a feed-forward.
+        dropout, emb_dropout: inside the layers; on the embedded patches.
+        layer_dropout: chance of skipping a layer. Like every dropout, in training only.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        num_classes: int,
+        dim: int,
+        depth: int,
+        cls_depth: int,
+        heads: int,
+        mlp_dim: int,
+        dim_head: int = 64,
+        dropout: float = 0.0,
+        emb_dropout: float = 0.0,
+        local_patch_kernel_size: int = 3,
+        layer_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if image_size % patch_size:
+            raise ValueError(
+                f"image_size {image_size} must be a multiple of patch_size {patch_size}"
+            )
+        patch_dim = 3 * patch_size**2
+        num_patches = (image_size // patch_size) ** 2
+
+        self.to_patch_embedding = nn.Sequential(
+            Rearrange("b c (h p1) (w p2) -> b h w (p1 p2 c)", p1=patch_size, p2=patch_size),
+            nn.LayerNorm(patch_dim),
+            nn.Linear(patch_dim, dim),
+            nn.LayerNorm(dim),
+        )
+        self.pos_embedding = nn.Parameter(torch.randn(1, num_patches, dim))
+        self.cls_token = nn.Parameter(torch.randn(dim))
+        self.dropout = nn.Dropout(emb_dropout)
+        self.xcit_transformer = Transformer(
+            (
+                PatchLayer(
+                    dim,
+                    layer,
+                    CrossCovarianceAttention(dim, heads, dim_head, dropout),
+                    LocalPatchInteraction(dim, local_patch_kernel_size),
+                    FeedForward(dim, mlp_dim, dropout),
+                )
+                for layer in range(1, depth + 1)
+            ),
+            layer_dropout,
+        )
+        self.final_norm = nn.LayerNorm(dim)
+        self.cls_transformer = Transformer(
+            (
+                ClassLayer(
+                    dim,
+                    layer,
+                    ClassAttention(dim, heads, dim_head, dropout),
+                    FeedForward(dim, mlp_dim, dropout),
+                )
+                for layer in range(1, cls_depth + 1)
+            ),
+            layer_dropout,
+        )
+        self.mlp_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.to_patch_embedding(images)
+        _, h, w, _ = patches.shape
+        patches = patches + rearrange(self.pos_embedding, "1 (h w) d -> 1 h w d", h=h, w=w)
+        patches = self.xcit_transformer(self.dropout(patches))
+        patches = rearrange(self.final_norm(patches), "b h w d -> b (h w) d")
+        cls_token = repeat(self.cls_token, "d -> b 1 d", b=len(images))
+        cls_token = self.cls_transformer(cls_token, patches)
+        return self.mlp_head(rearrange(cls_token, "b 1 d -> b d"))
+
+
+class Transformer(nn.Module):
+    """Layers one after the other. In training each is skipped by chance, but never all of them."""
+
+    def __init__(self, layers: Iterable[nn.Module], layer_dropout: float) -> None:
+        super().__init__()
+        self.layer_dropout = layer_dropout
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, tokens: Tensor, *context: Tensor) -> Tensor:
+        keep = torch.ones(len(self.layers), dtype=torch.bool)
+        if self.training and self.layer_dropout > 0:
+            keep = torch.rand(len(self.layers)) >= self.layer_dropout
+            keep[torch.randint(len(self.layers), ())] |= not keep.any()
+        for layer, kept in zip(self.layers, keep.tolist(), strict=True):
+            if kept:
+                tokens = layer(tokens, *context)
+        return tokens
+
+
+class Layer(nn.ModuleList):
+    """Residual branches, each behind its `LayerScale`; ``layer`` counts from 1."""
+
+    def __init__(self, dim: int, layer: int, *branches: nn.Module) -> None:
+        super().__init__(LayerScale(dim, branch, layer) for branch in branches)
+
+
+class PatchLayer(Layer):
+    """Patches ``(b, h, w, d)`` through attention, local interaction and feed-forward."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        for branch in self:
+            patches = patches + branch(patches)
+        return patches
+
+
+class ClassLayer(Layer):
+    """The class token ``(b, 1, d)`` reads the patches ``(b, n, d)``, which stay as they are."""
+
+    def forward(self, cls_token: Tensor, patches: Tensor) -> Tensor:
+        attention, feed_forward = self
+        cls_token = cls_token + attention(cls_token, patches)
+        return cls_token + feed_forward(cls_token)
+
+
+class LayerScale(nn.Module):
+    """A branch scaled channel by channel; the deeper its layer (from 1), the smaller at first."""
+
+    def __init__(self, dim: int, fn: nn.Module, layer: int) -> None:
+        super().__init__()
+        initial = 0.1 if layer <= 18 else 1e-5 if layer <= 24 else 1e-6
+        self.fn = fn
+        self.scale = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.fn(*inputs) * self.scale
+
+
+class CrossCovarianceAttention(nn.Module):
+    """Attention between the channels of ``(b, h, w, d)``, over all its positions at once."""
+
+    def __init__(self, dim: int, heads: int, dim_head: int, dropout: float) -> None:
+        super().__init__()
+        inner_dim = heads * dim_head
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.to_qkv = nn.Linear(dim, 3 * inner_dim, bias=False)
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.dropout = nn.Dropout(dropout)
+        self.to_out = nn.Sequential(nn.Linear(inner_dim, dim), nn.Dropout(dropout))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        _, h, w, _ = patches.shape
+        q, k, v = rearrange(
+            self.to_qkv(self.norm(patches)),
+            "b h w (qkv heads c) -> qkv b heads c (h w)",
+            qkv=3,
+            heads=self.heads,
+        )
+        similarity = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT  # (b, heads, c, c)
+        attention = self.dropout((similarity * self.temperature.exp()).softmax(dim=-1))
+        out = rearrange(attention @ v, "b heads c (h w) -> b h w (heads c)", h=h, w=w)
+        return self.to_out(out)
+
+
+class LocalPatchInteraction(nn.Module):
+    """Two depth-wise convolutions over the grid ``(b, h, w, d)``: how neighbours talk."""
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(f"local_patch_kernel_size {kernel_size} must be odd")
+        padding = kernel_size // 2
+        self.net = nn.Sequential(
+            nn.LayerNorm(dim),
+            Rearrange("b h w d -> b d h w"),
+            nn.Conv2d(dim, dim, kernel_size, padding=padding, groups=dim),
+            nn.BatchNorm2d(dim),
+            nn.GELU(),
+            nn.Conv2d(dim, dim, kernel_size, padding=padding, groups=dim),
+            Rearrange("b d h w -> b h w d"),
+        )
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return self.net(patches)
+
+
+class FeedForward(nn.Module):
+    """The same two-layer perceptron on every token ``(..., d)``."""
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, hidden_dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_dim, dim),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.net(tokens)
+
+
+class ClassAttention(nn.Module):
+    """The class token ``(b, 1, d)`` attends to itself and to the patches ``(b, n, d)``.
+
+    Only the class token is normalised here; the patches come normed.
+    """
+
+    def __init__(self, dim: int, heads: int, dim_head: int, dropout: float) -> None:
+        super().__init__()
+        inner_dim = heads * dim_head
+        self.heads = heads
+        self.scale = dim_head**-0.5
+        self.norm = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner_dim, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * inner_dim, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.to_out = nn.Sequential(nn.Linear(inner_dim, dim), nn.Dropout(dropout))
+
+    def forward(self, cls_token: Tensor, patches: Tensor) -> Tensor:
+        cls_token = self.norm(cls_token)
+        context = torch.cat((cls_token, patches), dim=1)  # (b, 1 + n, d)
+        q = rearrange(self.to_q(cls_token), "b i (heads c) -> b heads i c", heads=self.heads)
+        k, v = rearrange(
+            self.to_kv(context), "b j (kv heads c) -> kv b heads j c", kv=2, heads=self.heads
+        )
+        attention = self.dropout((q @ k.mT * self.scale).softmax(dim=-1))  # (b, heads, 1, j)
+        return self.to_out(rearrange(attention @ v, "b heads i c -> b i (heads c)"))
