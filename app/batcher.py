@@ -146,6 +146,7 @@ class MicroBatcher(Generic[Item, Result]):
                 await self._run(stream, batch)
             finally:
                 self._free += 1
+                reject(batch, BatcherClosed("the stream ended"))  # whoever was not answered
 
     async def _next_batch(self) -> list[Entry[Item, Result]]:
         """Sleep until there is something to run."""

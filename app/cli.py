@@ -4,10 +4,10 @@ Each command imports what it needs when it runs: PyTorch takes seconds, and ``--
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.console import complain
 from app.settings import ENV_PREFIX, Settings, SettingsError, read_settings, unknown_variables
 
 
@@ -18,13 +18,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.command(args))
     except SettingsError as error:
         return complain(*str(error).splitlines(), code=2)
-
-
-def complain(*lines: str, code: int = 1) -> int:
-    """Say what is wrong on stderr, a line each; the exit code."""
-    for line in lines:
-        print(f"xcit-serve: {line}", file=sys.stderr)
-    return code
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ def set_up_logs(level: str, log_format: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
 
 
 def log_request(record: RequestRecord) -> None:
@@ -55,12 +56,18 @@ class TextFormatter(logging.Formatter):
     """``time LEVEL logger: message key=value …``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {key}={value!s}" for key, value in _fields(record).items())
+        fields = "".join(f" {key}={_quote(value)}" for key, value in _fields(record).items())
         line = (
             f"{_timestamp(record)} {record.levelname:<7} "
             f"{record.name}: {record.getMessage()}{fields}"
         )
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _quote(value: object) -> str:
+    """A value as one word: what a client sent must not look like another field or line."""
+    text = str(value)
+    return text if text.isprintable() and not set(text) & set(' ="') else json.dumps(text)
 
 
 def _timestamp(record: logging.LogRecord) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 import model
-from app.cli import complain
+from app.console import complain
 from app.cores import usable_cores
 from app.settings import SettingsError
 

@@ -70,12 +70,13 @@ def read_checkpoint(
     """
     state, metadata = _read_tensors(path)
     spec = _infer_spec(path, state) if metadata is None else _parse_spec(path, metadata)
-    spec = _override(path, spec, labels, preprocess)
+    spec = _override(spec, labels, preprocess)
     state = {
         key: tensor.float() if tensor.is_floating_point() else tensor
         for key, tensor in state.items()
     }
     _check_weights(path, spec, state)
+    _check_label_count(path, spec, labels)
     return Checkpoint(path, _sha256(path), metadata is not None, spec, state)
 
 
@@ -214,21 +215,15 @@ def _parse_spec(path: Path, metadata: str) -> ModelSpec:
 
 
 def _override(
-    path: Path, spec: ModelSpec, labels: Path | None, preprocess: Mapping[str, Any] | None
+    spec: ModelSpec, labels: Path | None, preprocess: Mapping[str, Any] | None
 ) -> ModelSpec:
-    """``spec`` with the caller's choices; its label count checked either way."""
+    """``spec`` with the caller's choices."""
     if preprocess:
         values = {**asdict(spec.preprocess), **preprocess}
         merged = build_preprocess("settings", spec.preprocess.image_size, values)
         spec = replace(spec, preprocess=merged)
     if labels:
         spec = replace(spec, labels=read_labels(labels))
-    classes = spec.hyperparameters.get("num_classes")
-    if spec.num_classes != classes:
-        source = labels or find_labels(path) or path
-        raise CheckpointError(
-            f"{source}: {spec.num_classes} labels for a checkpoint of {classes} classes ({path})"
-        )
     return spec
 
 
@@ -254,6 +249,15 @@ def _check_weights(path: Path, spec: ModelSpec, state: StateDict) -> None:
             raise CheckpointError(
                 f"{path}: key {key!r} holds NaN or infinity; expected finite numbers"
             )
+
+
+def _check_label_count(path: Path, spec: ModelSpec, labels: Path | None) -> None:
+    classes = spec.hyperparameters["num_classes"]
+    if spec.num_classes != classes:
+        source = labels or find_labels(path) or path
+        raise CheckpointError(
+            f"{source}: {spec.num_classes} labels for the {classes} classes of {path}"
+        )
 
 
 def _sha256(path: Path) -> str:

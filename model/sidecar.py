@@ -58,8 +58,8 @@ def build_preprocess(source: str, image_size: int, values: Mapping[str, Any]) ->
             f"{source}: image_size is {values['image_size']}; "
             f"this checkpoint's positions are learned for {image_size}"
         )
-    triples = {name: tuple(values[name]) for name in ("mean", "std") if name in values}
     try:
+        triples = {name: tuple(values[name]) for name in ("mean", "std") if name in values}
         return PreprocessSpec(**{**values, **triples, "image_size": image_size})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: bad preprocessing: {error}") from error

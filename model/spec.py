@@ -34,8 +34,9 @@ class PreprocessSpec:
             raise ValueError(f"interpolation is {self.interpolation!r}; it must be of {choices}")
         if not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct is {self.crop_pct}; it must be over 0 and at most 1")
-        if len(self.mean) != 3 or len(self.std) != 3:
-            raise ValueError("mean and std must be three numbers each: red, green, blue")
+        for name, channels in (("mean", self.mean), ("std", self.std)):
+            if len(channels) != 3 or not all(isinstance(c, float | int) for c in channels):
+                raise ValueError(f"{name} must be three numbers: red, green, blue")
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}; each channel must be over 0")
 

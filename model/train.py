@@ -219,9 +219,8 @@ def build_optimizers(network: XCiT, recipe: Recipe) -> list[torch.optim.Optimize
 def describe(recipe: Recipe, train: Dataset) -> ModelSpec:
     """The spec of the run's checkpoint; mean and std are those of its training images."""
     channels = train.pixels.flatten(0, 2).double() / 255
-    mean, std = (
-        tuple(round(x, 4) for x in f(channels, 0).tolist()) for f in (torch.mean, torch.std)
-    )
+    mean = tuple(round(x, 4) for x in channels.mean(0).tolist())
+    std = tuple(round(max(x, 1 / 255), 4) for x in channels.std(0).tolist())
     return ModelSpec(
         name=recipe.name,
         version="1",

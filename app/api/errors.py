@@ -43,7 +43,7 @@ def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
             error.status,
             {
                 "description": "",
-                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+                "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
             },
         )
         response["description"] += f"{', ' if response['description'] else ''}`{error.problem}`"

@@ -1,0 +1,30 @@
+"""On what a figure was measured: without it a figure says nothing."""
+
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+
+def provenance() -> str:
+    """The command and the machine, as two lines of Markdown. No date and no host name."""
+    arguments = shlex.join([*sys.orig_argv[1:]])
+    return (
+        f"Command: `python {arguments}`\n\n"
+        f"Machine: {cpu_model()}, {os.cpu_count()} cores, {platform.system()}; "
+        f"Python {platform.python_version()}, torch {torch.__version__}.\n"
+    )
+
+
+def cpu_model() -> str:
+    """What the processor calls itself, with family and model where the kernel tells them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    pairs = (line.partition(":") for line in reversed(text.splitlines()))
+    facts = {name.strip(): value.strip() for name, _, value in pairs}
+    return f"{facts.get('model name', platform.machine())} (family {facts.get('cpu family', '?')})"

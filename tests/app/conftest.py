@@ -1,0 +1,120 @@
+"""A classifier without a model, whose batches wait at a gate until a test opens it."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from app.classifier import ModelInfo
+from app.errors import DeviceFailure, InvalidImage
+from app.lifecycle import Lifecycle, State
+from app.main import create_app
+from app.settings import Settings
+
+INFO = ModelInfo(
+    name="fake",
+    version="3",
+    family="none",
+    checkpoint_sha256="0" * 64,
+    device="cpu",
+    backend="fake",
+    precision="float32",
+    num_classes=10,
+)
+
+
+@dataclass(frozen=True)
+class FakePrediction:
+    class_id: int
+    label: str
+    score: float
+
+
+class FakeClassifier:
+    """Classifies ``b"3"`` as class 3 with score 0.9.
+
+    Some bodies mean trouble: ``b"bad"`` does not decode, a batch that holds ``b"poison"`` fails,
+    one with ``b"broken"`` loses the device.
+    """
+
+    info = INFO
+
+    def __init__(self, streams: int = 1) -> None:
+        self.streams = streams
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = threading.Semaphore(0)
+        self.batches: list[list[bytes]] = []
+        self.warmed = 0
+
+    def warm_up(self) -> None:
+        self.warmed += 1
+
+    def preprocess(self, data: bytes) -> bytes:
+        if data == b"bad":
+            raise InvalidImage("it does not decode")
+        return data
+
+    def padded_size(self, count: int) -> int:
+        return count + count % 2
+
+    def predict(self, items: Sequence[bytes], top_k: int) -> list[list[FakePrediction]]:
+        self.batches.append(list(items))
+        self.started.release()
+        assert self.gate.wait(10), "no test opened the gate"
+        if b"broken" in items:
+            raise DeviceFailure("the device is lost")
+        if b"poison" in items:
+            raise RuntimeError("poison")
+        return [self.rows(item, top_k) for item in items]
+
+    @staticmethod
+    def rows(item: bytes, top_k: int) -> list[FakePrediction]:
+        best = int(item) if item.isdigit() else 0
+        order = [best, *(i for i in range(10) if i != best)]
+        return [FakePrediction(i, f"class_{i}", 0.9 / 2**n) for n, i in enumerate(order[:top_k])]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def classifier() -> FakeClassifier:
+    return FakeClassifier()
+
+
+
+
+@asynccontextmanager
+async def running(
+    classifier: FakeClassifier, **choices: Any
+) -> AsyncIterator[tuple[httpx.AsyncClient, Lifecycle]]:
+    """A client of the whole application, READY, on a fake classifier."""
+    lifecycle = Lifecycle()
+    app = create_app(make_settings(**choices), lambda: classifier, lifecycle=lifecycle)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        await until(lambda: lifecycle.state is not State.LOADING)
+        yield client, lifecycle
+
+
+def make_settings(**choices: Any) -> Settings:
+    """Settings of a test alone: neither environment nor ``.env`` are asked."""
+    return Settings.model_validate(Settings.model_construct().model_dump() | choices)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let others run until ``condition`` holds."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)

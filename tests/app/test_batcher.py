@@ -1,0 +1,288 @@
+"""The promises of the micro-batcher, on threads whose batches wait at a gate."""
+
+import asyncio
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.batcher import BatcherClosed, MicroBatcher, Outcome, QueueFull
+from app.errors import DeviceFailure
+
+from .conftest import until
+
+pytestmark = pytest.mark.anyio
+
+
+class Runner:
+    """Doubles numbers; each batch waits until the gate is open. Negative numbers fail."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches: list[list[int]] = []
+
+    def __call__(self, items: list[int]) -> Sequence[int]:
+        self.batches.append(items)
+        assert self.gate.wait(10)
+        if any(item < 0 for item in items):
+            raise ValueError(f"negative: {items}")
+        return [2 * item for item in items]
+
+
+@asynccontextmanager
+async def batching(
+    run: Callable[[list[int]], Sequence[int]], *, streams: int = 1, **choices: Any
+) -> AsyncIterator[MicroBatcher[int, int]]:
+    executors = [ThreadPoolExecutor(1) for _ in range(streams)]
+    choices = {"max_batch_size": 4, "max_queue_size": 100} | choices
+    batcher: MicroBatcher[int, int] = MicroBatcher(run, executors, **choices)
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        await batcher.close()
+        for executor in executors:
+            executor.shutdown()
+
+
+async def hold(
+    runner: Runner, batcher: MicroBatcher[int, int], item: int = 0
+) -> "asyncio.Task[Outcome[int]]":
+    """Occupy one stream with a batch that waits at the gate."""
+    runner.gate.clear()
+    before = len(runner.batches)
+    task = asyncio.create_task(batcher.submit(item))
+    await until(lambda: len(runner.batches) > before)
+    return task
+
+
+async def test_lone_item_runs_at_once_and_alone() -> None:
+    runner = Runner()
+    async with batching(runner) as batcher:
+        outcome = await batcher.submit(21)
+    assert outcome.result == 42
+    assert outcome.batch_size == 1
+    assert runner.batches == [[21]]
+
+
+async def test_batch_forms_while_the_stream_is_busy_in_order_of_arrival() -> None:
+    runner = Runner()
+    async with batching(runner) as batcher:
+        first = await hold(runner, batcher)
+        others = [asyncio.create_task(batcher.submit(i)) for i in range(1, 7)]
+        await until(lambda: len(batcher) == 6)
+        runner.gate.set()
+        results = [outcome.result for outcome in await asyncio.gather(first, *others)]
+    assert results == [0, 2, 4, 6, 8, 10, 12]
+    assert runner.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+async def test_what_waits_is_split_over_the_free_streams() -> None:
+    runner = Runner()
+    runner.gate.clear()
+    async with batching(runner, streams=2, max_batch_size=16) as batcher:
+        tasks = [asyncio.create_task(batcher.submit(i)) for i in range(8)]
+        await until(lambda: len(runner.batches) == 2)
+        runner.gate.set()
+        await asyncio.gather(*tasks)
+    assert sorted(len(batch) for batch in runner.batches) == [4, 4]
+
+
+async def test_queue_refuses_past_its_bound_and_takes_again_after() -> None:
+    runner = Runner()
+    async with batching(runner, max_queue_size=2) as batcher:
+        first = await hold(runner, batcher)
+        waiting = [asyncio.create_task(batcher.submit(i)) for i in (1, 2)]
+        await until(lambda: len(batcher) == 2)
+        with pytest.raises(QueueFull, match="2 items are waiting"):
+            await batcher.submit(3)
+        runner.gate.set()
+        await asyncio.gather(first, *waiting)
+        assert (await batcher.submit(3)).result == 6
+
+
+async def test_cancelled_entry_is_dropped_before_the_batch_forms() -> None:
+    runner = Runner()
+    async with batching(runner) as batcher:
+        first = await hold(runner, batcher)
+        tasks = [asyncio.create_task(batcher.submit(i)) for i in (1, 2, 3)]
+        await until(lambda: len(batcher) == 3)
+        tasks[1].cancel()
+        await until(lambda: len(batcher) == 2)
+        runner.gate.set()
+        await asyncio.gather(first, tasks[0], tasks[2])
+    assert runner.batches == [[0], [1, 3]]
+
+
+async def test_cancelling_a_running_entry_leaves_its_neighbours() -> None:
+    runner = Runner()
+    async with batching(runner) as batcher:
+        first = await hold(runner, batcher)
+        tasks = [asyncio.create_task(batcher.submit(i)) for i in (1, 2, 3)]
+        await until(lambda: len(batcher) == 3)
+        runner.gate.set()
+        await first
+        tasks[0].cancel()
+        assert [(await task).result for task in tasks[1:]] == [4, 6]
+
+
+async def test_expired_entry_is_dropped_before_the_batch_forms() -> None:
+    now = 100.0
+    runner = Runner()
+    async with batching(runner, clock=lambda: now) as batcher:
+        first = await hold(runner, batcher)
+        late = asyncio.create_task(batcher.submit(1, deadline=105.0))
+        good = asyncio.create_task(batcher.submit(2, deadline=106.0))
+        await until(lambda: len(batcher) == 2)
+        now = 105.0
+        runner.gate.set()
+        with pytest.raises(TimeoutError, match="deadline"):
+            await late
+        assert (await good).queue == 5.0
+        await first
+    assert runner.batches == [[0], [2]]
+
+
+async def test_one_bad_item_fails_alone() -> None:
+    runner = Runner()
+    async with batching(runner) as batcher:
+        first = await hold(runner, batcher)
+        tasks = [asyncio.create_task(batcher.submit(i)) for i in (1, -2, 3)]
+        await until(lambda: len(batcher) == 3)
+        runner.gate.set()
+        outcomes = await asyncio.gather(first, *tasks, return_exceptions=True)
+    assert [getattr(o, "result", None) for o in outcomes] == [0, 2, None, 6]
+    assert str(outcomes[2]) == "negative: [-2]"
+    assert runner.batches == [[0], [1, -2, 3], [1], [-2], [3]]
+
+
+async def test_a_result_too_few_is_a_failure_and_no_hang() -> None:
+    async with batching(lambda items: [0] * (len(items) - 1)) as batcher:
+        with pytest.raises(RuntimeError, match="0 results for 1 items"):
+            await batcher.submit(1)
+
+
+async def test_a_lost_device_ends_everything_that_waits_and_comes() -> None:
+    gate = threading.Event()
+    told: list[BaseException] = []
+
+    def run(items: list[int]) -> Sequence[int]:
+        assert gate.wait(10)
+        raise DeviceFailure("gone")
+
+    async with batching(run, on_failure=told.append) as batcher:
+        tasks = [asyncio.create_task(batcher.submit(i)) for i in range(6)]
+        await until(lambda: len(batcher) > 0)
+        gate.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(outcome, DeviceFailure) for outcome in outcomes)
+        with pytest.raises(DeviceFailure):
+            await batcher.submit(7)
+    assert len(told) == 1
+
+
+async def test_a_defect_in_a_stream_ends_everything_that_waits() -> None:
+    told: list[BaseException] = []
+
+    def explode(size: int, seconds: float) -> None:
+        raise KeyError("defect")
+
+    async with batching(lambda items: items, on_batch=explode, on_failure=told.append) as batcher:
+        tasks = [asyncio.create_task(batcher.submit(i)) for i in range(6)]
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(outcome, KeyError | BatcherClosed) for outcome in outcomes)
+    assert len(told) == 1
+
+
+async def test_closing_ends_what_waits_and_what_runs() -> None:
+    runner = Runner()
+    async with batching(runner) as batcher:
+        running = await hold(runner, batcher)
+        waiting = asyncio.create_task(batcher.submit(1))
+        await until(lambda: len(batcher) == 1)
+        await batcher.close()
+        runner.gate.set()
+        for task in (running, waiting):
+            with pytest.raises(BatcherClosed):
+                await task
+        with pytest.raises(BatcherClosed):
+            await batcher.submit(2)
+
+
+async def test_delay_lets_a_batch_fill_and_a_full_one_goes_at_once() -> None:
+    runner = Runner()
+    async with batching(runner, max_batch_delay=30.0) as batcher, asyncio.timeout(5):
+        await asyncio.gather(*(batcher.submit(i) for i in range(4)))
+    assert runner.batches == [[0, 1, 2, 3]]
+
+
+async def test_delay_is_counted_from_the_oldest_entry() -> None:
+    runner = Runner()
+    async with batching(runner, max_batch_delay=0.05) as batcher, asyncio.timeout(5):
+        first = asyncio.create_task(batcher.submit(1))
+        await asyncio.sleep(0.02)
+        second = asyncio.create_task(batcher.submit(2))
+        outcomes = await asyncio.gather(first, second)
+    assert runner.batches == [[1, 2]]
+    assert outcomes[1].queue < outcomes[0].queue < 1.0
+
+
+async def test_an_idle_batcher_schedules_nothing() -> None:
+    async with batching(Runner(), streams=2) as batcher:
+        await batcher.submit(1)
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0.01)
+        assert not loop._scheduled  # type: ignore[attr-defined]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), streams=st.integers(1, 3), largest=st.integers(1, 7))
+def test_every_item_ends_whatever_callers_do(seed: int, streams: int, largest: int) -> None:
+    """Random arrivals, cancellations and poison: each gets its own answer, bounds hold."""
+    chance = random.Random(seed)
+    seen: list[int] = []
+
+    def run(items: list[int]) -> Sequence[int]:
+        seen.append(len(items))
+        if any(item % 17 == 16 for item in items):
+            raise ValueError("poison")
+        return [2 * item for item in items]
+
+    async def scenario() -> None:
+        async with batching(
+            run, streams=streams, max_batch_size=largest, max_queue_size=50
+        ) as batcher:
+            tasks: dict[int, asyncio.Task[Outcome[int]]] = {}
+            cancelled = set()
+            for item in range(100):
+                tasks[item] = asyncio.create_task(batcher.submit(item))
+                if chance.random() < 0.3:
+                    await asyncio.sleep(0)
+                if chance.random() < 0.3:
+                    victim = chance.randrange(item + 1)
+                    if tasks[victim].cancel():
+                        cancelled.add(victim)
+                assert len(batcher) <= 50
+            async with asyncio.timeout(20):
+                outcomes = await asyncio.gather(*tasks.values(), return_exceptions=True)
+            for item, outcome in enumerate(outcomes):
+                if isinstance(outcome, asyncio.CancelledError):
+                    assert item in cancelled
+                elif isinstance(outcome, ValueError):
+                    assert item % 17 == 16
+                elif not isinstance(outcome, QueueFull):
+                    assert isinstance(outcome, Outcome)
+                    assert outcome.result == 2 * item
+            assert len(batcher) == 0
+            assert (await batcher.submit(1000)).result == 2000
+
+    asyncio.run(scenario())
+    assert max(seen) <= largest

@@ -1,0 +1,182 @@
+"""Health, metrics and logs: they say what happened, and it adds up."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.errors import StartupError
+from app.logs import JsonFormatter, TextFormatter
+from app.main import create_app
+
+from .conftest import FakeClassifier, make_settings, running, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def scrape(client: httpx.AsyncClient) -> Callable[..., float]:
+    """A reader of samples: name and labels to value, 0 where there is none."""
+    text = (await client.get("/metrics")).text
+    samples = {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+    def read(name: str, /, **labels: str) -> float:
+        return samples.get((name, frozenset(labels.items())), 0.0)
+
+    return read
+
+
+async def test_counters_add_up_to_what_was_sent(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, _):
+        for body in (b"1", b"2", b"3", b"bad", b"", b"poison"):
+            await client.post("/predict", content=body)
+        await client.post("/predict?top_k=0", content=b"1")
+        await client.get("/nowhere/at/all")
+        await client.get("/livez")
+        read = await scrape(client)
+    predict = {"endpoint": "/predict"}
+    assert read("xcit_requests_total", **predict, code="200") == 3
+    assert read("xcit_requests_total", **predict, code="400") == 2
+    assert read("xcit_requests_total", **predict, code="422") == 1
+    assert read("xcit_requests_total", **predict, code="500") == 1
+    assert read("xcit_requests_total", endpoint="unmatched", code="404") == 1
+    assert read("xcit_requests_total", endpoint="/livez", code="200") == 1
+    assert read("xcit_request_duration_seconds_count", **predict) == 7
+    assert read("xcit_batch_size_sum") == 3
+    assert read("xcit_batch_size_count") == 3
+    assert read("xcit_batch_padding_total") == 3
+    assert read("xcit_phase_duration_seconds_count", phase="inference") == 3
+    assert read("xcit_phase_duration_seconds_count", phase="preprocess") == 5
+    for reason in ("invalid_image", "bad_request", "invalid_parameter", "internal_error"):
+        assert read("xcit_rejected_total", reason=reason) == 1, reason
+    assert read("xcit_queue_depth") == 0
+    assert read("xcit_inflight_requests") == 0
+
+
+async def test_batches_and_gauges_show_while_requests_wait(classifier: FakeClassifier) -> None:
+    classifier.gate.clear()
+    async with running(classifier) as (client, _):
+        tasks = [asyncio.create_task(client.post("/predict", content=b"1")) for _ in range(5)]
+        await until(lambda: len(classifier.batches) == 1)
+        await asyncio.sleep(0.05)
+        read = await scrape(client)
+        assert read("xcit_inflight_requests") == 5
+        assert read("xcit_queue_depth") == 5 - len(classifier.batches[0])
+        classifier.gate.set()
+        await asyncio.gather(*tasks)
+        read = await scrape(client)
+        assert read("xcit_batch_size_sum") == 5
+        assert read("xcit_batch_size_count") == len(classifier.batches)
+
+
+async def test_state_and_model_are_told(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, lifecycle):
+        read = await scrape(client)
+        assert [read("xcit_state", state=s) for s in ("loading", "ready")] == [0, 1]
+        info = {"name": "fake", "family": "none", "checkpoint_sha256": "0" * 64}
+        assert (
+            read("xcit_model_info", **info, device="cpu", backend="fake", precision="float32") == 1
+        )
+        health = (await client.get("/healthz")).json()
+        assert health["state"] == "ready"
+        assert health["model"]["name"] == "fake"
+        lifecycle.drain()
+        read = await scrape(client)
+        assert [read("xcit_state", state=s) for s in ("ready", "draining")] == [0, 1]
+
+
+async def test_loading_is_alive_and_not_ready(classifier: FakeClassifier) -> None:
+    classifier.gate.clear()
+
+    def load() -> FakeClassifier:
+        assert classifier.gate.wait(10)
+        return classifier
+
+    app = create_app(make_settings(), load)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.get("/readyz")).json() == {"state": "loading"}
+        assert (await client.get("/healthz")).json()["model"] is None
+        refused = await client.post("/predict", content=b"1")
+        assert refused.json()["type"] == "/problems/not-ready"
+        assert int(refused.headers["retry-after"]) >= 1
+        classifier.gate.set()
+        async with asyncio.timeout(10):
+            while (await client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [(StartupError("no such file"), "no such file"), (KeyError("x"), "loading failed: ")],
+)
+async def test_a_failed_load_is_told(error: Exception, failure: str) -> None:
+    def load() -> Any:
+        raise error
+
+    app = create_app(make_settings(), load)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        async with asyncio.timeout(10):
+            while (await client.get("/livez")).status_code != 503:
+                await asyncio.sleep(0.001)
+        health = (await client.get("/healthz")).json()
+        assert health["state"] == "failed"
+        assert health["failure"].startswith(failure)
+
+
+async def test_openapi_tells_every_error_of_predict(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, _):
+        document = (await client.get("/openapi.json")).json()
+    operation = document["paths"]["/predict"]["post"]
+    assert set(operation["responses"]) == {
+        *("200", "400", "413", "415", "422", "500", "503", "504")
+    }
+    for status, response in operation["responses"].items():
+        if status != "200":
+            (media_type,) = response["content"].items()
+            assert media_type[0] == "application/problem+json"
+            assert "request_id" in media_type[1]["schema"]["required"]
+    assert "`overloaded`" in operation["responses"]["503"]["description"]
+    assert set(operation["requestBody"]["content"]) == {
+        *("multipart/form-data", "application/json", "application/octet-stream", "image/*")
+    }
+    assert {"/livez", "/readyz", "/healthz", "/metrics"} < set(document["paths"])
+
+
+async def test_the_access_line_has_id_phases_and_batch(
+    classifier: FakeClassifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "app.access")
+    async with running(classifier) as (client, _):
+        await client.post("/predict", content=b"1", headers={"X-Request-ID": "me"})
+        await client.post("/predict", content=b"bad")
+    lines = [json.loads(JsonFormatter().format(r)) for r in caplog.records if r.name == "app.access"]
+    assert lines[0]["status"] == 200
+    assert lines[0]["batch_size"] == 1
+    assert {"read_ms", "preprocess_ms", "queue_ms", "inference_ms"} < set(lines[0])
+    assert lines[1]["rejection"] == "invalid_image"
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_a_log_line_is_one_line_whatever_a_client_sends(formatter: logging.Formatter) -> None:
+    record = logging.makeLogRecord(
+        {"msg": "request", "fields": {"path": "/a\nINFO forged: line"}, "levelname": "INFO"}
+    )
+    assert "\n" not in formatter.format(record)

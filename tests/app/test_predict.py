@@ -1,0 +1,285 @@
+"""``POST /predict`` over ASGI, on a fake classifier: bodies in, answers and problems out."""
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from .conftest import FakeClassifier, running, until
+
+pytestmark = pytest.mark.anyio
+
+RAW = {"content-type": "application/octet-stream"}
+
+
+def problem(response: httpx.Response, status: int, name: str) -> str:
+    """The detail of a problem document, whose form is checked."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert set(body) == {"type", "title", "status", "detail", "instance", "request_id"}
+    assert body["type"] == f"/problems/{name}"
+    assert body["status"] == status
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert "Traceback" not in response.text
+    return str(body["detail"])
+
+
+def multipart(*parts: tuple[str, bytes], end: bytes = b"--x--\r\n") -> dict[str, Any]:
+    """A multipart request written by hand."""
+    body = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="%s"; filename="a.jpg"\r\n'
+        b"Content-Type: image/jpeg\r\n\r\n%s\r\n" % (name.encode(), content)
+        for name, content in parts
+    )
+    return {
+        "content": body + end,
+        "headers": {"content-type": "multipart/form-data; boundary=x"},
+    }
+
+
+def as_json(image: str) -> dict[str, Any]:
+    return {"json": {"image": image}}
+
+
+ENCODED = base64.b64encode(b"3").decode()
+
+BODIES = {
+    "raw octets": {"content": b"3", "headers": RAW},
+    "raw image": {"content": b"3", "headers": {"content-type": "image/jpeg"}},
+    "raw without a type": {"content": b"3"},
+    "curl's default type": {
+        "content": b"3",
+        "headers": {"content-type": "application/x-www-form-urlencoded"},
+    },
+    "multipart file": {"files": {"file": b"3"}},
+    "multipart image": {"files": {"image": b"3"}},
+    "multipart by hand": multipart(("file", b"3")),
+    "json": as_json(ENCODED),
+    "json with a charset": {
+        "content": json.dumps({"image": ENCODED}),
+        "headers": {"content-type": "application/json; charset=utf-8"},
+    },
+    "data uri": as_json(f"data:image/png;base64,{ENCODED}"),
+    "json with line breaks": as_json(f"{ENCODED[:2]}\n{ENCODED[2:]}"),
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+async def test_every_body_form_is_answered(
+    classifier: FakeClassifier, body: dict[str, Any]
+) -> None:
+    async with running(classifier) as (client, _):
+        response = await client.post("/predict?top_k=2", **body)
+    assert response.status_code == 200, response.text
+    assert response.json() == {
+        "model": {"name": "fake", "version": "3"},
+        "predictions": [
+            {"class_id": 3, "label": "class_3", "score": 0.9},
+            {"class_id": 0, "label": "class_0", "score": 0.45},
+        ],
+    }
+
+
+async def test_multipart_content_is_passed_on_byte_by_byte(classifier: FakeClassifier) -> None:
+    content = bytes(range(256)) * 40 + b"\r\n--x-not-the-end\r\n"
+    async with running(classifier) as (client, _):
+        response = await client.post("/predict", **multipart(("file", content)))
+    assert response.status_code == 200
+    assert classifier.batches == [[content]]
+
+
+@pytest.mark.parametrize(("query", "rows"), [("", 5), ("?top_k=1", 1), ("?top_k=10", 10)])
+async def test_top_k_counts_the_rows(classifier: FakeClassifier, query: str, rows: int) -> None:
+    async with running(classifier) as (client, _):
+        response = await client.post(f"/predict{query}", content=b"3")
+    predictions = response.json()["predictions"]
+    assert len(predictions) == rows
+    scores = [row["score"] for row in predictions]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("top_k", ["0", "-1", "1000000000", "11", "abc", "", "1.5", "٣", "1e3"])
+async def test_top_k_out_of_range_names_the_range(classifier: FakeClassifier, top_k: str) -> None:
+    async with running(classifier) as (client, _):
+        response = await client.post("/predict", params={"top_k": top_k}, content=b"3")
+    assert "from 1 to 10" in problem(response, 422, "invalid-parameter")
+    assert classifier.batches == []
+
+
+BAD_REQUESTS = {
+    "empty": ({"content": b""}, "holds no image"),
+    "empty multipart file": ({"files": {"file": b""}}, "holds no image"),
+    "multipart without parts": (multipart(), "holds no image"),
+    "two images": (multipart(("file", b"1"), ("file", b"2")), "2 images in one request"),
+    "two names": (multipart(("file", b"1"), ("image", b"2")), "2 images in one request"),
+    "unknown part": (multipart(("picture", b"1")), "unknown part 'picture'"),
+    "no boundary": (
+        {"content": b"3", "headers": {"content-type": "multipart/form-data"}},
+        "without a boundary",
+    ),
+    "unfinished multipart": (multipart(("file", b"1"), end=b""), "before its closing boundary"),
+    "broken multipart": (
+        {"content": b"garbage", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+        "broken multipart",
+    ),
+    "broken json": (
+        {"content": b"{", "headers": {"content-type": "application/json"}},
+        'not {"image": "<base64>"}',
+    ),
+    "json list": ({"json": ["a"]}, 'not {"image": "<base64>"}'),
+    "json without image": ({"json": {}}, 'not {"image": "<base64>"}'),
+    "json with another key": ({"json": {"image": ENCODED, "top_k": 3}}, "not"),
+    "json number": ({"json": {"image": 3}}, "valid string"),
+    "broken base64": (as_json("$$$"), "no valid base64"),
+    "base64 without its padding": (as_json("abcde"), "no valid base64"),
+    "base64 beyond ascii": (as_json("äöü"), "no valid base64"),
+    "empty base64": (as_json(""), "holds no image"),
+}
+
+
+@pytest.mark.parametrize(("body", "message"), BAD_REQUESTS.values(), ids=BAD_REQUESTS)
+async def test_a_request_without_one_image_is_told_what_is_wrong(
+    classifier: FakeClassifier, body: dict[str, Any], message: str
+) -> None:
+    async with running(classifier) as (client, _):
+        response = await client.post("/predict", **body)
+    assert message in problem(response, 400, "bad-request")
+    assert classifier.batches == []
+
+
+async def test_an_image_that_does_not_decode_is_a_problem(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, _):
+        response = await client.post("/predict", content=b"bad")
+    assert problem(response, 400, "invalid-image") == "it does not decode"
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "streamed"])
+async def test_an_oversize_body_is_refused(classifier: FakeClassifier, declared: bool) -> None:
+    async def stream() -> Any:
+        for _ in range(11):
+            yield b"x" * 10
+
+    content: Any = b"x" * 110 if declared else stream()
+    async with running(classifier, max_body_bytes=100) as (client, _):
+        response = await client.post("/predict", content=content)
+        assert "at most 100 bytes" in problem(response, 413, "body-too-large")
+        exact = await client.post("/predict", content=b"x" * 100)
+    assert exact.status_code == 200
+
+
+async def test_overload_is_refused_at_once_with_retry_after(classifier: FakeClassifier) -> None:
+    classifier.gate.clear()
+    async with running(classifier, max_queue_size=2) as (client, _):
+        first = asyncio.create_task(client.post("/predict", content=b"1"))
+        second = asyncio.create_task(client.post("/predict", content=b"2"))
+        await until(lambda: len(classifier.batches) == 1)
+        await asyncio.sleep(0.05)
+        refused = await client.post("/predict", content=b"3")
+        assert "2 images are being served" in problem(refused, 503, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        classifier.gate.set()
+        assert [r.status_code for r in await asyncio.gather(first, second)] == [200, 200]
+        assert (await client.post("/predict", content=b"3")).status_code == 200
+
+
+async def test_a_request_not_answered_in_time_is_told(classifier: FakeClassifier) -> None:
+    classifier.gate.clear()
+    async with running(classifier, request_timeout_s=0.05) as (client, _):
+        response = await client.post("/predict", content=b"1")
+        assert "not answered within 0.05 s" in problem(response, 504, "deadline-exceeded")
+        classifier.gate.set()
+
+
+async def test_a_defect_is_a_500_without_details_and_its_neighbours_are_answered(
+    classifier: FakeClassifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    classifier.gate.clear()
+    async with running(classifier) as (client, _):
+        bodies = [b"1", b"2", b"poison", b"4"]
+        tasks = [asyncio.create_task(client.post("/predict", content=body)) for body in bodies]
+        await asyncio.sleep(0.05)
+        classifier.gate.set()
+        responses = await asyncio.gather(*tasks)
+    assert [r.status_code for r in responses] == [200, 200, 500, 200]
+    assert [r.json()["predictions"][0]["class_id"] for r in responses if r.is_success] == [1, 2, 4]
+    assert "poison" not in problem(responses[2], 500, "internal-error")
+    assert "RuntimeError: poison" in caplog.text
+
+
+async def test_a_lost_device_answers_its_callers_and_fails_the_service(
+    classifier: FakeClassifier,
+) -> None:
+    async with running(classifier) as (client, lifecycle):
+        response = await client.post("/predict", content=b"broken")
+        problem(response, 503, "not-ready")
+        assert lifecycle.failure == "inference failed: the device is lost"
+        assert (await client.get("/livez")).status_code == 503
+        assert (await client.get("/readyz")).status_code == 503
+        problem(await client.post("/predict", content=b"1"), 503, "not-ready")
+
+
+async def test_draining_serves_until_it_refuses(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, lifecycle):
+        lifecycle.drain()
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.post("/predict", content=b"1")).status_code == 200
+        lifecycle.refuse()
+        refused = await client.post("/predict", content=b"1")
+        problem(refused, 503, "draining")
+        assert int(refused.headers["retry-after"]) >= 1
+
+
+async def test_server_timing_names_every_phase(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, _):
+        response = await client.post("/predict", content=b"1")
+    entries = dict(
+        entry.strip().split(";dur=") for entry in response.headers["server-timing"].split(",")
+    )
+    assert list(entries) == ["read", "preprocess", "queue", "inference", "total"]
+    milliseconds = [float(value) for value in entries.values()]
+    assert sum(milliseconds[:-1]) <= milliseconds[-1] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("offered", "kept"),
+    [("abc-123_X.y", True), ("x" * 128, True), ("x" * 129, False), ("a b", False), ("", False)],
+)
+async def test_a_sane_request_id_is_kept(
+    classifier: FakeClassifier, offered: str, kept: bool
+) -> None:
+    async with running(classifier) as (client, _):
+        response = await client.get("/livez", headers={"X-Request-ID": offered})
+    assert (response.headers["x-request-id"] == offered) == kept
+    assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "name"),
+    [
+        ("GET", "/nowhere", 404, "not-found"),
+        ("GET", "/predict", 405, "method-not-allowed"),
+        ("DELETE", "/livez", 405, "method-not-allowed"),
+    ],
+)
+async def test_the_frameworks_refusals_take_the_same_form(
+    classifier: FakeClassifier, method: str, path: str, status: int, name: str
+) -> None:
+    async with running(classifier) as (client, _):
+        problem(await client.request(method, path), status, name)
+
+
+async def test_concurrent_callers_each_get_their_own_answer() -> None:
+    classifier = FakeClassifier(streams=2)
+    async with running(classifier) as (client, _):
+        wanted = [i % 10 for i in range(200)]
+        responses = await asyncio.gather(
+            *(client.post("/predict?top_k=1", content=str(i).encode()) for i in wanted)
+        )
+    assert [r.json()["predictions"][0]["class_id"] for r in responses] == wanted
+    assert max(len(batch) for batch in classifier.batches) > 1
+    assert classifier.warmed == 2

@@ -1,0 +1,60 @@
+"""A small network, written to disk as users have them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.spec import ModelSpec, PreprocessSpec
+from model.xcit import XCiT
+
+HYPERPARAMETERS = {
+    "image_size": 16,
+    "patch_size": 4,
+    "num_classes": 3,
+    "dim": 24,
+    "depth": 2,
+    "cls_depth": 1,
+    "heads": 2,
+    "dim_head": 8,
+    "mlp_dim": 20,
+    "local_patch_kernel_size": 3,
+}
+
+
+@pytest.fixture
+def spec() -> ModelSpec:
+    return ModelSpec(
+        name="small",
+        version="7",
+        family="vit_pytorch",
+        hyperparameters=HYPERPARAMETERS,
+        preprocess=PreprocessSpec(16, interpolation="bilinear", crop_pct=0.9, mean=(0.4, 0.5, 0.6)),
+        labels=("ant", "bee", "çöp"),
+        provenance={"data": "none"},
+    )
+
+
+@pytest.fixture
+def network() -> XCiT:
+    torch.manual_seed(0)
+    return XCiT(**HYPERPARAMETERS).eval()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def state(network: XCiT) -> dict[str, Tensor]:
+    return dict(network.state_dict())
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[[object], Path]:
+    """Write a payload as ``weights.pt``."""
+
+    def save(payload: object) -> Path:
+        path = tmp_path / "weights.pt"
+        torch.save(payload, path)
+        return path
+
+    return save

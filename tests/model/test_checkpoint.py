@@ -1,0 +1,313 @@
+"""Weight files: what is read, what is inferred, and one clear line for everything else."""
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.checkpoint import read_checkpoint, write_checkpoint
+from model.errors import CheckpointError
+from model.spec import IMAGENET_MEAN, ModelSpec
+from model.xcit import XCiT
+
+from .conftest import HYPERPARAMETERS
+
+Save = Callable[[object], Path]
+State = dict[str, Tensor]
+
+
+def refusal(path: Path, **choices: Any) -> str:
+    """The message a file is refused with: one line that names the file."""
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(path, **choices)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_self_describing_form_survives_a_round_trip(
+    tmp_path: Path, spec: ModelSpec, network: XCiT, state: State
+) -> None:
+    path = tmp_path / "small.safetensors"
+    write_checkpoint(path, spec, state)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.spec == spec
+    assert checkpoint.self_describing
+    images = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(checkpoint.build()(images), network(images))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, spec: ModelSpec, state: State) -> None:
+    path = tmp_path / "small.safetensors"
+    write_checkpoint(path, spec, state)
+    before = path.read_bytes()
+    shared = {**state, "a": state["cls_token"], "b": state["cls_token"]}
+    with pytest.raises((CheckpointError, RuntimeError)):
+        write_checkpoint(path, spec, shared)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"state_dict": state},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {"model": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+    ],
+    ids=["bare", "model", "state_dict", "module.", "model and both prefixes"],
+)
+def test_raw_state_dict_has_everything_inferred(
+    save: Save, state: State, network: XCiT, wrap: Callable[[State], object]
+) -> None:
+    checkpoint = read_checkpoint(save(wrap(state)))
+    assert dict(checkpoint.spec.hyperparameters) == HYPERPARAMETERS
+    assert checkpoint.spec.labels == ("class_0", "class_1", "class_2")
+    assert checkpoint.spec.preprocess.image_size == 16
+    assert checkpoint.spec.preprocess.interpolation == "bicubic"
+    assert checkpoint.spec.preprocess.mean == IMAGENET_MEAN
+    assert not checkpoint.self_describing
+    images = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(checkpoint.build()(images), network(images))
+
+
+def test_raw_safetensors_is_inferred_too(tmp_path: Path, state: State) -> None:
+    path = tmp_path / "raw.safetensors"
+    save_file(state, path)
+    assert dict(read_checkpoint(path).spec.hyperparameters) == HYPERPARAMETERS
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"depth": 3, "cls_depth": 2},
+        {"cls_depth": 0},
+        {"local_patch_kernel_size": 7},
+        {"heads": 3, "dim_head": 5},
+        {"patch_size": 2},
+    ],
+    ids=str,
+)
+def test_every_hyperparameter_is_inferred(save: Save, changes: dict[str, int]) -> None:
+    expected = HYPERPARAMETERS | changes
+    state = XCiT(**expected).state_dict()  # type: ignore[arg-type]
+    assert dict(read_checkpoint(save(state)).spec.hyperparameters) == expected
+
+
+def test_half_precision_weights_are_read_as_32_bits(save: Save, state: State) -> None:
+    halves = {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
+    checkpoint = read_checkpoint(save(halves))
+    assert checkpoint.state["cls_token"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.txt", "ant\nbee\ncat\n"),
+        ("weights.labels.txt", "ant\nbee\ncat"),
+        ("labels.json", '["ant", "bee", "cat"]'),
+        ("labels.json", '{"0": "ant", "2": "cat", "1": "bee"}'),
+    ],
+)
+def test_labels_come_from_a_sidecar(save: Save, state: State, name: str, content: str) -> None:
+    path = save(state)
+    path.with_name(name).write_text(content)
+    assert read_checkpoint(path).spec.labels == ("ant", "bee", "cat")
+
+
+def test_preprocessing_comes_from_a_sidecar_and_settings_win(save: Save, state: State) -> None:
+    path = save(state)
+    path.with_name("preprocess.json").write_text('{"crop_pct": 0.5, "std": [1, 1, 1]}')
+    preprocess = read_checkpoint(path, preprocess={"crop_pct": 0.75}).spec.preprocess
+    assert (preprocess.crop_pct, preprocess.std) == (0.75, (1, 1, 1))
+
+
+def test_labels_given_win_over_the_files_own(
+    tmp_path: Path, spec: ModelSpec, state: State
+) -> None:
+    path, labels = tmp_path / "small.safetensors", tmp_path / "mine.txt"
+    write_checkpoint(path, spec, state)
+    labels.write_text("x\ny\nz\n")
+    assert read_checkpoint(path, labels=labels).spec.labels == ("x", "y", "z")
+
+
+class Malicious:
+    """Runs code when a careless reader unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("/tmp/xcit-serve-was-here"),))
+
+
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(save: Save) -> None:
+    message = refusal(save({"model": Malicious()}))
+    assert "refused: it holds code to run" in message
+    assert "torch.save(model.state_dict(), path)" in message
+    assert not Path("/tmp/xcit-serve-was-here").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_legacy_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "legacy.pt"
+    path.write_bytes(pickle.dumps(Malicious()))
+    assert str(path) in refusal(path)
+    assert not Path("/tmp/xcit-serve-was-here").exists()
+
+
+def test_a_pickled_module_is_refused_with_advice(save: Save, network: XCiT) -> None:
+    message = refusal(save(network))
+    assert "model.xcit.XCiT" in message
+    assert "torch.save(model.state_dict(), path)" in message
+
+
+def zip_of_nothing() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("hello.txt", "not weights")
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "neither a safetensors nor a PyTorch file"),
+        (b"<!DOCTYPE html><html>not found</html>", "neither a safetensors nor a PyTorch file"),
+        (b"\x80\x04garbage", "PyTorch file"),
+        (b"PK\x03\x04garbage", "truncated or corrupt PyTorch file"),
+        (zip_of_nothing(), "truncated or corrupt PyTorch file"),
+        (b"\x10\0\0\0\0\0\0\0{garbage", "truncated or corrupt safetensors file"),
+        (b"\xff\xff\xff\xff\xff\xff\xff\xff{", "truncated or corrupt safetensors file"),
+    ],
+    ids=["empty", "html", "pickle", "zip", "other zip", "safetensors", "huge header"],
+)
+def test_files_that_are_no_weights_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "bad.pt"
+    path.write_bytes(content)
+    told = refusal(path)
+    assert str(path) in told
+    assert message in told
+
+
+def test_missing_file_and_directory_are_named(tmp_path: Path) -> None:
+    assert "No such file" in refusal(tmp_path / "nowhere.pt")
+    assert "directory" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["pt", "safetensors"])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+def test_truncated_files_are_named(tmp_path: Path, state: State, form: str, kept: float) -> None:
+    path = tmp_path / f"half.{form}"
+    if form == "pt":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    assert "truncated or corrupt" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        ({"weight": torch.ones(2)}, "of no known family"),
+        ({}, "expected a dictionary of tensors"),
+        ([torch.ones(2)], "expected a dictionary of tensors"),
+        ({"model": {"a": 3}}, "key 'a' is of type int, expected a tensor"),
+    ],
+)
+def test_payloads_of_another_kind_are_told(save: Save, payload: object, message: str) -> None:
+    assert message in refusal(save(payload))
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("final_norm.bias", None, "key 'final_norm.bias' is missing; expected shape (24,)"),
+        ("pos_embedding", None, "key 'pos_embedding' is missing"),
+        ("extra.weight", torch.ones(1), "key 'extra.weight' is unknown"),
+        ("final_norm.bias", torch.ones(23), "shape (23,); expected torch.float32 of shape (24,)"),
+        ("final_norm.bias", torch.ones(24).long(), "torch.int64 of shape (24,)"),
+        ("final_norm.bias", torch.full((24,), torch.nan), "'final_norm.bias' holds NaN"),
+        ("cls_token", torch.full((24,), torch.inf), "'cls_token' holds NaN or infinity"),
+        ("pos_embedding", torch.ones(1, 15, 24), "pos_embedding should hold grid ** 2 patches"),
+        ("to_patch_embedding.1.weight", torch.ones(47), "should hold 3 * patch_size ** 2"),
+        ("to_patch_embedding.1.weight", torch.tensor(1.0), "odd shapes"),
+    ],
+)
+def test_the_wrong_tensor_is_named(
+    save: Save, state: State, key: str, change: Tensor | None, message: str
+) -> None:
+    if change is None:
+        del state[key]
+    else:
+        state[key] = change
+    told = refusal(save(state))
+    assert message in told
+    assert "weights.pt" in told
+
+
+def test_label_count_must_match(save: Save, state: State) -> None:
+    path = save(state)
+    path.with_name("labels.txt").write_text("one\ntwo\n")
+    told = refusal(path)
+    assert "labels.txt: 2 labels for the 3 classes" in told
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"crop": 1}, "unknown preprocessing field 'crop'"),
+        ({"crop_pct": 2}, "crop_pct is 2; it must be over 0 and at most 1"),
+        ({"interpolation": "cubic"}, "interpolation is 'cubic'"),
+        ({"mean": [0.5]}, "mean must be three numbers"),
+        ({"mean": "abc"}, "mean must be three numbers"),
+        ({"mean": 3}, "bad preprocessing"),
+        ({"std": [1, 0, 1]}, "each channel must be over 0"),
+        ({"image_size": 32}, "positions are learned for 16"),
+    ],
+)
+def test_impossible_preprocessing_is_told(
+    save: Save, state: State, values: dict[str, Any], message: str
+) -> None:
+    assert message in refusal(save(state), preprocess=values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 99}, "format_version is 99; this release reads 1"),
+        ({"family": "resnet"}, "family is 'resnet'; known are ['vit_pytorch']"),
+        ({"hyperparameters": {"dim": 8}}, "no vit_pytorch network"),
+        ({"labels": ["a"]}, "1 labels for the 3 classes"),
+        ({"preprocess": 3}, "is no description of a model"),
+        ({"surprise": 1}, "is no description of a model"),
+    ],
+)
+def test_metadata_that_contradicts_is_told(
+    tmp_path: Path, spec: ModelSpec, state: State, change: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "small.safetensors"
+    write_checkpoint(path, spec, state)
+    with safe_open(path, "pt") as file:
+        document = json.loads(file.metadata()["xcit"])
+    save_file(state, path, {"xcit": json.dumps(document | change)})
+    assert message in refusal(path)
+
+
+def test_metadata_that_is_no_json_is_told(tmp_path: Path, state: State) -> None:
+    path = tmp_path / "small.safetensors"
+    save_file(state, path, {"xcit": "{"})
+    assert "is no description of a model" in refusal(path)

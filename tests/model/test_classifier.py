@@ -1,0 +1,203 @@
+"""Encoded images to predictions: batching, padding, self-test, and the torch backend's choices."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from model.backends.base import ClassIds, Scores
+from model.backends.torch import TorchBackend, choose_device, choose_dtype
+from model.checkpoint import write_checkpoint
+from model.classifier import Classifier, batch_buckets, load_classifier
+from model.errors import DeviceError, ModelError
+from model.normalise import Normalise
+from model.preprocess import Pixels
+from model.spec import ModelSpec, PreprocessSpec
+from model.xcit import XCiT
+
+
+class FakeBackend:
+    """Answers with the mean brightness of each image as the score of class 0."""
+
+    name, device, precision, streams, pads = "fake", "cpu", "float32", 1, True
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.spoil = False
+
+    def open(self) -> None: ...
+
+    def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
+        self.sizes.append(len(pixels))
+        bright = pixels.mean((1, 2, 3), dtype=np.float32) / 255
+        if self.spoil:
+            bright[:] = np.nan
+        scores = np.stack((bright, 1 - bright, 0 * bright), -1)
+        ids = (-scores).argsort(-1, kind="stable")[:, :top_k]
+        return np.take_along_axis(scores, ids, -1), ids.astype(np.int64)
+
+
+def grey(level: int) -> Pixels:
+    return np.full((16, 16, 3), level, np.uint8)
+
+
+def noise(count: int) -> list[Pixels]:
+    generator = np.random.default_rng(0)
+    return list(generator.integers(0, 256, (count, 16, 16, 3), np.uint8))
+
+
+@pytest.fixture
+def torch_classifier(spec: ModelSpec, network: XCiT) -> Classifier:
+    whole = nn.Sequential(Normalise(spec.preprocess), network).eval()
+    backend = TorchBackend(whole, "cpu", "auto", cores=1)
+    return Classifier(spec, "0" * 64, backend, max_batch_size=4)
+
+
+def test_buckets_are_powers_of_two_and_the_maximum() -> None:
+    assert [batch_buckets(n) for n in (1, 4, 6)] == [(1,), (1, 2, 4), (1, 2, 4, 6)]
+
+
+def test_a_batch_is_padded_to_a_warm_bucket_and_padding_is_dropped(spec: ModelSpec) -> None:
+    backend = FakeBackend()
+    classifier = Classifier(spec, "", backend, max_batch_size=6)
+    rows = classifier.predict([grey(level) for level in (255, 0, 204)], 2)
+    assert backend.sizes == [4]
+    assert [row[0].label for row in rows] == ["ant", "bee", "ant"]
+    assert rows[2][0].score == pytest.approx(0.8)
+    assert classifier.padded_size(5) == 6
+    backend.pads = False
+    classifier.predict([grey(0)] * 3, 1)
+    assert backend.sizes == [4, 3]
+
+
+def test_warm_up_runs_every_bucket(spec: ModelSpec) -> None:
+    backend = FakeBackend()
+    Classifier(spec, "", backend, max_batch_size=6).warm_up()
+    assert sorted(backend.sizes) == [1, 2, 4, 6]
+
+
+def test_nan_is_an_error_and_no_answer(spec: ModelSpec) -> None:
+    backend = FakeBackend()
+    backend.spoil = True
+    with pytest.raises(ModelError, match="NaN"):
+        Classifier(spec, "", backend).predict([grey(1)], 1)
+
+
+def test_self_test_refuses_what_is_no_distribution(spec: ModelSpec) -> None:
+    class Halves(FakeBackend):
+        def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
+            scores, ids = super().classify(pixels, top_k)
+            return scores / 2, ids
+
+    with pytest.raises(ModelError, match=r"probabilities add up to 0\.500, not 1"):
+        Classifier(spec, "", Halves()).warm_up()
+
+
+def test_a_batch_row_equals_the_image_alone(torch_classifier: Classifier) -> None:
+    items = noise(7)
+    together = torch_classifier.predict(items, 3)
+    for item, rows in zip(items, together, strict=True):
+        (alone,) = torch_classifier.predict([item], 3)
+        assert [p.class_id for p in rows] == [p.class_id for p in alone]
+        assert [p.score for p in rows] == pytest.approx([p.score for p in alone], rel=1e-4)
+
+
+def test_predictions_are_the_networks_probabilities(
+    torch_classifier: Classifier, spec: ModelSpec, network: XCiT
+) -> None:
+    items = noise(2)
+    images = torch.from_numpy(np.stack(items)).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (spec.preprocess.mean, spec.preprocess.std))
+    with torch.inference_mode():
+        expected = network((images - mean) / std).softmax(-1)
+    for probabilities, rows in zip(expected, torch_classifier.predict(items, 3), strict=True):
+        assert [p.score for p in rows] == sorted((p.score for p in rows), reverse=True)
+        for row in rows:
+            assert row.score == pytest.approx(probabilities[row.class_id].item(), rel=1e-4)
+            assert row.label == spec.labels[row.class_id]
+
+
+def test_load_classifier_goes_from_file_to_prediction(
+    tmp_path: Any, spec: ModelSpec, network: XCiT
+) -> None:
+    path = tmp_path / "small.safetensors"
+    write_checkpoint(path, spec, network.state_dict())
+    classifier = load_classifier(path, device="cpu", cores=2, max_batch_size=2)
+    classifier.warm_up()
+    assert classifier.backend.streams == 2
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(buffer, "PNG")
+    (rows,) = classifier.predict([classifier.preprocess(buffer.getvalue())], 3)
+    assert sum(row.score for row in rows) == pytest.approx(1)
+    assert len(classifier.sha256) == 64
+
+
+def test_normalise_is_the_specs_mean_and_std() -> None:
+    spec = PreprocessSpec(1, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    pixels = torch.tensor([[[[255, 255, 0]]]], dtype=torch.uint8)
+    assert Normalise(spec)(pixels).flatten().tolist() == pytest.approx([1, 1, -4])
+
+
+def test_a_cpu_has_a_single_threaded_stream_for_each_core() -> None:
+    def threads(**choices: int) -> tuple[int, int]:
+        backend = TorchBackend(nn.Identity(), "cpu", "auto", **choices)
+        backend.open()
+        return backend.streams, torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    try:
+        assert threads(cores=2) == (2, 1)
+        assert threads(cores=2, streams=1) == (1, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_precision_is_32_bits_on_a_cpu_unless_chosen() -> None:
+    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
+    assert choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+
+
+def test_bfloat16_stays_close_to_32_bits(spec: ModelSpec, network: XCiT) -> None:
+    whole = nn.Sequential(Normalise(spec.preprocess), network).eval()
+    pixels = np.stack(noise(3))
+    (exact, _), (rounded, _) = (
+        TorchBackend(whole, "cpu", precision, cores=1).classify(pixels, 3)
+        for precision in ("float32", "bfloat16")
+    )
+    assert not np.array_equal(exact, rounded)
+    assert np.abs(exact - rounded).max() < 0.05
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps"])
+def test_a_device_that_is_not_there_is_told(device: str) -> None:
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ModelError, match=f"device '{device}' cannot be used here"):
+        choose_device(device)
+
+
+def test_a_lost_device_is_told_apart_from_a_bad_batch(spec: ModelSpec) -> None:
+    class Lost(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        TorchBackend(Lost(), "cpu", "auto", cores=1).classify(grey(0)[None], 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_a_gpu_agrees_with_the_cpu(spec: ModelSpec, network: XCiT, precision: str) -> None:
+    whole = nn.Sequential(Normalise(spec.preprocess), network).eval()
+    pixels = np.stack(noise(5))
+    expected, _ = TorchBackend(whole, "cpu", "float32", cores=1).classify(pixels, 3)
+    backend = TorchBackend(whole, "cuda", precision, cores=1)
+    backend.open()
+    scores, _ = backend.classify(pixels, 3)
+    assert backend.streams == 1
+    assert np.abs(scores - expected).max() < (1e-4 if precision == "float32" else 0.02)

@@ -1,0 +1,216 @@
+"""The recipe: resumable, reproducible, and honest about what it measures."""
+
+import csv
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from model.checkpoint import read_checkpoint
+from model.dataset import augment, load_dataset
+from model.errors import ModelError
+from model.evaluate import calibration_error, report
+from model.muon import orthogonalise
+from model.recipe import Recipe
+from model.spec import PreprocessSpec
+from model.train import Trainer, main
+
+RECIPE = Recipe(
+    name="tiny",
+    image_size=8,
+    patch_size=4,
+    dim=16,
+    depth=1,
+    heads=1,
+    dim_head=8,
+    mlp_dim=16,
+    epochs=3,
+    decay_epochs=1,
+    batch_size=16,
+)
+FLAGS = "--image-size 8 --patch-size 4 --dim 16 --depth 1 --heads 1 --dim-head 8 --mlp-dim 16"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Red and blue squares of varied shade, as an image folder."""
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 24), ("test", 8)):
+        for label in ("blue", "red"):
+            directory = tmp_path / "images" / split / label
+            directory.mkdir(parents=True)
+            for i in range(count):
+                shade = int(torch.randint(80, 256, (), generator=generator))
+                colour = (shade, 0, 0) if label == "red" else (0, 0, shade)
+                Image.new("RGB", (8, 8), colour).save(directory / f"{i:02}.png")
+    return tmp_path / "images"
+
+
+def train(folder: Path, out: Path, recipe: Recipe) -> Trainer:
+    spec = PreprocessSpec(recipe.image_size)
+    data = [load_dataset(folder, split, spec, quiet=True) for split in ("train", "test")]
+    out.mkdir(exist_ok=True)
+    trainer = Trainer(recipe, out, *data)
+    trainer.run()
+    return trainer
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return dict(read_checkpoint(out / "tiny.safetensors").state)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_killed_run_ends_with_the_weights_of_one_never_killed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(folder, tmp_path / "whole", RECIPE)
+
+    step = torch.optim.AdamW.step
+    steps = 0
+
+    def die(self: torch.optim.AdamW, closure: None = None) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 5:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        step(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", die)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, tmp_path / "killed", RECIPE)
+    assert len(list(csv.DictReader((tmp_path / "killed" / "metrics.csv").open()))) == 1
+    train(folder, tmp_path / "killed", RECIPE)
+
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    metrics = [(tmp_path / run / "metrics.csv").read_text() for run in ("whole", "killed")]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_finished_run_may_be_prolonged_from_where_its_rates_fell(
+    folder: Path, tmp_path: Path
+) -> None:
+    longer = replace(RECIPE, epochs=5)
+    train(folder, tmp_path / "whole", longer)
+    train(folder, tmp_path / "prolonged", RECIPE)
+    assert not same(weights(tmp_path / "whole"), weights(tmp_path / "prolonged"))
+    train(folder, tmp_path / "prolonged", longer)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "prolonged"))
+
+
+def test_a_finished_run_is_left_as_it_is(folder: Path, tmp_path: Path) -> None:
+    train(folder, tmp_path / "run", RECIPE)
+    before = (tmp_path / "run" / "last.pt").stat().st_mtime_ns
+    train(folder, tmp_path / "run", RECIPE)
+    assert (tmp_path / "run" / "last.pt").stat().st_mtime_ns == before
+
+
+def test_another_recipe_does_not_go_on_with_a_run(folder: Path, tmp_path: Path) -> None:
+    train(folder, tmp_path / "run", RECIPE)
+    with pytest.raises(ModelError, match=r"another recipe \(dim, seed differ\)"):
+        train(folder, tmp_path / "run", replace(RECIPE, dim=32, seed=1))
+
+
+def test_the_command_leaves_checkpoint_metrics_and_curves(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    choices = f"{FLAGS} --epochs 12 --decay-epochs 4 --batch-size 8 --average 0.8 --name tiny"
+    main(["run", str(folder), "--out", str(out), *choices.split()])
+    assert {path.name for path in out.iterdir()} == {
+        *("tiny.safetensors", "metrics.csv", "curves.png", "last.pt", "steady.pt")
+    }
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
+    assert float(rows[-1]["test_accuracy"]) == 1.0
+    checkpoint = read_checkpoint(out / "tiny.safetensors")
+    assert checkpoint.spec.labels == ("blue", "red")
+    assert checkpoint.spec.preprocess.mean[1] == 0.0
+
+    capsys.readouterr()
+    main(["evaluate", str(out / "tiny.safetensors"), str(folder)])
+    printed = capsys.readouterr().out
+    assert "16 images: top-1 100.00%" in printed
+    assert "red" in printed
+
+
+def test_evaluation_refuses_other_labels(folder: Path, tmp_path: Path) -> None:
+    train(folder, tmp_path / "run", RECIPE)
+    (folder / "test" / "red").rename(folder / "test" / "green")
+    with pytest.raises(SystemExit, match="its labels are"):
+        main(["evaluate", str(tmp_path / "run" / "tiny.safetensors"), str(folder)])
+
+
+def test_a_tar_is_as_good_as_a_folder(folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "images.tar.xz", "w:xz") as tar:
+        tar.add(folder, "some/where")
+    spec = PreprocessSpec(8)
+    packed, plain = (
+        load_dataset(source, "train", spec, quiet=True)
+        for source in (tmp_path / "images.tar.xz", folder)
+    )
+    assert torch.equal(packed.pixels, plain.pixels)
+    assert torch.equal(packed.classes, plain.classes)
+    assert packed.labels == plain.labels == ("blue", "red")
+
+
+def test_without_splits_a_tenth_of_each_class_is_held_out(folder: Path) -> None:
+    spec = PreprocessSpec(8)
+    train_set, test_set = (
+        load_dataset(folder / "train", split, spec, quiet=True) for split in ("train", "test")
+    )
+    assert (len(train_set), len(test_set)) == (44, 4)
+    assert test_set.classes.bincount().tolist() == [2, 2]
+
+
+def test_images_that_cannot_be_used_are_named(folder: Path, tmp_path: Path) -> None:
+    spec = PreprocessSpec(8)
+    (folder / "train" / "red" / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(ModelError, match=r"red/00\.png: the PNG header is truncated"):
+        load_dataset(folder, "train", spec, quiet=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="no images for split 'train'"):
+        load_dataset(tmp_path / "empty", "train", spec, quiet=True)
+    (tmp_path / "no.tar").write_bytes(b"x")
+    with pytest.raises(ModelError, match="neither a directory nor a readable tar"):
+        load_dataset(tmp_path / "no.tar", "train", spec, quiet=True)
+
+
+def test_augmentation_flips_and_shifts_by_no_more_than_the_margin() -> None:
+    columns = torch.arange(16, dtype=torch.uint8)[None, None, :, None].expand(500, 16, 16, 3)
+    rows = columns.transpose(1, 2)
+    seen = augment(columns, torch.Generator().manual_seed(0))[:, 0, :, 0].long()
+    flipped = seen[:, 5] > seen[:, 10]
+    assert 150 < flipped.sum() < 350
+    shift = seen[:, 8] - torch.where(flipped, 7, 8)
+    assert (shift.min(), shift.max()) == (-2, 2)
+    assert not (augment(rows, torch.Generator())[:, 8, 0, 0] == 8).all()
+
+
+def test_muon_steps_along_an_orthogonal_matrix() -> None:
+    matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    for each in (matrix, matrix.mT):
+        singular = torch.linalg.svdvals(orthogonalise(each))
+        assert singular.min() > 0.6
+        assert singular.max() < 1.3
+
+
+def test_calibration_error_is_the_gap_between_score_and_accuracy() -> None:
+    right = torch.tensor([True, True, True, False])
+    assert calibration_error(torch.full((4,), 0.75), right) == pytest.approx(0)
+    assert calibration_error(torch.full((4,), 0.95), right) == pytest.approx(0.2)
+    assert calibration_error(torch.tensor([1.0, 1.0, 1.0, 0.0]), right) == pytest.approx(0)
+
+
+def test_the_report_counts_by_class() -> None:
+    probabilities = torch.eye(6)[[0, 0, 1, 5]] * 0.94 + 0.01
+    result = report(probabilities, torch.tensor([0, 1, 1, 2]), ("a", "b", "c", "d", "e", "f"))
+    assert result.top_1 == 0.5
+    assert result.by_class["a"] == 1
+    assert result.by_class["b"] == 0.5
+    assert result.images == 4

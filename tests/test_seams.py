@@ -1,0 +1,98 @@
+"""Who may import whom. The house stands as long as this holds."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+APP_LAYERS = [
+    {"app.__main__"},
+    {"app.cli"},
+    {"app.offline", "app.server"},
+    {"app.main"},
+    {"app.api.predict", "app.api.health", "app.api.metrics", "app.api.middleware"},
+    {"app.api.body", "app.api.errors"},
+    {"app.api.schemas", "app.pipeline"},
+    {"app.engine"},
+    {"app.admission", "app.batcher", "app.metrics", "app.logs"},
+    {"app.classifier", "app.lifecycle", "app.record"},
+    {"app.console", "app.cores", "app.errors", "app.settings", "app.timings"},
+]
+MODEL_LAYERS = [
+    {"model.train"},
+    {"model.evaluate"},
+    {"model"},
+    {"model.classifier", "model.dataset"},
+    {"model.backends.torch"},
+    {"model.backends.base", "model.checkpoint"},
+    {"model.families", "model.preprocess", "model.sidecar"},
+    {"model.muon", "model.normalise", "model.recipe", "model.xcit"},
+    {"model.spec"},
+    {"model.errors"},
+]
+MEETING_PLACES = {"app.main", "app.offline"}
+FORBIDDEN = {
+    "app": {"torch", "einops", "PIL", "openvino", "safetensors", "numpy"},
+    "model": {"app", "fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"},
+}
+
+
+def modules(package: str) -> dict[str, Path]:
+    found = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            known = {name for package in FORBIDDEN for name in modules(package)}
+            names |= (inside & known) or {node.module}
+    return names
+
+
+@pytest.mark.parametrize("package", ["app", "model"])
+def test_each_side_keeps_to_its_libraries(package: str) -> None:
+    for module, path in modules(package).items():
+        roots = {name.partition(".")[0] for name in imports(path)}
+        assert not roots & FORBIDDEN[package], module
+
+
+def test_app_and_model_meet_only_at_the_composition_root() -> None:
+    meeting = {
+        module
+        for module, path in modules("app").items()
+        if any(name.partition(".")[0] == "model" for name in imports(path))
+    }
+    assert meeting == MEETING_PLACES
+
+
+@pytest.mark.parametrize(
+    ("package", "layers"), [("app", APP_LAYERS), ("model", MODEL_LAYERS)], ids=["app", "model"]
+)
+def test_imports_point_down(package: str, layers: list[set[str]]) -> None:
+    height = {module: i for i, layer in enumerate(layers) for module in layer}
+    files = {m: p for m, p in modules(package).items() if p.read_text().strip()}
+    assert set(height) == set(files), "every module has its place in the layers"
+    for module, path in files.items():
+        for name in imports(path) & set(files):
+            assert height[name] > height[module], f"{module} imports {name}"
+
+
+def test_the_service_side_needs_no_torch() -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'PIL', 'numpy', 'einops']));"
+    program = f"{blocked} import app.pipeline, app.api.predict, app.api.middleware, app.cli"
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=ROOT)  # noqa: S603
