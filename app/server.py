@@ -8,10 +8,12 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 
+from app.classifier import Classifier
 from app.lifecycle import Lifecycle, State
 from app.main import create_app
 from app.settings import Settings
@@ -19,11 +21,14 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-def serve(settings: Settings) -> str | None:
-    """Serve until told to stop; the reason if the service failed, ``None`` after a clean stop."""
+def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> str | None:
+    """Serve until told to stop; the reason if the service failed, ``None`` after a clean stop.
+
+    ``load`` makes the classifier, see `create_app`.
+    """
     lifecycle = Lifecycle()
     config = uvicorn.Config(
-        create_app(settings, lifecycle=lifecycle),
+        create_app(settings, load, lifecycle=lifecycle),
         host=settings.host,
         port=settings.port,
         log_config=None,

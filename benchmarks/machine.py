@@ -10,10 +10,11 @@ import torch
 
 
 def provenance() -> str:
-    """The command and the machine, as two lines of Markdown. No date and no host name."""
-    arguments = shlex.join([*sys.orig_argv[1:]])
+    """Command, settings and machine, as two paragraphs of Markdown. No date and no host name."""
+    settings = [f"{name}={value}" for name, value in os.environ.items() if name[:5] == "XCIT_"]
+    command = shlex.join([*settings, "python", *sys.orig_argv[1:]])
     return (
-        f"Command: `python {arguments}`\n\n"
+        f"Command: `{command}`\n\n"
         f"Machine: {cpu_model()}, {os.cpu_count()} cores, {platform.system()}; "
         f"Python {platform.python_version()}, torch {torch.__version__}.\n"
     )

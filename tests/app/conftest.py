@@ -90,8 +90,6 @@ def classifier() -> FakeClassifier:
     return FakeClassifier()
 
 
-
-
 @asynccontextmanager
 async def running(
     classifier: FakeClassifier, **choices: Any

@@ -11,6 +11,7 @@ def test_images_are_bounded_and_places_come_back() -> None:
     with admission.admit(1), admission.admit(1):
         with pytest.raises(Overloaded, match="2 images are being served"), admission.admit(1):
             pass
+        assert admission.images == 2
     assert (admission.images, admission.bytes) == (0, 0)
     with admission.admit(1):
         assert admission.images == 1

@@ -21,8 +21,6 @@ def test_the_lower_of_affinity_and_quota_counts(
     assert usable_cores(cgroup) == expected
 
 
-def test_without_a_cgroup_affinity_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_cgroup_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
     assert usable_cores(tmp_path / "absent") == 2

@@ -167,7 +167,9 @@ async def test_the_access_line_has_id_phases_and_batch(
     async with running(classifier) as (client, _):
         await client.post("/predict", content=b"1", headers={"X-Request-ID": "me"})
         await client.post("/predict", content=b"bad")
-    lines = [json.loads(JsonFormatter().format(r)) for r in caplog.records if r.name == "app.access"]
+    lines = [
+        json.loads(JsonFormatter().format(r)) for r in caplog.records if r.name == "app.access"
+    ]
     assert lines[0]["status"] == 200
     assert lines[0]["batch_size"] == 1
     assert {"read_ms", "preprocess_ms", "queue_ms", "inference_ms"} < set(lines[0])

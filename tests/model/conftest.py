@@ -24,6 +24,12 @@ HYPERPARAMETERS = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Threads that share a small pass wait for each other, and for whatever else runs."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def spec() -> ModelSpec:
     return ModelSpec(
@@ -40,7 +46,7 @@ def spec() -> ModelSpec:
 @pytest.fixture
 def network() -> XCiT:
     torch.manual_seed(0)
-    return XCiT(**HYPERPARAMETERS).eval()  # type: ignore[arg-type]
+    return XCiT(**HYPERPARAMETERS).eval()
 
 
 @pytest.fixture

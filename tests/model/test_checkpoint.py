@@ -103,7 +103,7 @@ def test_raw_safetensors_is_inferred_too(tmp_path: Path, state: State) -> None:
 )
 def test_every_hyperparameter_is_inferred(save: Save, changes: dict[str, int]) -> None:
     expected = HYPERPARAMETERS | changes
-    state = XCiT(**expected).state_dict()  # type: ignore[arg-type]
+    state = XCiT(**expected).state_dict()
     assert dict(read_checkpoint(save(state)).spec.hyperparameters) == expected
 
 
@@ -135,9 +135,7 @@ def test_preprocessing_comes_from_a_sidecar_and_settings_win(save: Save, state: 
     assert (preprocess.crop_pct, preprocess.std) == (0.75, (1, 1, 1))
 
 
-def test_labels_given_win_over_the_files_own(
-    tmp_path: Path, spec: ModelSpec, state: State
-) -> None:
+def test_labels_given_win_over_the_files_own(tmp_path: Path, spec: ModelSpec, state: State) -> None:
     path, labels = tmp_path / "small.safetensors", tmp_path / "mine.txt"
     write_checkpoint(path, spec, state)
     labels.write_text("x\ny\nz\n")

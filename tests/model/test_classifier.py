@@ -33,12 +33,13 @@ class FakeBackend:
 
     def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
         self.sizes.append(len(pixels))
-        bright = pixels.mean((1, 2, 3), dtype=np.float32) / 255
+        bright = (pixels.mean((1, 2, 3)) / 255).astype(np.float32)
         if self.spoil:
             bright[:] = np.nan
         scores = np.stack((bright, 1 - bright, 0 * bright), -1)
         ids = (-scores).argsort(-1, kind="stable")[:, :top_k]
-        return np.take_along_axis(scores, ids, -1), ids.astype(np.int64)
+        best: Scores = np.take_along_axis(scores, ids, -1).astype(np.float32)
+        return best, ids.astype(np.int64)
 
 
 def grey(level: int) -> Pixels:
@@ -91,7 +92,7 @@ def test_self_test_refuses_what_is_no_distribution(spec: ModelSpec) -> None:
     class Halves(FakeBackend):
         def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
             scores, ids = super().classify(pixels, top_k)
-            return scores / 2, ids
+            return (scores / 2).astype(np.float32), ids
 
     with pytest.raises(ModelError, match=r"probabilities add up to 0\.500, not 1"):
         Classifier(spec, "", Halves()).warm_up()

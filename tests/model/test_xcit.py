@@ -114,7 +114,7 @@ def test_evaluation_is_deterministic_whatever_the_dropouts() -> None:
 @pytest.mark.parametrize("dropout", ["dropout", "emb_dropout", "layer_dropout"])
 def test_each_dropout_acts_in_training(dropout: str) -> None:
     torch.manual_seed(0)
-    network = XCiT(**SMALL, **{dropout: 0.5}).train()
+    network = XCiT(**SMALL | {dropout: 0.5}).train()
     images = torch.randn(2, 3, 32, 32)
     answers = [network(images) for _ in range(8)]
     assert not all(torch.equal(answers[0], answer) for answer in answers)

@@ -1,0 +1,96 @@
+"""What was measured, as Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.load import Outcome
+from benchmarks.parts import Parts
+from benchmarks.server import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """One load, what it saw, and what it cost the server."""
+
+    name: str
+    outcome: Outcome
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class LoneResult:
+    """Single requests, one after the other: seconds each, and milliseconds by server phase."""
+
+    latencies: Sequence[float]
+    phases: Sequence[dict[str, float]]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruler = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ruler, *rows))
+
+
+def parts_table(parts: Parts) -> str:
+    costs = {"preprocess": (parts.preprocess, 1)}
+    costs |= {f"model, batch {size}": (cost, size) for size, cost in parts.predict.items()}
+    rows = [
+        (name, f"{1e3 * cost.cpu / size:.2f}", f"{1e3 * cost.wall:.2f}")
+        for name, (cost, size) in costs.items()
+    ]
+    return table(("alone, on one thread", "CPU ms an image", "wall ms a call"), rows)
+
+
+def load_tables(results: Sequence[LoadResult], parts: Parts) -> str:
+    """Latency, then CPU time beside that of the parts at the batch size really served."""
+    latency = table(
+        ("load", "images/s", "p50 ms", "p95 ms", "p99 ms", "count x status", "mean batch"),
+        [latency_row(result) for result in results],
+    )
+    cpu = table(
+        ("CPU s per 1,000 images", "server", "preprocess + model alone", "ratio"),
+        [cpu_row(result, parts) for result in results],
+    )
+    return f"{latency}\n\n{cpu}"
+
+
+def latency_row(result: LoadResult) -> list[str]:
+    outcome = result.outcome
+    return [
+        result.name,
+        f"{outcome.throughput:.1f}",
+        *(f"{1e3 * outcome.percentile(percent):.0f}" for percent in (50, 95, 99)),
+        ", ".join(f"{count:,} x {status}" for status, count in sorted(outcome.statuses.items())),
+        f"{result.usage.batch_size:.2f}",
+    ]
+
+
+def cpu_row(result: LoadResult, parts: Parts) -> list[str]:
+    size = parts.nearest(result.usage.batch_size)
+    served, bare = result.usage.cpu_per_image, parts.cpu_per_image(size)
+    return [
+        result.name,
+        f"{1e3 * served:.2f}",
+        f"{1e3 * bare:.2f} (batch {size})",
+        f"**{served / bare:.3f}**",
+    ]
+
+
+def lone_text(lone: LoneResult, parts: Parts) -> str:
+    latency, bare = 1e3 * median(lone.latencies), 1e3 * parts.lone_wall
+    phases = ", ".join(
+        f"{name} {median(phases[name] for phases in lone.phases):.2f}" for name in lone.phases[0]
+    )
+    return (
+        f"A lone request: median {latency:.2f} ms at the client; preprocess + model alone take "
+        f"{bare:.2f} ms: **{latency - bare:+.2f} ms**. Medians of the server's phases, in ms: "
+        f"{phases}."
+    )
+
+
+def idle_text(usage: Usage, seconds: float) -> str:
+    return (
+        f"Idle: {1e3 * usage.cpu_seconds:.0f} ms of CPU time in {seconds:.0f} s, "
+        f"**{usage.cpu_seconds / seconds:.2%}** of a core (the clock ticks in 10 ms; one reading "
+        "of `/metrics` is included)."
+    )

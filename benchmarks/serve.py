@@ -1,0 +1,121 @@
+"""A running server against its own parts: latency, throughput, and CPU time an image.
+
+    python -m benchmarks.serve --start --checkpoint FILE --images DIR --closed 1 32 --open 20
+
+Prints Markdown. The bare costs are measured in the same run, from the same checkpoint and images,
+before there is any load. What a server adds is told in CPU time, which a busy machine falsifies
+less than wall-clock time.
+
+A closed loop keeps N requests under way. An open loop sends at random times whatever the server
+does; its latency counts from when a request was due, so a stall is felt by all who would have come.
+"""
+
+import argparse
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+from benchmarks.client import Connection, post_image, read_images
+from benchmarks.load import apply_load, closed_loop, open_loop
+from benchmarks.machine import provenance
+from benchmarks.parts import measure_parts
+from benchmarks.report import (
+    LoadResult,
+    LoneResult,
+    idle_text,
+    load_tables,
+    lone_text,
+    parts_table,
+)
+from benchmarks.server import Usage, read_usage, served_checkpoint, started_server
+
+WARM_UP_SECONDS = 3.0
+IDLE_SECONDS = 10.0
+LONE_REQUESTS = 100
+MAX_OUTSTANDING = 256  # of an open loop
+
+
+async def benchmark(args: argparse.Namespace) -> None:
+    """Everything that ``args`` ask for, printed when it is known."""
+    images = read_images(args.images)
+    requests = [post_image(image) for image in images]
+    print(provenance())
+    parts = measure_parts(args.checkpoint, images)
+    print(f"{parts_table(parts)}\n", flush=True)
+    async with server(args) as url:
+        if await served_checkpoint(url) != parts.checkpoint_sha256:
+            raise RuntimeError(f"{url} serves another checkpoint than {args.checkpoint}")
+        await apply_load(url, requests, closed_loop(WARM_UP_SECONDS), 4)
+        print(f"{lone_text(await send_alone(url, requests), parts)}\n", flush=True)
+        loads = [
+            await measure_load(url, requests, name, schedule, outstanding)
+            for name, schedule, outstanding in named_loads(args)
+        ]
+        print(f"{load_tables(loads, parts)}\n", flush=True)
+        print(idle_text(await sit_idle(url), IDLE_SECONDS))
+
+
+@asynccontextmanager
+async def server(args: argparse.Namespace) -> AsyncIterator[str]:
+    if args.start:
+        async with started_server(args.checkpoint) as url:
+            yield url
+    else:
+        yield args.url
+
+
+def named_loads(args: argparse.Namespace) -> Iterator[tuple[str, Iterator[float], int]]:
+    """Name, schedule and bound of each load; a schedule begins when it is first asked."""
+    for callers in args.closed:
+        yield f"closed, {callers} callers", closed_loop(args.seconds), callers
+    for rate in args.open:
+        yield f"open, {rate:g} a second", open_loop(args.seconds, rate), MAX_OUTSTANDING
+
+
+async def measure_load(
+    url: str, requests: Sequence[bytes], name: str, schedule: Iterator[float], outstanding: int
+) -> LoadResult:
+    before = await read_usage(url)
+    outcome = await apply_load(url, requests, schedule, outstanding)
+    return LoadResult(name, outcome, await read_usage(url) - before)
+
+
+async def send_alone(url: str, requests: Sequence[bytes]) -> LoneResult:
+    latencies: list[float] = []
+    phases: list[dict[str, float]] = []
+    with closing(Connection(url)) as connection:
+        for number in range(LONE_REQUESTS):
+            begun = time.perf_counter()
+            answer = await connection.send(requests[number % len(requests)])
+            latencies.append(time.perf_counter() - begun)
+            phases.append(answer.phases())
+    return LoneResult(latencies, phases)
+
+
+async def sit_idle(url: str) -> Usage:
+    before = await read_usage(url)
+    await asyncio.sleep(IDLE_SECONDS)
+    return await read_usage(url) - before
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--start", action="store_true", help="start a server; XCIT_… set it up")
+    where.add_argument("--url", help="a server that runs, as http://HOST:PORT")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="what it serves")
+    parser.add_argument("--images", type=Path, required=True, help="directory of image files")
+    parser.add_argument("--closed", type=int, nargs="*", default=[32], metavar="CALLERS")
+    parser.add_argument("--open", type=float, nargs="*", default=[], metavar="RATE")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each load [20]")
+    asyncio.run(benchmark(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    main()

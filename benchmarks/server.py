@@ -1,0 +1,95 @@
+"""The server under load: started here or elsewhere, and what it tells of itself."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.client import Connection, get
+
+LOADING_SECONDS = 120.0
+DRAINING_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the process has used and done since its start."""
+
+    cpu_seconds: float
+    images: float
+    batches: float
+
+    def __sub__(self, before: "Usage") -> "Usage":
+        return Usage(
+            self.cpu_seconds - before.cpu_seconds,
+            self.images - before.images,
+            self.batches - before.batches,
+        )
+
+    @property
+    def batch_size(self) -> float:
+        """Images a batch, on average; NaN without any."""
+        return self.images / self.batches if self.batches else float("nan")
+
+    @property
+    def cpu_per_image(self) -> float:
+        return self.cpu_seconds / self.images if self.images else float("nan")
+
+
+async def read_usage(url: str) -> Usage:
+    with closing(Connection(url)) as connection:
+        text = (await connection.send(get("/metrics"))).body.decode()
+    lines = (line.rpartition(" ") for line in text.splitlines())
+    samples = {name: value for name, _, value in lines if not name.startswith("#")}
+    return Usage(
+        float(samples["process_cpu_seconds_total"]),
+        float(samples["xcit_batch_size_sum"]),
+        float(samples["xcit_batch_size_count"]),
+    )
+
+
+async def served_checkpoint(url: str) -> str:
+    """SHA-256 of the weights that the server runs."""
+    with closing(Connection(url)) as connection:
+        health = json.loads((await connection.send(get("/healthz"))).body)
+    return str(health["model"]["checkpoint_sha256"])
+
+
+@asynccontextmanager
+async def started_server(checkpoint: Path) -> AsyncIterator[str]:
+    """The URL of a server of our own; ``XCIT_`` variables reach it, SIGTERM ends it."""
+    port = free_port()
+    command = [sys.executable, "-m", "app", "serve", "--host=127.0.0.1", f"--port={port}"]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen([*command, f"--checkpoint={checkpoint}"], stderr=log)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            async with asyncio.timeout(LOADING_SECONDS):
+                while not await is_ready(url):
+                    if process.poll() is not None:
+                        log.seek(0)
+                        raise RuntimeError(f"the server did not start: {log.read()}")
+                    await asyncio.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(DRAINING_SECONDS)
+
+
+async def is_ready(url: str) -> bool:
+    try:
+        with closing(Connection(url)) as connection:
+            return (await connection.send(get("/readyz"))).status == 200
+    except (OSError, EOFError):
+        return False
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

@@ -1,0 +1,99 @@
+"""Servers started as a user starts them: as a process, on a port, stopped by a signal."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60  # seconds for a start or a stop, on a busy machine
+
+SERVE = ("-m", "app", "serve")
+SLOW_SERVICE = ("-m", "tests.e2e.slow_service")
+
+
+@dataclass
+class Server:
+    """A server process and a client of it."""
+
+    process: subprocess.Popen[bytes]
+    client: httpx.Client
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def wait_ready(self) -> None:
+        limit = time.monotonic() + PATIENCE
+        while not self.is_ready():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < limit, self.log.read_text()
+            time.sleep(0.05)
+
+    def is_ready(self) -> bool:
+        try:
+            return self.client.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal; the exit code."""
+        self.process.send_signal(with_signal)
+        return self.process.wait(PATIENCE)
+
+
+StartServer = Callable[..., Server]
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """This process's environment with no setting but these."""
+    inherited = {name: v for name, v in os.environ.items() if not name.startswith("XCIT_")}
+    return inherited | {f"XCIT_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Start a server and wait until it is ready. What is left of it at the end is killed."""
+    started: list[Server] = []
+
+    def start(*command: str, wait: bool = True, **settings: object) -> Server:
+        port = free_port()
+        log = tmp_path_factory.mktemp("server") / "log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, *(command or SERVE)],
+                cwd=ROOT,
+                env=environment(**{"port": port, "drain_delay_s": 0} | settings),
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
+        server = Server(
+            process, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30), port, log
+        )
+        started.append(server)
+        if wait:
+            server.wait_ready()
+        return server
+
+    yield start
+    for server in started:
+        server.client.close()
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.wait()

@@ -1,0 +1,48 @@
+"""The whole server, as a process, on a classifier that takes its time.
+
+A body is seconds that its batch takes, as text: ``0.5``. ``bad`` does not decode, ``broken`` loses
+the device, ``nap 2`` spends two seconds in preprocessing.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+
+from app.classifier import ModelInfo
+from app.console import complain
+from app.errors import DeviceFailure, InvalidImage
+from app.logs import set_up_logs
+from app.server import serve
+from app.settings import read_settings
+from tests.app.conftest import INFO, FakePrediction
+
+
+class SlowClassifier:
+    info: ModelInfo = INFO
+    streams = 1
+
+    def warm_up(self) -> None: ...
+
+    def preprocess(self, data: bytes) -> str:
+        if data == b"bad":
+            raise InvalidImage("it does not decode")
+        if data.startswith(b"nap "):
+            time.sleep(float(data[4:]))
+            return "0"
+        return data.decode()
+
+    def padded_size(self, count: int) -> int:
+        return count
+
+    def predict(self, items: Sequence[str], top_k: int) -> list[list[FakePrediction]]:
+        if "broken" in items:
+            raise DeviceFailure("the device is lost")
+        time.sleep(max(float(item) for item in items))
+        return [[FakePrediction(0, item, 1.0)] * top_k for item in items]
+
+
+if __name__ == "__main__":
+    settings = read_settings()
+    set_up_logs(settings.log_level, settings.log_format)
+    failure = serve(settings, SlowClassifier)
+    sys.exit(complain(failure) if failure else 0)

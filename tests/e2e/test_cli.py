@@ -1,0 +1,158 @@
+"""The commands that need no server, as a user types them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from app.cli import main
+from app.settings import Settings
+from model import BUNDLED_CHECKPOINT, read_checkpoint
+
+from .conftest import ROOT, environment
+
+
+@dataclass
+class Done:
+    """What a finished command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def xcit_serve(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run ``xcit-serve`` with the given arguments, in this process: it starts at once."""
+
+    def run(*arguments: object) -> Done:
+        threads = torch.get_num_threads()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            torch.set_num_threads(threads)
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    Image.effect_noise((200, 150), 60).convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """The bundled weights as a bare state dict."""
+    path = tmp_path / "raw.pt"
+    torch.save(dict(read_checkpoint(BUNDLED_CHECKPOINT).state), path)
+    return path
+
+
+def test_predict_prints_a_table(xcit_serve: Command, photo: Path) -> None:
+    done = xcit_serve("predict", photo, "--top-k", 3)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith(str(photo))
+    assert "%" in lines[0]
+
+
+def test_predict_as_json_skips_and_tells_what_cannot_be_read(
+    xcit_serve: Command, photo: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(photo.read_bytes()[:1500])
+    done = xcit_serve("predict", "--json", photo, broken, tmp_path / "absent.jpg", photo)
+    assert done.returncode == 1
+    answers = json.loads(done.stdout)
+    assert [answer["file"] for answer in answers] == [str(photo)] * 2
+    assert len(answers[0]["predictions"]) == 5
+    assert set(answers[0]["predictions"][0]) == {"class_id", "label", "score"}
+    assert done.stderr.splitlines() == [
+        f"xcit-serve: {broken}: the JPEG data is truncated or corrupt",
+        f"xcit-serve: {tmp_path / 'absent.jpg'}: No such file or directory",
+    ]
+
+
+def test_inspect_tells_what_a_checkpoint_is(xcit_serve: Command, raw: Path) -> None:
+    bundled = xcit_serve("inspect", BUNDLED_CHECKPOINT)
+    assert bundled.returncode == 0
+    for word in ("xcit-cifar10", "vit_pytorch", "self-describing", "airplane", "patch_size"):
+        assert word in bundled.stdout
+    assert "raw state dict" in xcit_serve("inspect", raw).stdout
+
+
+def test_convert_writes_the_self_describing_form(
+    xcit_serve: Command, raw: Path, tmp_path: Path, photo: Path
+) -> None:
+    labels, output = tmp_path / "l.txt", tmp_path / "out.safetensors"
+    labels.write_text("\n".join("abcdefghij"))
+    done = xcit_serve(
+        *("convert", raw, output, "--name", "mine", "--version", "2", "--labels", labels),
+        *("--preprocess", '{"crop_pct": 0.9}'),
+    )
+    assert done.returncode == 0, done.stderr
+    spec = read_checkpoint(output).spec
+    assert (spec.name, spec.version, spec.labels) == ("mine", "2", tuple("abcdefghij"))
+    assert spec.preprocess.crop_pct == 0.9
+    predicted = xcit_serve("predict", photo, "--checkpoint", output, "--json")
+    assert json.loads(predicted.stdout)[0]["predictions"][0]["label"] in "abcdefghij"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["inspect", "/nowhere.pt"], 1, "xcit-serve: /nowhere.pt: cannot be read: No such file"),
+        (["predict", "--checkpoint", "/nowhere.pt", "x"], 1, "xcit-serve: /nowhere.pt: cannot"),
+        (["predict", "--top-k", "11", "x"], 2, "xcit-serve: --top-k=11: must be from 1 to 10"),
+        (["convert", "a.pt", "b.pt"], 2, "xcit-serve: b.pt: the output's name must end in"),
+        (["inspect", "x", "--preprocess", "{"], 2, "xcit-serve: --preprocess={: not JSON"),
+        (["serve", "--port", "x"], 2, "xcit-serve: --port=x: "),
+    ],
+)
+def test_mistakes_are_one_line(
+    xcit_serve: Command, arguments: list[str], code: int, message: str
+) -> None:
+    done = xcit_serve(*arguments)
+    assert done.returncode == code
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(message)
+
+
+def test_help_names_every_command_and_needs_no_torch() -> None:
+    program = (
+        "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['xcit-serve', '--help'];"
+        "runpy.run_module('app', run_name='__main__', alter_sys=False)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    for command in ("serve", "predict", "inspect", "convert"):
+        assert command in done.stdout
+
+
+def test_the_help_of_serve_names_every_setting(xcit_serve: Command) -> None:
+    printed = xcit_serve("serve", "--help").stdout
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in printed
+    assert "XCIT_MAX_BATCH_SIZE" in printed

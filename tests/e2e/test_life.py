@@ -1,0 +1,173 @@
+"""Start, drain, death, and clients that leave: real processes, real sockets, real signals."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from .conftest import PATIENCE, ROOT, SERVE, SLOW_SERVICE, Server, StartServer, environment
+
+
+def post(server: Server, body: bytes) -> httpx.Response:
+    return server.client.post("/predict", content=body)
+
+
+def inflight(server: Server) -> int:
+    text = server.client.get("/metrics").text
+    (line,) = (line for line in text.splitlines() if line.startswith("xcit_inflight_requests "))
+    return int(float(line.split()[1]))
+
+
+def wait_for(condition: object, what: str) -> None:
+    assert callable(condition)
+    limit = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < limit, what
+        time.sleep(0.01)
+
+
+def test_sigterm_under_load_answers_every_admitted_request_and_exits_0(
+    start_server: StartServer,
+) -> None:
+    server = start_server(*SLOW_SERVICE, max_batch_size=4)
+    with ThreadPoolExecutor(12) as pool:
+        answers = [pool.submit(post, server, b"1.0") for _ in range(12)]
+        wait_for(lambda: inflight(server) == 12, "all requests are admitted")
+        assert server.stop() == 0
+        assert [answer.result().status_code for answer in answers] == [200] * 12
+
+
+def test_draining_is_told_at_once_and_still_serves_for_a_while(start_server: StartServer) -> None:
+    server = start_server(*SLOW_SERVICE, drain_delay_s=1.5)
+    server.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: not server.is_ready(), "readyz says 503")
+    assert server.client.get("/readyz").json() == {"state": "draining"}
+    assert server.client.get("/livez").status_code == 200
+    assert post(server, b"0").status_code == 200
+    assert server.process.wait(PATIENCE) == 0
+
+
+def test_an_interrupt_from_the_keyboard_stops_without_the_delay(start_server: StartServer) -> None:
+    server = start_server(*SLOW_SERVICE, drain_delay_s=3600)
+    assert server.stop(signal.SIGINT) == 0
+
+
+def test_a_second_signal_does_not_wait(start_server: StartServer) -> None:
+    server = start_server(*SLOW_SERVICE, drain_delay_s=3600)
+    server.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: not server.is_ready(), "draining")
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(PATIENCE)
+
+
+def test_a_lost_device_ends_the_process_with_a_reason(start_server: StartServer) -> None:
+    server = start_server(*SLOW_SERVICE, drain_delay_s=1)
+    response = post(server, b"broken")
+    assert response.status_code == 503
+    assert server.client.get("/livez").status_code == 503
+    assert server.client.get("/readyz").status_code == 503
+    assert server.process.wait(PATIENCE) == 1
+    last = server.log.read_text().splitlines()[-1]
+    assert last == "xcit-serve: inference failed: the device is lost"
+
+
+def test_a_client_that_leaves_frees_its_place(start_server: StartServer) -> None:
+    server = start_server(*SLOW_SERVICE, max_queue_size=3, max_batch_size=1)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(post, server, b"1.0")
+        wait_for(lambda: inflight(server) == 1, "one runs")
+        leavers = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
+        for leaver in leavers:
+            leaver.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n30")
+        wait_for(lambda: inflight(server) == 3, "two wait")
+        assert post(server, b"0").status_code == 503
+        for leaver in leavers:
+            leaver.close()
+        wait_for(lambda: inflight(server) == 1, "they have left")
+        assert post(server, b"0").status_code == 200
+        assert running.result().status_code == 200
+    assert 'xcit_rejected_total{reason="disconnected"} 2.0' in server.client.get("/metrics").text
+
+
+def test_an_idle_server_uses_no_cpu(start_server: StartServer) -> None:
+    server = start_server()
+    clock = os.sysconf("SC_CLK_TCK")
+
+    def cpu() -> float:
+        fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / clock
+
+    time.sleep(1)
+    before = cpu()
+    time.sleep(3)
+    assert cpu() - before < 0.06
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"checkpoint": "/nowhere/weights.pt"}, "/nowhere/weights.pt: cannot be read: No such"),
+        ({"checkpoint": __file__}, f"{__file__}: neither a safetensors nor a PyTorch file"),
+        ({"device": "cuda:77"}, "device 'cuda:77' cannot be used here"),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_one_line_and_exit_code_1(
+    start_server: StartServer, settings: dict[str, str], message: str
+) -> None:
+    server = start_server(wait=False, log_level="error", **settings)
+    assert server.process.wait(PATIENCE) == 1
+    (line,) = server.log.read_text().splitlines()
+    assert line.startswith(f"xcit-serve: {message}")
+
+
+def test_bad_settings_are_a_line_each_and_exit_code_2(start_server: StartServer) -> None:
+    server = start_server(wait=False, max_batch_size="many", device="gpu")
+    assert server.process.wait(PATIENCE) == 2
+    lines = server.log.read_text().splitlines()
+    assert [line.split("=")[0] for line in lines] == [
+        "xcit-serve: XCIT_DEVICE",
+        "xcit-serve: XCIT_MAX_BATCH_SIZE",
+    ]
+
+
+def test_a_port_in_use_is_an_error(start_server: StartServer) -> None:
+    first = start_server(*SLOW_SERVICE)
+    second = start_server(*SLOW_SERVICE, wait=False, port=first.port)
+    assert second.process.wait(PATIENCE) != 0
+    assert "address already in use" in second.log.read_text()
+
+
+def test_json_logs_are_one_object_a_line(start_server: StartServer) -> None:
+    server = start_server(*SLOW_SERVICE, log_format="json")
+    post(server, b"0")
+    assert server.stop() == 0
+    events = [json.loads(line) for line in server.log.read_text().splitlines()]
+    requests = [event for event in events if event["message"] == "request"]
+    assert requests[-1]["path"] == "/predict"
+    assert requests[-1]["request_id"]
+
+
+def test_sigterm_while_loading_exits_0() -> None:
+    process = subprocess.Popen(
+        [sys.executable, *SERVE, "--port", "0"],
+        cwd=ROOT,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    for line in process.stderr:
+        if "Uvicorn running" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    process.stderr.read()
+    process.stderr.close()
+    assert process.wait(PATIENCE) == 0
