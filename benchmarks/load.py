@@ -15,6 +15,15 @@ from benchmarks.client import Connection
 BROKEN = 0  # the status of a request whose connection broke
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """When requests are due, and how many may be under way. A schedule begins when first asked."""
+
+    name: str
+    schedule: Iterator[float]
+    outstanding: int
+
+
 @dataclass(slots=True)
 class Outcome:
     """What a load saw: seconds from due to answered, of the good answers; all the statuses."""
@@ -49,15 +58,13 @@ def open_loop(seconds: float, rate: float, *, seed: int = 0) -> Iterator[float]:
         yield due
 
 
-async def apply_load(
-    url: str, requests: Sequence[bytes], schedule: Iterator[float], outstanding: int
-) -> Outcome:
-    """Send ``requests`` in turn when they are due, at most ``outstanding`` at a time.
+async def apply_load(url: str, requests: Sequence[bytes], load: Load) -> Outcome:
+    """Send ``requests`` in turn as ``load`` has it, from now until its schedule ends.
 
     Latency runs from when a request was due: one that had to wait for a connection has waited.
     """
     outcome = Outcome()
-    connections = [Connection(url) for _ in range(outstanding)]
+    connections = [Connection(url) for _ in range(load.outstanding)]
     idle: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
     for connection in connections:
         idle.put_nowait(connection)
@@ -70,7 +77,7 @@ async def apply_load(
     async with asyncio.TaskGroup() as tasks:
         for request in itertools.cycle(requests):
             connection = await idle.get()
-            due = next(schedule, None)
+            due = next(load.schedule, None)
             if due is None:
                 break
             await asyncio.sleep(max(0.0, due - time.monotonic()))

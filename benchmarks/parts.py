@@ -1,17 +1,21 @@
-"""The bare costs: what preprocessing and model take alone, on one thread, without a server."""
+"""The bare costs: what preprocessing and model take alone, on one thread, without a server.
+
+They are measured before and after the load and averaged: on a shared machine the speed of a core
+drifts by more than a server adds.
+"""
 
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 
 from model import Classifier, load_classifier
-from model.preprocess import Pixels
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
-SECONDS = 3.0  # of calls, for one figure
+SECONDS = 2.0  # of calls, for one figure
 TOP_K = 5
 
 
@@ -22,14 +26,20 @@ class Cost:
     cpu: float
     wall: float
 
+    def mean(self, other: "Cost") -> "Cost":
+        return Cost((self.cpu + other.cpu) / 2, (self.wall + other.wall) / 2)
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Cost of preprocessing an image, and of predicting a batch, by its size."""
 
-    checkpoint_sha256: str
     preprocess: Cost
     predict: Mapping[int, Cost]
+
+    def mean(self, other: "Parts") -> "Parts":
+        predict = {size: cost.mean(other.predict[size]) for size, cost in self.predict.items()}
+        return Parts(self.preprocess.mean(other.preprocess), predict)
 
     def nearest(self, batch_size: float) -> int:
         """The measured batch size nearest to what a server really ran."""
@@ -45,22 +55,25 @@ class Parts:
         return self.preprocess.wall + self.predict[1].wall
 
 
-def measure_parts(checkpoint: Path, images: Sequence[bytes]) -> Parts:
-    """`predict` is all that the model side does: stack, normalise, forward, softmax and top-k."""
+def load_parts(checkpoint: Path) -> Classifier:
+    """The classifier as a stream of the server has it: warm, on one thread."""
     classifier = load_classifier(checkpoint, device="cpu", max_batch_size=max(BATCH_SIZES))
     classifier.warm_up()
-    items = [classifier.preprocess(image) for image in images]
-    endless = itertools.cycle(images)
+    return classifier
+
+
+def measure_parts(classifier: Classifier, images: Sequence[bytes]) -> Parts:
+    """`predict` is all that the model side does: stack, normalise, forward, softmax and top-k."""
+    encoded = itertools.cycle(images)
+    items = itertools.cycle([classifier.preprocess(image) for image in images])
+
+    def predict(size: int) -> object:
+        return classifier.predict(list(itertools.islice(items, size)), TOP_K)
+
     return Parts(
-        classifier.sha256,
-        measure(lambda: classifier.preprocess(next(endless))),
-        {size: measure_batches(classifier, items, size) for size in BATCH_SIZES},
+        measure(lambda: classifier.preprocess(next(encoded))),
+        {size: measure(partial(predict, size)) for size in BATCH_SIZES},
     )
-
-
-def measure_batches(classifier: Classifier, items: Sequence[Pixels], size: int) -> Cost:
-    endless = itertools.cycle(items)
-    return measure(lambda: classifier.predict(list(itertools.islice(endless, size)), TOP_K))
 
 
 def measure(call: Callable[[], object]) -> Cost:

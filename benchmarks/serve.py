@@ -3,7 +3,7 @@
     python -m benchmarks.serve --start --checkpoint FILE --images DIR --closed 1 32 --open 20
 
 Prints Markdown. The bare costs are measured in the same run, from the same checkpoint and images,
-before there is any load. What a server adds is told in CPU time, which a busy machine falsifies
+before and after the load. What a server adds is told in CPU time, which a busy machine falsifies
 less than wall-clock time.
 
 A closed loop keeps N requests under way. An open loop sends at random times whatever the server
@@ -18,9 +18,9 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from benchmarks.client import Connection, post_image, read_images
-from benchmarks.load import apply_load, closed_loop, open_loop
+from benchmarks.load import Load, apply_load, closed_loop, open_loop
 from benchmarks.machine import provenance
-from benchmarks.parts import measure_parts
+from benchmarks.parts import load_parts, measure_parts
 from benchmarks.report import (
     LoadResult,
     LoneResult,
@@ -38,23 +38,21 @@ MAX_OUTSTANDING = 256  # of an open loop
 
 
 async def benchmark(args: argparse.Namespace) -> None:
-    """Everything that ``args`` ask for, printed when it is known."""
+    """Everything that ``args`` ask for, printed at the end."""
     images = read_images(args.images)
     requests = [post_image(image) for image in images]
-    print(provenance())
-    parts = measure_parts(args.checkpoint, images)
-    print(f"{parts_table(parts)}\n", flush=True)
+    classifier = load_parts(args.checkpoint)
+    before = measure_parts(classifier, images)
     async with server(args) as url:
-        if await served_checkpoint(url) != parts.checkpoint_sha256:
+        if await served_checkpoint(url) != classifier.sha256:
             raise RuntimeError(f"{url} serves another checkpoint than {args.checkpoint}")
-        await apply_load(url, requests, closed_loop(WARM_UP_SECONDS), 4)
-        print(f"{lone_text(await send_alone(url, requests), parts)}\n", flush=True)
-        loads = [
-            await measure_load(url, requests, name, schedule, outstanding)
-            for name, schedule, outstanding in named_loads(args)
-        ]
-        print(f"{load_tables(loads, parts)}\n", flush=True)
-        print(idle_text(await sit_idle(url), IDLE_SECONDS))
+        await apply_load(url, requests, Load("warm-up", closed_loop(WARM_UP_SECONDS), 4))
+        lone = await send_alone(url, requests)
+        loads = [await measure_load(url, requests, load) for load in planned_loads(args)]
+        idle = await sit_idle(url)
+    parts = before.mean(measure_parts(classifier, images))
+    texts = (load_tables(loads, parts), lone_text(lone, parts), idle_text(idle, IDLE_SECONDS))
+    print(provenance(), parts_table(parts), *texts, sep="\n\n")
 
 
 @asynccontextmanager
@@ -66,20 +64,17 @@ async def server(args: argparse.Namespace) -> AsyncIterator[str]:
         yield args.url
 
 
-def named_loads(args: argparse.Namespace) -> Iterator[tuple[str, Iterator[float], int]]:
-    """Name, schedule and bound of each load; a schedule begins when it is first asked."""
+def planned_loads(args: argparse.Namespace) -> Iterator[Load]:
     for callers in args.closed:
-        yield f"closed, {callers} callers", closed_loop(args.seconds), callers
+        yield Load(f"closed, {callers} callers", closed_loop(args.seconds), callers)
     for rate in args.open:
-        yield f"open, {rate:g} a second", open_loop(args.seconds, rate), MAX_OUTSTANDING
+        yield Load(f"open, {rate:g} a second", open_loop(args.seconds, rate), MAX_OUTSTANDING)
 
 
-async def measure_load(
-    url: str, requests: Sequence[bytes], name: str, schedule: Iterator[float], outstanding: int
-) -> LoadResult:
+async def measure_load(url: str, requests: Sequence[bytes], load: Load) -> LoadResult:
     before = await read_usage(url)
-    outcome = await apply_load(url, requests, schedule, outstanding)
-    return LoadResult(name, outcome, await read_usage(url) - before)
+    outcome = await apply_load(url, requests, load)
+    return LoadResult(load.name, outcome, await read_usage(url) - before)
 
 
 async def send_alone(url: str, requests: Sequence[bytes]) -> LoneResult:

@@ -1,0 +1,67 @@
+# Everything a developer does. Each target sets up what it needs, once.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Where the torch build comes from: an index such as PyTorch's own CPU wheels
+# (https://download.pytorch.org/whl/cpu), which is small. Empty: pip's own settings.
+TORCH_INDEX ?=
+DATA ?= data/cifar10
+RUN ?= runs/cifar10
+CORES ?= $(shell nproc 2>/dev/null || echo 1)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+TORCH := $(shell grep '^torch==' requirements.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check fix bench train image smoke clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+serve: $(VENV)/app.done ## serve the bundled checkpoint on http://localhost:8000
+	$(BIN)/xcit-serve serve
+
+test: $(VENV)/dev.done ## run all tests
+	$(BIN)/pytest
+
+check: $(VENV)/dev.done ## formatting, lint, types, seams; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest --quiet tests/test_seams.py
+
+fix: $(VENV)/dev.done ## format, and mend what lint can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.done ## measure a server of the bundled checkpoint beside its parts
+	$(BIN)/python -m benchmarks.serve --start
+
+train: $(VENV)/dev.done ## train the bundled checkpoint anew, or go on: make train DATA=images
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(CORES) \
+		-m model.train run $(DATA) --out $(RUN)
+
+image: ## build the container image
+	docker build --tag xcit-serve --build-arg TORCH_INDEX=$(TORCH_INDEX) .
+
+smoke: ## build the image, bring it up hardened, use it and take it down
+	scripts/docker-smoke.sh
+
+clean: ## remove what the other targets made, but for training runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+$(VENV)/python.done:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/app.done: $(VENV)/python.done requirements.txt pyproject.toml
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(PIP) --requirement requirements.txt
+	$(PIP) --no-deps --editable .
+	touch $@
+
+$(VENV)/dev.done: $(VENV)/app.done requirements-dev.txt
+	$(PIP) --requirement requirements-dev.txt
+	$(PIP) --no-deps $(shell sed -n 's/^\# without its dependencies: //p' requirements-dev.txt)
+	touch $@

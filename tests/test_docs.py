@@ -1,0 +1,150 @@
+"""What the documents say is what the code does."""
+
+import os
+import re
+import stat
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from app.cli import build_parser
+from app.errors import ServiceError
+from app.main import create_app
+from app.metrics import Metrics
+from app.settings import ENV_PREFIX, Settings
+
+from .app.conftest import make_settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def default_of(name: str) -> str:
+    default = Settings.model_fields[name].default
+    return "" if default is None else str(default)
+
+
+def leaves(error: type[ServiceError]) -> set[type[ServiceError]]:
+    children = error.__subclasses__()
+    return {error} if not children else set().union(*map(leaves, children))
+
+
+def test_the_readme_lists_every_setting_with_default_and_meaning() -> None:
+    rows = {
+        f"| `{ENV_PREFIX}{name.upper()}` | {default_of(name)} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    }
+    told = {line for line in README.splitlines() if line.startswith(f"| `{ENV_PREFIX}")}
+    assert told == rows
+
+
+def test_the_example_environment_lists_every_setting() -> None:
+    lines = [
+        f"# {field.description}\n# {ENV_PREFIX}{name.upper()}={default_of(name)}"
+        for name, field in Settings.model_fields.items()
+    ]
+    example = (ROOT / ".env.example").read_text()
+    assert example.split("\n\n")[1:] == [*lines[:-1], lines[-1] + "\n"]
+
+
+def test_compose_hands_on_every_setting_but_address_and_port() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    handed_on = set(re.findall(rf"^      {ENV_PREFIX}(\w+):$", compose, re.MULTILINE))
+    assert handed_on == {name.upper() for name in Settings.model_fields} - {"HOST", "PORT"}
+
+
+def test_compose_is_more_patient_than_the_drain() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    grace = re.search(r"stop_grace_period: (\d+)s", compose)
+    assert grace
+    assert int(grace[1]) > float(default_of("drain_delay_s")) + int(default_of("drain_timeout_s"))
+
+
+def test_the_readme_lists_every_route() -> None:
+    told = set(re.findall(r"`(?:GET|POST) (/[\w./]*)`", README))
+    app = create_app(make_settings())
+    served = set(app.openapi()["paths"]) | {"/openapi.json", "/docs"}
+    assert told == served
+
+
+def test_the_readme_lists_every_problem() -> None:
+    told = set(re.findall(r"`/problems/([\w-]+)`", README))
+    known = {error.problem for error in leaves(ServiceError)}
+    assert told == known - {"disconnected"}  # nobody is there to read that one
+
+
+def test_operations_explain_every_metric() -> None:
+    told = set(re.findall(r"^\| `(xcit_\w+)`", OPERATIONS, re.MULTILINE))
+    names = {
+        family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+        for family in Metrics(1).registry.collect()
+        if family.name.startswith("xcit_")
+    }
+    assert told == names
+
+
+@pytest.mark.parametrize("document", [README, OPERATIONS], ids=["README", "operations"])
+def test_documents_name_no_setting_that_is_not_there(document: str) -> None:
+    published = {"PUBLISH", "IMAGE"}  # compose's own
+    known = {name.upper() for name in Settings.model_fields} | published
+    assert set(re.findall(rf"{ENV_PREFIX}([A-Z_]+)", document)) <= known
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/operations.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    path = ROOT / name
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
+
+
+def test_every_module_has_its_line_in_the_architecture() -> None:
+    layout = ARCHITECTURE.partition("## Layout")[2].partition("## The path")[0]
+    for package in ("app", "model"):
+        for path in (ROOT / package).glob("*.py"):
+            if path.read_text():
+                assert path.name in layout or f"{path.stem}, " in layout, path
+
+
+def test_commands_in_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z]+)", README)) - {"nothing"} <= targets
+    parser = build_parser()
+    for command in re.findall(r"^\$ xcit-serve (.*)$", README, re.MULTILINE):
+        parser.parse_args(command.split())
+
+
+def test_every_make_target_is_explained() -> None:
+    listed = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony
+    assert [line.split()[0] for line in listed.splitlines()] == phony[1].split()
+
+
+def test_continuous_integration_runs_the_readmes_test_command() -> None:
+    script = ROOT / ".ci" / "run"
+    assert "make test" in script.read_text()
+    assert "make test" in README
+    assert script.stat().st_mode & stat.S_IXUSR
+    assert os.access(script, os.X_OK)
+
+
+def test_torch_is_pinned_as_locked() -> None:
+    assert re.search(r"^torch==2\.13\.0$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+
+
+def test_the_lock_satisfies_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(
+        re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    )
+    for text in [*project["dependencies"], *project["optional-dependencies"]["fast"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[requirement.name]), text
