@@ -1,8 +1,10 @@
 """The path of one image: admission, preprocess pool, micro-batch, top-k."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from app.admission import Admission
 from app.batcher import BatcherClosed, QueueFull
@@ -94,10 +96,7 @@ class Pipeline:
         with self._admission.admit(len(data)):
             try:
                 async with asyncio.timeout_at(deadline):
-                    with timings.phase("preprocess"):
-                        item = await asyncio.get_running_loop().run_in_executor(
-                            self._preprocess_pool, engine.classifier.preprocess, data
-                        )
+                    item = await self._preprocess(engine.classifier, data, timings)
                     outcome = await engine.run(Job(item, top_k), deadline)
             except TimeoutError as error:
                 seconds = self._settings.request_timeout_s
@@ -106,10 +105,24 @@ class Pipeline:
                 raise Overloaded(str(error), retry_after=self._admission.retry_after()) from error
             except (DeviceFailure, BatcherClosed) as error:
                 raise NotReady("the service is failing", retry_after=RETRY_ELSEWHERE) from error
-        timings.phases["queue"] = outcome.queue
+        timings.phases["queue"] += outcome.queue
         timings.phases["inference"] = outcome.inference
         timings.batch_size = outcome.batch_size
         return outcome.result[:top_k]
+
+    async def _preprocess(self, classifier: Classifier, data: bytes, timings: Timings) -> Any:
+        """The item of an encoded image; waiting for a thread of the pool counts as queueing."""
+        loop = asyncio.get_running_loop()
+        asked = time.monotonic()
+
+        def preprocess() -> tuple[Any, float, float]:
+            begun = time.monotonic()
+            return classifier.preprocess(data), begun, time.monotonic()
+
+        item, begun, ended = await loop.run_in_executor(self._preprocess_pool, preprocess)
+        timings.phases["preprocess"] = ended - begun
+        timings.phases["queue"] = begun - asked
+        return item
 
     def _open_engine(self) -> Engine:
         state = self._lifecycle.state

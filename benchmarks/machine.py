@@ -16,7 +16,7 @@ def provenance() -> str:
     return (
         f"Command: `{command}`\n\n"
         f"Machine: {cpu_model()}, {os.cpu_count()} cores, {platform.system()}; "
-        f"Python {platform.python_version()}, torch {torch.__version__}.\n"
+        f"Python {platform.python_version()}, torch {torch.__version__}."
     )
 
 

@@ -1,6 +1,6 @@
 """The bare costs: what preprocessing and model take alone, on one thread, without a server.
 
-They are measured before and after the load and averaged: on a shared machine the speed of a core
+They are measured before and after each load and averaged: on a shared machine the speed of a core
 drifts by more than a server adds.
 """
 
@@ -26,9 +26,6 @@ class Cost:
     cpu: float
     wall: float
 
-    def mean(self, other: "Cost") -> "Cost":
-        return Cost((self.cpu + other.cpu) / 2, (self.wall + other.wall) / 2)
-
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -36,10 +33,6 @@ class Parts:
 
     preprocess: Cost
     predict: Mapping[int, Cost]
-
-    def mean(self, other: "Parts") -> "Parts":
-        predict = {size: cost.mean(other.predict[size]) for size, cost in self.predict.items()}
-        return Parts(self.preprocess.mean(other.preprocess), predict)
 
     def nearest(self, batch_size: float) -> int:
         """The measured batch size nearest to what a server really ran."""
@@ -53,6 +46,17 @@ class Parts:
     def lone_wall(self) -> float:
         """Seconds that an image alone must take."""
         return self.preprocess.wall + self.predict[1].wall
+
+
+def mean_parts(measured: Sequence[Parts]) -> Parts:
+    return Parts(
+        mean_cost([parts.preprocess for parts in measured]),
+        {size: mean_cost([parts.predict[size] for parts in measured]) for size in BATCH_SIZES},
+    )
+
+
+def mean_cost(costs: Sequence[Cost]) -> Cost:
+    return Cost(fmean(cost.cpu for cost in costs), fmean(cost.wall for cost in costs))
 
 
 def load_parts(checkpoint: Path) -> Classifier:

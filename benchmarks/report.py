@@ -11,11 +11,12 @@ from benchmarks.server import Usage
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """One load, what it saw, and what it cost the server."""
+    """One load, what it saw, what it cost the server, and the bare costs around that time."""
 
     name: str
     outcome: Outcome
     usage: Usage
+    parts: Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def parts_table(parts: Parts) -> str:
     return table(("alone, on one thread", "CPU ms an image", "wall ms a call"), rows)
 
 
-def load_tables(results: Sequence[LoadResult], parts: Parts) -> str:
+def load_tables(results: Sequence[LoadResult]) -> str:
     """Latency, then CPU time beside that of the parts at the batch size really served."""
     latency = table(
         ("load", "images/s", "p50 ms", "p95 ms", "p99 ms", "count x status", "mean batch"),
@@ -49,7 +50,7 @@ def load_tables(results: Sequence[LoadResult], parts: Parts) -> str:
     )
     cpu = table(
         ("CPU s per 1,000 images", "server", "preprocess + model alone", "ratio"),
-        [cpu_row(result, parts) for result in results],
+        [cpu_row(result) for result in results],
     )
     return f"{latency}\n\n{cpu}"
 
@@ -65,9 +66,9 @@ def latency_row(result: LoadResult) -> list[str]:
     ]
 
 
-def cpu_row(result: LoadResult, parts: Parts) -> list[str]:
-    size = parts.nearest(result.usage.batch_size)
-    served, bare = result.usage.cpu_per_image, parts.cpu_per_image(size)
+def cpu_row(result: LoadResult) -> list[str]:
+    size = result.parts.nearest(result.usage.batch_size)
+    served, bare = result.usage.cpu_per_image, result.parts.cpu_per_image(size)
     return [
         result.name,
         f"{1e3 * served:.2f}",

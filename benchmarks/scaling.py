@@ -154,12 +154,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table)
     args.out.mkdir(parents=True, exist_ok=True)
     plot(args.out / "scaling.png", results)
-    (args.out / "scaling.md").write_text(f"{TEXT.format(provenance=provenance(), table=table)}")
+    (args.out / "scaling.md").write_text(TEXT.format(provenance=provenance(), table=table))
 
 
 TEXT = """# Cost against resolution
 
 {provenance}
+
 One image, one thread, fp32, random weights; patch 16, dim 128, depth 12, 4 heads, MLP 512. XCiT is
 `model.xcit`; the ViT is `benchmarks/vit.py`, with softmax attention written out (no fused kernel).
 Time: least CPU time of a pass. Memory: what a pass adds to the peak resident memory of a fresh

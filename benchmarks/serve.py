@@ -3,8 +3,8 @@
     python -m benchmarks.serve --start --checkpoint FILE --images DIR --closed 1 32 --open 20
 
 Prints Markdown. The bare costs are measured in the same run, from the same checkpoint and images,
-before and after the load. What a server adds is told in CPU time, which a busy machine falsifies
-less than wall-clock time.
+before and after each load. What a server adds is told in CPU time, which a busy machine falsifies
+less than wall-clock time. `--closed 32 32 32` repeats a load, and so shows how far to trust it.
 
 A closed loop keeps N requests under way. An open loop sends at random times whatever the server
 does; its latency counts from when a request was due, so a stall is felt by all who would have come.
@@ -18,9 +18,9 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from benchmarks.client import Connection, post_image, read_images
-from benchmarks.load import Load, apply_load, closed_loop, open_loop
+from benchmarks.load import Load, Outcome, apply_load, closed_loop, open_loop
 from benchmarks.machine import provenance
-from benchmarks.parts import load_parts, measure_parts
+from benchmarks.parts import load_parts, mean_parts, measure_parts
 from benchmarks.report import (
     LoadResult,
     LoneResult,
@@ -34,7 +34,7 @@ from benchmarks.server import Usage, read_usage, served_checkpoint, started_serv
 WARM_UP_SECONDS = 3.0
 IDLE_SECONDS = 10.0
 LONE_REQUESTS = 100
-MAX_OUTSTANDING = 256  # of an open loop
+MAX_OUTSTANDING = 512  # of an open loop: more than the server admits, so that it must refuse
 
 
 async def benchmark(args: argparse.Namespace) -> None:
@@ -42,17 +42,20 @@ async def benchmark(args: argparse.Namespace) -> None:
     images = read_images(args.images)
     requests = [post_image(image) for image in images]
     classifier = load_parts(args.checkpoint)
-    before = measure_parts(classifier, images)
+    parts = [measure_parts(classifier, images)]
+    loads: list[LoadResult] = []
     async with server(args) as url:
         if await served_checkpoint(url) != classifier.sha256:
             raise RuntimeError(f"{url} serves another checkpoint than {args.checkpoint}")
         await apply_load(url, requests, Load("warm-up", closed_loop(WARM_UP_SECONDS), 4))
         lone = await send_alone(url, requests)
-        loads = [await measure_load(url, requests, load) for load in planned_loads(args)]
+        for load in planned_loads(args):
+            outcome, usage = await measure_load(url, requests, load)
+            parts.append(measure_parts(classifier, images))
+            loads.append(LoadResult(load.name, outcome, usage, mean_parts(parts[-2:])))
         idle = await sit_idle(url)
-    parts = before.mean(measure_parts(classifier, images))
-    texts = (load_tables(loads, parts), lone_text(lone, parts), idle_text(idle, IDLE_SECONDS))
-    print(provenance(), parts_table(parts), *texts, sep="\n\n")
+    texts = (load_tables(loads), lone_text(lone, parts[0]), idle_text(idle, IDLE_SECONDS))
+    print(provenance(), parts_table(mean_parts(parts)), *texts, sep="\n\n")
 
 
 @asynccontextmanager
@@ -66,15 +69,15 @@ async def server(args: argparse.Namespace) -> AsyncIterator[str]:
 
 def planned_loads(args: argparse.Namespace) -> Iterator[Load]:
     for callers in args.closed:
-        yield Load(f"closed, {callers} callers", closed_loop(args.seconds), callers)
+        yield Load(f"closed loop of {callers}", closed_loop(args.seconds), callers)
     for rate in args.open:
-        yield Load(f"open, {rate:g} a second", open_loop(args.seconds, rate), MAX_OUTSTANDING)
+        yield Load(f"open loop, {rate:g} a second", open_loop(args.seconds, rate), MAX_OUTSTANDING)
 
 
-async def measure_load(url: str, requests: Sequence[bytes], load: Load) -> LoadResult:
+async def measure_load(url: str, requests: Sequence[bytes], load: Load) -> tuple[Outcome, Usage]:
     before = await read_usage(url)
     outcome = await apply_load(url, requests, load)
-    return LoadResult(load.name, outcome, await read_usage(url) - before)
+    return outcome, await read_usage(url) - before
 
 
 async def send_alone(url: str, requests: Sequence[bytes]) -> LoneResult:

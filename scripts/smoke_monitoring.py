@@ -1,0 +1,83 @@
+"""Questions to Prometheus for docker-smoke.sh: ``smoke_monitoring.py QUESTION SERVICE PROMETHEUS``.
+
+Exits non-zero, with the reason, unless it knows what it should. Standard library alone.
+"""
+
+import json
+import re
+import sys
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+QUESTION, SERVICE, PROMETHEUS = sys.argv[1:]
+DEPLOY = Path(__file__).parent.parent / "deploy"
+alerts = (DEPLOY / "prometheus/alerts.yml").read_text()
+panels = json.loads((DEPLOY / "grafana/dashboards/xcit.json").read_text())["panels"]
+queries = [target["expr"] for panel in panels for target in panel.get("targets", [])]
+
+
+def get(url: str, path: str) -> str:
+    connection = HTTPConnection(url.removeprefix("http://"), timeout=10)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read().decode()
+    assert response.status == 200, body
+    return body
+
+
+def query(expression: str) -> list[Any]:
+    answer = json.loads(get(PROMETHEUS, f"/api/v1/query?query={quote(expression)}"))
+    return list(answer["data"]["result"])
+
+
+def value(expression: str) -> float:
+    rows = query(expression)
+    assert len(rows) == 1, (expression, rows)
+    return float(rows[0]["value"][1])
+
+
+def show_metrics() -> None:
+    sys.stdout.write(get(SERVICE, "/metrics"))
+
+
+def check_scrape() -> None:
+    assert value('up{job="xcit"}') == 1
+    assert value('xcit_requests_total{endpoint="/predict", code="200"}') >= 2
+
+
+def check_rules() -> None:
+    """All are loaded, none is broken, and none fires on a service in good health."""
+    groups = json.loads(get(PROMETHEUS, "/api/v1/rules"))["data"]["groups"]
+    rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
+    assert sorted(rules) == sorted(re.findall(r"- alert: (\w+)", alerts)) != [], sorted(rules)
+    states = {name: (rule["health"], rule["state"]) for name, rule in rules.items()}
+    assert set(states.values()) == {("ok", "inactive")}, states
+
+
+def check_names() -> None:
+    """No alert and no panel asks for a metric that the service does not have."""
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)", get(SERVICE, "/metrics"), re.MULTILINE))
+    parts = ("bucket", "sum", "count")
+    histograms = [name for name, kind in kinds.items() if kind == "histogram"]
+    known = {*kinds, *(f"{name}_{part}" for name in histograms for part in parts)}
+    used = set(re.findall(r"\b(?:xcit|process)_\w+", " ".join([alerts, *queries])))
+    assert used, "no metric is used"
+    assert used <= known, f"no such metrics: {used - known}"
+
+
+def check_queries() -> None:
+    """Each query of the dashboard finds something, but those for what has not happened."""
+    for expression in queries:
+        found = query(expression.replace("$__rate_interval", "1m"))
+        assert found, f"nothing found for {expression}"
+
+
+{
+    "metrics": show_metrics,
+    "scrape": check_scrape,
+    "rules": check_rules,
+    "names": check_names,
+    "queries": check_queries,
+}[QUESTION]()
