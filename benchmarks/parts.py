@@ -42,11 +42,6 @@ class Parts:
         """CPU seconds of an image that is predicted in company."""
         return self.preprocess.cpu + self.predict[batch_size].cpu / batch_size
 
-    @property
-    def lone_wall(self) -> float:
-        """Seconds that an image alone must take."""
-        return self.preprocess.wall + self.predict[1].wall
-
 
 def mean_parts(measured: Sequence[Parts]) -> Parts:
     return Parts(

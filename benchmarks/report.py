@@ -1,6 +1,6 @@
 """What was measured, as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -20,11 +20,12 @@ class LoadResult:
 
 
 @dataclass(frozen=True, slots=True)
-class LoneResult:
-    """Single requests, one after the other: seconds each, and milliseconds by server phase."""
+class LoneRequest:
+    """A single request: its seconds, those of its bare parts, milliseconds by server phase."""
 
-    latencies: Sequence[float]
-    phases: Sequence[dict[str, float]]
+    latency: float
+    bare: float
+    phases: Mapping[str, float]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -77,15 +78,22 @@ def cpu_row(result: LoadResult) -> list[str]:
     ]
 
 
-def lone_text(lone: LoneResult, parts: Parts) -> str:
-    latency, bare = 1e3 * median(lone.latencies), 1e3 * parts.lone_wall
+def lone_text(lone: Sequence[LoneRequest]) -> str:
+    latency, bare, surplus = (
+        1e3 * median(seconds)
+        for seconds in (
+            [request.latency for request in lone],
+            [request.bare for request in lone],
+            [request.latency - request.bare for request in lone],
+        )
+    )
     phases = ", ".join(
-        f"{name} {median(phases[name] for phases in lone.phases):.2f}" for name in lone.phases[0]
+        f"{name} {median(request.phases[name] for request in lone):.2f}" for name in lone[0].phases
     )
     return (
-        f"A lone request: median {latency:.2f} ms at the client; preprocess + model alone take "
-        f"{bare:.2f} ms: **{latency - bare:+.2f} ms**. Medians of the server's phases, in ms: "
-        f"{phases}."
+        f"A lone request: median {latency:.2f} ms at the client; the same image through preprocess "
+        f"and model alone, in turn with it, {bare:.2f} ms; median surplus **{surplus:+.2f} ms**. "
+        f"The server's phases, medians in ms: {phases}."
     )
 
 

@@ -5,6 +5,7 @@
 Prints Markdown. The bare costs are measured in the same run, from the same checkpoint and images,
 before and after each load. What a server adds is told in CPU time, which a busy machine falsifies
 less than wall-clock time. `--closed 32 32 32` repeats a load, and so shows how far to trust it.
+The ratio means something where all answers are 200: work for a request that was given up counts.
 
 A closed loop keeps N requests under way. An open loop sends at random times whatever the server
 does; its latency counts from when a request was due, so a stall is felt by all who would have come.
@@ -12,6 +13,7 @@ does; its latency counts from when a request was due, so a stall is felt by all 
 
 import argparse
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
@@ -20,20 +22,21 @@ from pathlib import Path
 from benchmarks.client import Connection, post_image, read_images
 from benchmarks.load import Load, Outcome, apply_load, closed_loop, open_loop
 from benchmarks.machine import provenance
-from benchmarks.parts import load_parts, mean_parts, measure_parts
+from benchmarks.parts import TOP_K, load_parts, mean_parts, measure_parts
 from benchmarks.report import (
     LoadResult,
-    LoneResult,
+    LoneRequest,
     idle_text,
     load_tables,
     lone_text,
     parts_table,
 )
 from benchmarks.server import Usage, read_usage, served_checkpoint, started_server
+from model import Classifier
 
 WARM_UP_SECONDS = 3.0
 IDLE_SECONDS = 10.0
-LONE_REQUESTS = 100
+LONE_REQUESTS = 50
 MAX_OUTSTANDING = 512  # of an open loop: more than the server admits, so that it must refuse
 
 
@@ -48,13 +51,13 @@ async def benchmark(args: argparse.Namespace) -> None:
         if await served_checkpoint(url) != classifier.sha256:
             raise RuntimeError(f"{url} serves another checkpoint than {args.checkpoint}")
         await apply_load(url, requests, Load("warm-up", closed_loop(WARM_UP_SECONDS), 4))
-        lone = await send_alone(url, requests)
+        lone = await send_alone(url, classifier, images)
         for load in planned_loads(args):
             outcome, usage = await measure_load(url, requests, load)
             parts.append(measure_parts(classifier, images))
             loads.append(LoadResult(load.name, outcome, usage, mean_parts(parts[-2:])))
         idle = await sit_idle(url)
-    texts = (load_tables(loads), lone_text(lone, parts[0]), idle_text(idle, IDLE_SECONDS))
+    texts = (load_tables(loads), lone_text(lone), idle_text(idle, IDLE_SECONDS))
     print(provenance(), parts_table(mean_parts(parts)), *texts, sep="\n\n")
 
 
@@ -80,16 +83,20 @@ async def measure_load(url: str, requests: Sequence[bytes], load: Load) -> tuple
     return outcome, await read_usage(url) - before
 
 
-async def send_alone(url: str, requests: Sequence[bytes]) -> LoneResult:
-    latencies: list[float] = []
-    phases: list[dict[str, float]] = []
+async def send_alone(
+    url: str, classifier: Classifier, images: Sequence[bytes]
+) -> list[LoneRequest]:
+    """One request after the other; after each, the same image through the bare parts."""
+    lone: list[LoneRequest] = []
     with closing(Connection(url)) as connection:
-        for number in range(LONE_REQUESTS):
+        for image in itertools.islice(itertools.cycle(images), LONE_REQUESTS):
             begun = time.perf_counter()
-            answer = await connection.send(requests[number % len(requests)])
-            latencies.append(time.perf_counter() - begun)
-            phases.append(answer.phases())
-    return LoneResult(latencies, phases)
+            answer = await connection.send(post_image(image))
+            answered = time.perf_counter()
+            classifier.predict([classifier.preprocess(image)], TOP_K)
+            bare = time.perf_counter() - answered
+            lone.append(LoneRequest(answered - begun, bare, answer.phases()))
+    return lone
 
 
 async def sit_idle(url: str) -> Usage:

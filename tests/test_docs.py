@@ -60,7 +60,7 @@ def test_compose_hands_on_every_setting_but_address_and_port() -> None:
 
 def test_compose_is_more_patient_than_the_drain() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
-    grace = re.search(r"stop_grace_period: (\d+)s", compose)
+    grace = re.search(r"stop_grace_period: \S*?(\d+)s", compose)
     assert grace
     assert int(grace[1]) > float(default_of("drain_delay_s")) + int(default_of("drain_timeout_s"))
 
@@ -121,7 +121,7 @@ def test_commands_in_the_readme_exist() -> None:
 
 def test_every_make_target_is_explained() -> None:
     listed = subprocess.run(
-        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert phony
