@@ -43,7 +43,7 @@ train: $(VENV)/dev.done ## train the bundled checkpoint anew, or go on: make tra
 		-m model.train run $(DATA) --out $(RUN)
 
 image: ## build the container image
-	docker build --tag xcit-serve --build-arg TORCH_INDEX=$(TORCH_INDEX) .
+	docker build --tag xcit-serve $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .
 
 smoke: ## build the image, bring it up hardened, use it and take it down
 	scripts/docker-smoke.sh

@@ -19,6 +19,7 @@ Two are no answers, and end the process: `StartupError`, the model cannot be ser
 `DeviceFailure`, no batch can succeed any more.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -126,6 +127,18 @@ class DeadlineExceeded(ServiceError):
     status = 504
     problem = "deadline-exceeded"
     title = "Deadline exceeded"
+
+
+def rejection_reasons() -> list[str]:
+    """All values of the label ``reason``."""
+
+    def leaves(error: type[ServiceError]) -> Iterator[type[ServiceError]]:
+        for child in error.__subclasses__():
+            yield from leaves(child)
+        if not error.__subclasses__():
+            yield error
+
+    return sorted(error.reason() for error in leaves(ServiceError))
 
 
 class StartupError(Exception):

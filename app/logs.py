@@ -8,6 +8,8 @@ from typing import Any
 
 from app.record import RequestRecord, current_record
 
+ROUTINE = {"/livez", "/readyz", "/metrics"}  # asked every few seconds, by machines
+
 access_logger = logging.getLogger("app.access")
 
 
@@ -33,7 +35,8 @@ def log_request(record: RequestRecord) -> None:
         fields["batch_size"] = timings.batch_size
     if record.rejection is not None:
         fields["rejection"] = record.rejection
-    access_logger.info("request", extra={"fields": fields})
+    level = logging.DEBUG if record.endpoint in ROUTINE else logging.INFO
+    access_logger.log(level, "request", extra={"fields": fields})
 
 
 class JsonFormatter(logging.Formatter):

@@ -12,6 +12,7 @@ from prometheus_client import (
 )
 
 from app.classifier import ModelInfo
+from app.errors import rejection_reasons
 from app.lifecycle import State
 from app.timings import PHASES, Timings
 
@@ -68,6 +69,8 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        for reason in rejection_reasons():  # from 0, so that the first one is an increase
+            self._rejected.labels(reason)
         self._state = Gauge("xcit_state", "1 for the current state.", ["state"], registry=registry)
         self._model = Info("xcit_model", "What is being served.", registry=registry)
 
