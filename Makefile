@@ -7,6 +7,7 @@ VENV ?= .venv
 TORCH_INDEX ?=
 DATA ?= data/cifar10
 RUN ?= runs/cifar10
+BENCH ?= runs/bench
 CORES ?= $(shell nproc 2>/dev/null || echo 1)
 
 BIN := $(VENV)/bin
@@ -35,8 +36,11 @@ fix: $(VENV)/dev.done ## format, and mend what lint can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.done ## measure a server of the bundled checkpoint beside its parts
-	$(BIN)/python -m benchmarks.serve --start
+bench: $(VENV)/dev.done ## measure a server beside its parts: 224 pixels, dim 128, 32 callers
+	test -d $(BENCH)/photos || $(BIN)/python -m benchmarks.images $(BENCH)/photos --count 64
+	$(BIN)/python -m benchmarks.checkpoints dim128 $(BENCH)/dim128.safetensors
+	$(BIN)/python -m benchmarks.serve --start --closed 1 32 \
+		--checkpoint $(BENCH)/dim128.safetensors --images $(BENCH)/photos
 
 train: $(VENV)/dev.done ## train the bundled checkpoint anew, or go on: make train DATA=images
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(CORES) \

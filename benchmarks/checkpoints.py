@@ -1,6 +1,6 @@
 """Checkpoints of a named size with random weights: speed does not depend on what they know.
 
-    python -m benchmarks.checkpoints dim128 /tmp/dim128.safetensors
+    python -m benchmarks.checkpoints dim128 dim128.safetensors
 
 All are of family ``vit_pytorch`` at 224 pixels, patch 16, 12 layers and 2 class layers, with 1000
 classes and a feed-forward of 4 x dim, as in the paper. Heads follow its variants of that width:

@@ -1,6 +1,6 @@
 """Photo-like JPEGs, made from a seed: no photograph need be stored.
 
-    python -m benchmarks.images /tmp/photos --count 64
+    python -m benchmarks.images photos --count 64
 
 Decoding costs by pixels and by coefficients, so both are those of a typical ImageNet file:
 500 x 375 pixels and about 110 KB. Noise at several scales gives shading and grain, overlapping
