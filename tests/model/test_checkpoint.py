@@ -42,6 +42,7 @@ def test_self_describing_form_survives_a_round_trip(
     checkpoint = read_checkpoint(path)
     assert checkpoint.spec == spec
     assert checkpoint.self_describing
+    assert path.stat().st_mode & 0o777 == 0o644
     images = torch.randn(2, 3, 16, 16)
     with torch.inference_mode():
         assert torch.equal(checkpoint.build()(images), network(images))
