@@ -89,7 +89,6 @@ def write_checkpoint(path: Path, spec: ModelSpec, state: StateDict) -> None:
     try:
         save_file(tensors, partial, metadata)
         partial.chmod(0o644)  # it was made for its owner alone
-        partial.chmod(0o644)  # it was made for its owner alone
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error

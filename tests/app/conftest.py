@@ -91,17 +91,26 @@ def classifier() -> FakeClassifier:
 
 
 @asynccontextmanager
-async def running(
-    classifier: FakeClassifier, **choices: Any
+async def starting(
+    load: Callable[[], FakeClassifier], **choices: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Lifecycle]]:
-    """A client of the whole application, READY, on a fake classifier."""
+    """A client of the whole application, which begins to load."""
     lifecycle = Lifecycle()
-    app = create_app(make_settings(**choices), lambda: classifier, lifecycle=lifecycle)
+    app = create_app(make_settings(**choices), load, lifecycle=lifecycle)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://service") as client,
     ):
+        yield client, lifecycle
+
+
+@asynccontextmanager
+async def running(
+    classifier: FakeClassifier, **choices: Any
+) -> AsyncIterator[tuple[httpx.AsyncClient, Lifecycle]]:
+    """A client of the whole application, READY, on a fake classifier."""
+    async with starting(lambda: classifier, **choices) as (client, lifecycle):
         await until(lambda: lifecycle.state is not State.LOADING)
         yield client, lifecycle
 

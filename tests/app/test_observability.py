@@ -12,9 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.errors import StartupError
 from app.logs import JsonFormatter, TextFormatter
-from app.main import create_app
 
-from .conftest import FakeClassifier, make_settings, running, until
+from .conftest import FakeClassifier, running, starting, until
 
 pytestmark = pytest.mark.anyio
 
@@ -100,12 +99,7 @@ async def test_loading_is_alive_and_not_ready(classifier: FakeClassifier) -> Non
         assert classifier.gate.wait(10)
         return classifier
 
-    app = create_app(make_settings(), load)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
-    ):
+    async with starting(load) as (client, _):
         assert (await client.get("/livez")).status_code == 200
         assert (await client.get("/readyz")).status_code == 503
         assert (await client.get("/readyz")).json() == {"state": "loading"}
@@ -127,12 +121,7 @@ async def test_a_failed_load_is_told(error: Exception, failure: str) -> None:
     def load() -> Any:
         raise error
 
-    app = create_app(make_settings(), load)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
-    ):
+    async with starting(load) as (client, _):
         async with asyncio.timeout(10):
             while (await client.get("/livez")).status_code != 503:
                 await asyncio.sleep(0.001)
