@@ -1,22 +1,29 @@
 """How many cores this process may really use."""
 
-import math
 import os
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup/cpu.max")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
-def usable_cores(cgroup: Path = CGROUP) -> int:
+def usable_cores(cgroups: Path = CGROUPS) -> int:
     """Cores by affinity and, where a container's quota is lower, by that; at least 1."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
     try:
-        quota, period = cgroup.read_text().split()
+        quota, period = _quota(cgroups)
     except (OSError, ValueError):
         return cores
-    if quota == "max":
-        return cores
-    return max(1, min(cores, math.floor(int(quota) / int(period))))
+    return max(1, min(cores, quota // period)) if quota > 0 else cores
+
+
+def _quota(cgroups: Path) -> tuple[int, int]:
+    """Microseconds of CPU time a period, and the period; at most 0 for no limit."""
+    if (unified := cgroups / "cpu.max").exists():
+        quota, period = unified.read_text().replace("max", "0").split()
+    else:  # cgroup v1
+        quota = (cgroups / "cpu" / "cpu.cfs_quota_us").read_text()
+        period = (cgroups / "cpu" / "cpu.cfs_period_us").read_text()
+    return int(quota), int(period)

@@ -19,10 +19,12 @@ from model.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
+SCORE_DIGITS = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One row of an answer; ``score`` is a softmax probability."""
+    """One row of an answer; ``score`` is a softmax probability of `SCORE_DIGITS` digits."""
 
     class_id: int
     label: str
@@ -91,7 +93,7 @@ class Classifier:
         labels = self.spec.labels
         return [
             [
-                Prediction(class_id, labels[class_id], score)
+                Prediction(class_id, labels[class_id], float(f"{score:.{SCORE_DIGITS}g}"))
                 for class_id, score in zip(row_ids, row_scores, strict=True)
             ]
             for row_ids, row_scores in zip(class_ids.tolist(), scores.tolist(), strict=True)

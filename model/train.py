@@ -10,7 +10,6 @@ run then goes on from where its rates began to fall.
 """
 
 import argparse
-import csv
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from model.evaluate import evaluate_command, predict_probabilities
 from model.muon import Muon
 from model.normalise import Normalise
 from model.recipe import Recipe
+from model.runfiles import find_state, plot_curves, save_state, write_metrics
 from model.spec import ModelSpec, PreprocessSpec
 from model.xcit import LayerScale, XCiT
 
@@ -140,9 +140,9 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "history": self.history,
         }
-        save_state(state, self.out / "last.pt")
+        save_state(self.out / "last.pt", state)
         if self.epoch <= self.recipe.decay_start:
-            save_state(state, self.out / "steady.pt")
+            save_state(self.out / "steady.pt", state)
         accuracy = f"{self.history[-1]['test_accuracy']:.2%} top-1 after {self.epoch} epochs"
         spec = replace(self.spec, provenance={**self.spec.provenance, "accuracy": accuracy})
         write_checkpoint(
@@ -160,30 +160,6 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.history = state["history"]
-
-
-def find_state(out: Path, recipe: Recipe) -> dict[str, Any] | None:
-    """The newest saved state that lies on the way of ``recipe``; ``None`` for a fresh start.
-
-    Raises:
-        ModelError: ``out`` holds a run of another recipe.
-    """
-    for path in (out / "last.pt", out / "steady.pt"):
-        if not path.exists():
-            continue
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        saved = Recipe(**state["recipe"])
-        if replace(recipe, epochs=saved.epochs, decay_epochs=saved.decay_epochs) != saved:
-            different = [
-                name for name, value in asdict(recipe).items() if value != getattr(saved, name)
-            ]
-            raise ModelError(
-                f"{out}: holds a run of another recipe ({', '.join(different)} differ); "
-                "give the same choices, or another --out"
-            )
-        if saved == recipe or len(state["history"]) <= min(saved.decay_start, recipe.decay_start):
-            return state
-    return None
 
 
 def initialise(network: XCiT) -> None:
@@ -253,33 +229,6 @@ def fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-
-
-def save_state(state: dict[str, Any], path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
-def write_metrics(path: Path, history: Sequence[dict[str, float]]) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, history[0].keys())
-        writer.writeheader()
-        writer.writerows(history)
-    partial.replace(path)
-
-
-def plot_curves(path: Path, history: Sequence[dict[str, float]]) -> None:
-    from matplotlib.figure import Figure  # heavy, and of the training extra
-
-    epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    for axes, column in zip(figure.subplots(1, 2), ("train_loss", "test_accuracy"), strict=True):
-        axes.plot(epochs, [row[column] for row in history], marker=".")
-        axes.set(xlabel="epoch", title=column.replace("_", " "))
-        axes.grid(alpha=0.3)
-    figure.savefig(path)
 
 
 def run_command(args: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ APP_LAYERS = [
 ]
 MODEL_LAYERS = [
     {"model.train"},
-    {"model.evaluate"},
+    {"model.evaluate", "model.runfiles"},
     {"model"},
     {"model.classifier", "model.dataset"},
     {"model.backends.torch"},

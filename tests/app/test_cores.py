@@ -16,9 +16,19 @@ def test_the_lower_of_affinity_and_quota_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, expected: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    cgroup = tmp_path / "cpu.max"
-    cgroup.write_text(content)
-    assert usable_cores(cgroup) == expected
+    (tmp_path / "cpu.max").write_text(content)
+    assert usable_cores(tmp_path) == expected
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("-1", 8), ("300000", 3), ("50000", 1)])
+def test_the_quota_of_cgroup_v1_counts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert usable_cores(tmp_path) == expected
 
 
 def test_without_a_cgroup_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 import base64
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 from PIL import Image
 
 from model import BUNDLED_CHECKPOINT, load_classifier
+from tests.pictures import bomb
 
 from .conftest import Server, StartServer
 
@@ -22,21 +21,6 @@ def picture(seed: int = 0, size: tuple[int, int] = (120, 90), image_format: str 
     buffer = io.BytesIO()
     image.save(buffer, image_format)
     return buffer.getvalue()
-
-
-def bomb(side: int) -> bytes:
-    """A PNG whose header promises ``side x side`` pixels."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content))
-            + kind
-            + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-        )
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000)))
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """Bytes to pixels: every format and mode as a viewer shows it, and what is refused."""
 
 import io
-import struct
-import zlib
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +12,7 @@ from PIL import Image, ImageCms
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.preprocess import Pixels, preprocess
 from model.spec import Interpolation, PreprocessSpec
+from tests.pictures import bomb
 
 SPEC = PreprocessSpec(image_size=32)
 
@@ -238,24 +237,10 @@ def test_pixels_are_limited_at_the_header() -> None:
         preprocess(data, SPEC, max_pixels=9_999)
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises ``width x height`` pixels and holds almost none."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checksum = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    rows = zlib.compress(b"\0" * 1000)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
-
-
 @pytest.mark.parametrize("side", [7_072, 12_000, 60_000])
 def test_a_bomb_is_refused_without_decoding(side: int) -> None:
     with pytest.raises(ImageTooLarge):
-        preprocess(png_header(side, side), SPEC)
+        preprocess(bomb(side), SPEC)
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])

@@ -1,0 +1,72 @@
+"""The files of a training run: states to go on from, metrics and curves.
+
+Each is replaced whole or not at all, so that a kill at any time leaves the last good one.
+"""
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.errors import ModelError
+from model.recipe import Recipe
+
+
+def find_state(out: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The newest saved state that lies on the way of ``recipe``; ``None`` for a fresh start.
+
+    Raises:
+        ModelError: ``out`` holds a run of another recipe.
+    """
+    for path in (out / "last.pt", out / "steady.pt"):
+        if not path.exists():
+            continue
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved = Recipe(**state["recipe"])
+        if replace(recipe, epochs=saved.epochs, decay_epochs=saved.decay_epochs) != saved:
+            different = [
+                name for name, value in asdict(recipe).items() if value != getattr(saved, name)
+            ]
+            raise ModelError(
+                f"{out}: holds a run of another recipe ({', '.join(different)} differ); "
+                "give the same choices, or another --out"
+            )
+        if saved == recipe or len(state["history"]) <= min(saved.decay_start, recipe.decay_start):
+            return state
+    return None
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    with _replacing(path) as partial:
+        torch.save(state, partial)
+
+
+def write_metrics(path: Path, history: Sequence[dict[str, float]]) -> None:
+    with _replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, history[0].keys())
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def plot_curves(path: Path, history: Sequence[dict[str, float]]) -> None:
+    from matplotlib.figure import Figure  # heavy, and of the training extra
+
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    for axes, column in zip(figure.subplots(1, 2), ("train_loss", "test_accuracy"), strict=True):
+        axes.plot(epochs, [row[column] for row in history], marker=".")
+        axes.set(xlabel="epoch", title=column.replace("_", " "))
+        axes.grid(alpha=0.3)
+    with _replacing(path) as partial:
+        figure.savefig(partial, format="png")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    partial = path.with_suffix(".partial")
+    yield partial
+    partial.replace(path)
