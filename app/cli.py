@@ -10,6 +10,8 @@ from pathlib import Path
 from app.console import complain
 from app.settings import ENV_PREFIX, Settings, SettingsError, read_settings, unknown_variables
 
+CHECKPOINT = "weight file, name of a published variant, or hf-hub:OWNER/NAME[@REVISION]"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code: 0 well, 1 it failed, 2 it was asked wrongly."""
@@ -29,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_predict(commands.add_parser("predict", help="classify image files, without a server"))
     add_inspect(commands.add_parser("inspect", help="print what a checkpoint is"))
     add_convert(commands.add_parser("convert", help="write a checkpoint that describes itself"))
+    add_evaluate(commands.add_parser("evaluate", help="measure a checkpoint on labelled images"))
     return parser
 
 
@@ -65,16 +68,34 @@ def serve_command(args: argparse.Namespace) -> int:
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=Path, help="class names, one a line or JSON")
     parser.add_argument(
+        "--image-size", type=int, metavar="N", help="pixels a side, where positions fit any grid"
+    )
+    parser.add_argument(
         "--preprocess", metavar="JSON", help='preprocessing that differs: {"crop_pct": 0.875}'
+    )
+    parser.add_argument(
+        "--hyperparameters",
+        metavar="JSON",
+        help='what the weights do not tell: {"tokens_norm": true}',
+    )
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="arithmetic of the forward pass [auto]",
     )
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="the bundled one if absent")
+    parser.add_argument("--checkpoint", help=f"{CHECKPOINT}; the bundled one if absent")
     parser.add_argument("--top-k", type=int, default=5, help="classes an image [5]")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_device_options(parser)
     add_checkpoint_options(parser)
     parser.set_defaults(command=predict_command)
 
@@ -86,7 +107,7 @@ def predict_command(args: argparse.Namespace) -> int:
 
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="FILE")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     add_checkpoint_options(parser)
     parser.set_defaults(command=inspect_command)
 
@@ -98,10 +119,16 @@ def inspect_command(args: argparse.Namespace) -> int:
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="FILE")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument("output", type=Path, metavar="OUTPUT.safetensors")
     parser.add_argument("--name", help="name of the model; the file's if absent")
     parser.add_argument("--version", help="version of the model")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the weights on disk; half the size at 16 bits [float32]",
+    )
     add_checkpoint_options(parser)
     parser.set_defaults(command=convert_command)
 
@@ -110,3 +137,22 @@ def convert_command(args: argparse.Namespace) -> int:
     from app.offline import convert_checkpoint
 
     return convert_checkpoint(args)
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Measure accuracy and calibration on images in folders named after their class, by label "
+        "or synset. Of a folder or tar with train/ and test/ (or val/), the test images count."
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    parser.add_argument("data", type=Path, metavar="DIR", help="image folder, or a tar of one")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_device_options(parser)
+    add_checkpoint_options(parser)
+    parser.set_defaults(command=evaluate_command)
+
+
+def evaluate_command(args: argparse.Namespace) -> int:
+    from app.offline import evaluate_checkpoint
+
+    return evaluate_checkpoint(args)

@@ -89,14 +89,18 @@ def load_model(settings: Settings) -> Classifier:
         return ServedClassifier(
             model.load_classifier(
                 settings.checkpoint or model.BUNDLED_CHECKPOINT,
+                model.Overrides(
+                    labels=settings.labels,
+                    image_size=settings.image_size,
+                    preprocess=settings.preprocess,
+                    hyperparameters=settings.hyperparameters,
+                ),
                 device=settings.device,
                 precision=settings.precision,
                 cores=usable_cores(),
                 streams=settings.streams,
                 max_batch_size=settings.max_batch_size,
                 max_pixels=settings.max_pixels,
-                labels=settings.labels,
-                preprocess=settings.preprocess,
             )
         )
     except model.ModelError as error:

@@ -1,4 +1,4 @@
-"""The commands that need no server: classify files, look at a checkpoint, convert one."""
+"""The commands that need no server: classify files, look at, convert or measure a checkpoint."""
 
 import argparse
 import json
@@ -23,12 +23,12 @@ def predict_files(args: argparse.Namespace) -> int:
     try:
         classifier = model.load_classifier(
             args.checkpoint or model.BUNDLED_CHECKPOINT,
+            overrides(args),
             device=args.device,
+            precision=args.precision,
             cores=usable_cores(),
             streams=1,
             max_batch_size=BATCH_SIZE,
-            labels=args.labels,
-            preprocess=parse_preprocess(args.preprocess),
         )
         classifier.backend.open()
     except model.ModelError as error:
@@ -64,9 +64,13 @@ def classify_files(
                     mistakes.append(f"{path}: {error}")
             rows = classifier.predict([item for _, item in items], top_k) if items else []
             for (path, _), predictions in zip(items, rows, strict=True):
-                answers.append({"file": str(path), "predictions": [asdict(p) for p in predictions]})
+                answers.append({"file": str(path), "predictions": [*map(row, predictions)]})
             progress.update(len(chunk))
     return answers, mistakes
+
+
+def row(prediction: model.Prediction) -> dict[str, Any]:
+    return {name: value for name, value in asdict(prediction).items() if value is not None}
 
 
 def print_table(answers: Sequence[dict[str, Any]]) -> None:
@@ -80,9 +84,7 @@ def print_table(answers: Sequence[dict[str, Any]]) -> None:
 def inspect_checkpoint(args: argparse.Namespace) -> int:
     """Print what a checkpoint is, as `read_checkpoint` sees it."""
     try:
-        checkpoint = model.read_checkpoint(
-            args.checkpoint, labels=args.labels, preprocess=parse_preprocess(args.preprocess)
-        )
+        checkpoint = model.read_checkpoint(args.checkpoint, overrides(args))
     except model.ModelError as error:
         return complain(str(error))
     spec = checkpoint.spec
@@ -96,13 +98,14 @@ def inspect_checkpoint(args: argparse.Namespace) -> int:
         "family": spec.family,
         "weights": f"{parameters:,} numbers in {len(checkpoint.state)} tensors",
         **spec.hyperparameters,
-        **{f"preprocess {name}": value for name, value in asdict(spec.preprocess).items()},
-        "labels": ", ".join(spec.labels[:10]) + (", …" if spec.num_classes > 10 else ""),
+        **{f"preprocess.{name}": value for name, value in asdict(spec.preprocess).items()},
+        "labels": "; ".join(spec.labels[:5]) + ("; …" if spec.num_classes > 5 else ""),
         **spec.provenance,
     }
-    width = max(len(name) for name in rows)
+    width = max(map(len, rows))
     for name, value in rows.items():
-        print(f"{name:<{width}}  {value}")
+        origin = checkpoint.description.origins.get(name)
+        print(f"{name:<{width}}  {value}" + (f"  ({origin})" if origin else ""))
     return 0
 
 
@@ -111,30 +114,62 @@ def convert_checkpoint(args: argparse.Namespace) -> int:
     if args.output.suffix != ".safetensors":
         raise SettingsError(f"{args.output}: the output's name must end in .safetensors")
     try:
-        checkpoint = model.read_checkpoint(
-            args.checkpoint, labels=args.labels, preprocess=parse_preprocess(args.preprocess)
-        )
+        checkpoint = model.read_checkpoint(args.checkpoint, overrides(args))
         spec = replace(
             checkpoint.spec,
             name=args.name or checkpoint.spec.name,
             version=args.version or checkpoint.spec.version,
         )
-        model.write_checkpoint(args.output, spec, checkpoint.state)
+        model.write_checkpoint(args.output, spec, checkpoint.state, dtype=args.dtype)
     except model.ModelError as error:
         return complain(str(error))
     print(f"{args.output}: {spec.name} {spec.version}, {spec.family}, {spec.num_classes} classes")
     return 0
 
 
-def parse_preprocess(text: str | None) -> dict[str, Any] | None:
+def evaluate_checkpoint(args: argparse.Namespace) -> int:
+    """Measure a checkpoint on labelled images."""
+    cores = usable_cores()
+    try:
+        classifier = model.load_classifier(
+            args.checkpoint,
+            overrides(args),
+            device=args.device,
+            precision=args.precision,
+            cores=cores,
+            streams=cores,
+        )
+        report = model.evaluate(
+            classifier,
+            args.data,
+            workers=cores,
+            batch_size=BATCH_SIZE,
+            quiet=not sys.stderr.isatty(),
+        )
+    except model.ModelError as error:
+        return complain(str(error))
+    print(json.dumps(asdict(report), indent=2, ensure_ascii=False) if args.json else report)
+    return complain(*report.unreadable) if report.unreadable else 0
+
+
+def overrides(args: argparse.Namespace) -> model.Overrides:
+    return model.Overrides(
+        labels=args.labels,
+        image_size=args.image_size,
+        preprocess=parse_object("--preprocess", args.preprocess),
+        hyperparameters=parse_object("--hyperparameters", args.hyperparameters),
+    )
+
+
+def parse_object(flag: str, text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise SettingsError(f"--preprocess={text}: not JSON: {error}") from error
+        raise SettingsError(f"{flag}={text}: not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise SettingsError(f"--preprocess={text}: must be a JSON object")
+        raise SettingsError(f"{flag}={text}: must be a JSON object")
     return values
 
 

@@ -39,14 +39,20 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 for any free one."""
 
-    checkpoint: Path | None = None
-    """Weight file to serve (.safetensors, .pt, .pth); the bundled one by default."""
+    checkpoint: str | None = None
+    """Weight file, published variant or hf-hub:OWNER/NAME to serve; the bundled one by default."""
 
     labels: Path | None = None
     """File of class names, one a line or JSON; wins over the checkpoint's own."""
 
     preprocess: dict[str, Any] | None = None
     """Preprocessing that wins over the checkpoint's own, as JSON: {"crop_pct": 0.875}."""
+
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Pixels a side of the model's input, for families whose positions fit any grid."""
+
+    hyperparameters: dict[str, Any] | None = None
+    """What the weights do not tell and the defaults get wrong, as JSON: {"tokens_norm": true}."""
 
     device: Annotated[str, AfterValidator(_check_device)] = "auto"
     """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""

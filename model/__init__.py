@@ -4,6 +4,7 @@ from pathlib import Path
 
 from model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from model.classifier import Classifier, Prediction, load_classifier
+from model.description import Overrides
 from model.errors import (
     CheckpointError,
     DeviceError,
@@ -13,6 +14,7 @@ from model.errors import (
     ModelError,
     UnsupportedImage,
 )
+from model.evaluate import Report, evaluate
 from model.spec import ModelSpec, PreprocessSpec
 
 BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "xcit-cifar10.safetensors"
@@ -28,9 +30,12 @@ __all__ = [
     "InvalidImage",
     "ModelError",
     "ModelSpec",
+    "Overrides",
     "Prediction",
     "PreprocessSpec",
+    "Report",
     "UnsupportedImage",
+    "evaluate",
     "load_classifier",
     "read_checkpoint",
     "write_checkpoint",

@@ -1,17 +1,19 @@
 """Reading and writing weight files. No file ever runs code here.
 
 Two forms are read. The project's own is one ``.safetensors`` file that describes itself in its
-metadata. A raw state dict (``.pt``, ``.pth`` or bare ``.safetensors``) has its hyper-parameters
-inferred from shapes, and its labels and preprocessing taken from the caller or from sidecar files.
+metadata. A raw state dict (``.pt``, ``.pth``, ``.bin`` or bare ``.safetensors``) is described by
+`model.description` from its shapes and from what stands beside it.
+
+Weights are mapped from the file, not copied: replace a file that is being served by renaming
+another over it, never in place.
 """
 
 import hashlib
-import json
 import logging
 import pickle
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from model.description import (
+    Description,
+    Overrides,
+    describe_itself,
+    describe_raw,
+    self_description,
+)
 from model.errors import CheckpointError
 from model.families import FAMILIES, Family, StateDict, build_network
-from model.sidecar import (
-    build_preprocess,
-    find_labels,
-    find_preprocess,
-    read_labels,
-    read_preprocess,
-)
+from model.source import Source, find_weights
 from model.spec import ModelSpec
 
-FORMAT_VERSION = 1
 METADATA_KEY = "xcit"
-WRAPPERS = ("model", "state_dict")
-PREFIXES = ("module.", "_orig_mod.")
+# where training scripts put the weights, averaged ones first: those are what they evaluate
+WRAPPERS = ("state_dict_ema", "model_ema", "teacher", "model", "state_dict")
+# what torch.optim.swa_utils.AveragedModel counts beside them
+UNUSED = {"n_averaged"}
+# what is found in the place of weights, by its first bytes
+LOOKALIKES = {
+    b"<": ": a web page, as a failed download leaves one",
+    b"version ": ": a Git LFS pointer; git lfs pull brings the file itself",
+}
+NO_OVERRIDES = Overrides()
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +56,12 @@ class Checkpoint:
     path: Path
     sha256: str
     self_describing: bool
-    spec: ModelSpec
+    description: Description
     state: StateDict
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.description.spec
 
     def build(self) -> nn.Module:
         """The network with these weights, in evaluation mode."""
@@ -56,35 +70,45 @@ class Checkpoint:
         return network.eval()
 
 
-def read_checkpoint(
-    path: Path, *, labels: Path | None = None, preprocess: Mapping[str, Any] | None = None
-) -> Checkpoint:
-    """Read any supported weight file.
+def read_checkpoint(checkpoint: str | Path, overrides: Overrides = NO_OVERRIDES) -> Checkpoint:
+    """Read any supported weight file, from disk or from where its name leads.
 
     Args:
-        labels: file of class names; wins over the file's own and over sidecars.
-        preprocess: fields of `PreprocessSpec`; each wins over the file's own and over sidecars.
+        checkpoint: a file, or one of the other things that `find_weights` knows.
 
     Raises:
         CheckpointError: one line that names the file, the key and what was expected.
     """
+    source = find_weights(checkpoint)
+    path = source.path
     state, metadata = _read_tensors(path)
-    spec = _infer_spec(path, state) if metadata is None else _parse_spec(path, metadata)
-    spec = _override(spec, labels, preprocess)
+    if metadata is None:
+        family, state = _recognise(path, state)
+        state = family.adapt(state)
+        description = describe_raw(path, family, state, source.variant, overrides)
+    else:
+        description = describe_itself(path, metadata, overrides)
     state = {
         key: tensor.float() if tensor.is_floating_point() else tensor
         for key, tensor in state.items()
     }
-    _check_weights(path, spec, state)
-    _check_label_count(path, spec, labels)
-    return Checkpoint(path, _sha256(path), metadata is not None, spec, state)
+    _check_weights(path, description.spec, state)
+    return Checkpoint(path, _checked_sha256(source), metadata is not None, description, state)
 
 
-def write_checkpoint(path: Path, spec: ModelSpec, state: StateDict) -> None:
-    """Write the self-describing form; ``path`` is replaced whole or not at all."""
-    document = {"format_version": FORMAT_VERSION, **asdict(spec)}
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(document, ensure_ascii=False)}
-    tensors = {key: tensor.detach().contiguous() for key, tensor in state.items()}
+def write_checkpoint(
+    path: Path, spec: ModelSpec, state: StateDict, *, dtype: str = "float32"
+) -> None:
+    """Write the self-describing form; ``path`` is replaced whole or not at all.
+
+    Args:
+        dtype: of the floating-point weights on disk, ``float32``, ``bfloat16`` or ``float16``.
+
+    Raises:
+        CheckpointError: the disk refuses, or a weight is too large for ``dtype``.
+    """
+    metadata = {"format": "pt", METADATA_KEY: self_description(spec)}
+    tensors = {key: _narrow(path, key, tensor.detach(), dtype) for key, tensor in state.items()}
     partial = path.with_name(f".{path.name}.partial")
     try:
         save_file(tensors, partial, metadata)
@@ -94,6 +118,15 @@ def write_checkpoint(path: Path, spec: ModelSpec, state: StateDict) -> None:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _narrow(path: Path, key: str, tensor: Tensor, dtype: str) -> Tensor:
+    if tensor.is_floating_point():
+        narrow = tensor.to(getattr(torch, dtype))
+        if not narrow.isfinite().all():
+            raise CheckpointError(f"{path}: key {key!r} does not fit into {dtype}; try bfloat16")
+        tensor = narrow
+    return tensor.contiguous()
 
 
 def _read_tensors(path: Path) -> tuple[StateDict, str | None]:
@@ -106,9 +139,10 @@ def _read_tensors(path: Path) -> tuple[StateDict, str | None]:
     if head[8:] == b"{":
         return _read_safetensors(path)
     if head[:2] == b"PK" or head[:1] == b"\x80":
-        return _unwrap(path, _read_pickle(path)), None
+        return _unwrap(path, _read_pickle(path, mapped=head[:2] == b"PK")), None
+    hint = next((hint for start, hint in LOOKALIKES.items() if head.startswith(start)), "")
     raise CheckpointError(
-        f"{path}: neither a safetensors nor a PyTorch file; it begins with {head[:8]!r}"
+        f"{path}: neither a safetensors nor a PyTorch file; it begins with {head[:8]!r}{hint}"
     )
 
 
@@ -121,9 +155,10 @@ def _read_safetensors(path: Path) -> tuple[StateDict, str | None]:
         raise CheckpointError(f"{path}: truncated or corrupt safetensors file: {error}") from error
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path, *, mapped: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # training scripts keep their flags
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if culprit := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
@@ -136,9 +171,10 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _unwrap(path: Path, payload: Any) -> StateDict:
-    """The state dict inside a training payload, without the prefixes that wrappers leave."""
+    """The state dict inside a training payload."""
     for wrapper in WRAPPERS:
         if isinstance(payload, dict) and isinstance(payload.get(wrapper), dict):
+            logger.info("%s: weights from its entry %r", path, wrapper)
             payload = payload[wrapper]
     if not isinstance(payload, dict) or not payload:
         raise CheckpointError(f"{path}: expected a dictionary of tensors, by name")
@@ -147,85 +183,22 @@ def _unwrap(path: Path, payload: Any) -> StateDict:
             raise CheckpointError(
                 f"{path}: key {key!r} is of type {type(value).__name__}, expected a tensor"
             )
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in payload):
-            payload = {key.removeprefix(prefix): value for key, value in payload.items()}
     return payload
 
 
-def _infer_spec(path: Path, state: StateDict) -> ModelSpec:
-    family = _recognise(path, state)
-    try:
-        hyperparameters = family.infer(state)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path}: key {error} is missing; every checkpoint of family {family.name} has it"
-        ) from error
-    except (ValueError, LookupError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: odd shapes for family {family.name}: {error}") from error
-
-    source, values = "defaults", {}
-    if found := find_preprocess(path):
-        source, values = str(found), read_preprocess(found)
-    labels = tuple(f"class_{i}" for i in range(int(hyperparameters["num_classes"])))
-    if found := find_labels(path):
-        labels = read_labels(found)
-    preprocess = build_preprocess(source, int(hyperparameters["image_size"]), values)
-    logger.info("%s does not describe itself: preprocessing from %s", path, source)
-    return ModelSpec(
-        name=path.stem,
-        version="1",
-        family=family.name,
-        hyperparameters=hyperparameters,
-        preprocess=preprocess,
-        labels=labels,
-    )
-
-
-def _recognise(path: Path, state: StateDict) -> Family:
+def _recognise(path: Path, state: StateDict) -> tuple[Family, StateDict]:
+    """The family of a raw state dict, and the dict without what wrappers put before its keys."""
     for family in FAMILIES.values():
-        if family.signature in state:
-            return family
+        for key in state:
+            prefix, found, rest = key.rpartition(family.signature)
+            if found and not rest:
+                plain = {k.removeprefix(prefix): v for k, v in state.items() if k not in UNUSED}
+                return family, plain
     signatures = " or ".join(f"{f.signature!r} ({f.name})" for f in FAMILIES.values())
     raise CheckpointError(
         f"{path}: of no known family: expected key {signatures}; "
         f"its first key is {next(iter(state), 'missing')!r}"
     )
-
-
-def _parse_spec(path: Path, metadata: str) -> ModelSpec:
-    try:
-        document = json.loads(metadata)
-        version = document.pop("format_version")
-        if version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path}: format_version is {version}; this release reads {FORMAT_VERSION}"
-            )
-        if document["family"] not in FAMILIES:
-            raise CheckpointError(
-                f"{path}: family is {document['family']!r}; known are {list(FAMILIES)}"
-            )
-        values = document.pop("preprocess")
-        labels = tuple(document.pop("labels"))
-        preprocess = build_preprocess(str(path), values["image_size"], values)
-        return ModelSpec(**document, preprocess=preprocess, labels=labels)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path}: metadata {METADATA_KEY!r} is no description of a model: {error!r}"
-        ) from error
-
-
-def _override(
-    spec: ModelSpec, labels: Path | None, preprocess: Mapping[str, Any] | None
-) -> ModelSpec:
-    """``spec`` with the caller's choices."""
-    if preprocess:
-        values = {**asdict(spec.preprocess), **preprocess}
-        merged = build_preprocess("settings", spec.preprocess.image_size, values)
-        spec = replace(spec, preprocess=merged)
-    if labels:
-        spec = replace(spec, labels=read_labels(labels))
-    return spec
 
 
 def _check_weights(path: Path, spec: ModelSpec, state: StateDict) -> None:
@@ -252,15 +225,12 @@ def _check_weights(path: Path, spec: ModelSpec, state: StateDict) -> None:
             )
 
 
-def _check_label_count(path: Path, spec: ModelSpec, labels: Path | None) -> None:
-    classes = spec.hyperparameters["num_classes"]
-    if spec.num_classes != classes:
-        source = labels or find_labels(path) or path
+def _checked_sha256(source: Source) -> str:
+    with source.path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if source.sha256 not in {None, sha256}:
         raise CheckpointError(
-            f"{source}: {spec.num_classes} labels for the {classes} classes of {path}"
+            f"{source.path}: its sha256 is {sha256}, expected {source.sha256}: "
+            "a broken download; remove the file and try again"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256

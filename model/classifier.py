@@ -1,17 +1,17 @@
 """The classifier: encoded images in, labelled predictions out."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from model.backends.base import Backend
 from model.backends.torch import TorchBackend
-from model.checkpoint import read_checkpoint
+from model.checkpoint import NO_OVERRIDES, read_checkpoint
+from model.description import Overrides
 from model.errors import ModelError
 from model.normalise import Normalise
 from model.preprocess import DEFAULT_MAX_PIXELS, Pixels, preprocess
@@ -24,11 +24,15 @@ SCORE_DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One row of an answer; ``score`` is a softmax probability of `SCORE_DIGITS` digits."""
+    """One row of an answer; ``score`` is a softmax probability of `SCORE_DIGITS` digits.
+
+    ``synset`` is WordNet's id of the class, where it is known.
+    """
 
     class_id: int
     label: str
     score: float
+    synset: str | None = None
 
 
 class Classifier:
@@ -91,9 +95,15 @@ class Classifier:
         if not np.isfinite(scores).all():
             raise ModelError("the network gave NaN or infinity for an image of this batch")
         labels = self.spec.labels
+        synsets = self.spec.synsets or (None,) * len(labels)
         return [
             [
-                Prediction(class_id, labels[class_id], float(f"{score:.{SCORE_DIGITS}g}"))
+                Prediction(
+                    class_id,
+                    labels[class_id],
+                    float(f"{score:.{SCORE_DIGITS}g}"),
+                    synsets[class_id],
+                )
                 for class_id, score in zip(row_ids, row_scores, strict=True)
             ]
             for row_ids, row_scores in zip(class_ids.tolist(), scores.tolist(), strict=True)
@@ -101,7 +111,8 @@ class Classifier:
 
 
 def load_classifier(
-    path: Path,
+    checkpoint: str | Path,
+    overrides: Overrides = NO_OVERRIDES,
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -109,38 +120,38 @@ def load_classifier(
     streams: int | None = None,
     max_batch_size: int = 1,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    labels: Path | None = None,
-    preprocess: Mapping[str, Any] | None = None,
 ) -> Classifier:
     """Read a checkpoint and put it on a device. `Classifier.warm_up` comes next.
 
     Args:
+        checkpoint, overrides: see `read_checkpoint`.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         precision: ``auto``, ``float32``, ``bfloat16``, ``float16``.
         cores: how many cores of the CPU to use.
         streams: threads that will call `Classifier.predict` side by side; the backend knows a
             good number.
-        labels, preprocess: win over what the file says, see `read_checkpoint`.
 
     Raises:
         CheckpointError: the file is missing, broken or of an unknown kind.
         ModelError: the device cannot be used.
     """
-    checkpoint = read_checkpoint(path, labels=labels, preprocess=preprocess)
-    spec = checkpoint.spec
-    network = nn.Sequential(Normalise(spec.preprocess), checkpoint.build()).eval()
+    found = read_checkpoint(checkpoint, overrides)
+    spec = found.spec
+    network = nn.Sequential(Normalise(spec.preprocess), found.build()).eval()
     backend = TorchBackend(network, device, precision, cores=cores, streams=streams)
     logger.info(
-        "%s (%s, %d classes) on %s, %s, %s",
+        "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s",
         spec.name,
         spec.family,
         spec.num_classes,
+        spec.preprocess.image_size,
+        found.sha256,
         backend.device,
         backend.name,
         backend.precision,
     )
     return Classifier(
-        spec, checkpoint.sha256, backend, max_batch_size=max_batch_size, max_pixels=max_pixels
+        spec, found.sha256, backend, max_batch_size=max_batch_size, max_pixels=max_pixels
     )
 
 

@@ -2,7 +2,7 @@
 
 import random
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -35,26 +35,19 @@ def load_dataset(source: Path, split: str, spec: PreprocessSpec, *, quiet: bool 
     """All images of one split, through the server's own preprocessing.
 
     Args:
-        source: a directory or tar (plain or compressed) laid out as ``train/LABEL/IMAGE`` and
-            ``test/LABEL/IMAGE`` (or ``val``), at any depth; without such folders, as
-            ``LABEL/IMAGE``, of which a seeded tenth of each class is held out for testing.
-        split: ``train`` or ``test``.
+        source, split: see `list_split`.
 
     Raises:
         ModelError: no images, or one that does not decode; the file is named.
     """
-    wanted = _choose(sorted(_list_images(source)), split)
-    if not wanted:
-        raise ModelError(
-            f"{source}: no images for split {split!r}; expected {split}/LABEL/IMAGE.jpg or so"
-        )
+    wanted = list_split(source, split)
     labels = tuple(sorted({path.parent.name for path in wanted}))
     pixels = np.empty((len(wanted), spec.image_size, spec.image_size, 3), np.uint8)
     classes = torch.empty(len(wanted), dtype=torch.int64)
     position = {path: i for i, path in enumerate(wanted)}
     progress = tqdm(total=len(wanted), desc=f"decode {split}", unit="image", disable=quiet)
     with progress:
-        for path, data in _read_images(source, position):
+        for path, data in read_images(source, position):
             try:
                 pixels[position[path]] = preprocess(data, spec)
             except ModelError as error:
@@ -62,6 +55,25 @@ def load_dataset(source: Path, split: str, spec: PreprocessSpec, *, quiet: bool 
             classes[position[path]] = labels.index(path.parent.name)
             progress.update()
     return Dataset(torch.from_numpy(pixels), classes, labels)
+
+
+def list_split(source: Path, split: str) -> list[PurePosixPath]:
+    """The images of one split, in a stable order; each one's folder is its label.
+
+    Args:
+        source: a directory or tar (plain or compressed) laid out as ``train/LABEL/IMAGE`` and
+            ``test/LABEL/IMAGE`` (or ``val``), at any depth; without such folders, as
+            ``LABEL/IMAGE``, of which a seeded tenth of each class is held out for testing.
+        split: ``train`` or ``test``; ``any`` is ``test`` with nothing held out: all images, where
+            no folders tell them apart.
+
+    Raises:
+        ModelError: there are none, or ``source`` cannot be read.
+    """
+    paths = _choose(sorted(_list_images(source)), split)
+    if not paths:
+        raise ModelError(f"{source}: no images for split {split!r}; expected LABEL/IMAGE.jpg or so")
+    return paths
 
 
 def _list_images(source: Path) -> Iterator[PurePosixPath]:
@@ -75,13 +87,15 @@ def _list_images(source: Path) -> Iterator[PurePosixPath]:
     return (name for name in names if name.suffix.lower() in SUFFIXES and len(name.parts) > 1)
 
 
-def _read_images(
-    source: Path, wanted: dict[PurePosixPath, int]
+def read_images(
+    source: Path, wanted: Collection[PurePosixPath]
 ) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """The bytes of each wanted image, in the order in which they lie."""
     if source.is_dir():
         for path in wanted:
             yield path, (source / path).read_bytes()
         return
+    wanted = set(wanted)
     with _open_tar(source) as tar:
         for member in tar:
             if (path := PurePosixPath(member.name)) in wanted:
@@ -99,9 +113,11 @@ def _open_tar(source: Path) -> tarfile.TarFile:
 
 def _choose(paths: list[PurePosixPath], split: str) -> list[PurePosixPath]:
     """The paths of one split, in a stable order."""
-    folders = {"train": {"train"}, "test": {"test", "val"}}[split]
+    folders = {"train"} if split == "train" else {"test", "val"}
     if any(set(path.parts[:-2]) & {"train", "test", "val"} for path in paths):
         return [path for path in paths if set(path.parts[:-2]) & folders]
+    if split == "any":
+        return paths
     by_label: dict[str, list[PurePosixPath]] = {}
     for path in paths:
         by_label.setdefault(path.parent.name, []).append(path)

@@ -1,21 +1,22 @@
 """How good a checkpoint is: accuracy overall and by class, and how honest its scores are."""
 
-import argparse
-import json
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model.checkpoint import read_checkpoint
-from model.dataset import load_dataset
-from model.errors import ModelError
-from model.normalise import Normalise
+from model.classifier import Classifier
+from model.dataset import list_split, read_images
+from model.errors import ImageError, ModelError
 
-BATCH_SIZE = 250
 BINS = 15
+SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Report:
     Attributes:
         calibration_error: mean distance between score and accuracy over bins of the score, by
             share of images (expected calibration error, Guo and others 2017).
+        by_class: top-1 of the images of each class that has any.
+        unreadable: a line for each image that could not be decoded; it counts for nothing.
     """
 
     images: int
@@ -33,58 +36,156 @@ class Report:
     negative_log_likelihood: float
     calibration_error: float
     by_class: dict[str, float]
+    unreadable: list[str]
+
+    def __str__(self) -> str:
+        """A table; of many classes, those that do worst."""
+        worst = sorted(self.by_class.items(), key=lambda row: row[1])[:SHOWN]
+        rows = worst if len(self.by_class) > SHOWN else self.by_class.items()
+        return "\n".join(
+            (
+                f"{self.images} images: top-1 {self.top_1:.2%}, top-5 {self.top_5:.2%}",
+                f"negative log-likelihood {self.negative_log_likelihood:.4f}",
+                f"calibration error {self.calibration_error:.4f}",
+                *(f"  {label:<24} {accuracy:.2%}" for label, accuracy in rows),
+            )
+        )
 
 
-def predict_probabilities(
-    network: nn.Module, pixels: Tensor, device: torch.device, *, quiet: bool = True
-) -> Tensor:
-    """Probabilities ``(n, classes)`` of pixels ``(n, h, w, 3)``; ``network`` normalises."""
-    batches = tqdm(torch.split(pixels, BATCH_SIZE), desc="evaluate", unit="batch", disable=quiet)
-    with torch.inference_mode():
-        return torch.cat([network(batch.to(device)).softmax(-1).cpu() for batch in batches])
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What became of ``n`` images.
+
+    Attributes:
+        classes: the true ones ``(n,)``.
+        ranks: how many classes were preferred to the true one ``(n,)``.
+        best, true: score of the class preferred to all, and of the true one ``(n,)``.
+    """
+
+    classes: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+    best: NDArray[np.float64]
+    true: NDArray[np.float64]
+    unreadable: tuple[str, ...] = ()
 
 
-def report(probabilities: Tensor, classes: Tensor, labels: tuple[str, ...]) -> Report:
-    """The figures for probabilities ``(n, classes)`` and true classes ``(n,)``."""
-    scores, predicted = probabilities.max(-1)
-    right = predicted == classes
-    best = probabilities.topk(min(5, len(labels))).indices
+def evaluate(
+    classifier: Classifier,
+    source: Path,
+    *,
+    split: str = "any",
+    workers: int = 1,
+    batch_size: int = 16,
+    quiet: bool = False,
+) -> Report:
+    """Measure on labelled images, through the server's own preprocessing, batch by batch.
+
+    Args:
+        source, split: see `list_split`. A folder is named after a label, or after its synset.
+        workers: threads that each decode and classify whole batches.
+
+    Raises:
+        ModelError: no images, or a folder that is none of the classes.
+    """
+    paths = list_split(source, split)
+    classes = dict(zip(paths, match_classes(classifier, source, paths), strict=True))
+
+    def judge(images: Sequence[tuple[PurePosixPath, bytes]]) -> Verdicts:
+        return judge_batch(classifier, [(path, data, classes[path]) for path, data in images])
+
+    images = read_images(source, paths)
+    batches = iter(lambda: list(islice(images, batch_size)), [])
+    found = []
+    bar = tqdm(total=len(paths), desc="evaluate", unit="image", disable=quiet)
+    with ThreadPoolExecutor(workers, initializer=classifier.backend.open) as pool, bar:
+        for verdicts in _run_ahead(pool, judge, batches, 2 * workers):
+            found.append(verdicts)
+            bar.update(len(verdicts.classes) + len(verdicts.unreadable))
+    return report(found, classifier.spec.labels)
+
+
+def match_classes(
+    classifier: Classifier, source: Path, paths: Iterable[PurePosixPath]
+) -> list[int]:
+    """The class of each image, by the name of its folder."""
+    spec = classifier.spec
+    known = {name: i for i, name in enumerate(spec.labels)}
+    known |= {synset: i for i, synset in enumerate(spec.synsets)}
+    found = []
+    for path in paths:
+        if path.parent.name not in known:
+            some = ", ".join(spec.labels[:5])
+            raise ModelError(
+                f"{source}: folder {path.parent.name!r} is none of the {spec.num_classes} "
+                f"classes of {spec.name}; expected a label ({some}, …) or a synset"
+            )
+        found.append(known[path.parent.name])
+    return found
+
+
+def judge_batch(
+    classifier: Classifier, images: Sequence[tuple[PurePosixPath, bytes, int]]
+) -> Verdicts:
+    """Decode and classify images ``(path, bytes, true class)``."""
+    items, classes, unreadable = [], [], []
+    for path, data, true_class in images:
+        try:
+            items.append(classifier.preprocess(data))
+        except ImageError as error:
+            unreadable.append(f"{path}: {error}")
+        else:
+            classes.append(true_class)
+    truth = np.array(classes, np.int64)
+    if not items:
+        return Verdicts(truth, truth, np.empty(0), np.empty(0), tuple(unreadable))
+    scores, ids = classifier.backend.classify(np.stack(items), classifier.spec.num_classes)
+    if not np.isfinite(scores).all():
+        raise ModelError("the network gave NaN or infinity")
+    ranks = (ids == truth[:, None]).argmax(1)
+    true = np.take_along_axis(scores, ranks[:, None], 1)[:, 0]
+    return Verdicts(truth, ranks, scores[:, 0].astype(float), true.astype(float), tuple(unreadable))
+
+
+def report(verdicts: Sequence[Verdicts], labels: Sequence[str]) -> Report:
+    """The figures over all verdicts."""
+    classes, ranks, best, true = (
+        np.concatenate([getattr(part, name) for part in verdicts])
+        for name in ("classes", "ranks", "best", "true")
+    )
+    unreadable = [line for part in verdicts for line in part.unreadable]
+    if not len(classes):
+        raise ModelError(f"none of the images could be read: {unreadable[0]}")
+    right = ranks == 0
+    smallest = np.finfo(np.float32).tiny
     return Report(
         images=len(classes),
-        top_1=right.double().mean().item(),
-        top_5=(best == classes[:, None]).any(-1).double().mean().item(),
-        negative_log_likelihood=F.nll_loss(probabilities.log(), classes).item(),
-        calibration_error=calibration_error(scores, right),
-        by_class={
-            label: right[classes == i].double().mean().item() for i, label in enumerate(labels)
-        },
+        top_1=right.mean().item(),
+        top_5=(ranks < 5).mean().item(),
+        negative_log_likelihood=-np.log(np.maximum(true, smallest)).mean().item(),
+        calibration_error=calibration_error(best, right),
+        by_class={labels[i]: right[classes == i].mean().item() for i in np.unique(classes)},
+        unreadable=unreadable,
     )
 
 
-def calibration_error(scores: Tensor, right: Tensor) -> float:
+def calibration_error(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
     """Expected calibration error of scores ``(n,)`` over equal bins."""
-    bins = (scores * BINS).long().clamp(max=BINS - 1)
-    distance = torch.zeros(BINS).double().index_add(0, bins, scores.double() - right.double())
-    return distance.abs().sum().item() / len(scores)
+    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
+    distance = np.bincount(bins, weights=scores - right, minlength=BINS)
+    return np.abs(distance).sum().item() / len(scores)
 
 
-def evaluate_command(args: argparse.Namespace) -> None:
-    """Print the figures of ``args.checkpoint`` on the test images of ``args.data``."""
-    checkpoint = read_checkpoint(args.checkpoint)
-    data = load_dataset(args.data, "test", checkpoint.spec.preprocess)
-    if data.labels != checkpoint.spec.labels:
-        raise ModelError(
-            f"{args.data}: its labels are {list(data.labels)}; "
-            f"the checkpoint's are {list(checkpoint.spec.labels)}"
-        )
-    network = nn.Sequential(Normalise(checkpoint.spec.preprocess), checkpoint.build()).eval()
-    probabilities = predict_probabilities(network, data.pixels, torch.device("cpu"), quiet=False)
-    result = report(probabilities, data.classes, data.labels)
-    if args.json:
-        print(json.dumps(asdict(result), indent=2))
-        return
-    print(f"{result.images} images: top-1 {result.top_1:.2%}, top-5 {result.top_5:.2%}")
-    print(f"negative log-likelihood {result.negative_log_likelihood:.4f}")
-    print(f"calibration error {result.calibration_error:.4f}")
-    for label, accuracy in result.by_class.items():
-        print(f"  {label:<20} {accuracy:.2%}")
+def _run_ahead(
+    pool: ThreadPoolExecutor,
+    judge: Callable[[Sequence[tuple[PurePosixPath, bytes]]], Verdicts],
+    batches: Iterable[Sequence[tuple[PurePosixPath, bytes]]],
+    ahead: int,
+) -> Iterator[Verdicts]:
+    """Results in order, with no more than ``ahead`` batches in memory."""
+    waiting: deque[Future[Verdicts]] = deque()
+    for batch in batches:
+        waiting.append(pool.submit(judge, batch))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from model.spec import ModelSpec
 from model.xcit import XCiT
+from model.xcit_published import PublishedXCiT
 
 StateDict = Mapping[str, Tensor]
 Hyperparameters = dict[str, int | float]
+
+NANO_DIM = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +28,21 @@ class Family:
 
     Attributes:
         signature: a key that every state dict of this family has and no other's.
+        head: the weight of its classifier, which a mere backbone lacks.
+        untold: the hyper-parameters that the weights do not tell; ``infer`` gives the usual ones.
         build: hyper-parameters to network.
         infer: state dict to hyper-parameters; ``KeyError`` names a key that is missing,
             ``ValueError`` says which shape makes no sense.
+        adapt: a state dict of any layout that the family is published in, to the network's.
     """
 
     name: str
     signature: str
+    head: str
     build: Callable[..., nn.Module]
     infer: Callable[[StateDict], Hyperparameters]
+    untold: tuple[str, ...] = ()
+    adapt: Callable[[StateDict], StateDict] = dict
 
 
 def build_network(spec: ModelSpec) -> nn.Module:
@@ -54,13 +63,49 @@ def infer_vit_pytorch(state: StateDict) -> Hyperparameters:
         "patch_size": patch_size,
         "num_classes": state["mlp_head.1.weight"].shape[0],
         "dim": state["to_patch_embedding.2.weight"].shape[0],
-        "depth": _count_layers(state, "xcit_transformer"),
-        "cls_depth": _count_layers(state, "cls_transformer"),
+        "depth": _count(state, "xcit_transformer.layers"),
+        "cls_depth": _count(state, "cls_transformer.layers"),
         "heads": heads,
         "dim_head": inner_dim // heads,
         "mlp_dim": state["xcit_transformer.layers.0.2.fn.net.1.weight"].shape[0],
         "local_patch_kernel_size": state["xcit_transformer.layers.0.1.fn.net.2.weight"].shape[-1],
     }
+
+
+def infer_published(state: StateDict) -> Hyperparameters:
+    """Hyper-parameters of `PublishedXCiT`.
+
+    ``tokens_norm`` leaves no trace in the weights: it is what the authors chose for this width.
+    The size of the images leaves none either, and is no hyper-parameter.
+    """
+    dim = state["cls_token"].shape[-1]
+    return {
+        "patch_size": 16 if "patch_embed.proj.6.0.weight" in state else 8,
+        "num_classes": state["head.weight"].shape[0],
+        "dim": dim,
+        "depth": _count(state, "blocks"),
+        "cls_depth": _count(state, "cls_attn_blocks"),
+        "heads": state["blocks.0.attn.temperature"].shape[0],
+        "mlp_dim": state["blocks.0.mlp.fc1.weight"].shape[0],
+        "tokens_norm": dim != NANO_DIM,
+    }
+
+
+def adapt_published(state: StateDict) -> StateDict:
+    """Official keys to those of `PublishedXCiT`, which are timm's; tensors are split, not copied.
+
+    The authors call the positions ``pos_embeder`` and keep query, key and value of the class
+    attention in one matrix.
+    """
+    adapted = {}
+    for key, tensor in state.items():
+        head, joint, tail = key.partition(".attn.qkv.")
+        if joint and head.startswith("cls_attn_blocks."):
+            for name, part in zip("qkv", tensor.chunk(3), strict=False):
+                adapted[f"{head}.attn.{name}.{tail}"] = part
+        else:
+            adapted[key.replace("pos_embeder.", "pos_embed.")] = tensor
+    return adapted
 
 
 def _integer_root(square: float, key: str, meaning: str) -> int:
@@ -70,14 +115,29 @@ def _integer_root(square: float, key: str, meaning: str) -> int:
     return root
 
 
-def _count_layers(state: StateDict, transformer: str) -> int:
-    found = (re.match(rf"{transformer}\.layers\.(\d+)\.", key) for key in state)
+def _count(state: StateDict, layers: str) -> int:
+    found = (re.match(rf"{re.escape(layers)}\.(\d+)\.", key) for key in state)
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
-        Family("vit_pytorch", "xcit_transformer.layers.0.0.scale", XCiT, infer_vit_pytorch),
+        Family(
+            name="vit_pytorch",
+            signature="xcit_transformer.layers.0.0.scale",
+            head="mlp_head.1.weight",
+            build=XCiT,
+            infer=infer_vit_pytorch,
+        ),
+        Family(
+            name="published",
+            signature="blocks.0.local_mp.conv1.weight",
+            head="head.weight",
+            build=PublishedXCiT,
+            infer=infer_published,
+            untold=("tokens_norm",),
+            adapt=adapt_published,
+        ),
     )
 }

@@ -1,13 +1,10 @@
 """What a raw checkpoint does not say itself: labels and preprocessing, from files beside it."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from model.errors import CheckpointError
-from model.spec import PreprocessSpec
 
 
 def find_labels(checkpoint: Path) -> Path | None:
@@ -27,7 +24,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
         CheckpointError: the file cannot be read or holds no labels.
     """
     text = _read_text(path)
-    labels = _parse_json_labels(path, text) if path.suffix == ".json" else _parse_lines(text)
+    if path.suffix == ".json":
+        labels = parse_labels(path, _parse_json(path, text))
+    else:
+        labels = tuple(line.strip() for line in text.rstrip().splitlines())
     if not labels or not all(labels):
         raise CheckpointError(f"{path}: an empty label; expected one name for each class")
     return labels
@@ -41,28 +41,15 @@ def read_preprocess(path: Path) -> dict[str, Any]:
     return values
 
 
-def build_preprocess(source: str, image_size: int, values: Mapping[str, Any]) -> PreprocessSpec:
-    """A `PreprocessSpec` for ``image_size`` of the given ``values``, defaults for the others.
-
-    Raises:
-        CheckpointError: an unknown field or a value out of range, told as ``source``'s fault.
-    """
-    known = {field.name for field in fields(PreprocessSpec)}
-    for name in values:
-        if name not in known:
-            raise CheckpointError(
-                f"{source}: unknown preprocessing field {name!r}; known are {sorted(known)}"
-            )
-    if values.get("image_size", image_size) != image_size:
+def parse_labels(path: Path, labels: Any) -> tuple[str, ...]:
+    """Labels from a JSON list, or from an object ``{"0": "cat", …}`` without gaps."""
+    if isinstance(labels, dict) and set(labels) == {str(i) for i in range(len(labels))}:
+        labels = [labels[str(i)] for i in range(len(labels))]
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise CheckpointError(
-            f"{source}: image_size is {values['image_size']}; "
-            f"this checkpoint's positions are learned for {image_size}"
+            f'{path}: expected a JSON list of names, or an object {{"0": "first name", …}}'
         )
-    try:
-        triples = {name: tuple(values[name]) for name in ("mean", "std") if name in values}
-        return PreprocessSpec(**{**values, **triples, "image_size": image_size})
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{source}: bad preprocessing: {error}") from error
+    return tuple(labels)
 
 
 def _find(checkpoint: Path, *names: str) -> Path | None:
@@ -78,23 +65,8 @@ def _read_text(path: Path) -> str:
         raise CheckpointError(f"{path}: cannot be read as UTF-8 text: {error}") from error
 
 
-def _parse_lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.rstrip().splitlines())
-
-
 def _parse_json(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from error
-
-
-def _parse_json_labels(path: Path, text: str) -> tuple[str, ...]:
-    labels = _parse_json(path, text)
-    if isinstance(labels, dict) and set(labels) == {str(i) for i in range(len(labels))}:
-        labels = [labels[str(i)] for i in range(len(labels))]
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise CheckpointError(
-            f'{path}: expected a JSON list of names, or an object {{"0": "first name", …}}'
-        )
-    return tuple(labels)

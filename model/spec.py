@@ -46,7 +46,8 @@ class ModelSpec:
     """What a checkpoint is: enough to build its network, feed it and read its answers.
 
     ``hyperparameters`` are the keyword arguments of the family's network; ``labels`` are in the
-    order of its logits; ``provenance`` is free text by topic (data, recipe, accuracy).
+    order of its logits, as are ``synsets``, WordNet's ids, where they are known; ``provenance`` is
+    free text by topic (data, recipe, accuracy).
     """
 
     name: str
@@ -55,6 +56,7 @@ class ModelSpec:
     hyperparameters: Mapping[str, int | float]
     preprocess: PreprocessSpec
     labels: tuple[str, ...]
+    synsets: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     @property

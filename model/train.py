@@ -10,6 +10,7 @@ run then goes on from where its rates began to fall.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -26,15 +27,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from model.checkpoint import write_checkpoint
+from model.classifier import load_classifier
 from model.dataset import Dataset, augment, load_dataset
 from model.errors import ModelError
-from model.evaluate import evaluate_command, predict_probabilities
+from model.evaluate import evaluate
 from model.muon import Muon
 from model.normalise import Normalise
 from model.recipe import Recipe
 from model.runfiles import find_state, plot_curves, save_state, write_metrics
 from model.spec import ModelSpec, PreprocessSpec
 from model.xcit import LayerScale, XCiT
+
+TEST_BATCH_SIZE = 250
 
 
 class Trainer:
@@ -112,8 +116,12 @@ class Trainer:
         """Top-1 of the averaged weights; each process takes its share of the test images."""
         shard = slice(self.rank, None, self.processes)
         network = nn.Sequential(self.normalise, self.average).eval()
-        probabilities = predict_probabilities(network, self.test_set.pixels[shard], self.device)
-        correct = (probabilities.argmax(-1) == self.test_set.classes[shard]).sum()
+        with torch.inference_mode():
+            predicted = [
+                network(pixels.to(self.device)).argmax(-1).cpu()
+                for pixels in torch.split(self.test_set.pixels[shard], TEST_BATCH_SIZE)
+            ]
+        correct = (torch.cat(predicted) == self.test_set.classes[shard]).sum()
         if self.processes > 1:
             dist.all_reduce(correct)
         return correct.item() / len(self.test_set)
@@ -248,6 +256,14 @@ def run_command(args: argparse.Namespace) -> None:
         dist.destroy_process_group()
 
 
+def evaluate_command(args: argparse.Namespace) -> None:
+    """Print the figures of a checkpoint on the test images, through the server's own path."""
+    workers = torch.get_num_threads()
+    classifier = load_classifier(args.checkpoint, cores=workers, streams=workers)
+    report = evaluate(classifier, args.data, split="test", workers=workers)
+    print(json.dumps(asdict(report), indent=2) if args.json else report)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m model.train", description="Train an XCiT.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -264,11 +280,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     run.set_defaults(command=run_command)
 
-    evaluate = commands.add_parser("evaluate", help="measure a checkpoint on the test images")
-    evaluate.add_argument("checkpoint", type=Path)
-    evaluate.add_argument("data", type=Path, help="image folder, or a tar of one")
-    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
-    evaluate.set_defaults(command=evaluate_command)
+    test = commands.add_parser("evaluate", help="measure a checkpoint on the test images")
+    test.add_argument("checkpoint", type=Path)
+    test.add_argument("data", type=Path, help="image folder, or a tar of one")
+    test.add_argument("--json", action="store_true", help="print one JSON object")
+    test.set_defaults(command=evaluate_command)
 
     args = parser.parse_args(argv)
     try:

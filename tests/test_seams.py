@@ -24,13 +24,15 @@ APP_LAYERS = [
 ]
 MODEL_LAYERS = [
     {"model.train"},
-    {"model.evaluate", "model.runfiles"},
-    {"model"},
+    {"model", "model.runfiles"},
+    {"model.evaluate"},
     {"model.classifier", "model.dataset"},
     {"model.backends.torch"},
     {"model.backends.base", "model.checkpoint"},
-    {"model.families", "model.preprocess", "model.sidecar"},
-    {"model.muon", "model.normalise", "model.recipe", "model.xcit"},
+    {"model.description", "model.preprocess", "model.source"},
+    {"model.hub", "model.timm_config", "model.variants"},
+    {"model.families", "model.imagenet", "model.sidecar"},
+    {"model.muon", "model.normalise", "model.recipe", "model.xcit", "model.xcit_published"},
     {"model.spec"},
     {"model.errors"},
 ]

@@ -94,7 +94,7 @@ def router(pipeline: Pipeline) -> APIRouter:
             predictions=[PredictionRow.model_validate(row) for row in rows],
         )
         return Response(
-            answer.model_dump_json(),
+            answer.model_dump_json(exclude_none=True),
             media_type="application/json",
             headers={"Server-Timing": record.timings.server_timing()},
         )

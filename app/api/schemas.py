@@ -32,13 +32,14 @@ class Model(BaseModel):
 
 
 class PredictionRow(BaseModel):
-    """One class; the score is a softmax probability."""
+    """One class; the score is a softmax probability, the synset WordNet's id where it is known."""
 
     model_config = ConfigDict(from_attributes=True)
 
     class_id: int
     label: str
     score: float
+    synset: str | None = None
 
 
 class Predictions(BaseModel):

@@ -33,6 +33,7 @@ class FakePrediction:
     class_id: int
     label: str
     score: float
+    synset: str | None = None
 
 
 class FakeClassifier:

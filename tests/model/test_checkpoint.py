@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoint import read_checkpoint, write_checkpoint
+from model.description import Overrides
 from model.errors import CheckpointError
 from model.spec import IMAGENET_MEAN, ModelSpec
 from model.xcit import XCiT
@@ -25,10 +26,10 @@ Save = Callable[[object], Path]
 State = dict[str, Tensor]
 
 
-def refusal(path: Path, **choices: Any) -> str:
+def refusal(path: Path, **overrides: Any) -> str:
     """The message a file is refused with: one line that names the file."""
     with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(path, **choices)
+        read_checkpoint(path, Overrides(**overrides))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -132,7 +133,7 @@ def test_labels_come_from_a_sidecar(save: Save, state: State, name: str, content
 def test_preprocessing_comes_from_a_sidecar_and_settings_win(save: Save, state: State) -> None:
     path = save(state)
     path.with_name("preprocess.json").write_text('{"crop_pct": 0.5, "std": [1, 1, 1]}')
-    preprocess = read_checkpoint(path, preprocess={"crop_pct": 0.75}).spec.preprocess
+    preprocess = read_checkpoint(path, Overrides(preprocess={"crop_pct": 0.75})).spec.preprocess
     assert (preprocess.crop_pct, preprocess.std) == (0.75, (1, 1, 1))
 
 
@@ -140,7 +141,7 @@ def test_labels_given_win_over_the_files_own(tmp_path: Path, spec: ModelSpec, st
     path, labels = tmp_path / "small.safetensors", tmp_path / "mine.txt"
     write_checkpoint(path, spec, state)
     labels.write_text("x\ny\nz\n")
-    assert read_checkpoint(path, labels=labels).spec.labels == ("x", "y", "z")
+    assert read_checkpoint(path, Overrides(labels=labels)).spec.labels == ("x", "y", "z")
 
 
 class Malicious:
@@ -275,7 +276,7 @@ def test_label_count_must_match(save: Save, state: State) -> None:
         ({"mean": "abc"}, "mean must be three numbers"),
         ({"mean": 3}, "bad preprocessing"),
         ({"std": [1, 0, 1]}, "each channel must be over 0"),
-        ({"image_size": 32}, "positions are learned for 16"),
+        ({"image_size": 32}, "are learned for 16, which cannot be changed"),
     ],
 )
 def test_impossible_preprocessing_is_told(
@@ -288,8 +289,9 @@ def test_impossible_preprocessing_is_told(
     ("change", "message"),
     [
         ({"format_version": 99}, "format_version is 99; this release reads 1"),
-        ({"family": "resnet"}, "family is 'resnet'; known are ['vit_pytorch']"),
-        ({"hyperparameters": {"dim": 8}}, "no vit_pytorch network"),
+        ({"family": "resnet"}, "family is 'resnet'; known are ['vit_pytorch', 'published']"),
+        ({"hyperparameters": {"dim": 8}}, "no description of a model: KeyError('patch_size')"),
+        ({"hyperparameters": HYPERPARAMETERS | {"dims": 8}}, "no vit_pytorch network"),
         ({"labels": ["a"]}, "1 labels for the 3 classes"),
         ({"preprocess": 3}, "is no description of a model"),
         ({"surprise": 1}, "is no description of a model"),

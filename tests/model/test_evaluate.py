@@ -1,0 +1,85 @@
+"""Figures of a checkpoint over labelled images."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.checkpoint import write_checkpoint
+from model.classifier import Classifier, load_classifier
+from model.errors import ModelError
+from model.evaluate import Verdicts, calibration_error, evaluate, report
+from model.spec import ModelSpec
+from model.xcit import XCiT
+
+
+@pytest.fixture
+def classifier(tmp_path: Path, spec: ModelSpec, network: XCiT) -> Classifier:
+    path = tmp_path / "small.safetensors"
+    write_checkpoint(path, spec, network.state_dict())
+    classifier = load_classifier(path, device="cpu", streams=2, cores=2)
+    classifier.backend.open()
+    return classifier
+
+
+def picture(seed: int) -> bytes:
+    pixels = np.random.RandomState(seed).randint(0, 256, (20, 24, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def sort_by_answer(classifier: Classifier, folder: Path, count: int) -> None:
+    """Images in folders of what the classifier takes them for."""
+    for seed in range(count):
+        data = picture(seed)
+        ((best,),) = classifier.predict([classifier.preprocess(data)], 1)
+        place = folder / best.label
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{seed}.png").write_bytes(data)
+
+
+def test_every_image_counts_where_no_folder_tells_them_apart(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    sort_by_answer(classifier, folder, 21)
+    (folder / "ant").mkdir(exist_ok=True)
+    (folder / "ant" / "broken.jpg").write_bytes(b"\xff\xd8\xff" + b"broken")
+    result = evaluate(classifier, folder, workers=2, batch_size=4, quiet=True)
+    assert (result.images, result.top_1, result.top_5) == (21, 1, 1)
+    (line,) = result.unreadable
+    assert line.startswith("ant/broken.jpg: ")
+    (folder / "ant").rename(folder / "aphid")
+    with pytest.raises(ModelError, match=r"'aphid' is none of the 3 classes of small; .*ant, bee"):
+        evaluate(classifier, folder, quiet=True)
+
+
+def test_only_the_test_folder_counts_where_there_is_one(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    sort_by_answer(classifier, tmp_path / "images" / "train", 6)
+    sort_by_answer(classifier, tmp_path / "images" / "val", 3)
+    assert evaluate(classifier, tmp_path / "images", quiet=True).images == 3
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="no images for split"):
+        evaluate(classifier, tmp_path / "empty", quiet=True)
+
+
+def test_calibration_error_is_the_gap_between_score_and_accuracy() -> None:
+    right = np.array([True, True, True, False])
+    assert calibration_error(np.full(4, 0.75), right) == pytest.approx(0)
+    assert calibration_error(np.full(4, 0.95), right) == pytest.approx(0.2)
+    assert calibration_error(np.array([1.0, 1.0, 1.0, 0.0]), right) == pytest.approx(0)
+
+
+def test_the_report_counts_by_rank_and_class() -> None:
+    first = Verdicts(np.array([0, 1]), np.array([0, 4]), np.full(2, 0.5), np.array([0.5, 0.1]))
+    second = Verdicts(np.array([1, 2]), np.array([0, 5]), np.full(2, 0.5), np.array([0.5, 0.0]))
+    result = report([first, second], ("ant", "bee", "cat", "dog"))
+    assert (result.images, result.top_1, result.top_5) == (4, 0.5, 0.75)
+    assert result.by_class == {"ant": 1, "bee": 0.5, "cat": 0}
+    assert np.isfinite(result.negative_log_likelihood)
+    assert "4 images: top-1 50.00%, top-5 75.00%" in str(result)

@@ -1,0 +1,197 @@
+"""Checkpoints by name: from a hub on this machine, through the hub's own client."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils._http import reset_sessions
+from safetensors.torch import save
+
+from model.checkpoint import read_checkpoint
+from model.errors import CheckpointError
+from tests.hub import COMMIT, TOKEN, Hub, Repository
+
+from .test_description import CONFIG
+from .test_xcit_published import TINY, network
+
+REPOSITORY = "timm/xcit_nano_12_p16_224.fb_in1k"
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    return {
+        "config.json": json.dumps(CONFIG).encode(),
+        "model.safetensors": save(dict(network(**TINY).state_dict())),
+    }
+
+
+@pytest.fixture
+def use_hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The client reads ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` once, when it is imported."""
+
+    def use_hub(url: str, *, offline: bool = False) -> None:
+        template = url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+        reset_sessions()
+
+    return use_hub
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_hub: Callable[..., None]
+) -> Iterator[Callable[..., Hub]]:
+    """A hub with one repository, which the client is told to use."""
+    hubs = []
+
+    def start(repository: Repository, name: str = REPOSITORY) -> Hub:
+        hub = Hub({name: repository})
+        hubs.append(hub)
+        use_hub(hub.url)
+        return hub
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield start
+    for hub in hubs:
+        hub.close()
+
+
+def refusal(checkpoint: str) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(checkpoint)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"hf-hub:{REPOSITORY}",
+        f"hf-hub:{REPOSITORY}@main",
+        f"hf-hub:{REPOSITORY}@{COMMIT}",
+        "xcit_nano_12_p16_224.fb_in1k",
+        "xcit_nano_12_p16_224",
+    ],
+)
+def test_a_checkpoint_is_found_by_name(
+    start: Callable[..., Hub], files: dict[str, bytes], name: str
+) -> None:
+    start(Repository(files))
+    checkpoint = read_checkpoint(name)
+    assert checkpoint.spec.name == "xcit_nano_12_p16_224.fb_in1k"
+    assert checkpoint.spec.preprocess.image_size == 288
+    assert checkpoint.sha256 == hashlib.sha256(files["model.safetensors"]).hexdigest()
+
+
+def test_the_variants_name_tells_the_resolution_where_no_config_does(
+    start: Callable[..., Hub], files: dict[str, bytes]
+) -> None:
+    start(
+        Repository({"model.safetensors": files["model.safetensors"]}),
+        "timm/xcit_tiny_24_p8_384.fb_dist_in1k",
+    )
+    checkpoint = read_checkpoint("xcit_tiny_24_p8_384_dist")
+    assert checkpoint.spec.preprocess.image_size == 384
+    origin = checkpoint.description.origins["preprocess.image_size"]
+    assert origin == "variant xcit_tiny_24_p8_384.fb_dist_in1k"
+
+
+def test_weights_may_be_a_pickle(start: Callable[..., Hub], tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    torch.save(network(**TINY).state_dict(), path)
+    start(Repository({"pytorch_model.bin": path.read_bytes()}), "me/birds")
+    assert read_checkpoint("hf-hub:me/birds").spec.num_classes == 5
+
+
+def test_the_second_time_nothing_is_downloaded_and_no_hub_is_needed(
+    start: Callable[..., Hub],
+    files: dict[str, bytes],
+    use_hub: Callable[..., None],
+) -> None:
+    hub = start(Repository(files))
+    read_checkpoint(f"hf-hub:{REPOSITORY}")
+    hub.requests.clear()
+    read_checkpoint(f"hf-hub:{REPOSITORY}")
+    assert {method for method, _, _ in hub.requests} == {"HEAD"}
+    use_hub("http://127.0.0.1:9")
+    read_checkpoint(f"hf-hub:{REPOSITORY}")
+    hub.requests.clear()
+    use_hub(hub.url, offline=True)
+    read_checkpoint(f"hf-hub:{REPOSITORY}")
+    assert not hub.requests
+
+
+def test_a_broken_connection_is_resumed(
+    start: Callable[..., Hub], files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
+    hub = start(Repository(files, cut_after=100_000))
+    checkpoint = read_checkpoint(f"hf-hub:{REPOSITORY}")
+    assert checkpoint.sha256 == hashlib.sha256(files["model.safetensors"]).hexdigest()
+    ranges = [headers.get("Range") for method, _, headers in hub.requests if method == "GET"]
+    assert ranges[-2:] == [None, "bytes=100000-"]
+
+
+def test_a_token_opens_what_is_gated(
+    start: Callable[..., Hub], files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(Repository(files, gated=True))
+    told = refusal(f"hf-hub:{REPOSITORY}")
+    assert f"hf-hub:{REPOSITORY}: gated: accept its terms" in told
+    assert "HF_TOKEN" in told
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert read_checkpoint(f"hf-hub:{REPOSITORY}").spec.num_classes == 5
+
+
+def test_what_is_not_there_is_told(start: Callable[..., Hub], files: dict[str, bytes]) -> None:
+    hub = start(Repository(files, private=True))
+    assert "no such repository, or a private one" in refusal(f"hf-hub:{REPOSITORY}")
+    hub.repositories[REPOSITORY].private = False
+    assert "@v9: no revision 'v9'" in refusal(f"hf-hub:{REPOSITORY}@v9")
+    hub.repositories[REPOSITORY].files = {"config.json": files["config.json"]}
+    assert "holds none of model.safetensors and pytorch_model.bin" in refusal(
+        f"hf-hub:{REPOSITORY}"
+    )
+    assert "no repository id; expected hf-hub:OWNER/NAME" in refusal("hf-hub:a/b/c")
+
+
+def test_without_a_network_the_error_says_so(
+    start: Callable[..., Hub],
+    files: dict[str, bytes],
+    use_hub: Callable[..., None],
+) -> None:
+    start(Repository(files))
+    use_hub("http://127.0.0.1:9")
+    told = refusal("xcit_small_24_p8_224")
+    assert "not in the cache, and http://127.0.0.1:9 cannot be reached" in told
+    use_hub("http://127.0.0.1:9", offline=True)
+    assert "HF_HUB_OFFLINE forbids a download" in refusal("xcit_small_24_p8_224")
+
+
+def test_a_download_that_is_not_what_was_announced_is_refused(
+    start: Callable[..., Hub], files: dict[str, bytes]
+) -> None:
+    announced = {"model.safetensors": "a" * 64}
+    start(Repository(files, announced=announced))
+    told = refusal(f"hf-hub:{REPOSITORY}")
+    assert f"expected {'a' * 64}: a broken download; remove the file" in told
+
+
+def test_an_unknown_name_is_told_with_close_ones() -> None:
+    told = refusal("xcit_small_12_p16_244.fb_in1k")
+    assert "neither a file nor a published variant; close are" in told
+    assert "xcit_small_12_p16_224.fb_in1k" in told
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    assert "pip install 'xcit-serve[hub]'" in refusal("xcit_small_12_p16_224")
