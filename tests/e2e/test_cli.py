@@ -113,9 +113,45 @@ def test_convert_writes_the_self_describing_form(
     assert json.loads(predicted.stdout)[0]["predictions"][0]["label"] in "abcdefghij"
 
 
+def test_convert_halves_the_file_at_16_bits(
+    xcit_serve: Command, tmp_path: Path, photo: Path
+) -> None:
+    output = tmp_path / "half.safetensors"
+    done = xcit_serve("convert", BUNDLED_CHECKPOINT, output, "--dtype", "bfloat16")
+    assert done.returncode == 0, done.stderr
+    assert output.stat().st_size < 0.55 * BUNDLED_CHECKPOINT.stat().st_size
+    rows = [
+        json.loads(xcit_serve("predict", photo, "--checkpoint", file, "--json").stdout)[0]
+        for file in (BUNDLED_CHECKPOINT, output)
+    ]
+    (whole, half) = ({r["label"]: r["score"] for r in row["predictions"]} for row in rows)
+    assert half == {label: pytest.approx(whole[label], abs=0.05) for label in half}
+
+
+def test_evaluate_measures_an_image_folder(
+    xcit_serve: Command, photo: Path, tmp_path: Path
+) -> None:
+    answer = json.loads(xcit_serve("predict", photo, "--json").stdout)[0]["predictions"]
+    for place, label in enumerate((answer[0]["label"], answer[1]["label"])):
+        folder = tmp_path / "images" / label
+        folder.mkdir(parents=True)
+        (folder / f"{place}.jpg").write_bytes(photo.read_bytes())
+    done = xcit_serve("evaluate", BUNDLED_CHECKPOINT, tmp_path / "images")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2 images: top-1 50.00%, top-5 100.00%")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    done = xcit_serve("evaluate", BUNDLED_CHECKPOINT, tmp_path / "images", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["images"] == 2
+    assert f"{answer[1]['label']}/broken.png: the PNG header is truncated" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (["evaluate", str(BUNDLED_CHECKPOINT), "/nowhere"], 1, "xcit-serve: /nowhere: neither"),
+        (["inspect", "--image-size", "64", str(BUNDLED_CHECKPOINT)], 1, "xcit-serve: /"),
+        (["inspect", "xcit_tiny_12_p17_224"], 1, "xcit-serve: xcit_tiny_12_p17_224: neither"),
         (["inspect", "/nowhere.pt"], 1, "xcit-serve: /nowhere.pt: cannot be read: No such file"),
         (["predict", "--checkpoint", "/nowhere.pt", "x"], 1, "xcit-serve: /nowhere.pt: cannot"),
         (["predict", "--top-k", "11", "x"], 2, "xcit-serve: --top-k=11: must be from 1 to 10"),

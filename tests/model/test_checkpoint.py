@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,13 @@ def test_a_legacy_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     assert not Path("/tmp/xcit-serve-was-here").exists()
 
 
+def test_the_flags_of_a_training_script_may_lie_beside_the_weights(
+    save: Save, state: State
+) -> None:
+    payload = {"model": state, "args": Namespace(lr=0.1), "optimizer": {"state": {}}, "epoch": 3}
+    assert dict(read_checkpoint(save(payload)).spec.hyperparameters) == HYPERPARAMETERS
+
+
 def test_a_pickled_module_is_refused_with_advice(save: Save, network: XCiT) -> None:
     message = refusal(save(network))
     assert "model.xcit.XCiT" in message
@@ -184,14 +192,15 @@ def zip_of_nothing() -> bytes:
     ("content", "message"),
     [
         (b"", "neither a safetensors nor a PyTorch file"),
-        (b"<!DOCTYPE html><html>not found</html>", "neither a safetensors nor a PyTorch file"),
+        (b"<!DOCTYPE html><html>not found</html>", "a web page, as a failed download leaves one"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (b"\x80\x04garbage", "PyTorch file"),
         (b"PK\x03\x04garbage", "truncated or corrupt PyTorch file"),
         (zip_of_nothing(), "truncated or corrupt PyTorch file"),
         (b"\x10\0\0\0\0\0\0\0{garbage", "truncated or corrupt safetensors file"),
         (b"\xff\xff\xff\xff\xff\xff\xff\xff{", "truncated or corrupt safetensors file"),
     ],
-    ids=["empty", "html", "pickle", "zip", "other zip", "safetensors", "huge header"],
+    ids=["empty", "html", "lfs", "pickle", "zip", "other zip", "safetensors", "huge header"],
 )
 def test_files_that_are_no_weights_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.pt"
