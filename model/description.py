@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from model.errors import CheckpointError
@@ -21,7 +22,9 @@ from model.timm_config import read_timm_config
 from model.variants import image_size_in
 
 FORMAT_VERSION = 1
+DEFAULT_IMAGE_SIZE = 224
 NAMELESS = {"model", "pytorch_model"}
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
 
@@ -49,81 +52,62 @@ class Overrides:
 
 
 class Facts:
-    """Values by name, and where each came from. What is learned later wins."""
+    """What is known of a model, and where each value came from. What is learned later wins."""
 
     def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
+        self.model: dict[str, Any] = {}
+        self.hyperparameters: dict[str, Any] = {}
+        self.preprocess: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
 
-    def learn(self, origin: str, values: Mapping[str, Any]) -> None:
-        self.values |= values
-        self.origins |= dict.fromkeys(values, origin)
+    def learn(
+        self,
+        origin: str,
+        *,
+        hyperparameters: Mapping[str, Any] = NOTHING,
+        preprocess: Mapping[str, Any] = NOTHING,
+        **model: Any,
+    ) -> None:
+        """Take over values that ``origin`` tells; ``model`` are other fields of `ModelSpec`."""
+        self.model |= model
+        self.hyperparameters |= hyperparameters
+        self.preprocess |= preprocess
+        names = (*model, *hyperparameters, *(f"preprocess.{name}" for name in preprocess))
+        self.origins |= dict.fromkeys(names, origin)
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A spec, and the origins of its values: hyper-parameters, ``preprocess.FIELD``, ``labels``."""
+    """A spec, and the origin of each value, by name: ``labels``, ``depth``, ``preprocess.mean``."""
 
     spec: ModelSpec
     origins: Mapping[str, str]
 
 
 def describe_raw(
-    path: Path, family: Family, state: StateDict, name: str | None, overrides: Overrides
+    path: Path, family: Family, state: StateDict, variant: str | None, overrides: Overrides
 ) -> Description:
     """What a bare state dict is.
 
     Args:
-        name: of the published variant that was asked for, if one was.
+        variant: the name of the published one that was asked for, if one was.
 
     Raises:
         CheckpointError: what is known does not fit together; the file is named.
     """
-    config = read_timm_config(path) if family.name == "published" else None
+    facts = Facts()
+    preprocess = asdict(PreprocessSpec(image_size=DEFAULT_IMAGE_SIZE))
+    facts.learn("default", version="1", family=family.name, preprocess=preprocess)
+    _learn_from_weights(facts, path, family, state)
+    _learn_from_names(facts, path, variant)
+    if family.name == "published":
+        _learn_from_timm(facts, path)
+    _learn_from_sidecars(facts, path)
+    description = _conclude(path, facts, overrides)
 
-    hyperparameters = Facts()
-    inferred = _infer(path, family, state)
-    hyperparameters.learn("weights", inferred)
-    hyperparameters.learn("dim, as published", {k: inferred[k] for k in family.untold})
-
-    preprocess = Facts()
-    preprocess.learn("default", asdict(PreprocessSpec(image_size=224)))
-    if "image_size" in inferred:
-        preprocess.learn("weights", {"image_size": inferred["image_size"]})
-    else:
-        for origin, text in ((f"variant {name}", name), (f"name of {path.name}", path.stem)):
-            if text and (size := image_size_in(text)):
-                preprocess.learn(origin, {"image_size": size})
-
-    classes = int(inferred["num_classes"])
-    labels = Facts()
-    labels.learn("default", {"labels": tuple(f"class_{i}" for i in range(classes)), "synsets": ()})
-    if family.name == "published" and classes == len(imagenet_labels()):
-        synsets, names = zip(*imagenet_labels(), strict=True)
-        labels.learn("ImageNet-1k, by their number", {"labels": names, "synsets": synsets})
-
-    title = Facts()
-    title.learn("file name", {"name": path.stem})
-    if config:
-        hyperparameters.learn(str(config.path), config.hyperparameters)
-        preprocess.learn(str(config.path), config.preprocess)
-        labels.learn(str(config.path), config.labels)
-        if path.stem in NAMELESS and config.name:
-            title.learn(str(config.path), {"name": config.name})
-    if name:
-        title.learn("variant", {"name": name})
-    if found := find_preprocess(path):
-        preprocess.learn(str(found), read_preprocess(found))
-    if found := find_labels(path):
-        labels.learn(str(found), {"labels": read_labels(found), "synsets": ()})
-
-    known = {"version": "1", "family": family.name, "provenance": {}}
-    description = _conclude(
-        path, {**known, **title.values}, hyperparameters, preprocess, labels, overrides
-    )
     told = {description.origins[f"preprocess.{field.name}"] for field in fields(PreprocessSpec)}
     logger.info("%s does not describe itself: preprocessing from %s", path, ", ".join(sorted(told)))
-    return Description(description.spec, {**title.origins, **description.origins})
+    return description
 
 
 def describe_itself(path: Path, metadata: str, overrides: Overrides) -> Description:
@@ -143,12 +127,11 @@ def describe_itself(path: Path, metadata: str, overrides: Overrides) -> Descript
             raise CheckpointError(
                 f"{path}: family is {document['family']!r}; known are {list(FAMILIES)}"
             )
-        hyperparameters, preprocess, labels = Facts(), Facts(), Facts()
-        hyperparameters.learn("metadata", document.pop("hyperparameters"))
-        preprocess.learn("metadata", document.pop("preprocess"))
-        told = {"labels": tuple(document.pop("labels"))}
-        labels.learn("metadata", {**told, "synsets": tuple(document.pop("synsets", ()))})
-        return _conclude(path, document, hyperparameters, preprocess, labels, overrides)
+        for name in ("labels", "synsets"):
+            document[name] = tuple(document.get(name, ()))
+        facts = Facts()
+        facts.learn("metadata", **document)
+        return _conclude(path, facts, overrides)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: its metadata is no description of a model: {error!r}"
@@ -161,14 +144,14 @@ def self_description(spec: ModelSpec) -> str:
     return json.dumps(document, ensure_ascii=False)
 
 
-def _infer(path: Path, family: Family, state: StateDict) -> Mapping[str, int | float]:
+def _learn_from_weights(facts: Facts, path: Path, family: Family, state: StateDict) -> None:
     if family.head not in state:
         raise CheckpointError(
             f"{path}: a backbone without a classifier: key {family.head!r} is missing; "
             "expected a checkpoint with its classification head"
         )
     try:
-        return family.infer(state)
+        inferred = family.infer(state)
     except KeyError as error:
         raise CheckpointError(
             f"{path}: key {error} is missing; every checkpoint of family {family.name} has it"
@@ -176,50 +159,81 @@ def _infer(path: Path, family: Family, state: StateDict) -> Mapping[str, int | f
     except (ValueError, LookupError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: odd shapes for family {family.name}: {error}") from error
 
+    facts.learn("weights", hyperparameters=inferred)
+    untold = {name: inferred[name] for name in family.untold}
+    facts.learn("dim, as published", hyperparameters=untold)
+    if "image_size" in inferred:
+        facts.learn("weights", preprocess={"image_size": inferred["image_size"]})
+    classes = int(inferred["num_classes"])
+    facts.learn("default", labels=tuple(f"class_{i}" for i in range(classes)))
+    if family.name == "published" and classes == len(imagenet_labels()):
+        synsets, labels = zip(*imagenet_labels(), strict=True)
+        facts.learn("ImageNet-1k, by their number", labels=labels, synsets=synsets)
 
-def _conclude(
-    path: Path,
-    known: Mapping[str, Any],
-    hyperparameters: Facts,
-    preprocess: Facts,
-    labels: Facts,
-    overrides: Overrides,
-) -> Description:
-    """The spec of what was learned and of the caller's choices."""
-    hyperparameters.learn("settings", overrides.hyperparameters or {})
-    preprocess.learn("settings", overrides.all_preprocess)
-    if overrides.labels:
-        labels.learn(
-            str(overrides.labels), {"labels": read_labels(overrides.labels), "synsets": ()}
+
+def _learn_from_names(facts: Facts, path: Path, variant: str | None) -> None:
+    names = {f"variant {variant}": variant, f"name of {path.name}": path.stem}
+    for origin, name in names.items():
+        if name and "image_size" not in facts.hyperparameters and (size := image_size_in(name)):
+            facts.learn(origin, preprocess={"image_size": size})
+    facts.learn(f"name of {path.name}", name=path.stem)
+    if variant:
+        facts.learn(f"variant {variant}", name=variant)
+
+
+def _learn_from_timm(facts: Facts, path: Path) -> None:
+    if config := read_timm_config(path):
+        facts.learn(
+            str(config.path),
+            hyperparameters=config.hyperparameters,
+            preprocess=config.preprocess,
+            **config.labels,
         )
-    spec = ModelSpec(
-        **known,
-        hyperparameters=hyperparameters.values,
-        preprocess=_build_preprocess(path, preprocess),
-        **labels.values,
+        if facts.model["name"] in NAMELESS:
+            facts.learn(str(config.path), name=config.name)
+
+
+def _learn_from_sidecars(facts: Facts, path: Path) -> None:
+    if found := find_preprocess(path):
+        facts.learn(str(found), preprocess=read_preprocess(found))
+    if found := find_labels(path):
+        facts.learn(str(found), labels=read_labels(found), synsets=())
+
+
+def _conclude(path: Path, facts: Facts, overrides: Overrides) -> Description:
+    """The spec of what was learned and of the caller's choices."""
+    facts.learn(
+        "settings",
+        hyperparameters=overrides.hyperparameters or NOTHING,
+        preprocess=overrides.all_preprocess,
     )
-    _check_image_size(path, spec, preprocess.origins["image_size"])
-    classes = hyperparameters.values["num_classes"]
+    if overrides.labels:
+        facts.learn(str(overrides.labels), labels=read_labels(overrides.labels), synsets=())
+    spec = ModelSpec(
+        **facts.model,
+        hyperparameters=facts.hyperparameters,
+        preprocess=_build_preprocess(path, facts),
+    )
+    _check_image_size(path, spec, facts.origins["preprocess.image_size"])
+    classes = spec.hyperparameters["num_classes"]
     if spec.num_classes != classes:
-        origin = labels.origins["labels"]
+        origin = facts.origins["labels"]
         raise CheckpointError(
             f"{origin}: {spec.num_classes} labels for the {classes} classes of {path}"
         )
-    fields_of_preprocess = {f"preprocess.{k}": v for k, v in preprocess.origins.items()}
-    return Description(spec, {**hyperparameters.origins, **fields_of_preprocess, **labels.origins})
+    return Description(spec, facts.origins)
 
 
 def _build_preprocess(path: Path, facts: Facts) -> PreprocessSpec:
     known = {field.name for field in fields(PreprocessSpec)}
-    for name, origin in facts.origins.items():
-        if name not in known:
-            raise CheckpointError(
-                f"{path}: unknown preprocessing field {name!r}, from {origin}; "
-                f"known are {sorted(known)}"
-            )
+    for name in facts.preprocess.keys() - known:
+        raise CheckpointError(
+            f"{path}: unknown preprocessing field {name!r}, from "
+            f"{facts.origins[f'preprocess.{name}']}; known are {sorted(known)}"
+        )
     try:
-        triples = {name: tuple(facts.values[name]) for name in ("mean", "std")}
-        return PreprocessSpec(**{**facts.values, **triples})
+        triples = {name: tuple(facts.preprocess[name]) for name in ("mean", "std")}
+        return PreprocessSpec(**{**facts.preprocess, **triples})
     except (TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: bad preprocessing: {error}") from error
 
@@ -227,10 +241,8 @@ def _build_preprocess(path: Path, facts: Facts) -> PreprocessSpec:
 def _check_image_size(path: Path, spec: ModelSpec, origin: str) -> None:
     """Learned positions fit one grid; others fit any of whole patches."""
     size = spec.preprocess.image_size
-    trained, patch = (
-        spec.hyperparameters.get("image_size", size),
-        spec.hyperparameters["patch_size"],
-    )
+    patch = spec.hyperparameters["patch_size"]
+    trained = spec.hyperparameters.get("image_size", size)
     if size != trained:
         raise CheckpointError(
             f"{path}: image_size is {size}, from {origin}; the positions of this "

@@ -19,7 +19,7 @@ class TimmConfig:
     """The parts that matter here, in this package's terms. What timm leaves open is absent."""
 
     path: Path
-    name: str | None
+    name: str
     hyperparameters: Mapping[str, Any]
     preprocess: Mapping[str, Any]
     labels: Mapping[str, Any]
