@@ -97,7 +97,7 @@ def describe_raw(
     """
     facts = Facts()
     preprocess = asdict(PreprocessSpec(image_size=DEFAULT_IMAGE_SIZE))
-    facts.learn("default", version="1", family=family.name, preprocess=preprocess)
+    facts.learn("default", version="1", preprocess=preprocess)
     _learn_from_weights(facts, path, family, state)
     _learn_from_names(facts, path, variant)
     if family.name == "published":
@@ -159,7 +159,7 @@ def _learn_from_weights(facts: Facts, path: Path, family: Family, state: StateDi
     except (ValueError, LookupError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: odd shapes for family {family.name}: {error}") from error
 
-    facts.learn("weights", hyperparameters=inferred)
+    facts.learn("weights", family=family.name, hyperparameters=inferred)
     untold = {name: inferred[name] for name in family.untold}
     facts.learn("dim, as published", hyperparameters=untold)
     if "image_size" in inferred:
@@ -172,13 +172,12 @@ def _learn_from_weights(facts: Facts, path: Path, family: Family, state: StateDi
 
 
 def _learn_from_names(facts: Facts, path: Path, variant: str | None) -> None:
-    names = {f"variant {variant}": variant, f"name of {path.name}": path.stem}
-    for origin, name in names.items():
+    facts.learn("file name", name=path.stem)
+    if variant:
+        facts.learn("variant", name=variant)
+    for origin, name in (("variant", variant), ("file name", path.stem)):
         if name and "image_size" not in facts.hyperparameters and (size := image_size_in(name)):
             facts.learn(origin, preprocess={"image_size": size})
-    facts.learn(f"name of {path.name}", name=path.stem)
-    if variant:
-        facts.learn(f"variant {variant}", name=variant)
 
 
 def _learn_from_timm(facts: Facts, path: Path) -> None:
