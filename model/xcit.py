@@ -97,7 +97,7 @@ class XCiT(nn.Module):
         patches = patches + rearrange(self.pos_embedding, "1 (h w) d -> 1 h w d", h=h, w=w)
         patches = self.xcit_transformer(self.dropout(patches))
         patches = rearrange(self.final_norm(patches), "b h w d -> b (h w) d")
-        cls_token = repeat(self.cls_token, "d -> b 1 d", b=len(images))
+        cls_token = repeat(self.cls_token, "d -> b 1 d", b=images.shape[0])
         cls_token = self.cls_transformer(cls_token, patches)
         return self.mlp_head(rearrange(cls_token, "b 1 d -> b d"))
 
@@ -111,14 +111,16 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, tokens: Tensor, *context: Tensor) -> Tensor:
-        keep = torch.ones(len(self.layers), dtype=torch.bool)
-        if self.training and self.layer_dropout > 0:
-            keep = torch.rand(len(self.layers)) >= self.layer_dropout
-            keep[torch.randint(len(self.layers), ())] |= not keep.any()
-        for layer, kept in zip(self.layers, keep.tolist(), strict=True):
-            if kept:
-                tokens = layer(tokens, *context)
+        for layer in self._kept():
+            tokens = layer(tokens, *context)
         return tokens
+
+    def _kept(self) -> Iterable[nn.Module]:
+        if not self.training or self.layer_dropout == 0:
+            return self.layers
+        keep = torch.rand(len(self.layers)) >= self.layer_dropout
+        keep[torch.randint(len(self.layers), ())] |= not keep.any()
+        return [layer for layer, kept in zip(self.layers, keep.tolist(), strict=True) if kept]
 
 
 class Layer(nn.ModuleList):

@@ -62,7 +62,7 @@ class PublishedXCiT(nn.Module):
         patches = rearrange(grid + self.pos_embed(h, w), "b d h w -> b (h w) d")
         for block in self.blocks:
             patches = block(patches, h, w)
-        cls_token = self.cls_token.expand(len(images), -1, -1)
+        cls_token = self.cls_token.expand(images.shape[0], -1, -1)
         for block in self.cls_attn_blocks:
             cls_token, patches = block(cls_token, patches)
         return self.head(self.norm(cls_token[:, 0]))

@@ -195,6 +195,7 @@ log() { "$DOCKER" logs "$container" 2>&1; }
 check "it becomes healthy"              eventually 120 is healthy inspect '{{.State.Health.Status}}'
 check "its root is read-only to root"   as_root '! touch /x && ! touch /opt/app/x && touch /tmp/x'
 check "/tmp runs no programs"           inside 'cp /bin/true /tmp/y && chmod +x /tmp/y && ! /tmp/y'
+check "downloads have a place"          inside 'touch /cache/x && rm /cache/x && python -c "import huggingface_hub"'
 check "it runs as 10001"                is 10001 inside 'id -u'
 check "... without capabilities"        is 0000000000000000 status CapEff
 check "... and none to be had"          is 0000000000000000 status CapBnd
