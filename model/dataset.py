@@ -127,22 +127,3 @@ def _choose(paths: list[PurePosixPath], split: str) -> list[PurePosixPath]:
         held_out = set(chance.sample(members, max(1, int(HELD_OUT * len(members)))))
         chosen += [path for path in members if (path in held_out) == (split == "test")]
     return chosen
-
-
-def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Random flips, and crops out of each image padded by an eighth of its reflection."""
-    b, size, _, _ = pixels.shape
-    margin = size // 8
-    steps = torch.arange(size)
-    flipped = torch.rand(b, 1, generator=generator) < 0.5
-    columns = torch.where(flipped, steps.flip(0), steps)
-    rows = steps + torch.randint(-margin, margin + 1, (b, 1), generator=generator)
-    columns = columns + torch.randint(-margin, margin + 1, (b, 1), generator=generator)
-    rows, columns = (_reflect(index, size) for index in (rows, columns))  # (b, size)
-    return pixels[torch.arange(b)[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def _reflect(index: Tensor, size: int) -> Tensor:
-    """Indices outside ``0 … size - 1`` mirrored at the edges."""
-    index = index.abs()
-    return torch.where(index >= size, 2 * (size - 1) - index, index)

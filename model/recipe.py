@@ -34,6 +34,8 @@ class Recipe:
     muon_lr: float = _choice(3e-3, "rate of the hidden matrices")
     adamw_lr: float = _choice(3e-3, "rate of everything else")
     weight_decay: float = _choice(0.05, "decoupled weight decay of matrices and kernels")
+    start: str = _choice("", "checkpoint whose weights to begin with; none: random ones")
+    cutmix: float = _choice(0.0, "chance of an image to get a piece of another one")
     label_smoothing: float = _choice(0.1, "probability spread over the wrong classes")
     average: float = _choice(0.998, "decay a step of the averaged weights that are kept")
     seed: int = _choice(0, "of initialisation, order and augmentation")

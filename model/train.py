@@ -6,7 +6,8 @@
 
 A run may be killed at any time and started again with the same command: it goes on from its last
 whole epoch, and ends with the weights of a run never killed. ``--epochs`` may be raised later: the
-run then goes on from where its rates began to fall.
+run then goes on from where its rates began to fall. ``--start CHECKPOINT`` begins with the weights
+of another run: for a second round with other choices, or for classes of one's own.
 """
 
 import argparse
@@ -26,9 +27,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from model.checkpoint import write_checkpoint
+from model.augment import cutmix, flip_and_shift
+from model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from model.classifier import load_classifier
-from model.dataset import Dataset, augment, load_dataset
+from model.dataset import Dataset, load_dataset
 from model.errors import ModelError
 from model.evaluate import evaluate
 from model.muon import Muon
@@ -44,16 +46,25 @@ TEST_BATCH_SIZE = 250
 class Trainer:
     """One run: network, averaged weights, optimisers, history, and their state on disk."""
 
-    def __init__(self, recipe: Recipe, out: Path, train: Dataset, test: Dataset) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        train: Dataset,
+        test: Dataset,
+        start: Checkpoint | None = None,
+    ) -> None:
         self.recipe, self.out, self.train_set, self.test_set = recipe, out, train, test
         self.rank, self.processes = rank_and_processes()
         self.device = pick_device(self.rank)
-        self.spec = describe(recipe, train)
+        self.spec = describe(recipe, train, start)
         self.normalise = Normalise(self.spec.preprocess).to(self.device)
 
         torch.manual_seed(recipe.seed)
         self.network = XCiT(**recipe.architecture, num_classes=len(train.labels))
         initialise(self.network)
+        if start:
+            take_over(self.network, start)
         self.network.to(self.device)
         average = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
@@ -97,11 +108,19 @@ class Trainer:
             self._set_rate(recipe.rate(self.epoch + step / steps))
             batch = order[step * recipe.batch_size :][: recipe.batch_size]
             batch = batch[self.rank :: self.processes]
-            pixels = augment(self.train_set.pixels[batch], generator).to(self.device)
+            pixels = flip_and_shift(self.train_set.pixels[batch], generator)
+            pixels, pasted = cutmix(pixels, recipe.cutmix, generator)
+            pixels, pasted = pixels.to(self.device), pasted.to(self.device)
             classes = self.train_set.classes[batch].to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bf16(self.device)):
                 logits = model(self.normalise(pixels))
-            loss = F.cross_entropy(logits.float(), classes, label_smoothing=recipe.label_smoothing)
+            seen, added = (
+                F.cross_entropy(
+                    logits.float(), each, reduction="none", label_smoothing=recipe.label_smoothing
+                )
+                for each in (classes, classes.roll(1))
+            )
+            loss = (seen + pasted * (added - seen)).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -182,6 +201,19 @@ def initialise(network: XCiT) -> None:
                 nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
 
 
+def take_over(network: XCiT, checkpoint: Checkpoint) -> None:
+    """Begin with the weights of ``checkpoint``; where its classes are others, not with its head."""
+    state = dict(checkpoint.state)
+    if checkpoint.spec.num_classes != network.mlp_head[-1].out_features:
+        state |= {k: v for k, v in network.state_dict().items() if k.startswith("mlp_head.1.")}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{checkpoint.path}: another architecture than the recipe's: {error}"
+        ) from error
+
+
 def build_optimizers(network: XCiT, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices; AdamW for embedding, head, kernels, norms and scales."""
     hidden: list[Tensor] = []
@@ -200,24 +232,32 @@ def build_optimizers(network: XCiT, recipe: Recipe) -> list[torch.optim.Optimize
     ]
 
 
-def describe(recipe: Recipe, train: Dataset) -> ModelSpec:
+def describe(recipe: Recipe, train: Dataset, start: Checkpoint | None) -> ModelSpec:
     """The spec of the run's checkpoint.
 
     Its mean is that of the training images, its std theirs over ``input_scale``. The first
     LayerNorm sees one patch at a time: at the usual scale it would blow up the noise of a flat
-    patch to the strength of an edge; where its epsilon has a say, it does not.
+    patch to the strength of an edge; where its epsilon has a say, it does not. A run that starts
+    with a checkpoint keeps to the preprocessing that its weights know.
     """
-    channels = train.pixels.flatten(0, 2).double() / 255
-    mean = tuple(round(x, 4) for x in channels.mean(0).tolist())
-    std = tuple(round(max(x, 1 / 255) / recipe.input_scale, 4) for x in channels.std(0).tolist())
+    provenance = {"recipe": "python -m model.train run", "images": str(len(train))}
+    if start:
+        preprocess = start.spec.preprocess
+        provenance["start"] = f"{start.spec.name}, sha256 {start.sha256}"
+    else:
+        channels = train.pixels.flatten(0, 2).double() / 255
+        mean = tuple(round(x, 4) for x in channels.mean(0).tolist())
+        scale = recipe.input_scale
+        std = tuple(round(max(x, 1 / 255) / scale, 4) for x in channels.std(0).tolist())
+        preprocess = PreprocessSpec(recipe.image_size, mean=mean, std=std)
     return ModelSpec(
         name=recipe.name,
         version="1",
         family="vit_pytorch",
         hyperparameters={**recipe.architecture, "num_classes": len(train.labels)},
-        preprocess=PreprocessSpec(recipe.image_size, mean=mean, std=std),
+        preprocess=preprocess,
         labels=train.labels,
-        provenance={"recipe": "python -m model.train run", "images": str(len(train))},
+        provenance=provenance,
     )
 
 
@@ -245,13 +285,14 @@ def run_command(args: argparse.Namespace) -> None:
     if processes > 1:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     args.out.mkdir(parents=True, exist_ok=True)
-    preprocess = PreprocessSpec(recipe.image_size)
+    start = read_checkpoint(recipe.start) if recipe.start else None
+    preprocess = start.spec.preprocess if start else PreprocessSpec(recipe.image_size)
     train, test = (
         load_dataset(args.data, split, preprocess, quiet=rank > 0) for split in ("train", "test")
     )
     if train.labels != test.labels:
         raise ModelError(f"{args.data}: train and test hold different labels")
-    Trainer(recipe, args.out, train, test).run()
+    Trainer(recipe, args.out, train, test, start).run()
     if processes > 1:
         dist.destroy_process_group()
 

@@ -32,7 +32,14 @@ MODEL_LAYERS = [
     {"model.description", "model.preprocess", "model.source"},
     {"model.hub", "model.timm_config", "model.variants"},
     {"model.families", "model.imagenet", "model.sidecar"},
-    {"model.muon", "model.normalise", "model.recipe", "model.xcit", "model.xcit_published"},
+    {
+        "model.augment",
+        "model.muon",
+        "model.normalise",
+        "model.recipe",
+        "model.xcit",
+        "model.xcit_published",
+    },
     {"model.spec"},
     {"model.errors"},
 ]

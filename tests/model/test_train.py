@@ -1,6 +1,7 @@
 """The recipe: resumable, reproducible, and honest about what it measures."""
 
 import csv
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from model.augment import cutmix, flip_and_shift
 from model.checkpoint import read_checkpoint
-from model.dataset import augment, load_dataset
+from model.dataset import load_dataset
 from model.errors import ModelError
 from model.muon import orthogonalise
 from model.recipe import Recipe
@@ -50,9 +52,9 @@ def folder(tmp_path: Path) -> Path:
 
 def train(folder: Path, out: Path, recipe: Recipe) -> Trainer:
     spec = PreprocessSpec(recipe.image_size)
-    data = [load_dataset(folder, split, spec, quiet=True) for split in ("train", "test")]
+    training, test = (load_dataset(folder, split, spec, quiet=True) for split in ("train", "test"))
     out.mkdir(exist_ok=True)
-    trainer = Trainer(recipe, out, *data)
+    trainer = Trainer(recipe, out, training, test)
     trainer.run()
     return trainer
 
@@ -187,12 +189,42 @@ def test_images_that_cannot_be_used_are_named(folder: Path, tmp_path: Path) -> N
 def test_augmentation_flips_and_shifts_by_no_more_than_the_margin() -> None:
     columns = torch.arange(16, dtype=torch.uint8)[None, None, :, None].expand(500, 16, 16, 3)
     rows = columns.transpose(1, 2)
-    seen = augment(columns, torch.Generator().manual_seed(0))[:, 0, :, 0].long()
+    seen = flip_and_shift(columns, torch.Generator().manual_seed(0))[:, 0, :, 0].long()
     flipped = seen[:, 5] > seen[:, 10]
     assert 150 < flipped.sum() < 350
     shift = seen[:, 8] - torch.where(flipped, 7, 8)
     assert (shift.min().item(), shift.max().item()) == (-2, 2)
-    assert not (augment(rows, torch.Generator())[:, 8, 0, 0] == 8).all()
+    assert not (flip_and_shift(rows, torch.Generator())[:, 8, 0, 0] == 8).all()
+
+
+def test_cutmix_pastes_the_share_that_it_tells() -> None:
+    pixels = torch.arange(64).repeat_interleave(16 * 16 * 3).view(64, 16, 16, 3)
+    mixed, pasted = cutmix(pixels, 0.5, torch.Generator().manual_seed(0))
+    foreign = mixed != pixels
+    assert (mixed[foreign] == pixels.roll(1, 0)[foreign]).all()
+    assert torch.equal(foreign.float().mean((1, 2, 3)), pasted)
+    assert 0.3 < (pasted > 0).float().mean() < 0.7
+    assert pasted.max() > 0.5
+    alone, pasted = cutmix(pixels, 0.0, torch.Generator())
+    assert torch.equal(alone, pixels)
+    assert not pasted.any()
+
+
+def test_a_run_may_start_with_the_weights_of_another(folder: Path, tmp_path: Path) -> None:
+    train(folder, tmp_path / "first", RECIPE)
+    first = tmp_path / "first" / "tiny.safetensors"
+    for split in ("train", "test"):  # and learn one class more
+        for label, like in {"blue": "blue", "green": "red", "red": "red"}.items():
+            shutil.copytree(folder / split / like, tmp_path / "three" / split / label)
+    out = tmp_path / "second"
+    choices = f"{FLAGS} --epochs 1 --batch-size 8 --name tiny --start {first} --cutmix 0.5"
+    main(["run", str(tmp_path / "three"), "--out", str(out), *choices.split()])
+    spec = read_checkpoint(out / "tiny.safetensors").spec
+    assert spec.labels == ("blue", "green", "red")
+    assert spec.preprocess == read_checkpoint(first).spec.preprocess
+    assert read_checkpoint(first).sha256 in spec.provenance["start"]
+    with pytest.raises(SystemExit, match="another architecture than the recipe's"):
+        main(["run", str(folder), "--out", str(out / "b"), *choices.split(), "--depth", "2"])
 
 
 def test_muon_steps_along_an_orthogonal_matrix() -> None:
