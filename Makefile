@@ -14,6 +14,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 TORCH := $(shell grep '^torch==' requirements.txt)
 
+# Training allocates and frees the same large blocks all the time; glibc hands each back to the
+# kernel unless told otherwise. Worth a tenth of the time.
+KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
+
 .DEFAULT_GOAL := help
 .PHONY: help serve test check fix bench train image smoke clean
 
@@ -43,7 +47,7 @@ bench: $(VENV)/dev.done ## measure a server beside its parts: 224 pixels, dim 12
 		--checkpoint $(BENCH)/dim128.safetensors --images $(BENCH)/photos
 
 train: $(VENV)/dev.done ## train the bundled checkpoint anew, or go on: make train DATA=images
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(CORES) \
+	OMP_NUM_THREADS=1 $(KEEP_MEMORY) $(BIN)/torchrun --nproc-per-node $(CORES) \
 		-m model.train run $(DATA) --out $(RUN)
 
 image: ## build the container image
