@@ -1,6 +1,6 @@
 """What the service needs of a classifier. It is met by the model's, and by a fake in tests."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ class ModelInfo:
     device: str
     backend: str
     precision: str
+    streams: int
+    max_batch_size: int
     num_classes: int
 
 
@@ -35,12 +37,13 @@ class Prediction(Protocol):
 class Classifier(Protocol):
     """Encoded image to item, items to predictions.
 
-    `preprocess` is called from several threads at once; `warm_up` once in each inference thread,
-    and `predict` in those threads only.
+    `preprocess` is called from several threads at once; `warm_up` and then `time_batches` once in
+    each inference thread, and `predict` in those threads only.
     """
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """What is being served; as it will be, once `settle` was called."""
 
     @property
     def streams(self) -> int:
@@ -48,6 +51,12 @@ class Classifier(Protocol):
 
     def warm_up(self) -> None:
         """Raises `StartupError` if the model cannot be served."""
+
+    def time_batches(self) -> Mapping[int, float]:
+        """Seconds by batch size, in the calling inference thread, while the others do the same."""
+
+    def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
+        """Choose what is to be chosen by what all threads measured."""
 
     def preprocess(self, data: bytes) -> Any:
         """Raises a `ServiceError` for an image that cannot be classified."""

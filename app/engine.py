@@ -35,11 +35,12 @@ class Engine:
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.classifier = classifier
+        self.info = classifier.info
         self.streams = streams
         self._batcher: MicroBatcher[Job, Sequence[Prediction]] = MicroBatcher(
             self._run_batch,
             streams,
-            max_batch_size=settings.max_batch_size,
+            max_batch_size=self.info.max_batch_size,
             max_queue_size=settings.max_queue_size,
             max_batch_delay=settings.max_batch_delay_ms / 1e3,
             on_batch=on_batch,
@@ -68,7 +69,7 @@ class Engine:
 async def load_streams(
     load: Callable[[], Classifier],
 ) -> tuple[Classifier, list[ThreadPoolExecutor]]:
-    """Load in the first inference thread, then open and warm up the others.
+    """Load in the first inference thread, open and warm up the others, and measure all at once.
 
     Raises:
         StartupError: the model cannot be served.
@@ -79,6 +80,8 @@ async def load_streams(
     streams += [new_stream(number) for number in range(1, classifier.streams)]
     for stream in streams:
         await loop.run_in_executor(stream, classifier.warm_up)
+    timings = (loop.run_in_executor(stream, classifier.time_batches) for stream in streams)
+    classifier.settle(await asyncio.gather(*timings))
     return classifier, streams
 
 

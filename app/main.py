@@ -4,7 +4,7 @@ It is also where the service meets the model: `ServedClassifier` speaks both lan
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -52,7 +52,7 @@ def create_app(
         lifecycle: for who must know or change the state from outside, as the server does.
     """
     lifecycle = lifecycle or Lifecycle()
-    meters = Metrics(settings.max_batch_size)
+    meters = Metrics()
     lifecycle.listen(meters.show_state)
     pipeline = Pipeline(settings, lifecycle, meters)
 
@@ -95,10 +95,13 @@ def load_model(settings: Settings) -> Classifier:
                     preprocess=settings.preprocess,
                     hyperparameters=settings.hyperparameters,
                 ),
-                device=settings.device,
-                precision=settings.precision,
-                cores=usable_cores(),
-                streams=settings.streams,
+                model.BackendOptions(
+                    backend=settings.backend,
+                    device=settings.device,
+                    precision=settings.precision,
+                    cores=usable_cores(),
+                    streams=settings.streams,
+                ),
                 max_batch_size=settings.max_batch_size,
                 max_pixels=settings.max_pixels,
             )
@@ -114,15 +117,20 @@ class ServedClassifier:
         self._classifier = classifier
         self.streams = classifier.backend.streams
         self.padded_size = classifier.padded_size
-        spec, backend = classifier.spec, classifier.backend
-        self.info = ModelInfo(
+
+    @property
+    def info(self) -> ModelInfo:
+        spec, backend = self._classifier.spec, self._classifier.backend
+        return ModelInfo(
             name=spec.name,
             version=spec.version,
             family=spec.family,
-            checkpoint_sha256=classifier.sha256,
+            checkpoint_sha256=self._classifier.sha256,
             device=backend.device,
             backend=backend.name,
             precision=backend.precision,
+            streams=backend.streams,
+            max_batch_size=self._classifier.max_batch_size,
             num_classes=spec.num_classes,
         )
 
@@ -131,6 +139,12 @@ class ServedClassifier:
             self._classifier.warm_up()
         except model.ModelError as error:
             raise StartupError(str(error)) from error
+
+    def time_batches(self) -> Mapping[int, float]:
+        return self._classifier.time_batches()
+
+    def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
+        self._classifier.settle(timings)
 
     def preprocess(self, data: bytes) -> Pixels:
         try:

@@ -20,12 +20,13 @@ SECONDS = (
     *(0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
     *(0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0),
 )
+BATCH_SIZES = tuple(1 << i for i in range(11))
 
 
 class Metrics:
     """The service's numbers, in a registry of their own. Called from the event loop alone."""
 
-    def __init__(self, max_batch_size: int) -> None:
+    def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -51,7 +52,7 @@ class Metrics:
         self._batch_size = Histogram(
             "xcit_batch_size",
             "Images a batch; the sum is the number of images inferred.",
-            buckets=size_buckets(max_batch_size),
+            buckets=BATCH_SIZES,
             registry=registry,
         )
         self._padding = Counter(
@@ -104,9 +105,3 @@ class Metrics:
                 "precision": info.precision,
             }
         )
-
-
-def size_buckets(max_batch_size: int) -> tuple[int, ...]:
-    """1, 2, 4 … and the maximum itself."""
-    powers = {1 << i for i in range(max_batch_size.bit_length())}
-    return tuple(sorted({*powers, max_batch_size}))

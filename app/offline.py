@@ -24,10 +24,7 @@ def predict_files(args: argparse.Namespace) -> int:
         classifier = model.load_classifier(
             args.checkpoint or model.BUNDLED_CHECKPOINT,
             overrides(args),
-            device=args.device,
-            precision=args.precision,
-            cores=usable_cores(),
-            streams=1,
+            backend_options(args, streams=1),
             max_batch_size=BATCH_SIZE,
         )
         classifier.backend.open()
@@ -129,20 +126,12 @@ def convert_checkpoint(args: argparse.Namespace) -> int:
 
 def evaluate_checkpoint(args: argparse.Namespace) -> int:
     """Measure a checkpoint on labelled images."""
-    cores = usable_cores()
     try:
-        classifier = model.load_classifier(
-            args.checkpoint,
-            overrides(args),
-            device=args.device,
-            precision=args.precision,
-            cores=cores,
-            streams=cores,
-        )
+        classifier = model.load_classifier(args.checkpoint, overrides(args), backend_options(args))
         report = model.evaluate(
             classifier,
             args.data,
-            workers=cores,
+            workers=usable_cores(),
             batch_size=BATCH_SIZE,
             quiet=not sys.stderr.isatty(),
         )
@@ -158,6 +147,16 @@ def overrides(args: argparse.Namespace) -> model.Overrides:
         image_size=args.image_size,
         preprocess=parse_object("--preprocess", args.preprocess),
         hyperparameters=parse_object("--hyperparameters", args.hyperparameters),
+    )
+
+
+def backend_options(args: argparse.Namespace, streams: int | None = None) -> model.BackendOptions:
+    return model.BackendOptions(
+        backend=args.backend,
+        device=args.device,
+        precision=args.precision,
+        cores=usable_cores(),
+        streams=streams,
     )
 
 

@@ -45,7 +45,7 @@ class Pipeline:
     @property
     def info(self) -> ModelInfo | None:
         """What is being served; ``None`` while it loads."""
-        return self._engine.classifier.info if self._engine else None
+        return self._engine.info if self._engine else None
 
     @property
     def queue_depth(self) -> int:
@@ -66,7 +66,7 @@ class Pipeline:
             on_batch=self._observe_batch,
             on_failure=lambda error: self._lifecycle.fail(f"inference failed: {error}"),
         )
-        self._metrics.show_model(classifier.info)
+        self._metrics.show_model(self._engine.info)
         if self._lifecycle.state is State.LOADING:  # and not asked to stop meanwhile
             self._lifecycle.become_ready()
 
@@ -81,7 +81,7 @@ class Pipeline:
         Raises:
             NotReady, Draining, Overloaded: not now.
         """
-        info = self._open_engine().classifier.info
+        info = self._open_engine().info
         self._admission.check()
         return info
 

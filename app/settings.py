@@ -57,17 +57,20 @@ class Settings(BaseSettings):
     device: Annotated[str, AfterValidator(_check_device)] = "auto"
     """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
 
+    backend: Literal["auto", "torch", "openvino"] = "auto"
+    """Who runs the forward pass; auto is OpenVINO on a CPU where it is installed, else PyTorch."""
+
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the forward pass; auto is 16 bits on CUDA, 32 elsewhere."""
+    """Arithmetic of the forward pass; auto is 16 bits where the hardware has them, else 32."""
 
     streams: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Batches run side by side; by default one on a GPU, one for each core on a CPU."""
+    """Batches run side by side; by default two on a GPU, and what measures fastest on a CPU."""
 
     preprocess_workers: Annotated[int, Field(ge=1, le=256)] | None = None
     """Threads that decode images; by default one for each core."""
 
-    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Images a batch, at most."""
+    max_batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Images a batch, at most; by default the fewest that measure nearly fastest."""
 
     max_batch_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """How long the oldest image may wait for a fuller batch while a stream is free."""

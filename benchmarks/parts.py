@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 
-from model import Classifier, load_classifier
+from model import BackendOptions, Classifier, load_classifier
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 SECONDS = 2.0  # of calls, for one figure
@@ -21,7 +21,7 @@ TOP_K = 5
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds a call: CPU time of the calling thread on average, wall-clock time in the median."""
+    """Seconds a call: CPU time of the process on average, wall-clock time in the median."""
 
     cpu: float
     wall: float
@@ -54,9 +54,10 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
     return Cost(fmean(cost.cpu for cost in costs), fmean(cost.wall for cost in costs))
 
 
-def load_parts(checkpoint: Path) -> Classifier:
+def load_parts(checkpoint: Path, backend: str, precision: str) -> Classifier:
     """The classifier as a stream of the server has it: warm, on one thread."""
-    classifier = load_classifier(checkpoint, device="cpu", max_batch_size=max(BATCH_SIZES))
+    options = BackendOptions(backend=backend, device="cpu", precision=precision, streams=1)
+    classifier = load_classifier(checkpoint, options=options, max_batch_size=max(BATCH_SIZES))
     classifier.warm_up()
     return classifier
 
@@ -79,8 +80,8 @@ def measure(call: Callable[[], object]) -> Cost:
     cpu: list[float] = []
     wall: list[float] = []
     while sum(wall) < SECONDS:
-        wall_begun, cpu_begun = time.perf_counter(), time.thread_time()
+        wall_begun, cpu_begun = time.perf_counter(), time.process_time()
         call()
-        cpu.append(time.thread_time() - cpu_begun)
+        cpu.append(time.process_time() - cpu_begun)
         wall.append(time.perf_counter() - wall_begun)
     return Cost(fmean(cpu), median(wall))

@@ -31,7 +31,7 @@ from benchmarks.report import (
     lone_text,
     parts_table,
 )
-from benchmarks.server import Usage, read_usage, served_checkpoint, started_server
+from benchmarks.server import Usage, read_usage, served_model, started_server
 from model import Classifier
 
 WARM_UP_SECONDS = 3.0
@@ -44,12 +44,13 @@ async def benchmark(args: argparse.Namespace) -> None:
     """Everything that ``args`` ask for, printed at the end."""
     images = read_images(args.images)
     requests = [post_image(image) for image in images]
-    classifier = load_parts(args.checkpoint)
-    parts = [measure_parts(classifier, images)]
     loads: list[LoadResult] = []
     async with server(args) as url:
-        if await served_checkpoint(url) != classifier.sha256:
+        served = await served_model(url)
+        classifier = load_parts(args.checkpoint, served["backend"], served["precision"])
+        if served["checkpoint_sha256"] != classifier.sha256:
             raise RuntimeError(f"{url} serves another checkpoint than {args.checkpoint}")
+        parts = [measure_parts(classifier, images)]
         await apply_load(url, requests, Load("warm-up", closed_loop(WARM_UP_SECONDS), 4))
         lone = await send_alone(url, classifier, images)
         for load in planned_loads(args):
@@ -58,7 +59,11 @@ async def benchmark(args: argparse.Namespace) -> None:
             loads.append(LoadResult(load.name, outcome, usage, mean_parts(parts[-2:])))
         idle = await sit_idle(url)
     texts = (load_tables(loads), lone_text(lone), idle_text(idle, IDLE_SECONDS))
-    print(provenance(), parts_table(mean_parts(parts)), *texts, sep="\n\n")
+    what = (
+        f"{args.checkpoint.stem} on {served['backend']}, {served['precision']}, "
+        f"{served['streams']} streams, batches of at most {served['max_batch_size']}"
+    )
+    print(provenance(), what, parts_table(mean_parts(parts)), *texts, sep="\n\n")
 
 
 @asynccontextmanager

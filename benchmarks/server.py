@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.client import Connection, get
 
@@ -54,11 +55,11 @@ async def read_usage(url: str) -> Usage:
     )
 
 
-async def served_checkpoint(url: str) -> str:
-    """SHA-256 of the weights that the server runs."""
+async def served_model(url: str) -> dict[str, Any]:
+    """What the server runs, and on what."""
     with closing(Connection(url)) as connection:
-        health = json.loads((await connection.send(get("/healthz"))).body)
-    return str(health["model"]["checkpoint_sha256"])
+        health: dict[str, Any] = json.loads((await connection.send(get("/healthz"))).body)
+    return dict(health["model"])
 
 
 @asynccontextmanager

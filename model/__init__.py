@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from model.backends.choose import BackendOptions
 from model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from model.classifier import Classifier, Prediction, load_classifier
 from model.description import Overrides
@@ -21,6 +22,7 @@ BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "xcit-cifar10.safet
 
 __all__ = [
     "BUNDLED_CHECKPOINT",
+    "BackendOptions",
     "Checkpoint",
     "CheckpointError",
     "Classifier",

@@ -1,25 +1,33 @@
 """The classifier: encoded images in, labelled predictions out."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from model.backends.base import Backend
-from model.backends.torch import TorchBackend
+from model.backends.choose import BackendOptions, choose_backend, probabilities
 from model.checkpoint import NO_OVERRIDES, read_checkpoint
 from model.description import Overrides
 from model.errors import ModelError
-from model.normalise import Normalise
+from model.families import FAMILIES
 from model.preprocess import DEFAULT_MAX_PIXELS, Pixels, preprocess
+from model.simplify import plain
 from model.spec import ModelSpec
+
+DEFAULT_BACKEND = BackendOptions()
 
 logger = logging.getLogger(__name__)
 
 SCORE_DIGITS = 6
+# Images a batch by device, where measurement finds no smaller one as good.
+LARGEST_BATCH = {"cpu": 16}
+LARGE_BATCH = 64
+MAX_BATCH_SECONDS = 0.1
+NEAR_BEST = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,9 @@ class Classifier:
     """A checkpoint on a backend.
 
     `preprocess` may be called from any thread; `predict` from threads that called `warm_up`.
+
+    Attributes:
+        max_batch_size: images a batch, at most; see `settle`.
     """
 
     def __init__(
@@ -47,33 +58,80 @@ class Classifier:
         sha256: str,
         backend: Backend,
         *,
-        max_batch_size: int = 1,
+        max_batch_size: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         self.spec = spec
         self.sha256 = sha256
         self.backend = backend
-        self.buckets = batch_buckets(max_batch_size)
         self._max_pixels = max_pixels
+        self._chosen = max_batch_size
+        self.max_batch_size = max_batch_size or LARGEST_BATCH.get(backend.device, LARGE_BATCH)
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The batch sizes to warm: powers of two, and the largest itself."""
+        powers = (1 << i for i in range(self.max_batch_size.bit_length()))
+        return tuple(sorted({*powers, self.max_batch_size}))
 
     def preprocess(self, data: bytes) -> Pixels:
         """One encoded image to the model's input ``(h, w, 3)``; raises `ImageError`."""
         return preprocess(data, self.spec.preprocess, max_pixels=self._max_pixels)
 
     def warm_up(self) -> None:
-        """Prepare the calling thread: run every bucket once, and look at what comes out.
+        """Prepare the calling thread, and look at what comes out.
 
         Raises:
             ModelError: the device, the backend and the weights do not work together.
         """
         self.backend.open()
+        (row,) = self.predict([self._blank()], self.spec.num_classes)
+        total = sum(prediction.score for prediction in row)
+        if abs(total - 1) > 0.01:
+            raise ModelError(f"self-test failed: probabilities add up to {total:.3f}, not 1")
+
+    def time_batches(self) -> dict[int, float]:
+        """Run every bucket in the calling thread: seconds by batch size.
+
+        Where the size is not the caller's choice, those that would take over `MAX_BATCH_SECONDS`
+        are left out.
+        """
+        found: dict[int, float] = {}
+        for bucket in self.buckets:
+            if found and not self._chosen:
+                size, seconds = max(found.items())
+                if seconds * bucket / size > MAX_BATCH_SECONDS:
+                    break
+            batch = [self._blank()] * bucket
+            self.predict(batch, 1)
+            begun = time.perf_counter()
+            self.predict(batch, 1)
+            found[bucket] = time.perf_counter() - begun
+        return found
+
+    def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
+        """Choose ``max_batch_size``, unless the caller did, by what `time_batches` found.
+
+        It is the smallest that comes near the best throughput: what is larger only lets callers
+        wait for each other.
+
+        Args:
+            timings: of each stream, measured side by side.
+        """
+        common = set.intersection(*(set(found) for found in timings))
+        rates = {size: sum(size / found[size] for found in timings) for size in sorted(common)}
+        enough = NEAR_BEST * max(rates.values())
+        if not self._chosen:
+            self.max_batch_size = next(size for size, rate in rates.items() if rate >= enough)
+        logger.info(
+            "batches of at most %d: images/s by size %s",
+            self.max_batch_size,
+            ", ".join(f"{size}: {rate:.0f}" for size, rate in rates.items()),
+        )
+
+    def _blank(self) -> Pixels:
         size = self.spec.preprocess.image_size
-        gradient = np.linspace(0, 255, size * size * 3).astype(np.uint8).reshape(size, size, 3)
-        for bucket in reversed(self.buckets):
-            rows = self.predict([gradient] * bucket, self.spec.num_classes)
-            total = sum(prediction.score for prediction in rows[0])
-            if abs(total - 1) > 0.01:
-                raise ModelError(f"self-test failed: probabilities add up to {total:.3f}, not 1")
+        return np.zeros((size, size, 3), np.uint8)
 
     def padded_size(self, count: int) -> int:
         """Rows that a batch of ``count`` items is computed with."""
@@ -113,49 +171,44 @@ class Classifier:
 def load_classifier(
     checkpoint: str | Path,
     overrides: Overrides = NO_OVERRIDES,
+    options: BackendOptions = DEFAULT_BACKEND,
     *,
-    device: str = "auto",
-    precision: str = "auto",
-    cores: int = 1,
-    streams: int | None = None,
-    max_batch_size: int = 1,
+    max_batch_size: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Classifier:
     """Read a checkpoint and put it on a device. `Classifier.warm_up` comes next.
 
     Args:
         checkpoint, overrides: see `read_checkpoint`.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        precision: ``auto``, ``float32``, ``bfloat16``, ``float16``.
-        cores: how many cores of the CPU to use.
-        streams: threads that will call `Classifier.predict` side by side; the backend knows a
-            good number.
+        options: of a backend.
+        max_batch_size: images a batch, at most, where measurement is not to decide.
 
     Raises:
         CheckpointError: the file is missing, broken or of an unknown kind.
         ModelError: the device cannot be used.
     """
     found = read_checkpoint(checkpoint, overrides)
-    spec = found.spec
-    network = nn.Sequential(Normalise(spec.preprocess), found.build()).eval()
-    backend = TorchBackend(network, device, precision, cores=cores, streams=streams)
+    spec, preprocess = found.spec, found.spec.preprocess
+    family = FAMILIES[spec.family]
+    backend = choose_backend(
+        lambda: family.simplify(found.build(), preprocess),
+        preprocess.image_size,
+        probabilities(plain(found.build(), preprocess), preprocess.image_size),
+        options,
+    )
     logger.info(
-        "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s",
+        "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s, %d streams of %d threads",
         spec.name,
         spec.family,
         spec.num_classes,
-        spec.preprocess.image_size,
+        preprocess.image_size,
         found.sha256,
         backend.device,
         backend.name,
         backend.precision,
+        backend.streams,
+        backend.threads,
     )
     return Classifier(
         spec, found.sha256, backend, max_batch_size=max_batch_size, max_pixels=max_pixels
     )
-
-
-def batch_buckets(max_batch_size: int) -> tuple[int, ...]:
-    """The batch sizes to warm: powers of two, and the largest itself."""
-    powers = (1 << i for i in range(max_batch_size.bit_length()))
-    return tuple(sorted({*powers, max_batch_size}))

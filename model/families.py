@@ -8,11 +8,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model.spec import ModelSpec
+from model.simplify import simplify_published, simplify_vit_pytorch
+from model.spec import ModelSpec, PreprocessSpec
 from model.xcit import XCiT
 from model.xcit_published import PublishedXCiT
 
@@ -34,6 +36,7 @@ class Family:
         infer: state dict to hyper-parameters; ``KeyError`` names a key that is missing,
             ``ValueError`` says which shape makes no sense.
         adapt: a state dict of any layout that the family is published in, to the network's.
+        simplify: see `model.simplify`.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Family:
     head: str
     build: Callable[..., nn.Module]
     infer: Callable[[StateDict], Hyperparameters]
+    simplify: Callable[[Any, PreprocessSpec], nn.Module]
     untold: tuple[str, ...] = ()
     adapt: Callable[[StateDict], StateDict] = dict
 
@@ -129,6 +133,7 @@ FAMILIES: Mapping[str, Family] = {
             head="mlp_head.1.weight",
             build=XCiT,
             infer=infer_vit_pytorch,
+            simplify=simplify_vit_pytorch,
         ),
         Family(
             name="published",
@@ -136,6 +141,7 @@ FAMILIES: Mapping[str, Family] = {
             head="head.weight",
             build=PublishedXCiT,
             infer=infer_published,
+            simplify=simplify_published,
             untold=("tokens_norm",),
             adapt=adapt_published,
         ),

@@ -28,6 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from model.augment import cutmix, flip_and_shift
+from model.backends.choose import BackendOptions
 from model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from model.classifier import load_classifier
 from model.dataset import Dataset, load_dataset
@@ -300,7 +301,7 @@ def run_command(args: argparse.Namespace) -> None:
 def evaluate_command(args: argparse.Namespace) -> None:
     """Print the figures of a checkpoint on the test images, through the server's own path."""
     workers = torch.get_num_threads()
-    classifier = load_classifier(args.checkpoint, cores=workers, streams=workers)
+    classifier = load_classifier(args.checkpoint, options=BackendOptions(cores=workers))
     report = evaluate(classifier, args.data, split="test", workers=workers)
     print(json.dumps(asdict(report), indent=2) if args.json else report)
 

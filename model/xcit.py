@@ -180,10 +180,12 @@ class CrossCovarianceAttention(nn.Module):
             "b h w (qkv heads c) -> qkv b heads (h w) c",
             qkv=3,
             heads=self.heads,
-        )
+        ).unbind()
         similarity = cosine_similarity(q, k) * self.temperature.exp()  # (b, heads, c, c)
         attention = self.dropout(similarity.softmax(dim=-1))
-        out = rearrange(v @ attention.mT, "b heads (h w) c -> b h w (heads c)", h=h, w=w)
+        out = rearrange(
+            v @ attention.transpose(-2, -1), "b heads (h w) c -> b h w (heads c)", h=h, w=w
+        )
         return self.to_out(out)
 
 
@@ -194,7 +196,7 @@ def cosine_similarity(q: Tensor, k: Tensor) -> Tensor:
     the long ``k``: a fifth less time in training. ``q`` is not spared, so that no sum over tokens
     leaves the range of 16 bits.
     """
-    return ((q * inverse_norms(q).to(q.dtype)).mT @ k) * inverse_norms(k)
+    return ((q * inverse_norms(q).to(q.dtype)).transpose(-2, -1) @ k) * inverse_norms(k)
 
 
 def inverse_norms(channels: Tensor) -> Tensor:
@@ -266,6 +268,8 @@ class ClassAttention(nn.Module):
         q = rearrange(self.to_q(cls_token), "b i (heads c) -> b heads i c", heads=self.heads)
         k, v = rearrange(
             self.to_kv(context), "b j (kv heads c) -> kv b heads j c", kv=2, heads=self.heads
-        )
-        attention = self.dropout((q @ k.mT * self.scale).softmax(dim=-1))  # (b, heads, 1, j)
+        ).unbind()
+        attention = self.dropout(
+            (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1)
+        )  # (b, heads, 1, j)
         return self.to_out(rearrange(attention @ v, "b heads i c -> b i (heads c)"))

@@ -46,6 +46,8 @@ class PublishedXCiT(nn.Module):
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim {dim} must be a multiple of heads {heads}")
+        if cls_depth < 1:
+            raise ValueError(f"cls_depth {cls_depth} must be at least 1")
         self.patch_embed = PatchEmbedding(patch_size, dim)
         self.pos_embed = FourierPositions(dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -63,8 +65,11 @@ class PublishedXCiT(nn.Module):
         for block in self.blocks:
             patches = block(patches, h, w)
         cls_token = self.cls_token.expand(images.shape[0], -1, -1)
-        for block in self.cls_attn_blocks:
+        for block in self.cls_attn_blocks[:-1]:
             cls_token, patches = block(cls_token, patches)
+        last: ClassBlock = self.cls_attn_blocks[-1]  # type: ignore[assignment]
+        # of its patches nobody reads any more
+        cls_token = last.read(cls_token, last.norm1(patches))
         return self.head(self.norm(cls_token[:, 0]))
 
 
@@ -135,9 +140,14 @@ class PatchBlock(nn.Module):
         self.gamma2 = nn.Parameter(torch.ones(dim))
 
     def forward(self, patches: Tensor, h: int, w: int) -> Tensor:
-        patches = patches + self.gamma1 * self.attn(self.norm1(patches))
-        patches = patches + self.gamma3 * self.local_mp(self.norm3(patches), h, w)
-        return patches + self.gamma2 * self.mlp(self.norm2(patches))
+        patches = patches + scaled(self.attn(self.norm1(patches)), self.gamma1)
+        patches = patches + scaled(self.local_mp(self.norm3(patches), h, w), self.gamma3)
+        return patches + scaled(self.mlp(self.norm2(patches)), self.gamma2)
+
+
+def scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:
+    """LayerScale; ``None`` where the scale is already in the branch."""
+    return branch if gamma is None else gamma * branch
 
 
 class CrossCovarianceAttention(nn.Module):
@@ -153,8 +163,10 @@ class CrossCovarianceAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         q, k, v = rearrange(
             self.qkv(tokens), "b n (qkv heads c) -> qkv b heads c n", qkv=3, heads=self.heads
-        )
-        similarity = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT  # (b, heads, c, c)
+        ).unbind()
+        similarity = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(
+            -2, -1
+        )  # (b, heads, c, c)
         attention = (similarity * self.temperature).softmax(dim=-1)
         return self.proj(rearrange(attention @ v, "b heads c n -> b n (heads c)"))
 
@@ -204,15 +216,17 @@ class ClassBlock(nn.Module):
         self.gamma2 = nn.Parameter(torch.ones(dim))
 
     def forward(self, cls_token: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-        normed_cls, normed_patches = self.norm1(cls_token), self.norm1(patches)
-        cls_token = cls_token + self.gamma1 * self.attn(normed_cls, normed_patches)
-        cls_token = self.norm2(cls_token)
-        cls_token = cls_token + self.gamma2 * self.mlp(cls_token)
-
+        normed_patches = self.norm1(patches)
         patches = patches + self.gamma1 * normed_patches
         if self.tokens_norm:
             patches = self.norm2(patches)
-        return cls_token, 2 * patches
+        return self.read(cls_token, normed_patches), 2 * patches
+
+    def read(self, cls_token: Tensor, normed_patches: Tensor) -> Tensor:
+        """The class token alone."""
+        read = self.attn(self.norm1(cls_token), normed_patches)
+        cls_token = self.norm2(cls_token + self.gamma1 * read)
+        return cls_token + self.gamma2 * self.mlp(cls_token)
 
 
 class ClassAttention(nn.Module):

@@ -82,7 +82,7 @@ def test_operations_explain_every_metric() -> None:
     told = set(re.findall(r"^\| `(xcit_\w+)`", OPERATIONS, re.MULTILINE))
     names = {
         family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
-        for family in Metrics(1).registry.collect()
+        for family in Metrics().registry.collect()
         if family.name.startswith("xcit_")
     }
     assert told == names

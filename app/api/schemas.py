@@ -61,6 +61,8 @@ class ServedModel(BaseModel):
     device: str
     backend: str
     precision: str
+    streams: int
+    max_batch_size: int
     num_classes: int
 
 

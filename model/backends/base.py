@@ -18,6 +18,7 @@ class Backend(Protocol):
 
     Attributes:
         streams: how many threads should call `classify` side by side.
+        threads: of the CPU's, that work on one call.
         pads: whether a batch of a new size is dear, so that it pays to fill up to a warm one.
     """
 
@@ -25,6 +26,7 @@ class Backend(Protocol):
     device: str
     precision: str
     streams: int
+    threads: int
     pads: bool
 
     def open(self) -> None:

@@ -1,4 +1,4 @@
-"""PyTorch, on whatever device it knows."""
+"""PyTorch, eager, on whatever device it knows."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from model.backends.base import ClassIds, Scores
 from model.errors import DeviceError, ModelError
 from model.preprocess import Pixels
 
-_PRECISIONS = {
+DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -16,58 +16,63 @@ _PRECISIONS = {
 
 
 class TorchBackend:
-    """Eager PyTorch: 32-bit on a CPU, autocast to 16 bits on a GPU.
-
-    A GPU runs one stream. A CPU runs a single-threaded stream on each core: threads that share one
-    forward pass wait for each other at every operation, and for whatever else wants a core.
+    """Operation by operation: the plainest way, and the one that the others are compared with.
 
     Args:
-        network: pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``.
-        cores: how many there are to use.
-        streams: how many passes to run side by side, where not the above.
+        network: pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``, in 32 bits; it is
+            changed for 16.
+        precision: of `DTYPES`.
+        streams, threads: how many batches run side by side, and the CPU's threads of each.
     """
 
     name = "torch"
+    pads = False
 
     def __init__(
         self,
         network: nn.Module,
-        device: str,
+        device: torch.device,
         precision: str,
         *,
-        cores: int,
-        streams: int | None = None,
+        streams: int = 1,
+        threads: int = 1,
     ) -> None:
-        self._device = choose_device(device)
-        self._dtype = choose_dtype(precision, self._device)
-        self.streams = streams or (cores if self._device.type == "cpu" else 1)
-        self._threads = max(1, cores // self.streams)
-        self._network = network.to(self._device)
-        self.device = str(self._device)
-        self.precision = str(self._dtype).removeprefix("torch.")
-        self.pads = self._device.type == "cuda"
+        self.device, self.precision = str(device), precision
+        self.streams, self.threads = streams, threads
+        self._device, self._dtype = device, DTYPES[precision]
+        self._network = narrow(network.to(device), self._dtype)
 
     def open(self) -> None:
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self.threads)
 
     @torch.inference_mode()
     def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
         try:
-            best = self._forward(torch.from_numpy(pixels)).softmax(-1).topk(top_k)
-            # One copy back: ids are exact in 32-bit floats up to 16 million classes.
-            scores, class_ids = torch.stack((best.values, best.indices.float())).cpu().numpy()
+            with torch.autocast(
+                self._device.type, self._dtype, enabled=self._dtype != torch.float32
+            ):
+                logits: Tensor = self._network(torch.from_numpy(pixels).to(self._device))
+            return best_classes(logits.float().softmax(-1), top_k)
         except torch.AcceleratorError as error:
             raise DeviceError(f"{self.device} failed: {error}") from error
-        return scores, class_ids.astype(np.int64)
 
-    def _forward(self, pixels: Tensor) -> Tensor:
-        """Logits ``(b, classes)`` in 32 bits, on the device."""
-        if self._device.type == "cuda":
-            pixels = pixels.pin_memory()
-        pixels = pixels.to(self._device, non_blocking=True)
-        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            logits: Tensor = self._network(pixels)
-        return logits.float()
+
+def best_classes(probabilities: Tensor, top_k: int) -> tuple[Scores, ClassIds]:
+    """The highest ``top_k`` of probabilities ``(b, c)``, in one copy from the device.
+
+    As 32-bit floats ids are exact up to 16 million classes.
+    """
+    best = probabilities.topk(top_k)
+    scores, class_ids = torch.stack((best.values, best.indices.float())).cpu().numpy()
+    return scores, class_ids.astype(np.int64)
+
+
+def narrow(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Matrices and kernels in ``dtype``, once: autocast would do it again in every pass."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(dtype)
+    return network
 
 
 def choose_device(name: str) -> torch.device:
@@ -86,11 +91,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` is 16 bits on CUDA, bfloat16 where the hardware has it, else 32 bits."""
-    if name != "auto":
-        return _PRECISIONS[name]
-    if device.type != "cuda":
-        return torch.float32
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native else torch.float16
+def fastest_precision(device: torch.device) -> str:
+    """The narrowest that the device computes in hardware."""
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if bf16 else "float16"
+    if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16"):
+        return "bfloat16"
+    return "float32"

@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -24,6 +24,8 @@ INFO = ModelInfo(
     device="cpu",
     backend="fake",
     precision="float32",
+    streams=1,
+    max_batch_size=16,
     num_classes=10,
 )
 
@@ -43,10 +45,9 @@ class FakeClassifier:
     one with ``b"broken"`` loses the device.
     """
 
-    info = INFO
-
-    def __init__(self, streams: int = 1) -> None:
+    def __init__(self, streams: int = 1, max_batch_size: int = 16) -> None:
         self.streams = streams
+        self.info = replace(INFO, max_batch_size=max_batch_size)
         self.gate = threading.Event()
         self.gate.set()
         self.started = threading.Semaphore(0)
@@ -55,6 +56,12 @@ class FakeClassifier:
 
     def warm_up(self) -> None:
         self.warmed += 1
+
+    def time_batches(self) -> dict[int, float]:
+        return {1: 0.5}
+
+    def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
+        self.timings = list(timings)
 
     def preprocess(self, data: bytes) -> bytes:
         if data == b"bad":

@@ -6,9 +6,9 @@ the device, ``nap 2`` spends two seconds in preprocessing.
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from app.classifier import ModelInfo
 from app.console import complain
 from app.errors import DeviceFailure, InvalidImage
 from app.logs import set_up_logs
@@ -18,10 +18,17 @@ from tests.app.conftest import INFO, FakePrediction
 
 
 class SlowClassifier:
-    info: ModelInfo = INFO
     streams = 1
 
+    def __init__(self, max_batch_size: int) -> None:
+        self.info = replace(INFO, max_batch_size=max_batch_size)
+
     def warm_up(self) -> None: ...
+
+    def time_batches(self) -> dict[int, float]:
+        return {}
+
+    def settle(self, timings: Sequence[Mapping[int, float]]) -> None: ...
 
     def preprocess(self, data: bytes) -> str:
         if data == b"bad":
@@ -44,5 +51,5 @@ class SlowClassifier:
 if __name__ == "__main__":
     settings = read_settings()
     set_up_logs(settings.log_level, settings.log_format)
-    failure = serve(settings, SlowClassifier)
+    failure = serve(settings, lambda: SlowClassifier(settings.max_batch_size or 16))
     sys.exit(complain(failure) if failure else 0)

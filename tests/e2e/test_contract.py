@@ -30,7 +30,7 @@ def server(start_server: StartServer) -> Server:
 
 def test_the_answer_is_the_classifiers(server: Server) -> None:
     data = picture()
-    classifier = load_classifier(BUNDLED_CHECKPOINT, device="cpu")
+    classifier = load_classifier(BUNDLED_CHECKPOINT)
     classifier.backend.open()
     (expected,) = classifier.predict([classifier.preprocess(data)], 3)
     bodies: list[dict[str, Any]] = [

@@ -1,21 +1,23 @@
 """Encoded images to predictions: batching, padding, self-test, and the torch backend's choices."""
 
 import io
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from model.backends.base import ClassIds, Scores
-from model.backends.torch import TorchBackend, choose_device, choose_dtype
+from model.backends.choose import BackendOptions
+from model.backends.torch import TorchBackend
 from model.checkpoint import write_checkpoint
-from model.classifier import Classifier, batch_buckets, load_classifier
-from model.errors import DeviceError, ModelError
+from model.classifier import Classifier, load_classifier
+from model.errors import ModelError
 from model.normalise import Normalise
 from model.preprocess import Pixels
+from model.simplify import plain
 from model.spec import ModelSpec, PreprocessSpec
 from model.xcit import XCiT
 
@@ -23,7 +25,7 @@ from model.xcit import XCiT
 class FakeBackend:
     """Answers with the mean brightness of each image as the score of class 0."""
 
-    name, device, precision, streams, pads = "fake", "cpu", "float32", 1, True
+    name, device, precision, streams, threads, pads = "fake", "cpu", "float32", 1, 1, True
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -53,13 +55,13 @@ def noise(count: int) -> list[Pixels]:
 
 @pytest.fixture
 def torch_classifier(spec: ModelSpec, network: XCiT) -> Classifier:
-    whole = nn.Sequential(Normalise(spec.preprocess), network).eval()
-    backend = TorchBackend(whole, "cpu", "auto", cores=1)
+    backend = TorchBackend(plain(network, spec.preprocess), torch.device("cpu"), "float32")
     return Classifier(spec, "0" * 64, backend, max_batch_size=4)
 
 
-def test_buckets_are_powers_of_two_and_the_maximum() -> None:
-    assert [batch_buckets(n) for n in (1, 4, 6)] == [(1,), (1, 2, 4), (1, 2, 4, 6)]
+def test_buckets_are_powers_of_two_and_the_maximum(spec: ModelSpec) -> None:
+    buckets = [Classifier(spec, "", FakeBackend(), max_batch_size=n).buckets for n in (1, 4, 6)]
+    assert buckets == [(1,), (1, 2, 4), (1, 2, 4, 6)]
 
 
 def test_a_batch_is_padded_to_a_warm_bucket_and_padding_is_dropped(spec: ModelSpec) -> None:
@@ -75,10 +77,42 @@ def test_a_batch_is_padded_to_a_warm_bucket_and_padding_is_dropped(spec: ModelSp
     assert backend.sizes == [4, 3]
 
 
-def test_warm_up_runs_every_bucket(spec: ModelSpec) -> None:
+def test_every_bucket_is_run_before_it_is_timed(spec: ModelSpec) -> None:
     backend = FakeBackend()
-    Classifier(spec, "", backend, max_batch_size=6).warm_up()
-    assert sorted(backend.sizes) == [1, 2, 4, 6]
+    found = Classifier(spec, "", backend, max_batch_size=6).time_batches()
+    assert backend.sizes == [1, 1, 2, 2, 4, 4, 6, 6]
+    assert list(found) == [1, 2, 4, 6]
+
+
+def test_batches_that_would_hold_callers_for_long_are_not_even_tried(spec: ModelSpec) -> None:
+    class Slow(FakeBackend):
+        def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
+            time.sleep(0.04 * len(pixels))
+            return super().classify(pixels, top_k)
+
+    assert list(Classifier(spec, "", Slow()).time_batches()) == [1, 2]
+    assert list(Classifier(spec, "", Slow(), max_batch_size=4).time_batches()) == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("timings", "size"),
+    [
+        ([{1: 1.0, 2: 1.0, 4: 1.0, 8: 1.99}], 4),  # as good as 8, and callers wait half as long
+        ([{1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}], 8),
+        ([{1: 1.0, 2: 2.0, 4: 4.0}], 1),
+        ([{1: 1.0, 2: 1.0, 4: 4.0}, {1: 1.0, 2: 1.0}], 2),
+    ],
+)
+def test_the_smallest_batch_that_is_nearly_fastest_is_the_largest_that_is_run(
+    spec: ModelSpec, timings: list[dict[int, float]], size: int
+) -> None:
+    classifier = Classifier(spec, "", FakeBackend())
+    assert classifier.max_batch_size == 16
+    classifier.settle(timings)
+    assert classifier.max_batch_size == size
+    chosen = Classifier(spec, "", FakeBackend(), max_batch_size=3)
+    chosen.settle(timings)
+    assert chosen.max_batch_size == 3
 
 
 def test_nan_is_an_error_and_no_answer(spec: ModelSpec) -> None:
@@ -127,7 +161,8 @@ def test_load_classifier_goes_from_file_to_prediction(
 ) -> None:
     path = tmp_path / "small.safetensors"
     write_checkpoint(path, spec, network.state_dict())
-    classifier = load_classifier(path, device="cpu", cores=2, max_batch_size=2)
+    options = BackendOptions(device="cpu", cores=2, streams=2)
+    classifier = load_classifier(path, options=options, max_batch_size=2)
     classifier.warm_up()
     assert classifier.backend.streams == 2
     buffer = io.BytesIO()
@@ -141,64 +176,3 @@ def test_normalise_is_the_specs_mean_and_std() -> None:
     spec = PreprocessSpec(1, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
     pixels = torch.tensor([[[[255, 255, 0]]]], dtype=torch.uint8)
     assert Normalise(spec)(pixels).flatten().tolist() == pytest.approx([1, 1, -4])
-
-
-def test_a_cpu_has_a_single_threaded_stream_for_each_core() -> None:
-    def threads(**choices: int) -> tuple[int, int]:
-        backend = TorchBackend(nn.Identity(), "cpu", "auto", **choices)
-        backend.open()
-        return backend.streams, torch.get_num_threads()
-
-    before = torch.get_num_threads()
-    try:
-        assert threads(cores=2) == (2, 1)
-        assert threads(cores=2, streams=1) == (1, 2)
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_precision_is_32_bits_on_a_cpu_unless_chosen() -> None:
-    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
-    assert choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
-
-
-def test_bfloat16_stays_close_to_32_bits(spec: ModelSpec, network: XCiT) -> None:
-    whole = nn.Sequential(Normalise(spec.preprocess), network).eval()
-    pixels = np.stack(noise(3))
-    (exact, _), (rounded, _) = (
-        TorchBackend(whole, "cpu", precision, cores=1).classify(pixels, 3)
-        for precision in ("float32", "bfloat16")
-    )
-    assert not np.array_equal(exact, rounded)
-    assert np.abs(exact - rounded).max() < 0.05
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "mps"])
-def test_a_device_that_is_not_there_is_told(device: str) -> None:
-    if device == "mps" and torch.backends.mps.is_available():
-        pytest.skip("there is one")
-    with pytest.raises(ModelError, match=f"device '{device}' cannot be used here"):
-        choose_device(device)
-
-
-def test_a_lost_device_is_told_apart_from_a_bad_batch(spec: ModelSpec) -> None:
-    class Lost(nn.Module):
-        def forward(self, pixels: Tensor) -> Tensor:
-            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-
-    with pytest.raises(DeviceError, match="illegal memory access"):
-        TorchBackend(Lost(), "cpu", "auto", cores=1).classify(grey(0)[None], 1)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("precision", ["auto", "float32"])
-def test_a_gpu_agrees_with_the_cpu(spec: ModelSpec, network: XCiT, precision: str) -> None:
-    whole = nn.Sequential(Normalise(spec.preprocess), network).eval()
-    pixels = np.stack(noise(5))
-    expected, _ = TorchBackend(whole, "cpu", "float32", cores=1).classify(pixels, 3)
-    backend = TorchBackend(whole, "cuda", precision, cores=1)
-    backend.open()
-    scores, _ = backend.classify(pixels, 3)
-    assert backend.streams == 1
-    assert np.abs(scores - expected).max() < (1e-4 if precision == "float32" else 0.02)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.backends.choose import BackendOptions
 from model.checkpoint import write_checkpoint
 from model.classifier import Classifier, load_classifier
 from model.errors import ModelError
@@ -19,7 +20,7 @@ from model.xcit import XCiT
 def classifier(tmp_path: Path, spec: ModelSpec, network: XCiT) -> Classifier:
     path = tmp_path / "small.safetensors"
     write_checkpoint(path, spec, network.state_dict())
-    classifier = load_classifier(path, device="cpu", streams=2, cores=2)
+    classifier = load_classifier(path, options=BackendOptions(streams=2, cores=2))
     classifier.backend.open()
     return classifier
 

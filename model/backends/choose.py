@@ -1,0 +1,198 @@
+"""Which backend runs a network: by device, by what is installed, by what agrees and is fast."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import nn
+
+from model.backends.base import Backend, Scores
+from model.backends.cuda import CudaBackend
+from model.backends.torch import TorchBackend, choose_device, fastest_precision
+from model.errors import ModelError
+from model.preprocess import Pixels
+
+# How far a probability may be from that of 32-bit PyTorch.
+TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 4e-2}
+# Streams share nothing, and the threads of a pass wait for each other and for whatever else runs:
+# measured alone, they must be this much faster to be worth it.
+FEWER_STREAMS = 1.1
+TRIAL_SECONDS = 0.05
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendOptions:
+    """What the caller wants of a backend.
+
+    Attributes:
+        backend: ``auto``, ``torch`` or ``openvino``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        precision: ``auto``, ``float32``, ``bfloat16``, ``float16``.
+        cores: how many cores of the CPU to use.
+        streams: how many batches to run side by side, where measurement is not to decide.
+    """
+
+    backend: str = "auto"
+    device: str = "auto"
+    precision: str = "auto"
+    cores: int = 1
+    streams: int | None = None
+
+
+Network = Callable[[], nn.Module]
+Build = Callable[[int, int], Backend]
+
+
+def choose_backend(
+    network: Network, image_size: int, expected: Scores, options: BackendOptions
+) -> Backend:
+    """The first backend, from the one asked for down to plain PyTorch, that agrees with it.
+
+    Args:
+        network: makes a network of its own for each: pixels ``(b, h, w, 3)`` of bytes to logits
+            ``(b, classes)``, in 32 bits on the CPU.
+        image_size: pixels a side.
+        expected: what 32-bit PyTorch says of `self_test_images`: probabilities ``(b, classes)``.
+
+    Raises:
+        ModelError: what is asked for cannot be had here, or nothing agrees.
+    """
+    device = choose_device(options.device)
+    for name, precision in _ladder(options, device):
+        try:
+            build = _builder(name, precision, network, image_size, device)
+            backend = _divide_cores(build, image_size, device, options)
+            flaw = disagreement(backend, expected, image_size)
+        except RuntimeError as error:
+            flaw = str(error).partition("\n")[0]
+        if flaw is None:
+            return backend
+        logger.warning("backend %s in %s is not used: %s", name, precision, flaw)
+    raise ModelError(f"no backend on {device} gives the answers of 32-bit PyTorch")
+
+
+def self_test_images(image_size: int) -> Pixels:
+    """Images ``(4, image_size, image_size, 3)`` on which backends are compared."""
+    steps = np.linspace(0, 255, image_size * image_size * 3)
+    slope = steps.reshape(image_size, image_size, 3)
+    noise = np.random.default_rng(0).integers(0, 256, slope.shape)
+    waves = 127.5 + 127.5 * np.sin(steps / 7).reshape(slope.shape)
+    return np.stack((slope, slope[::-1, ::-1], noise, waves)).astype(np.uint8)
+
+
+def probabilities(network: nn.Module, image_size: int) -> Scores:
+    """Of `self_test_images`, by plain PyTorch: ``(4, classes)``."""
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(self_test_images(image_size)))
+        found: Scores = logits.softmax(-1).numpy()
+    return found
+
+
+def disagreement(backend: Backend, expected: Scores, image_size: int) -> str | None:
+    """What is wrong with the answers of a backend, in the calling thread; ``None`` if nothing is.
+
+    Every probability must be within `TOLERANCE`, and the best class the same, unless two are as
+    near to each other as that.
+    """
+    backend.open()
+    images = self_test_images(image_size)
+    classes = expected.shape[1]
+    scores, ids = backend.classify(images, classes)
+    found = np.empty_like(expected)
+    np.put_along_axis(found, ids, scores, 1)
+    tolerance = TOLERANCE[backend.precision]
+    distance = np.abs(found - expected).max()
+    if not distance <= tolerance:  # NaN is no agreement either
+        return f"a probability is {distance:.2g} off, more than {tolerance:g}"
+    lost = expected.max(1) - np.take_along_axis(expected, ids[:, :1], 1)[:, 0]
+    if lost.max() > tolerance:
+        return "it prefers another class"
+    return None
+
+
+def _ladder(options: BackendOptions, device: torch.device) -> Iterator[tuple[str, str]]:
+    """Names and precisions, the best first."""
+    precision = fastest_precision(device) if options.precision == "auto" else options.precision
+    precisions = dict.fromkeys((precision, "float32"))
+    for name in _names(options, device):
+        yield from ((name, precision) for precision in precisions)
+
+
+def _names(options: BackendOptions, device: torch.device) -> tuple[str, ...]:
+    installed = find_spec("openvino") is not None
+    if options.backend == "openvino":
+        if device.type != "cpu":
+            raise ModelError(f"backend openvino runs on cpu, not on {device}")
+        if not installed:
+            raise ModelError(
+                "backend openvino is not installed: pip install 'xcit-serve[openvino]'"
+            )
+    if device.type == "cuda":
+        return "torch-cudagraphs", "torch"
+    if device.type == "cpu" and installed and options.backend != "torch":
+        return "openvino", "torch"
+    return ("torch",)
+
+
+def _builder(
+    name: str, precision: str, network: Network, image_size: int, device: torch.device
+) -> Build:
+    """Makes backends of one kind, for so many streams of so many threads."""
+    if name == "openvino":
+        from model.backends.openvino import OpenVINOBackend, to_graph  # an optional dependency
+
+        graph = to_graph(network(), image_size)
+        return lambda streams, threads: OpenVINOBackend(
+            graph, precision, streams=streams, threads=threads
+        )
+    module = network()
+    if name == "torch-cudagraphs":
+        return lambda streams, threads: CudaBackend(module, device, precision, streams=streams)
+    return lambda streams, threads: TorchBackend(
+        module, device, precision, streams=streams, threads=threads
+    )
+
+
+def _divide_cores(
+    build: Build, image_size: int, device: torch.device, options: BackendOptions
+) -> Backend:
+    """The backend with as many streams as asked for, or as measure fastest."""
+    cores = options.cores
+    if options.streams or device.type != "cpu":
+        streams = options.streams or (2 if device.type == "cuda" else 1)
+        return build(streams, max(1, cores // streams))
+    best, most = build(cores, 1), 0.0
+    if cores > 1:
+        most = FEWER_STREAMS * _throughput(best, image_size)
+        logger.info("%d streams of 1 thread: %.0f images/s", cores, most / FEWER_STREAMS)
+    for streams in dict.fromkeys((cores // 2, cores // 4)):
+        if streams:
+            other = build(streams, cores // streams)
+            found = _throughput(other, image_size)
+            logger.info("%d of %d: %.0f images/s", streams, other.threads, found)
+            if found > most:
+                best, most = other, found
+    return best
+
+
+def _throughput(backend: Backend, image_size: int) -> float:
+    """Images a second over all streams, one by one."""
+    image = self_test_images(image_size)[:1]
+
+    def run(_: int) -> float:
+        backend.classify(image, 1)
+        begun, passes = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - begun) < TRIAL_SECONDS or not passes:
+            backend.classify(image, 1)
+            passes += 1
+        return passes / elapsed
+
+    with ThreadPoolExecutor(backend.streams, initializer=backend.open) as pool:
+        return sum(pool.map(run, range(backend.streams)))

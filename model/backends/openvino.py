@@ -1,0 +1,83 @@
+"""OpenVINO, on a CPU: the network as one graph, compiled for this processor's own arithmetic."""
+
+import threading
+import warnings
+
+import numpy as np
+import openvino
+import torch
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+from torch import nn
+
+from model.backends.base import ClassIds, Scores
+from model.preprocess import Pixels
+
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+
+
+class OpenVINOBackend:
+    """One compiled graph for batches of any size, and a request on it for each thread.
+
+    Args:
+        graph: see `to_graph`.
+        precision: ``float32``, ``bfloat16`` or ``float16``.
+        streams, threads: how many batches run side by side, and the threads of each.
+    """
+
+    name = "openvino"
+    device = "cpu"
+    pads = False
+
+    def __init__(
+        self, graph: openvino.Model, precision: str, *, streams: int, threads: int
+    ) -> None:
+        self.precision, self.streams, self.threads = precision, streams, threads
+        self._compiled = openvino.Core().compile_model(
+            graph,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+                "NUM_STREAMS": streams,
+                "INFERENCE_NUM_THREADS": streams * threads,
+                "ENABLE_CPU_PINNING": False,  # decoding shares the cores
+            },
+        )
+        self._thread = threading.local()
+
+    def open(self) -> None:
+        self._thread.request = self._compiled.create_infer_request()
+
+    def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
+        outputs = self._thread.request.infer(pixels, share_inputs=True, share_outputs=True)
+        return best_classes(outputs[0], top_k)
+
+
+def to_graph(network: nn.Module, image_size: int) -> openvino.Model:
+    """The network as OpenVINO's graph, for batches of any size.
+
+    By TorchScript and the frontend itself: `openvino.convert_model` takes three times as long, and
+    sends telemetry.
+
+    Args:
+        network: pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``, in 32 bits.
+        image_size: pixels a side.
+    """
+    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated, and sizes are numbers
+        traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
+        decoder = TorchScriptPythonDecoder(traced)  # must outlive what is made of it
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        graph = frontend.convert(frontend.load(decoder))
+    graph.reshape([-1, *example.shape[1:]])
+    return graph
+
+
+def best_classes(logits: Scores, top_k: int) -> tuple[Scores, ClassIds]:
+    """Softmax, and its highest ``top_k``: scores and ids ``(b, top_k)`` of logits ``(b, c)``."""
+    ids = np.argpartition(-logits, top_k - 1)[:, :top_k]
+    order = np.argsort(-np.take_along_axis(logits, ids, 1), kind="stable")
+    ids = np.take_along_axis(ids, order, 1)
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return np.take_along_axis(powers, ids, 1) / powers.sum(1, keepdims=True), ids

@@ -1,0 +1,288 @@
+"""Who runs the forward pass: each backend beside plain PyTorch, and which of them is chosen."""
+
+import logging
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.backends import choose
+from model.backends.base import Backend, ClassIds, Scores
+from model.backends.choose import (
+    BackendOptions,
+    choose_backend,
+    disagreement,
+    probabilities,
+    self_test_images,
+)
+from model.backends.cuda import CudaBackend
+from model.backends.openvino import OpenVINOBackend, best_classes, to_graph
+from model.backends.torch import TorchBackend, choose_device
+from model.errors import DeviceError, ModelError
+from model.preprocess import Pixels
+from model.simplify import plain, simplify_published, simplify_vit_pytorch
+from model.spec import ModelSpec, PreprocessSpec
+from model.xcit import XCiT
+from model.xcit_published import PublishedXCiT
+
+from .conftest import HYPERPARAMETERS
+from .published import realistic_weights
+from .test_xcit_published import TINY
+
+CPU = torch.device("cpu")
+SIZE = HYPERPARAMETERS["image_size"]
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def whole(spec: ModelSpec, network: XCiT) -> nn.Module:
+    """Pixels to logits, with weights as training leaves them."""
+    network.load_state_dict(realistic_weights(network.state_dict()))
+    return plain(network, spec.preprocess).eval()
+
+
+def on_openvino(network: nn.Module, precision: str) -> Backend:
+    return OpenVINOBackend(to_graph(network, SIZE), precision, streams=2, threads=1)
+
+
+def on_torch(network: nn.Module, precision: str) -> Backend:
+    return TorchBackend(network, CPU, precision)
+
+
+def noise(count: int, size: int = SIZE) -> Pixels:
+    return np.random.default_rng(1).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def answers(network: nn.Module, pixels: Pixels) -> Scores:
+    with torch.inference_mode():
+        found: Scores = network(torch.from_numpy(pixels)).softmax(-1).numpy()
+    return found
+
+
+@pytest.mark.parametrize("run", [on_openvino, on_torch])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.04)])
+def test_every_backend_gives_the_networks_probabilities_at_any_batch_size(
+    whole: nn.Module,
+    run: Callable[[nn.Module, str], Backend],
+    precision: str,
+    tolerance: float,
+) -> None:
+    pixels = noise(5)
+    expected = answers(whole, pixels)
+    backend = run(whole, precision)
+    backend.open()
+    for count in (5, 1, 3):
+        scores, ids = backend.classify(pixels[:count], 2)
+        assert scores.shape == ids.shape == (count, 2)
+        assert (scores[:, 0] >= scores[:, 1]).all()
+        truth = np.take_along_axis(expected[:count], ids, 1)
+        assert np.abs(scores - truth).max() < tolerance
+
+
+def test_openvino_follows_the_published_family(caplog: pytest.LogCaptureFixture) -> None:
+    network = PublishedXCiT(**TINY).eval()
+    network.load_state_dict(realistic_weights(network.state_dict()))
+    preprocess = PreprocessSpec(64)
+    expected = answers(plain(network, preprocess), noise(3, 64))
+    graph = to_graph(simplify_published(network, preprocess), 64)
+    backend = OpenVINOBackend(graph, "float32", streams=1, threads=1)
+    backend.open()
+    scores, ids = backend.classify(noise(3, 64), 5)
+    assert np.abs(scores - np.take_along_axis(expected, ids, 1)).max() < 1e-5
+
+
+def test_the_best_classes_come_in_order_whatever_their_number() -> None:
+    logits = np.array([[0.0, 3.0, 1.0, 2.0], [5.0, 5.0, -90.0, 800.0]], np.float32)
+    for top_k in (1, 2, 4):
+        scores, ids = best_classes(logits, top_k)
+        expected = torch.from_numpy(logits).softmax(-1).topk(top_k)
+        assert scores == pytest.approx(expected.values.numpy())
+        assert ids[0].tolist() == expected.indices[0].tolist()
+
+
+@pytest.mark.parametrize("cls_depth", [1, 3])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_simplified_network_gives_the_same_logits(cls_depth: int, kernel: int) -> None:
+    changes = {"cls_depth": cls_depth, "local_patch_kernel_size": kernel, "depth": 3}
+    network = XCiT(**HYPERPARAMETERS | changes).eval()
+    network.load_state_dict(realistic_weights(network.state_dict()))
+    assert_simplified(network, simplify_vit_pytorch, PreprocessSpec(SIZE, mean=(0.1, 0.5, 0.9)))
+
+
+@pytest.mark.parametrize("tokens_norm", [True, False])
+@pytest.mark.parametrize("patch_size", [8, 16])
+def test_a_simplified_published_network_gives_the_same_logits(
+    tokens_norm: bool, patch_size: int
+) -> None:
+    changes = {"tokens_norm": tokens_norm, "patch_size": patch_size, "cls_depth": 3}
+    network = PublishedXCiT(**TINY | changes).eval()
+    network.load_state_dict(realistic_weights(network.state_dict()))
+    assert_simplified(network, simplify_published, PreprocessSpec(64, std=(0.1, 0.2, 0.4)))
+
+
+def assert_simplified(
+    network: nn.Module,
+    simplify: Callable[..., nn.Module],
+    preprocess: PreprocessSpec,
+) -> None:
+    pixels = torch.from_numpy(noise(3, preprocess.image_size))
+    with torch.inference_mode():
+        expected = plain(network, preprocess)(pixels)
+        simpler = simplify(network, preprocess)
+        logits = simpler(pixels)
+    assert float((logits - expected).norm() / expected.norm()) < 2e-6
+    left = {type(module).__name__ for module in simpler.modules()}
+    assert not left & {"BatchNorm2d", "LayerScale", "FourierPositions"}
+    assert not any("gamma" in name for name, _ in simpler.named_parameters() if "cls" not in name)
+
+
+def test_auto_takes_openvino_on_a_cpu(whole: nn.Module) -> None:
+    backend = choose_backend(
+        lambda: whole, SIZE, probabilities(whole, SIZE), BackendOptions(device="cpu", cores=2)
+    )
+    assert backend.name == "openvino"
+    assert backend.streams * backend.threads == 2
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_backend_precision_and_streams_can_be_chosen(whole: nn.Module, precision: str) -> None:
+    options = BackendOptions(backend="torch", device="cpu", precision=precision, cores=4, streams=2)
+    backend = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
+    assert (backend.name, backend.precision) == ("torch", precision)
+    backend.open()
+    assert (backend.streams, torch.get_num_threads()) == (2, 2)
+
+
+def test_a_backend_that_disagrees_is_replaced_and_that_is_told(
+    whole: nn.Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Wrong(OpenVINOBackend):
+        def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
+            scores, ids = super().classify(pixels, top_k)
+            return scores, (ids + 1) % ids.shape[1]
+
+    monkeypatch.setattr("model.backends.openvino.OpenVINOBackend", Wrong)
+    caplog.set_level(logging.WARNING)
+    options = BackendOptions(device="cpu", precision="bfloat16")
+    backend = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
+    assert backend.name == "torch"
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(" is not used: a probability is")[0] for line in told] == [
+        "backend openvino in bfloat16",
+        "backend openvino in float32",
+    ]
+
+
+def test_a_backend_that_cannot_be_built_is_replaced(
+    whole: nn.Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(network: nn.Module, image_size: int) -> object:
+        raise RuntimeError("no rule for aten::secret\nand more")
+
+    monkeypatch.setattr("model.backends.openvino.to_graph", fail)
+    backend = choose_backend(
+        lambda: whole, SIZE, probabilities(whole, SIZE), BackendOptions(device="cpu")
+    )
+    assert backend.name == "torch"
+    assert "openvino in float32 is not used: no rule for aten::secret" in caplog.text
+
+
+def test_weights_that_no_backend_can_follow_are_refused(whole: nn.Module) -> None:
+    expected = probabilities(whole, SIZE)[:, ::-1]
+    with pytest.raises(ModelError, match="no backend on cpu gives the answers of 32-bit PyTorch"):
+        choose_backend(lambda: whole, SIZE, expected, BackendOptions(device="cpu"))
+
+
+def test_agreement_is_on_every_probability_and_the_best_class() -> None:
+    class Fixed:
+        name, device, precision, streams, threads, pads = "fixed", "cpu", "bfloat16", 1, 1, False
+
+        def __init__(self, found: Scores) -> None:
+            self.found = found
+
+        def open(self) -> None: ...
+
+        def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
+            ids = (-self.found).argsort(1)
+            return np.take_along_axis(self.found, ids, 1), ids
+
+    def told(*row: float) -> str | None:
+        expected = np.array([[0.6, 0.3, 0.1], [0.35, 0.34, 0.31]], np.float32)
+        found = expected.copy()
+        found[1] = row
+        return disagreement(Fixed(found), expected, SIZE)
+
+    assert told(0.35, 0.34, 0.31) is None
+    assert told(0.33, 0.35, 0.32) is None  # a change of places among equals
+    assert "0.05 off, more than 0.04" in (told(0.40, 0.34, 0.31) or "")
+    assert told(float("nan"), 0.34, 0.31) is not None
+
+
+def test_a_single_threaded_stream_for_each_core_is_the_rule(
+    whole: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {4: 100.0, 2: 105.0, 1: 90.0}
+    monkeypatch.setattr(choose, "_throughput", lambda backend, size: rates[backend.streams])
+    options = BackendOptions(backend="torch", device="cpu", precision="float32", cores=4)
+
+    def streams() -> int:
+        return choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options).streams
+
+    assert streams() == 4
+    rates[2] = 120.0
+    assert streams() == 2
+    rates[1] = 130.0
+    assert streams() == 1
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps"])
+def test_a_device_that_is_not_there_is_told(device: str) -> None:
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ModelError, match=f"device '{device}' cannot be used here"):
+        choose_device(device)
+
+
+def test_a_backend_that_is_not_there_is_told(
+    whole: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "find_spec", lambda name: None)
+    expected = probabilities(whole, SIZE)
+    with pytest.raises(ModelError, match=r"not installed: pip install 'xcit-serve\[openvino\]'"):
+        choose_backend(lambda: whole, SIZE, expected, BackendOptions(backend="openvino"))
+    assert choose_backend(lambda: whole, SIZE, expected, BackendOptions()).name == "torch"
+
+
+def test_a_lost_device_is_told_apart_from_a_bad_batch() -> None:
+    class Lost(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        TorchBackend(Lost(), CPU, "float32").classify(noise(1), 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize("kind", [CudaBackend, TorchBackend])
+def test_a_gpu_agrees_with_the_cpu(
+    whole: nn.Module, kind: type[CudaBackend] | type[TorchBackend], precision: str
+) -> None:
+    expected = probabilities(whole, SIZE)
+    backend = kind(whole, torch.device("cuda"), precision)
+    for _ in range(2):
+        assert disagreement(backend, expected, SIZE) is None
+    pixels = self_test_images(SIZE)
+    scores, ids = backend.classify(pixels[1:3], 2)
+    assert scores == pytest.approx(np.take_along_axis(expected[1:3], ids, 1), abs=0.04)
+    chosen = choose_backend(lambda: whole, SIZE, expected, BackendOptions(device="cuda"))
+    assert (chosen.name, chosen.streams) == ("torch-cudagraphs", 2)
