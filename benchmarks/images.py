@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 Floats = NDArray[np.float32]
+Size = tuple[int, int]
 
 SIZE = (500, 375)  # width, height
 QUALITY = 94
@@ -31,35 +32,37 @@ def write_images(directory: Path, count: int, *, seed: int = 0) -> None:
         draw_photo(random).save(directory / f"{number:04}.jpg", quality=QUALITY)
 
 
-def draw_photo(random: np.random.Generator) -> Image.Image:
+def draw_photo(random: np.random.Generator, size: Size = SIZE) -> Image.Image:
     """A background with shapes before it, then the grain of a sensor over everything."""
-    photo = texture(random)
+    photo = texture(random, size)
     for _ in range(SHAPES):
-        photo.paste(texture(random), mask=shape_mask(random))
-    grain = random.normal(0, random.uniform(5, 15), (SIZE[1], SIZE[0], 1))
+        photo.paste(texture(random, size), mask=shape_mask(random, size))
+    grain = random.normal(0, random.uniform(5, 15), (size[1], size[0], 1))
     return Image.fromarray((np.asarray(photo) + grain).clip(0, 255).astype(np.uint8))
 
 
-def texture(random: np.random.Generator) -> Image.Image:
+def texture(random: np.random.Generator, size: Size) -> Image.Image:
     """A colour, shaded by noise whose fine octaves are the weaker the smoother the surface."""
     roughness = random.uniform(0.5, 0.95)
-    shade = sum(octave_noise(random, 2**octave) * roughness ** (8 - octave) for octave in OCTAVES)
+    shade = sum(
+        octave_noise(random, 2**octave, size) * roughness ** (8 - octave) for octave in OCTAVES
+    )
     colour = random.uniform(40, 215, 3)
     pixels = colour + 30 * np.asarray(shade)[..., None] * random.uniform(0.7, 1.3, 3)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def octave_noise(random: np.random.Generator, cell: int) -> Floats:
+def octave_noise(random: np.random.Generator, cell: int, size: Size) -> Floats:
     """Smooth noise ``(h, w)`` of deviation about 1, whose cells are ``cell`` pixels wide."""
-    width, height = SIZE[0] // cell + 2, SIZE[1] // cell + 2
+    width, height = size[0] // cell + 2, size[1] // cell + 2
     coarse = Image.fromarray(random.standard_normal((height, width), dtype=np.float32))
-    return np.asarray(coarse.resize(SIZE, Image.Resampling.BICUBIC))
+    return np.asarray(coarse.resize(size, Image.Resampling.BICUBIC))
 
 
-def shape_mask(random: np.random.Generator) -> Image.Image:
+def shape_mask(random: np.random.Generator, size: Size) -> Image.Image:
     """A polygon with few corners somewhere in the picture; its edge is as sharp as a lens."""
-    mask = Image.new("L", SIZE)
-    centre = random.uniform((0, 0), SIZE)
+    mask = Image.new("L", size)
+    centre = random.uniform((0, 0), size)
     angles = np.sort(random.uniform(0, 2 * np.pi, random.integers(3, 9)))
     reach = random.uniform(20, 130, (len(angles), 1))
     corners = centre + reach * np.stack((np.cos(angles), np.sin(angles)), axis=1)
