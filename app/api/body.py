@@ -4,9 +4,13 @@ import base64
 import binascii
 
 from fastapi import Request
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    PushMultipartParser,
+    parse_options_header,
+)
 from pydantic import ValidationError
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from app.api.schemas import JsonImage
@@ -30,10 +34,10 @@ async def read_image(request: Request) -> bytes:
         body = await request.body()
     except ClientDisconnect as error:
         raise ClientDisconnected("the client left while it sent the body") from error
-    media_type, options = parse_options_header(request.headers.get("content-type"))
-    if media_type == b"multipart/form-data":
-        image = _image_of_multipart(body, options.get(b"boundary"))
-    elif media_type == b"application/json":
+    media_type, options = parse_options_header(request.headers.get("content-type", ""))
+    if media_type == "multipart/form-data":
+        image = _image_of_multipart(body, options.get("boundary", ""))
+    elif media_type == "application/json":
         image = _image_of_json(body)
     else:
         image = body
@@ -56,73 +60,28 @@ def _image_of_json(body: bytes) -> bytes:
         raise BadRequest(f"the image is no valid base64: {error}") from error
 
 
-def _image_of_multipart(body: bytes, boundary: bytes | None) -> bytes:
+def _image_of_multipart(body: bytes, boundary: str) -> bytes:
     if not boundary:
         raise BadRequest("multipart/form-data without a boundary in its Content-Type")
-    form = MultipartForm(boundary)
-    form.parse(body)
-    for name, _ in form.parts:
+    try:
+        parts = _parse_multipart(body, boundary)
+    except (MultipartError, UnicodeError) as error:
+        raise BadRequest(f"broken multipart body: {error}") from error
+    for name, _ in parts:
         if name not in PART_NAMES:
             raise BadRequest(f"unknown part {name!r}; expected one part named 'file'")
-    if len(form.parts) > 1:
-        raise BadRequest(f"{len(form.parts)} images in one request; expected one")
-    return form.parts[0][1] if form.parts else b""
+    if len(parts) > 1:
+        raise BadRequest(f"{len(parts)} images in one request; expected one")
+    return parts[0][1] if parts else b""
 
 
-class MultipartForm:
-    """The parts of a multipart body that is in memory: names and contents, nothing on disk."""
-
-    def __init__(self, boundary: bytes) -> None:
-        self.parts: list[tuple[str, bytes]] = []
-        self._name = ""
-        self._content = bytearray()
-        self._header = bytearray()
-        self._value = bytearray()
-        self._ended = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin_part,
-                "on_part_data": self._add_content,
-                "on_part_end": self._end_part,
-                "on_header_field": self._add_header,
-                "on_header_value": self._add_value,
-                "on_header_end": self._end_header,
-                "on_end": self._end,
-            },
-        )
-
-    def parse(self, body: bytes) -> None:
-        """Raises `BadRequest` unless ``body`` is a whole and well-formed form."""
-        try:
-            self._parser.write(body)
-        except FormParserError as error:
-            raise BadRequest(f"broken multipart body: {error}") from error
-        if not self._ended:
-            raise BadRequest("broken multipart body: it ends before its closing boundary")
-
-    def _begin_part(self) -> None:
-        self._name = ""
-        self._content = bytearray()
-
-    def _add_content(self, data: bytes, start: int, end: int) -> None:
-        self._content += data[start:end]
-
-    def _end_part(self) -> None:
-        self.parts.append((self._name, bytes(self._content)))
-
-    def _add_header(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
-
-    def _add_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _end_header(self) -> None:
-        if self._header.lower() == b"content-disposition":
-            _, options = parse_options_header(bytes(self._value))
-            self._name = options.get(b"name", b"").decode("utf-8", "replace")
-        self._header.clear()
-        self._value.clear()
-
-    def _end(self) -> None:
-        self._ended = True
+def _parse_multipart(body: bytes, boundary: str) -> list[tuple[str, bytes]]:
+    """Names and contents; `MultipartError` unless the form is whole and well-formed."""
+    parts: list[tuple[str, list[bytes]]] = []
+    with PushMultipartParser(boundary.encode("latin-1")) as parser:
+        for event in parser.parse(body):
+            if isinstance(event, MultipartSegment):
+                parts.append((event.name, []))
+            elif event:
+                parts[-1][1].append(bytes(event))
+    return [(name, b"".join(chunks)) for name, chunks in parts]
