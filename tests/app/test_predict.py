@@ -85,7 +85,7 @@ async def test_every_body_form_is_answered(
 
 
 async def test_multipart_content_is_passed_on_byte_by_byte(classifier: FakeClassifier) -> None:
-    content = bytes(range(256)) * 40 + b"\r\n--not-the-end\r\n--x"
+    content = bytes(range(256)) * 40 + b"\r\n--not-the-end--x\r\n"
     async with running(classifier) as (client, _):
         response = await client.post("/predict", **multipart(("file", content)))
     assert response.status_code == 200

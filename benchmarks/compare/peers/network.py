@@ -1,0 +1,62 @@
+"""What all peers share: the network in eager PyTorch, and the usual lines of Pillow before it."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from model import PreprocessSpec, read_checkpoint
+from model.simplify import plain
+
+TOP_K = 5
+MAX_BATCH_SIZE = 16  # of every peer that batches
+INSTANCES = 2  # of the model, of one thread each, where a peer can have several
+
+Pixels = NDArray[np.uint8]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    module: nn.Module
+    preprocess: PreprocessSpec
+    labels: Sequence[str]
+
+    def pixels(self, image: Image.Image) -> Pixels:
+        """The centre square, resized: ``(image_size, image_size, 3)``."""
+        size, margin = self.preprocess.image_size, (1 - self.preprocess.crop_pct) / 2
+        method = Image.Resampling.BICUBIC
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), method, bleed=margin))
+
+    @torch.inference_mode()
+    def logits(self, batch: Tensor) -> Tensor:
+        """Logits of pixels ``(b, h, w, 3)``."""
+        logits: Tensor = self.module(batch)
+        return logits
+
+    def best(self, logits: Tensor) -> list[Row]:
+        """The most likely classes of one image, from its ``(classes,)`` logits."""
+        scores, classes = logits.softmax(dim=0).topk(min(TOP_K, len(self.labels)))
+        pairs = zip(classes.tolist(), scores.tolist(), strict=True)
+        return [{"class_id": i, "label": self.labels[i], "score": score} for i, score in pairs]
+
+
+def load_network(path: str | Path) -> Network:
+    checkpoint = read_checkpoint(path)
+    spec = checkpoint.spec
+    return Network(plain(checkpoint.build(), spec.preprocess), spec.preprocess, spec.labels)
+
+
+def arguments(name: str) -> argparse.ArgumentParser:
+    """What every peer is told; some are told more."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.compare.peers.{name}")
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    return parser
