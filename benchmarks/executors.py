@@ -1,0 +1,127 @@
+"""The bare model on every backend, beside what the processor can do at most.
+
+    python -m benchmarks.executors model/checkpoints/xcit-cifar10.safetensors
+
+Images a second over all streams, by batch size, without preprocessing or server; backends in turn,
+the best of a few rounds. The ceiling is what a large matrix product reaches on all cores in the
+same run, and an image's share of it the multiplications of the plain network, two operations each.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.machine import provenance
+from benchmarks.report import table
+from model.backends.base import Backend
+from model.backends.openvino import OpenVINOBackend, to_graph
+from model.backends.torch import TorchBackend
+from model.checkpoint import Checkpoint, read_checkpoint
+from model.families import FAMILIES
+from model.simplify import plain
+
+BATCH_SIZES = (1, 2, 4, 8, 16)
+ROUNDS = 3
+SECONDS = 1.0  # of passes, for one figure
+CEILING_SIDE = 2048
+
+
+def backends(checkpoint: Checkpoint, cores: int) -> dict[str, Backend]:
+    """Every backend in every precision, in single-threaded streams and as one pass on all cores."""
+    preprocess = checkpoint.spec.preprocess
+    simplify = FAMILIES[checkpoint.spec.family].simplify
+    graph = to_graph(simplify(checkpoint.build(), preprocess), preprocess.image_size)
+    found: dict[str, Backend] = {}
+    for precision in ("float32", "bfloat16"):
+        for streams, threads in ((cores, 1), (1, cores)):
+            share = {"streams": streams, "threads": threads}
+            split = f"{precision}, {streams} x {threads}"
+            found[f"openvino, {split}"] = OpenVINOBackend(graph, precision, **share)
+            network = simplify(checkpoint.build(), preprocess)
+            found[f"torch, {split}"] = TorchBackend(
+                network, torch.device("cpu"), precision, **share
+            )
+    return found
+
+
+def plain_backend(checkpoint: Checkpoint, cores: int) -> Backend:
+    """PyTorch on the network as it was trained."""
+    network = plain(checkpoint.build(), checkpoint.spec.preprocess)
+    return TorchBackend(network, torch.device("cpu"), "float32", streams=cores)
+
+
+def images_per_second(backend: Backend, size: int, batch: int) -> float:
+    """Over all streams, each in a thread of its own."""
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+
+    def run(_: int) -> float:
+        backend.classify(pixels, 1)
+        begun, images = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - begun) < SECONDS:
+            backend.classify(pixels, 1)
+            images += batch
+        return images / elapsed
+
+    with ThreadPoolExecutor(backend.streams, initializer=backend.open) as pool:
+        return sum(pool.map(run, range(backend.streams)))
+
+
+def ceiling(dtype: torch.dtype, cores: int) -> float:
+    """GFLOP/s of a large matrix product on all cores, the best of many."""
+    torch.set_num_threads(cores)
+    a, b = (torch.randn(CEILING_SIDE, CEILING_SIDE).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(20):
+        begun = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - begun)
+    return 2 * CEILING_SIDE**3 / best / 1e9
+
+
+def gflop(checkpoint: Checkpoint) -> float:
+    """Operations of one image, in billions."""
+    size = checkpoint.spec.preprocess.image_size
+    network = plain(checkpoint.build(), checkpoint.spec.preprocess)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+    return float(counter.get_total_flops()) / 1e9
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.executors", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    args = parser.parse_args(argv)
+    cores = torch.get_num_threads()
+    checkpoint = read_checkpoint(args.checkpoint)
+    size, work = checkpoint.spec.preprocess.image_size, gflop(checkpoint)
+    contenders = {"torch, as trained": plain_backend(checkpoint, cores)}
+    contenders |= backends(checkpoint, cores)
+    best = {name: dict.fromkeys(BATCH_SIZES, 0.0) for name in contenders}
+    most = dict.fromkeys((torch.float32, torch.bfloat16), 0.0)
+    for _ in range(ROUNDS):
+        most = {dtype: max(rate, ceiling(dtype, cores)) for dtype, rate in most.items()}
+        for batch in BATCH_SIZES:
+            for name, backend in contenders.items():
+                rate = images_per_second(backend, size, batch)
+                best[name][batch] = max(best[name][batch], rate)
+    rows = []
+    for name, rates in best.items():
+        top = most[torch.bfloat16 if contenders[name].precision == "bfloat16" else torch.float32]
+        share = max(rates.values()) * work / top
+        rows.append([name, *(f"{rate:.0f}" for rate in rates.values()), f"{share:.2f}"])
+    head = ("images/s by batch size", *map(str, BATCH_SIZES), "best over ceiling")
+    what = (
+        f"{args.checkpoint.stem}: {work:.2f} GFLOP an image. A matrix product reaches "
+        f"{most[torch.float32]:.0f} GFLOP/s in 32 bits and {most[torch.bfloat16]:.0f} in bfloat16."
+    )
+    print(provenance(), what, table(head, rows), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
