@@ -37,8 +37,8 @@ class Prediction(Protocol):
 class Classifier(Protocol):
     """Encoded image to item, items to predictions.
 
-    `preprocess` is called from several threads at once; `warm_up` and then `time_batches` once in
-    each inference thread, and `predict` in those threads only.
+    `preprocess` is called from several threads at once; `open`, `time_batches` and `warm_up` once
+    in each inference thread, in this order, and `predict` in those threads only.
     """
 
     @property
@@ -49,14 +49,17 @@ class Classifier(Protocol):
     def streams(self) -> int:
         """How many threads should run batches side by side."""
 
-    def warm_up(self) -> None:
-        """Raises `StartupError` if the model cannot be served."""
+    def open(self) -> None:
+        """Prepare the thread; raises `StartupError` if the model cannot be served."""
 
     def time_batches(self) -> Mapping[int, float]:
         """Seconds by batch size, in the calling inference thread, while the others do the same."""
 
     def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
         """Choose what is to be chosen by what all threads measured."""
+
+    def warm_up(self) -> None:
+        """Run every batch size that is to come."""
 
     def preprocess(self, data: bytes) -> Any:
         """Raises a `ServiceError` for an image that cannot be classified."""

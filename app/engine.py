@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from app.batcher import MicroBatcher, Outcome
 from app.classifier import Classifier, Prediction
 from app.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Engine:
 async def load_streams(
     load: Callable[[], Classifier],
 ) -> tuple[Classifier, list[ThreadPoolExecutor]]:
-    """Load in the first inference thread, open and warm up the others, and measure all at once.
+    """Load in the first inference thread, open the others, then measure and warm up all at once.
 
     Raises:
         StartupError: the model cannot be served.
@@ -79,9 +81,13 @@ async def load_streams(
     classifier = await loop.run_in_executor(streams[0], load)
     streams += [new_stream(number) for number in range(1, classifier.streams)]
     for stream in streams:
-        await loop.run_in_executor(stream, classifier.warm_up)
-    timings = (loop.run_in_executor(stream, classifier.time_batches) for stream in streams)
-    classifier.settle(await asyncio.gather(*timings))
+        await loop.run_in_executor(stream, classifier.open)
+
+    async def everywhere(work: Callable[[], T]) -> list[T]:
+        return await asyncio.gather(*(loop.run_in_executor(stream, work) for stream in streams))
+
+    classifier.settle(await everywhere(classifier.time_batches))
+    await everywhere(classifier.warm_up)
     return classifier, streams
 
 

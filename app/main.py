@@ -4,7 +4,7 @@ It is also where the service meets the model: `ServedClassifier` speaks both lan
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -117,6 +117,9 @@ class ServedClassifier:
         self._classifier = classifier
         self.streams = classifier.backend.streams
         self.padded_size = classifier.padded_size
+        self.time_batches = classifier.time_batches
+        self.settle = classifier.settle
+        self.warm_up = classifier.warm_up
 
     @property
     def info(self) -> ModelInfo:
@@ -134,17 +137,11 @@ class ServedClassifier:
             num_classes=spec.num_classes,
         )
 
-    def warm_up(self) -> None:
+    def open(self) -> None:
         try:
-            self._classifier.warm_up()
+            self._classifier.open()
         except model.ModelError as error:
             raise StartupError(str(error)) from error
-
-    def time_batches(self) -> Mapping[int, float]:
-        return self._classifier.time_batches()
-
-    def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
-        self._classifier.settle(timings)
 
     def preprocess(self, data: bytes) -> Pixels:
         try:

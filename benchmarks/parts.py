@@ -58,6 +58,7 @@ def load_parts(checkpoint: Path, backend: str, precision: str) -> Classifier:
     """The classifier as a stream of the server has it: warm, on one thread."""
     options = BackendOptions(backend=backend, device="cpu", precision=precision, streams=1)
     classifier = load_classifier(checkpoint, options=options, max_batch_size=max(BATCH_SIZES))
+    classifier.open()
     classifier.warm_up()
     return classifier
 

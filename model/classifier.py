@@ -29,6 +29,7 @@ LARGE_BATCH = 64
 MAX_BATCH_SECONDS = 0.1
 NEAR_BEST = 0.95
 TRIALS = 3
+WARM_UP_PASSES = 2
 HOP_SECONDS = 3e-4  # what a batch costs its server beside the pass: from queue to thread and back
 
 
@@ -48,7 +49,7 @@ class Prediction:
 class Classifier:
     """A checkpoint on a backend.
 
-    `preprocess` may be called from any thread; `predict` from threads that called `warm_up`.
+    `preprocess` may be called from any thread; `predict` from threads that called `open`.
 
     Attributes:
         max_batch_size: images a batch, at most; see `settle`.
@@ -80,7 +81,7 @@ class Classifier:
         """One encoded image to the model's input ``(h, w, 3)``; raises `ImageError`."""
         return preprocess(data, self.spec.preprocess, max_pixels=self._max_pixels)
 
-    def warm_up(self) -> None:
+    def open(self) -> None:
         """Prepare the calling thread, and look at what comes out.
 
         Raises:
@@ -132,6 +133,12 @@ class Classifier:
             self.max_batch_size,
             ", ".join(f"{size}: {rate:.0f}" for size, rate in rates.items()),
         )
+
+    def warm_up(self) -> None:
+        """Run every batch size that is to come, so that no caller waits for its first pass."""
+        for size in self.buckets if self.backend.pads else range(1, self.max_batch_size + 1):
+            for _ in range(WARM_UP_PASSES):
+                self._time_batch(size)
 
     def _time_batch(self, size: int) -> float:
         batch = [self._blank()] * size
@@ -186,7 +193,7 @@ def load_classifier(
     max_batch_size: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Classifier:
-    """Read a checkpoint and put it on a device. `Classifier.warm_up` comes next.
+    """Read a checkpoint and put it on a device. `Classifier.open` comes next.
 
     Args:
         checkpoint, overrides: see `read_checkpoint`.

@@ -52,16 +52,21 @@ class FakeClassifier:
         self.gate.set()
         self.started = threading.Semaphore(0)
         self.batches: list[list[bytes]] = []
-        self.warmed = 0
+        self.opened = self.warmed = 0
+        self.timings: list[Mapping[int, float]] = []
 
-    def warm_up(self) -> None:
-        self.warmed += 1
+    def open(self) -> None:
+        self.opened += 1
 
     def time_batches(self) -> dict[int, float]:
         return {1: 0.5}
 
     def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
         self.timings = list(timings)
+
+    def warm_up(self) -> None:
+        assert self.timings, "what is to be warmed was not settled"
+        self.warmed += 1
 
     def preprocess(self, data: bytes) -> bytes:
         if data == b"bad":

@@ -121,7 +121,10 @@ BAD_REQUESTS = {
         {"content": b"3", "headers": {"content-type": "multipart/form-data"}},
         "without a boundary",
     ),
-    "unfinished multipart": (multipart(("file", b"1"), end=b""), "Unexpected end of multipart stream"),
+    "unfinished multipart": (
+        multipart(("file", b"1"), end=b""),
+        "Unexpected end of multipart stream",
+    ),
     "broken multipart": (
         {"content": b"garbage", "headers": {"content-type": "multipart/form-data; boundary=x"}},
         "broken multipart",
@@ -282,4 +285,5 @@ async def test_concurrent_callers_each_get_their_own_answer() -> None:
         )
     assert [r.json()["predictions"][0]["class_id"] for r in responses] == wanted
     assert max(len(batch) for batch in classifier.batches) > 1
-    assert classifier.warmed == 2
+    assert (classifier.opened, classifier.warmed) == (2, 2)
+    assert classifier.timings == [{1: 0.5}, {1: 0.5}]

@@ -23,12 +23,14 @@ class SlowClassifier:
     def __init__(self, max_batch_size: int) -> None:
         self.info = replace(INFO, max_batch_size=max_batch_size)
 
-    def warm_up(self) -> None: ...
+    def open(self) -> None: ...
 
     def time_batches(self) -> dict[int, float]:
         return {}
 
     def settle(self, timings: Sequence[Mapping[int, float]]) -> None: ...
+
+    def warm_up(self) -> None: ...
 
     def preprocess(self, data: bytes) -> str:
         if data == b"bad":

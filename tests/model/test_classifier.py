@@ -84,6 +84,14 @@ def test_every_bucket_is_run_before_it_is_timed(spec: ModelSpec) -> None:
     assert list(found) == [1, 2, 4, 6]
 
 
+@pytest.mark.parametrize(("pads", "sizes"), [(True, [1, 2, 4, 6]), (False, [1, 2, 3, 4, 5, 6])])
+def test_every_size_that_is_to_come_is_warm(spec: ModelSpec, pads: bool, sizes: list[int]) -> None:
+    backend = FakeBackend()
+    backend.pads = pads
+    Classifier(spec, "", backend, max_batch_size=6).warm_up()
+    assert sorted(set(backend.sizes)) == sizes
+
+
 def test_batches_that_would_hold_callers_for_long_are_not_even_tried(spec: ModelSpec) -> None:
     class Slow(FakeBackend):
         def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
@@ -129,7 +137,7 @@ def test_self_test_refuses_what_is_no_distribution(spec: ModelSpec) -> None:
             return (scores / 2).astype(np.float32), ids
 
     with pytest.raises(ModelError, match=r"probabilities add up to 0\.500, not 1"):
-        Classifier(spec, "", Halves()).warm_up()
+        Classifier(spec, "", Halves()).open()
 
 
 def test_a_batch_row_equals_the_image_alone(torch_classifier: Classifier) -> None:
@@ -163,6 +171,7 @@ def test_load_classifier_goes_from_file_to_prediction(
     write_checkpoint(path, spec, network.state_dict())
     options = BackendOptions(device="cpu", cores=2, streams=2)
     classifier = load_classifier(path, options=options, max_batch_size=2)
+    classifier.open()
     classifier.warm_up()
     assert classifier.backend.streams == 2
     buffer = io.BytesIO()
