@@ -28,7 +28,7 @@ class Recipe:
     input_scale: float = _choice(
         0.003, "deviation of the input: at this size flat patches stay flat in the first LayerNorm"
     )
-    epochs: int = _choice(20, "passes over the training images")
+    epochs: int = _choice(26, "passes over the training images")
     decay_epochs: int = _choice(13, "last epochs, over which the rates fall to zero")
     batch_size: int = _choice(128, "images a step, over all processes")
     muon_lr: float = _choice(3e-3, "rate of the hidden matrices")
