@@ -83,6 +83,7 @@ def test_a_download_that_was_killed_goes_on_where_it_was(hub: Hub, tmp_path: Pat
     told, complaint = process.communicate(timeout=120)
     assert process.returncode == 0, complaint
     (resumed,) = {headers.get("Range") for _, _, headers in hub.requests} - {None}
+    assert resumed
     assert 0 < int(resumed.removeprefix("bytes=").removesuffix("-")) <= CHUNK
     assert VARIANT in told
     assert any(

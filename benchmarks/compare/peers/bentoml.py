@@ -38,8 +38,9 @@ def main() -> None:
     """Become the command that its documentation has."""
     args = arguments("bentoml").parse_args()
     os.environ |= {"CHECKPOINT": args.checkpoint, "BENTOML_DO_NOT_TRACK": "1"}
-    os.environ.setdefault("BENTOML_HOME", str(Path(sys.prefix) / "bentoml"))
-    command = [sys.executable, "-m", "bentoml", "serve", f"{__spec__.name}:Classifier"]
+    os.environ["BENTOML_HOME"] = str(Path("home").absolute())
+    service = "benchmarks.compare.peers.bentoml:Classifier"
+    command = [sys.executable, "-m", "bentoml", "serve", service]
     os.execv(command[0], [*command, "--host=127.0.0.1", f"--port={args.port}"])
 
 

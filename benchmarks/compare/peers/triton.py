@@ -2,7 +2,10 @@
 
 # mypy: disable-error-code="import-not-found, untyped-decorator"
 import io
+import os
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,6 +49,9 @@ def infer_function(checkpoint: str) -> Callable[[NDArray[np.object_]], Arrays]:
 def main() -> None:
     args = arguments("triton").parse_args()
     torch.set_num_threads(1)
+    # Its processes load libpython by name; let it be this interpreter's, as its guide has it.
+    libraries = (sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH"))
+    os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
     config = TritonConfig(
         http_address="127.0.0.1",
         http_port=args.port,
@@ -54,7 +60,7 @@ def main() -> None:
         metrics_address="127.0.0.1",
         metrics_port=free_port(),
     )
-    with Triton(config=config) as triton:
+    with Triton(config=config, workspace=Path("home").absolute()) as triton:
         triton.bind(
             model_name="xcit",
             infer_func=[infer_function(args.checkpoint) for _ in range(INSTANCES)],
