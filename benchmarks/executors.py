@@ -28,7 +28,7 @@ from model.simplify import plain
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 ROUNDS = 3
-SECONDS = 1.0  # of passes, for one figure
+SECONDS = 0.5  # of passes, for one figure
 CEILING_SIDE = 2048
 
 
