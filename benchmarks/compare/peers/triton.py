@@ -49,7 +49,7 @@ def infer_function(checkpoint: str) -> Callable[[NDArray[np.object_]], Arrays]:
 def main() -> None:
     args = arguments("triton").parse_args()
     torch.set_num_threads(1)
-    # Its processes load libpython by name; let it be this interpreter's, as its guide has it.
+    # Its processes load libpython by name: let it be that of this interpreter.
     libraries = (sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH"))
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
     config = TritonConfig(
