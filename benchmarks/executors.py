@@ -10,7 +10,6 @@ same run, and an image's share of it the multiplications of the plain network, t
 import argparse
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.machine import provenance
 from benchmarks.report import table
 from model.backends.base import Backend
+from model.backends.choose import throughput
 from model.backends.openvino import OpenVINOBackend, to_graph
 from model.backends.torch import TorchBackend
 from model.checkpoint import Checkpoint, read_checkpoint
@@ -56,22 +56,6 @@ def plain_backend(checkpoint: Checkpoint, cores: int) -> Backend:
     return TorchBackend(network, torch.device("cpu"), "float32", streams=cores)
 
 
-def images_per_second(backend: Backend, size: int, batch: int) -> float:
-    """Over all streams, each in a thread of its own."""
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
-
-    def run(_: int) -> float:
-        backend.classify(pixels, 1)
-        begun, images = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - begun) < SECONDS:
-            backend.classify(pixels, 1)
-            images += batch
-        return images / elapsed
-
-    with ThreadPoolExecutor(backend.streams, initializer=backend.open) as pool:
-        return sum(pool.map(run, range(backend.streams)))
-
-
 def ceiling(dtype: torch.dtype, cores: int) -> float:
     """GFLOP/s of a large matrix product on all cores, the best of many."""
     torch.set_num_threads(cores)
@@ -103,12 +87,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     contenders = {"torch, as trained": plain_backend(checkpoint, cores)}
     contenders |= backends(checkpoint, cores)
     best = {name: dict.fromkeys(BATCH_SIZES, 0.0) for name in contenders}
+    chance = np.random.default_rng(0)
     most = dict.fromkeys((torch.float32, torch.bfloat16), 0.0)
     for _ in range(ROUNDS):
         most = {dtype: max(rate, ceiling(dtype, cores)) for dtype, rate in most.items()}
         for batch in BATCH_SIZES:
+            pixels = chance.integers(0, 256, (batch, size, size, 3), np.uint8)
             for name, backend in contenders.items():
-                rate = images_per_second(backend, size, batch)
+                rate = throughput(backend, pixels, SECONDS)
                 best[name][batch] = max(best[name][batch], rate)
     rows = []
     for name, rates in best.items():

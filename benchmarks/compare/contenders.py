@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,10 @@ def post_tensor(image: bytes) -> bytes:
     return http_post("/v2/models/xcit/infer", head, text + tensor)
 
 
+def predicted_classes(answer: dict[str, Any]) -> list[int]:
+    return row_classes(answer["predictions"])
+
+
 def row_classes(rows: list[dict[str, Any]]) -> list[int]:
     return [row["class_id"] for row in rows]
 
@@ -106,41 +110,39 @@ SERVICE = [
         "xcit-serve",
         "default settings",
         form("file"),
-        lambda answer: row_classes(answer["predictions"]),
+        predicted_classes,
         ("fastapi", "uvicorn", "openvino", "torch", "pillow"),
     ),
     Contender(
         "xcit-serve, PyTorch fp32",
         "`XCIT_BACKEND=torch XCIT_PRECISION=float32`",
         form("file"),
-        lambda answer: row_classes(answer["predictions"]),
+        predicted_classes,
         ("fastapi", "uvicorn", "torch", "pillow"),
         environment={"XCIT_BACKEND": "torch", "XCIT_PRECISION": "float32"},
     ),
 ]
+FASTAPI = Contender(
+    "fastapi-1",
+    "a tutorial's handler: no batching; one worker",
+    form("file"),
+    predicted_classes,
+    ("fastapi", "uvicorn", "torch", "pillow"),
+    peer="fastapi_tutorial",
+)
 PEERS = [
-    Contender(
-        "fastapi-1",
-        "a tutorial's handler: no batching; one worker",
-        form("file"),
-        lambda answer: row_classes(answer["predictions"]),
-        ("fastapi", "uvicorn", "torch", "pillow"),
-        peer="fastapi_tutorial",
-    ),
-    Contender(
-        "fastapi-2",
-        "a tutorial's handler: no batching; two workers of one thread",
-        form("file"),
-        lambda answer: row_classes(answer["predictions"]),
-        ("fastapi", "uvicorn", "torch", "pillow"),
-        peer="fastapi_tutorial",
+    FASTAPI,
+    replace(
+        FASTAPI,
+        name="fastapi-2",
+        setup="a tutorial's handler: no batching; two workers of one thread",
         arguments=["--workers=2"],
     ),
     Contender(
         "litserve",
         "batches of at most 16 within 5 ms; two workers of one thread",
         form("request"),
-        lambda answer: row_classes(answer["predictions"]),
+        predicted_classes,
         ("litserve", "fastapi", "uvicorn", "torch", "pillow"),
         peer="litserve",
     ),

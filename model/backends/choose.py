@@ -168,31 +168,31 @@ def _divide_cores(
     if options.streams or device.type != "cpu":
         streams = options.streams or (2 if device.type == "cuda" else 1)
         return build(streams, max(1, cores // streams))
+    image = self_test_images(image_size)[:1]
     best, most = build(cores, 1), 0.0
     if cores > 1:
-        most = FEWER_STREAMS * _throughput(best, image_size)
+        most = FEWER_STREAMS * throughput(best, image, TRIAL_SECONDS)
         logger.info("%d streams of 1 thread: %.0f images/s", cores, most / FEWER_STREAMS)
     for streams in dict.fromkeys((cores // 2, cores // 4)):
         if streams:
             other = build(streams, cores // streams)
-            found = _throughput(other, image_size)
+            found = throughput(other, image, TRIAL_SECONDS)
             logger.info("%d of %d: %.0f images/s", streams, other.threads, found)
             if found > most:
                 best, most = other, found
     return best
 
 
-def _throughput(backend: Backend, image_size: int) -> float:
-    """Images a second over all streams, one by one."""
-    image = self_test_images(image_size)[:1]
+def throughput(backend: Backend, pixels: Pixels, seconds: float) -> float:
+    """Images a second over all streams, each running the batch ``pixels`` for so many seconds."""
 
     def run(_: int) -> float:
-        backend.classify(image, 1)
+        backend.classify(pixels, 1)
         begun, passes = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - begun) < TRIAL_SECONDS or not passes:
-            backend.classify(image, 1)
+        while (elapsed := time.perf_counter() - begun) < seconds or not passes:
+            backend.classify(pixels, 1)
             passes += 1
-        return passes / elapsed
+        return len(pixels) * passes / elapsed
 
     with ThreadPoolExecutor(backend.streams, initializer=backend.open) as pool:
         return sum(pool.map(run, range(backend.streams)))

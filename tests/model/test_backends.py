@@ -87,7 +87,7 @@ def test_every_backend_gives_the_networks_probabilities_at_any_batch_size(
         assert np.abs(scores - truth).max() < tolerance
 
 
-def test_openvino_follows_the_published_family(caplog: pytest.LogCaptureFixture) -> None:
+def test_openvino_follows_the_published_family() -> None:
     network = PublishedXCiT(**TINY).eval()
     network.load_state_dict(realistic_weights(network.state_dict()))
     preprocess = PreprocessSpec(64)
@@ -230,7 +230,7 @@ def test_a_single_threaded_stream_for_each_core_is_the_rule(
     whole: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = {4: 100.0, 2: 105.0, 1: 90.0}
-    monkeypatch.setattr(choose, "_throughput", lambda backend, size: rates[backend.streams])
+    monkeypatch.setattr(choose, "throughput", lambda backend, *_: rates[backend.streams])
     options = BackendOptions(backend="torch", device="cpu", precision="float32", cores=4)
 
     def streams() -> int:
