@@ -5,6 +5,7 @@ handler. The signals are ours: a stop that was asked for ends with exit code 0.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -75,6 +76,8 @@ class Server(uvicorn.Server):
         logger.info("%s", state)
         if state is State.READY:
             self._grace = self._drain_delay
+            gc.collect()
+            gc.freeze()  # or every full collection stops the service to walk all of PyTorch
         elif state is State.FAILED:
             self._stop_after(self._grace)
 

@@ -219,6 +219,17 @@ def test_a_large_jpeg_at_reduced_scale_stays_close_to_the_full_decode() -> None:
     assert distance(reduced, full) < 1
 
 
+@pytest.mark.parametrize("size", [(497, 371), (500, 375), (321, 489)])
+def test_at_reduced_scale_the_pixels_beyond_the_picture_do_not_shift_it(
+    size: tuple[int, int],
+) -> None:
+    ramp = np.linspace(0, 255, size[0]) * np.ones((size[1], 1))
+    image = Image.fromarray(np.stack((ramp, ramp.clip(0, 128), 255 - ramp), -1).astype(np.uint8))
+    reduced = preprocess(encode(image, "JPEG", quality=95), SPEC)
+    full = preprocess(encode(image), SPEC)
+    assert np.abs(reduced[:, 1:-1].astype(int) - full[:, 1:-1]).max() <= 2
+
+
 def test_a_large_photo_is_reduced_without_aliasing() -> None:
     checks = (np.indices((640, 640)).sum(0) % 2 * 255).astype(np.uint8)
     pixels = preprocess(encode(Image.fromarray(checks)), SPEC)
