@@ -54,8 +54,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# A JPEG is decoded at no less than this many times the size it is then resized to: 500 x 375 pixels
-# at an eighth for 32. Photos then differ from the full decode by under two levels of 255 on average.
+# A JPEG is decoded at no less than this many times the size it is then resized to: 500 x 375
+# pixels at an eighth for 32, which differs from the full decode by under two levels of 255.
 _DRAFT_MARGIN = 1.25
 # What Pillow's decoders raise on bytes that break their header's promise.
 _DECODER_ERRORS = (

@@ -27,6 +27,8 @@ class JsonImage(BaseModel):
 class Model(BaseModel):
     """Which model answered."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     name: str
     version: str
 
