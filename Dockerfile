@@ -62,7 +62,7 @@ LABEL org.opencontainers.image.title="xcit-serve" \
       org.opencontainers.image.licenses="MIT"
 
 # The home is what a read-only container can write to: caches of torch and CUDA go there, if any.
-# Checkpoints that are downloaded stay in /cache, where compose mounts a volume.
+# What was downloaded or compiled stays in /cache, where compose mounts a volume.
 RUN groupadd --gid 10001 xcit \
  && useradd --uid 10001 --gid xcit --home-dir /tmp --no-create-home --shell /usr/sbin/nologin xcit \
  && install --directory --owner xcit --group xcit /cache
@@ -73,6 +73,7 @@ ENV PATH=/opt/app/bin:/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/app \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/cache \
+    XCIT_CACHE_DIR=/cache/compiled \
     XCIT_HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 8000

@@ -42,6 +42,16 @@ def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> s
     return lifecycle.failure
 
 
+def keep_heap() -> None:
+    """Take what is there out of garbage collection, and collect from now on.
+
+    Else every full collection would stop the service for a tenth of a second, to walk PyTorch.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
 class Server(uvicorn.Server):
     """Runs until a signal or the lifecycle ends it."""
 
@@ -76,8 +86,7 @@ class Server(uvicorn.Server):
         logger.info("%s", state)
         if state is State.READY:
             self._grace = self._drain_delay
-            gc.collect()
-            gc.freeze()  # or every full collection stops the service to walk all of PyTorch
+            keep_heap()
         elif state is State.FAILED:
             self._stop_after(self._grace)
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "XCIT_"
@@ -65,6 +65,11 @@ class Settings(BaseSettings):
 
     streams: Annotated[int, Field(ge=1, le=256)] | None = None
     """Batches run side by side; by default two on a GPU, and what measures fastest on a CPU."""
+
+    cache_dir: Annotated[Path | None, BeforeValidator(lambda text: text or None)] = Path(
+        "~/.cache/xcit-serve"
+    )
+    """Directory where compiled models are kept for the next start; empty to keep none."""
 
     preprocess_workers: Annotated[int, Field(ge=1, le=256)] | None = None
     """Threads that decode images; by default one for each core."""

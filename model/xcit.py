@@ -59,8 +59,9 @@ class XCiT(nn.Module):
             nn.Linear(patch_dim, dim),
             nn.LayerNorm(dim),
         )
-        self.pos_embedding = nn.Parameter(torch.randn(1, num_patches, dim))
-        self.cls_token = nn.Parameter(torch.randn(dim))
+        # Not randn, which imports sympy on the meta device, where networks are sized: 0.3 s.
+        self.pos_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_patches, dim)))
+        self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim)))
         self.dropout = nn.Dropout(emb_dropout)
         self.xcit_transformer = Transformer(
             (

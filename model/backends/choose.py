@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ class BackendOptions:
         precision: ``auto``, ``float32``, ``bfloat16``, ``float16``.
         cores: how many cores of the CPU to use.
         streams: how many batches to run side by side, where measurement is not to decide.
+        cache_dir: where compiled models are kept, so that the next start need not compile.
     """
 
     backend: str = "auto"
@@ -44,6 +46,7 @@ class BackendOptions:
     precision: str = "auto"
     cores: int = 1
     streams: int | None = None
+    cache_dir: Path | None = None
 
 
 Network = Callable[[], nn.Module]
@@ -67,7 +70,7 @@ def choose_backend(
     device = choose_device(options.device)
     for name, precision in _ladder(options, device):
         try:
-            build = _builder(name, precision, network, image_size, device)
+            build = _builder(name, precision, network, image_size, device, options.cache_dir)
             backend = _divide_cores(build, image_size, device, options)
             flaw = disagreement(backend, expected, image_size)
         except RuntimeError as error:
@@ -142,15 +145,25 @@ def _names(options: BackendOptions, device: torch.device) -> tuple[str, ...]:
 
 
 def _builder(
-    name: str, precision: str, network: Network, image_size: int, device: torch.device
+    name: str,
+    precision: str,
+    network: Network,
+    image_size: int,
+    device: torch.device,
+    cache_dir: Path | None,
 ) -> Build:
     """Makes backends of one kind, for so many streams of so many threads."""
     if name == "openvino":
-        from model.backends.openvino import OpenVINOBackend, to_graph  # an optional dependency
+        from model.backends.openvino import (  # an optional dependency
+            OpenVINOBackend,
+            make_cache,
+            to_graph,
+        )
 
         graph = to_graph(network(), image_size)
+        cache = make_cache(cache_dir) if cache_dir else None
         return lambda streams, threads: OpenVINOBackend(
-            graph, precision, streams=streams, threads=threads
+            graph, precision, streams=streams, threads=threads, cache_dir=cache
         )
     module = network()
     if name == "torch-cudagraphs":

@@ -1,7 +1,10 @@
 """OpenVINO, on a CPU: the network as one graph, compiled for this processor's own arithmetic."""
 
+import logging
+import tempfile
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import openvino
@@ -13,6 +16,8 @@ from torch import nn
 from model.backends.base import ClassIds, Scores
 from model.preprocess import Pixels
 
+logger = logging.getLogger(__name__)
+
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -23,6 +28,7 @@ class OpenVINOBackend:
         graph: see `to_graph`.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         streams, threads: how many batches run side by side, and the threads of each.
+        cache_dir: where the compiled graph is kept, for who compiles the same here again.
     """
 
     name = "openvino"
@@ -30,7 +36,13 @@ class OpenVINOBackend:
     pads = False
 
     def __init__(
-        self, graph: openvino.Model, precision: str, *, streams: int, threads: int
+        self,
+        graph: openvino.Model,
+        precision: str,
+        *,
+        streams: int,
+        threads: int,
+        cache_dir: Path | None = None,
     ) -> None:
         self.precision, self.streams, self.threads = precision, streams, threads
         self._compiled = openvino.Core().compile_model(
@@ -41,6 +53,7 @@ class OpenVINOBackend:
                 "NUM_STREAMS": streams,
                 "INFERENCE_NUM_THREADS": streams * threads,
                 "ENABLE_CPU_PINNING": False,  # decoding shares the cores
+                **({"CACHE_DIR": str(cache_dir)} if cache_dir else {}),
             },
         )
         self._thread = threading.local()
@@ -51,6 +64,18 @@ class OpenVINOBackend:
     def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
         outputs = self._thread.request.infer(pixels, share_inputs=True, share_outputs=True)
         return best_classes(outputs[0], top_k)
+
+
+def make_cache(directory: Path) -> Path | None:
+    """The directory for compiled graphs; ``None``, and a line in the log, where it is no use."""
+    directory = directory.expanduser()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
+    except OSError as error:
+        logger.warning("compiled models are not kept in %s: %s", directory, error)
+        return None
 
 
 def to_graph(network: nn.Module, image_size: int) -> openvino.Model:

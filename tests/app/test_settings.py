@@ -59,6 +59,12 @@ def test_a_bad_value_is_told_with_its_variable_or_flag(
         read_settings()
 
 
+def test_an_empty_cache_directory_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_settings(cache_dir="/somewhere").cache_dir == Path("/somewhere")
+    monkeypatch.setenv("XCIT_CACHE_DIR", "")
+    assert read_settings().cache_dir is None
+
+
 def test_each_mistake_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XCIT_PORT", "x")
     monkeypatch.setenv("XCIT_STREAMS", "0")

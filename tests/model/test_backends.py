@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +151,33 @@ def test_auto_takes_openvino_on_a_cpu(whole: nn.Module) -> None:
     )
     assert backend.name == "openvino"
     assert backend.streams * backend.threads == 2
+
+
+def test_a_compiled_model_is_kept_for_the_next_start(whole: nn.Module, tmp_path: Path) -> None:
+    cache = tmp_path / "made" / "here"
+    options = BackendOptions(backend="openvino", device="cpu", streams=1, cache_dir=cache)
+    expected = probabilities(whole, SIZE)
+    choose_backend(lambda: whole, SIZE, expected, options)
+    (kept,) = cache.iterdir()
+    size, written = kept.stat().st_size, kept.stat().st_mtime_ns
+    backend = choose_backend(lambda: whole, SIZE, expected, options)
+    assert backend.name == "openvino"
+    assert [path.stat().st_mtime_ns for path in cache.iterdir()] == [written], "compiled again"
+
+    kept.chmod(0o600)
+    kept.write_bytes(kept.read_bytes()[: size // 2])
+    backend = choose_backend(lambda: whole, SIZE, expected, options)
+    assert (backend.name, kept.stat().st_size) == ("openvino", size)
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_done_without(
+    whole: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    options = BackendOptions(backend="openvino", device="cpu", cache_dir=tmp_path / "file" / "x")
+    backend = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
+    assert backend.name == "openvino"
+    assert "compiled models are not kept" in caplog.text
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
