@@ -40,12 +40,13 @@ def backends(checkpoint: Checkpoint, cores: int) -> dict[str, Backend]:
     found: dict[str, Backend] = {}
     for precision in ("float32", "bfloat16"):
         for streams, threads in ((cores, 1), (1, cores)):
-            share = {"streams": streams, "threads": threads}
             split = f"{precision}, {streams} x {threads}"
-            found[f"openvino, {split}"] = OpenVINOBackend(graph, precision, **share)
+            found[f"openvino, {split}"] = OpenVINOBackend(
+                graph, precision, streams=streams, threads=threads
+            )
             network = simplify(checkpoint.build(), preprocess)
             found[f"torch, {split}"] = TorchBackend(
-                network, torch.device("cpu"), precision, **share
+                network, torch.device("cpu"), precision, streams=streams, threads=threads
             )
     return found
 

@@ -1,6 +1,6 @@
 """A running server against its own parts: latency, throughput, and CPU time an image.
 
-    python -m benchmarks.serve --start --checkpoint FILE --images DIR --closed 1 32 --open 20
+    python -m benchmarks.serve --start --checkpoint FILE --images DIR --closed 32 --share 0.8
 
 Prints Markdown. The bare costs are measured in the same run, from the same checkpoint and images,
 before and after each load. What a server adds is told in CPU time, which a busy machine falsifies
@@ -9,6 +9,7 @@ The ratio means something where all answers are 200: work for a request that was
 
 A closed loop keeps N requests under way. An open loop sends at random times whatever the server
 does; its latency counts from when a request was due, so a stall is felt by all who would have come.
+Its rate is given (`--open`), or as a share of what the best closed loop before it reached (`--share`).
 """
 
 import argparse
@@ -53,7 +54,7 @@ async def benchmark(args: argparse.Namespace) -> None:
         parts = [measure_parts(classifier, images)]
         await apply_load(url, requests, Load("warm-up", closed_loop(WARM_UP_SECONDS), 4))
         lone = await send_alone(url, classifier, images)
-        for load in planned_loads(args):
+        for load in planned_loads(args, loads):
             outcome, usage = await measure_load(url, requests, load)
             parts.append(measure_parts(classifier, images))
             loads.append(LoadResult(load.name, outcome, usage, mean_parts(parts[-2:])))
@@ -75,11 +76,13 @@ async def server(args: argparse.Namespace) -> AsyncIterator[str]:
         yield args.url
 
 
-def planned_loads(args: argparse.Namespace) -> Iterator[Load]:
+def planned_loads(args: argparse.Namespace, done: Sequence[LoadResult]) -> Iterator[Load]:
+    """One after the other: the last ones go by the results of those ``done`` before."""
     for callers in args.closed:
         yield Load(f"closed loop of {callers}", closed_loop(args.seconds), callers)
-    for rate in args.open:
-        yield Load(f"open loop, {rate:g} a second", open_loop(args.seconds, rate), MAX_OUTSTANDING)
+    capacity = max((load.outcome.throughput for load in done), default=0.0)
+    for rate in (*args.open, *(share * capacity for share in args.share)):
+        yield Load(f"open loop, {rate:.4g} a second", open_loop(args.seconds, rate), MAX_OUTSTANDING)
 
 
 async def measure_load(url: str, requests: Sequence[bytes], load: Load) -> tuple[Outcome, Usage]:
@@ -123,8 +126,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, required=True, help="directory of image files")
     parser.add_argument("--closed", type=int, nargs="*", default=[32], metavar="CALLERS")
     parser.add_argument("--open", type=float, nargs="*", default=[], metavar="RATE")
+    parser.add_argument("--share", type=float, nargs="*", default=[], metavar="OF_CAPACITY")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load [20]")
-    asyncio.run(benchmark(parser.parse_args(argv)))
+    args = parser.parse_args(argv)
+    if args.share and not args.closed:
+        parser.error("--share is of what a closed loop reaches, and --closed is empty")
+    asyncio.run(benchmark(args))
 
 
 if __name__ == "__main__":
