@@ -82,7 +82,9 @@ def planned_loads(args: argparse.Namespace, done: Sequence[LoadResult]) -> Itera
         yield Load(f"closed loop of {callers}", closed_loop(args.seconds), callers)
     capacity = max((load.outcome.throughput for load in done), default=0.0)
     for rate in (*args.open, *(share * capacity for share in args.share)):
-        yield Load(f"open loop, {rate:.4g} a second", open_loop(args.seconds, rate), MAX_OUTSTANDING)
+        yield Load(
+            f"open loop, {rate:.4g} a second", open_loop(args.seconds, rate), MAX_OUTSTANDING
+        )
 
 
 async def measure_load(url: str, requests: Sequence[bytes], load: Load) -> tuple[Outcome, Usage]:
