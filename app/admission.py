@@ -1,59 +1,103 @@
-"""Who may come in: the bound on work and memory, and how long the refused should stay away."""
+"""Who may come in: the bounds on work and memory, and what a request may hope for."""
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from app.errors import Overloaded
 
 MAX_RETRY_AFTER = 60
-SMOOTHING = 0.2  # weight of the newest batch in the measured throughput
+MEMORY = 1.0  # seconds of work that the measured throughput is averaged over
 
 
 class Admission:
-    """Counts admitted, unanswered requests and the bytes they hold."""
+    """Counts admitted, unanswered images, and the bytes of bodies, also of those still arriving.
 
-    def __init__(self, max_images: int, max_bytes: int) -> None:
+    A slow upload holds the bytes that have come and no place among the images.
+    """
+
+    def __init__(
+        self, max_images: int, max_bytes: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.images = 0
         self.bytes = 0
         self._max_images = max_images
         self._max_bytes = max_bytes
-        self._throughput = 0.0  # images a second; 0 while unknown
+        self._clock = clock
+        self._work = 0.0  # images in the last seconds of work, and those seconds; both fade
+        self._seconds = 0.0
+        self._busy_since: float | None = None
 
     @contextmanager
-    def admit(self, size: int) -> Iterator[None]:
-        """Hold a place for one image of ``size`` bytes; raises `Overloaded` if there is none."""
-        self.check(size)
+    def upload(self) -> Iterator[Callable[[int], None]]:
+        """What is called with the size of each piece of a body; raises `Overloaded` if it is full.
+
+        The bytes are given back at the end.
+        """
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if self.bytes + size > self._max_bytes:
+                raise self._overloaded(f"{self.bytes} bytes of images are held")
+            self.bytes += size
+            held += size
+
+        try:
+            yield hold
+        finally:
+            self.bytes -= held
+
+    @contextmanager
+    def admit(self, deadline: float = math.inf) -> Iterator[None]:
+        """Hold a place for one image; see `check`."""
+        self.check(deadline)
         self.images += 1
-        self.bytes += size
         try:
             yield
         finally:
             self.images -= 1
-            self.bytes -= size
 
-    def check(self, size: int = 0) -> None:
-        """Raise `Overloaded` if an image of ``size`` bytes would not be admitted now."""
+    def check(self, deadline: float = math.inf) -> None:
+        """Raise `Overloaded` if no place is free, or one more image would miss its deadline."""
         if self.images >= self._max_images:
-            full = f"{self.images} images are being served"
-        elif self.bytes + size > self._max_bytes:
-            full = f"{self.bytes} bytes of images are being served"
-        else:
-            return
-        seconds = self.retry_after()
-        raise Overloaded(
-            f"{full}, as many as the service takes; try again in {seconds} s", retry_after=seconds
-        )
+            raise self._overloaded(f"{self.images} images are being served")
+        if self.bytes >= self._max_bytes:
+            raise self._overloaded(f"{self.bytes} bytes of images are held")
+        left, expected = deadline - self._clock(), self.expected_wait(1)
+        if 0 < left < expected:
+            raise Overloaded(
+                f"an answer would take about {expected:.1f} s, and {left:.1f} s are left",
+                retry_after=self.retry_after(),
+            )
 
-    def observe_batch(self, size: int, seconds: float, streams: int) -> None:
-        """Learn the throughput from a batch that one of ``streams`` has run."""
-        newest = streams * size / max(seconds, 1e-6)
-        weight = SMOOTHING if self._throughput else 1.0
-        self._throughput += weight * (newest - self._throughput)
+    def observe_batch(self, size: int) -> None:
+        """Learn the throughput: what is done between two batches while more images are there.
+
+        So it is that of the whole service, whichever part of it is the slowest.
+        """
+        now = self._clock()
+        if self._busy_since is not None:
+            seconds = now - self._busy_since
+            fading = math.exp(-seconds / MEMORY)
+            self._work = self._work * fading + size
+            self._seconds = self._seconds * fading + seconds
+        self._busy_since = now if self.images > size else None
+
+    def expected_wait(self, more: int = 0) -> float:
+        """Seconds until what is admitted, and so many images ``more``, will have been served.
+
+        0 while the throughput is unknown.
+        """
+        return (self.images + more) * self._seconds / self._work if self._work else 0.0
 
     def retry_after(self) -> int:
-        """Whole seconds until what is admitted now will have been served, at the measured rate."""
-        if not self._throughput:
-            return 1
-        seconds = self.images / self._throughput
-        return max(1, min(MAX_RETRY_AFTER, math.ceil(seconds)))
+        """Whole seconds until what is admitted now will have been served."""
+        return max(1, min(MAX_RETRY_AFTER, math.ceil(self.expected_wait())))
+
+    def _overloaded(self, full: str) -> Overloaded:
+        seconds = self.retry_after()
+        return Overloaded(
+            f"{full}, as many as the service takes; try again in {seconds} s", retry_after=seconds
+        )

@@ -69,7 +69,7 @@ class MicroBatcher(Generic[Item, Result]):
         max_batch_delay: seconds that the oldest item may wait for a full batch. By default it
             waits for nothing but a free stream.
         max_queue_size: items waiting, at most.
-        on_batch: told the size and the seconds of every batch that succeeded.
+        on_batch: told the size of every batch that succeeded.
         clock: seconds, monotonic; deadlines are on it.
     """
 
@@ -81,7 +81,7 @@ class MicroBatcher(Generic[Item, Result]):
         max_batch_size: int,
         max_queue_size: int,
         max_batch_delay: float = 0.0,
-        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+        on_batch: Callable[[int], None] = lambda size: None,
         on_failure: Callable[[BaseException], None] = lambda error: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -192,7 +192,7 @@ class MicroBatcher(Generic[Item, Result]):
                     await self._run(stream, [entry])
         else:
             seconds = self._clock() - started
-            self._on_batch(len(batch), seconds)
+            self._on_batch(len(batch))
             for entry, result in zip(batch, results, strict=True):
                 if not entry.future.done():
                     waited = started - entry.enqueued_at

@@ -33,7 +33,7 @@ class Engine:
         streams: Sequence[ThreadPoolExecutor],
         settings: Settings,
         *,
-        on_batch: Callable[[int, float], None],
+        on_batch: Callable[[int], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.classifier = classifier

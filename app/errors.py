@@ -7,6 +7,7 @@ ServiceError
 ├── ImageTooLarge           413  pixels, judged from the header
 ├── UnsupportedMediaType    415  none of the formats
 ├── InvalidParameter        422
+├── RequestTimeout          408  the body did not arrive in time
 ├── ClientDisconnected      499  nobody is there to read it
 ├── InternalError           500  a defect of the service
 ├── Unavailable             503  with Retry-After
@@ -48,6 +49,16 @@ class BadRequest(ServiceError):
     status = 400
     problem = "bad-request"
     title = "Bad request"
+
+
+class RequestTimeout(ServiceError):
+    status = 408
+    problem = "request-timeout"
+    title = "Request timeout"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Connection": "close"}
 
 
 class InvalidImage(ServiceError):

@@ -1,8 +1,10 @@
 """The path of one image: admission, preprocess pool, micro-batch, top-k."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -75,31 +77,40 @@ class Pipeline:
             await self._engine.close()
         self._preprocess_pool.shutdown(wait=False, cancel_futures=True)
 
-    def check(self) -> ModelInfo:
+    def deadline(self, timings: Timings, patience: float = math.inf) -> float:
+        """When a request is given up: after its client's ``patience`` in seconds, or ours."""
+        return timings.started + min(patience, self._settings.request_timeout_s)
+
+    def check(self, deadline: float) -> ModelInfo:
         """What is being served; refuses at the door what `predict` would refuse later.
 
         Raises:
             NotReady, Draining, Overloaded: not now.
         """
         info = self._open_engine().info
-        self._admission.check()
+        self._admission.check(deadline)
         return info
 
-    async def predict(self, data: bytes, top_k: int, timings: Timings) -> Sequence[Prediction]:
+    def upload(self) -> AbstractContextManager[Callable[[int], None]]:
+        """See `Admission.upload`."""
+        return self._admission.upload()
+
+    async def predict(
+        self, data: bytes, top_k: int, deadline: float, timings: Timings
+    ) -> Sequence[Prediction]:
         """The ``top_k`` best classes of one encoded image, from 1 to the number of classes.
 
         Raises:
             ServiceError: every way not to be answered, but for defects.
         """
         engine = self._open_engine()
-        deadline = timings.started + self._settings.request_timeout_s
-        with self._admission.admit(len(data)):
+        with self._admission.admit(deadline):
             try:
                 async with asyncio.timeout_at(deadline):
                     item = await self._preprocess(engine.classifier, data, timings)
                     outcome = await engine.run(Job(item, top_k), deadline)
             except TimeoutError as error:
-                seconds = self._settings.request_timeout_s
+                seconds = deadline - timings.started
                 raise DeadlineExceeded(f"not answered within {seconds:g} s") from error
             except QueueFull as error:
                 raise Overloaded(str(error), retry_after=self._admission.retry_after()) from error
@@ -131,8 +142,8 @@ class Pipeline:
         refusal = Draining if state is State.DRAINING else NotReady
         raise refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
 
-    def _observe_batch(self, size: int, seconds: float) -> None:
+    def _observe_batch(self, size: int) -> None:
         assert self._engine is not None
-        self._admission.observe_batch(size, seconds, len(self._engine.streams))
+        self._admission.observe_batch(size)
         padding = self._engine.classifier.padded_size(size) - size
         self._metrics.observe_batch(size, padding)

@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -17,6 +18,7 @@ import uvicorn
 from app.classifier import Classifier
 from app.lifecycle import Lifecycle, State
 from app.main import create_app
+from app.protocol import BoundedProtocol
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> s
         create_app(settings, load, lifecycle=lifecycle),
         host=settings.host,
         port=settings.port,
+        http=partial(BoundedProtocol, head_timeout=settings.head_timeout_s),  # type: ignore[arg-type]
+        timeout_keep_alive=settings.keep_alive_timeout_s,  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         server_header=False,

@@ -93,7 +93,13 @@ class Settings(BaseSettings):
     """Pixels of an image, at most, judged from its header; more are refused with 413."""
 
     request_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """Seconds from a request's first byte until it is answered with 504."""
+    """Seconds from a request's head until it is answered with 504, or 408 if its body is not there."""
+
+    head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds for the request line and the headers of a request to arrive."""
+
+    keep_alive_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """Seconds that a connection may be idle between two requests."""
 
     drain_delay_s: Annotated[float, Field(ge=0, le=3600)] = 2.0
     """Seconds after SIGTERM in which requests are still served, while /readyz says 503."""

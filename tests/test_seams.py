@@ -13,7 +13,7 @@ APP_LAYERS = [
     {"app.__main__"},
     {"app.cli"},
     {"app.offline", "app.server"},
-    {"app.main"},
+    {"app.main", "app.protocol"},
     {"app.api.predict", "app.api.health", "app.api.metrics", "app.api.middleware"},
     {"app.api.body", "app.api.errors"},
     {"app.api.schemas", "app.pipeline"},

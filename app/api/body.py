@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Callable
 
 from fastapi import Request
 from multipart import (
@@ -23,17 +24,24 @@ HOW = (
 )
 
 
-async def read_image(request: Request) -> bytes:
+async def read_image(request: Request, hold: Callable[[int], None]) -> bytes:
     """The encoded image in the body.
+
+    Args:
+        hold: told the size of every piece that arrives; what it raises ends the reading.
 
     Raises:
         BadRequest: there is none, or more than one, or the form around it is broken.
         BodyTooLarge: as the body's bound says.
     """
+    pieces = []
     try:
-        body = await request.body()
+        async for piece in request.stream():
+            hold(len(piece))
+            pieces.append(piece)
     except ClientDisconnect as error:
         raise ClientDisconnected("the client left while it sent the body") from error
+    body = b"".join(pieces)
     media_type, options = parse_options_header(request.headers.get("content-type", ""))
     if media_type == "multipart/form-data":
         image = _image_of_multipart(body, options.get("boundary", ""))

@@ -1,6 +1,7 @@
 """``POST /predict``: one image in, its best classes out."""
 
 import asyncio
+import math
 import re
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from app.errors import (
     InvalidParameter,
     NotReady,
     Overloaded,
+    RequestTimeout,
     UnsupportedMediaType,
 )
 from app.pipeline import Pipeline
@@ -31,6 +33,7 @@ from app.record import RequestRecord
 Result = TypeVar("Result")
 
 DEFAULT_TOP_K = 5
+PATIENCE_HEADER = "X-Request-Timeout-Ms"
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 REQUEST_BODY = {
@@ -55,7 +58,13 @@ PARAMETERS = [
         "in": "query",
         "description": "How many classes to answer, from 1 to the number of classes.",
         "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_TOP_K},
-    }
+    },
+    {
+        "name": PATIENCE_HEADER,
+        "in": "header",
+        "description": "Milliseconds after which the answer is of no use any more.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
 ]
 
 
@@ -69,6 +78,7 @@ def router(pipeline: Pipeline) -> APIRouter:
         responses=problems(
             BadRequest,
             InvalidImage,
+            RequestTimeout,
             BodyTooLarge,
             ImageTooLarge,
             UnsupportedMediaType,
@@ -84,11 +94,16 @@ def router(pipeline: Pipeline) -> APIRouter:
     async def predict(request: Request) -> Response:
         """Classify one image: JPEG, PNG, WebP, GIF, BMP or TIFF."""
         record: RequestRecord = request.state.record
-        info = pipeline.check()
+        patience = parse_patience(request.headers.get(PATIENCE_HEADER))
+        deadline = pipeline.deadline(record.timings, patience)
+        info = pipeline.check(deadline)
         top_k = parse_top_k(request.query_params.get("top_k"), info.num_classes)
-        with record.timings.phase("read"):
-            image = await read_image(request)
-        rows = await while_connected(request, pipeline.predict(image, top_k, record.timings))
+        with pipeline.upload() as hold:
+            with record.timings.phase("read"):
+                image = await within(deadline, read_image(request, hold))
+            rows = await while_connected(
+                request, pipeline.predict(image, top_k, deadline, record.timings)
+            )
         answer = Predictions.model_validate({"model": info, "predictions": rows})
         return Response(
             answer.model_dump_json(exclude_none=True),
@@ -106,6 +121,26 @@ def parse_top_k(text: str | None, classes: int) -> int:
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not 1 <= int(text) <= classes:
         raise InvalidParameter(f"top_k is {text[:20]!r}; it must be a number from 1 to {classes}")
     return int(text)
+
+
+def parse_patience(text: str | None) -> float:
+    """The seconds that a caller gives the request; infinite where it does not say."""
+    if text is None:
+        return math.inf
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not int(text):
+        raise InvalidParameter(
+            f"{PATIENCE_HEADER} is {text[:20]!r}; it must be a number of milliseconds, at least 1"
+        )
+    return int(text) / 1e3
+
+
+async def within(deadline: float, reading: Coroutine[Any, Any, Result]) -> Result:
+    """The result of ``reading`` a body; raises `RequestTimeout` if it takes too long."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await reading
+    except TimeoutError as error:
+        raise RequestTimeout("the body did not arrive in time; send it at once") from error
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -1,4 +1,6 @@
-"""Bounds by images and by bytes, and the advice to those refused."""
+"""Bounds by images, bytes and deadlines, and the advice to those refused."""
+
+import math
 
 import pytest
 
@@ -6,51 +8,114 @@ from app.admission import Admission
 from app.errors import Overloaded
 
 
+class Clock:
+    """Stands still until it is moved."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def busy(clock: Clock, *, images: int, rate: float, batches: int = 20, size: int = 4) -> Admission:
+    """An admission with so many images, that has run batches at so many images a second."""
+    admission = Admission(max_images=1000, max_bytes=100, clock=clock)
+    admission.images = max(images, size + 1)
+    for _ in range(batches):
+        admission.observe_batch(size)
+        clock.now += size / rate
+    admission.images = images
+    return admission
+
+
 def test_images_are_bounded_and_places_come_back() -> None:
     admission = Admission(max_images=2, max_bytes=100)
-    with admission.admit(1), admission.admit(1):
-        with pytest.raises(Overloaded, match="2 images are being served"), admission.admit(1):
+    with admission.admit(), admission.admit():
+        with pytest.raises(Overloaded, match="2 images are being served"), admission.admit():
             pass
         assert admission.images == 2
-    assert (admission.images, admission.bytes) == (0, 0)
-    with admission.admit(1):
+    assert admission.images == 0
+    with admission.admit():
         assert admission.images == 1
 
 
-def test_bytes_are_bounded_too() -> None:
+def test_bytes_are_bounded_as_they_arrive() -> None:
     admission = Admission(max_images=10, max_bytes=100)
-    with admission.admit(60):
-        with pytest.raises(Overloaded, match="60 bytes of images"), admission.admit(41):
-            pass
-        with admission.admit(40):
-            assert admission.bytes == 100
+    with admission.upload() as one, admission.upload() as other:
+        one(60)
+        other(30)
+        with pytest.raises(Overloaded, match="90 bytes of images are held"):
+            one(11)
+        other(10)
+        assert admission.bytes == 100
+        with pytest.raises(Overloaded, match="100 bytes"):
+            admission.check()
+    assert admission.bytes == 0
 
 
-def test_a_failed_request_gives_its_place_back() -> None:
+def test_a_slow_upload_takes_no_place_among_the_images() -> None:
     admission = Admission(max_images=1, max_bytes=100)
-    with pytest.raises(ValueError, match="whatever"), admission.admit(5):
-        raise ValueError("whatever")
+    with admission.upload() as hold:
+        hold(1)
+        with admission.admit():
+            assert admission.images == 1
+
+
+def test_a_failed_request_gives_everything_back() -> None:
+    admission = Admission(max_images=1, max_bytes=100)
+    with pytest.raises(ValueError, match="whatever"), admission.upload() as hold:
+        hold(5)
+        with admission.admit():
+            raise ValueError("whatever")
     assert (admission.images, admission.bytes) == (0, 0)
 
 
-def test_retry_after_is_the_queue_over_the_measured_throughput() -> None:
-    admission = Admission(max_images=100, max_bytes=10**6)
-    assert admission.retry_after() == 1
-    admission.observe_batch(size=4, seconds=2.0, streams=2)  # 4 images a second
-    with admission.admit(1):
-        assert admission.retry_after() == 1
-    for _ in range(30):
-        admission.images += 1
-    assert admission.retry_after() == 8  # 30 / 4, whole seconds
-    admission.images = 10_000
-    assert admission.retry_after() == 60
+def test_retry_after_is_the_queue_over_the_measured_throughput(clock: Clock) -> None:
+    assert Admission(max_images=100, max_bytes=10**6).retry_after() == 1
+    assert busy(clock, images=1, rate=4).retry_after() == 1
+    assert busy(clock, images=30, rate=4).retry_after() == 8  # 7.5, whole seconds
+    assert busy(clock, images=1000, rate=4).retry_after() == 60
 
 
-def test_throughput_follows_what_is_measured() -> None:
-    admission = Admission(max_images=100, max_bytes=10**6)
-    for _ in range(100):
-        admission.observe_batch(size=1, seconds=1.0, streams=1)
-    for _ in range(100):
-        admission.observe_batch(size=10, seconds=1.0, streams=1)
-    admission.images = 49
-    assert admission.retry_after() == 5
+def test_throughput_counts_all_streams_and_follows_what_is_measured(clock: Clock) -> None:
+    admission = Admission(max_images=1000, max_bytes=100, clock=clock)
+    admission.images = 100
+    for _ in range(50):  # two batches end together, every second
+        admission.observe_batch(5)
+        admission.observe_batch(5)
+        clock.now += 1
+    assert admission.expected_wait() == pytest.approx(10, rel=0.1)
+    for _ in range(50):
+        admission.observe_batch(50)
+        clock.now += 1
+    assert admission.expected_wait() == pytest.approx(2, rel=0.1)
+
+
+def test_time_without_work_is_no_slowness(clock: Clock) -> None:
+    admission = busy(clock, images=100, rate=50)
+    admission.images = 4
+    admission.observe_batch(4)  # the last ones
+    clock.now += 3600
+    admission.images = 100
+    admission.observe_batch(4)
+    assert admission.expected_wait() == pytest.approx(2, rel=0.2)
+
+
+def test_a_request_that_would_miss_its_deadline_is_refused_at_the_door(clock: Clock) -> None:
+    admission = busy(clock, images=99, rate=50)
+    admission.check(clock.now + 2.1)
+    with pytest.raises(Overloaded, match=r"about 2\.0 s, and 1\.9 s are left") as caught:
+        admission.check(clock.now + 1.9)
+    assert caught.value.retry_after == 2
+    admission.check(math.inf)
+
+
+def test_nobody_is_refused_for_a_throughput_that_is_not_known(clock: Clock) -> None:
+    admission = Admission(max_images=10, max_bytes=100, clock=clock)
+    admission.images = 9
+    admission.check(clock.now + 0.001)

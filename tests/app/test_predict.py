@@ -3,12 +3,14 @@
 import asyncio
 import base64
 import json
+import time
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx
 import pytest
 
-from .conftest import FakeClassifier, running, until
+from .conftest import FakeClassifier, FakePrediction, running, until
 
 pytestmark = pytest.mark.anyio
 
@@ -195,6 +197,60 @@ async def test_a_request_not_answered_in_time_is_told(classifier: FakeClassifier
         response = await client.post("/predict", content=b"1")
         assert "not answered within 0.05 s" in problem(response, 504, "deadline-exceeded")
         classifier.gate.set()
+
+
+async def test_a_client_may_be_less_patient_than_the_service(classifier: FakeClassifier) -> None:
+    classifier.gate.clear()
+    async with running(classifier) as (client, _):
+        in_haste = {"X-Request-Timeout-Ms": "50"}
+        response = await client.post("/predict", content=b"1", headers=in_haste)
+        assert "not answered within 0.05 s" in problem(response, 504, "deadline-exceeded")
+        classifier.gate.set()
+        assert (await client.post("/predict", content=b"1", headers=in_haste)).is_success
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "1e3", "soon", "", "9" * 10])
+async def test_patience_that_is_no_number_of_milliseconds_is_told(
+    classifier: FakeClassifier, text: str
+) -> None:
+    async with running(classifier) as (client, _):
+        headers = {"X-Request-Timeout-Ms": text}
+        response = await client.post("/predict", content=b"1", headers=headers)
+        assert "number of milliseconds" in problem(response, 422, "invalid-parameter")
+
+
+async def test_who_would_wait_too_long_is_refused_before_the_body_is_read() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    class Slow(FakeClassifier):
+        def predict(self, items: Sequence[bytes], top_k: int) -> list[list[FakePrediction]]:
+            time.sleep(0.05)
+            return super().predict(items, top_k)
+
+    slow = Slow(max_batch_size=1)
+    async with running(slow) as (client, _):
+        waiting = [asyncio.create_task(client.post("/predict", content=b"1")) for _ in range(12)]
+        await until(lambda: len(slow.batches) == 4)
+        headers = {"X-Request-Timeout-Ms": "100"}
+        response = await client.post("/predict", content=body(), headers=headers)
+        assert "an answer would take about" in problem(response, 503, "overloaded")
+        headers = {"X-Request-Timeout-Ms": "2000"}
+        assert (await client.post("/predict", content=b"1", headers=headers)).is_success
+        assert all(response.is_success for response in await asyncio.gather(*waiting))
+
+
+async def test_a_body_that_does_not_arrive_in_time_is_told(classifier: FakeClassifier) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"1"
+        await asyncio.sleep(1)
+        yield b"2"
+
+    async with running(classifier, request_timeout_s=0.1) as (client, _):
+        response = await client.post("/predict", content=body())
+        problem(response, 408, "request-timeout")
+        assert response.headers["connection"] == "close"
 
 
 async def test_a_defect_is_a_500_without_details_and_its_neighbours_are_answered(

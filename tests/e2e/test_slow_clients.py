@@ -1,0 +1,181 @@
+"""Clients that send, read or leave slowly hold nothing that others need."""
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import SLOW_SERVICE, Server, StartServer
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(start_server: StartServer) -> Server:
+    return start_server(
+        *SLOW_SERVICE,
+        max_queue_size=2,
+        max_queue_bytes=1000,
+        head_timeout_s=1,
+        keep_alive_timeout_s=1,
+        request_timeout_s=2,
+    )
+
+
+@pytest.fixture
+def connection(server: Server) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        yield connection
+
+
+def until_closed(connection: socket.socket) -> tuple[bytes, float]:
+    """Everything that comes, and the seconds until the connection ends."""
+    begun = time.monotonic()
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    return received, time.monotonic() - begun
+
+
+def problem(answer: bytes) -> dict[str, object]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in head.lower()
+    found: dict[str, object] = json.loads(body)
+    return found
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /pre", b"POST /predict HTTP/1.1\r\nHost: x\r\nA: b"])
+def test_a_head_that_does_not_come_is_not_waited_for(
+    connection: socket.socket, sent: bytes
+) -> None:
+    connection.sendall(sent)
+    answer, seconds = until_closed(connection)
+    assert problem(answer)["status"] == 408
+    assert 0.5 < seconds < 2
+
+
+def test_a_head_sent_drop_by_drop_gets_no_more_time(connection: socket.socket) -> None:
+    connection.settimeout(0.1)
+    begun = time.monotonic()
+    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nA: ")
+    answer = b""
+    while time.monotonic() - begun < 5 and not answer:
+        try:
+            connection.sendall(b"X")
+            answer = connection.recv(1000)
+        except TimeoutError:
+            continue
+    assert b" 408 " in answer
+    assert time.monotonic() - begun < 2
+
+
+def test_a_body_sent_drop_by_drop_ends_at_the_deadline(connection: socket.socket) -> None:
+    connection.sendall(HEAD)
+    connection.settimeout(0.2)
+    begun = time.monotonic()
+    answer = b""
+    while time.monotonic() - begun < 5 and not answer:
+        try:
+            connection.sendall(b"X")
+            answer = connection.recv(1000)
+        except TimeoutError:
+            continue
+    assert problem(answer)["type"] == "/problems/request-timeout"
+    assert 1.5 < time.monotonic() - begun < 3
+
+
+def test_an_idle_connection_is_closed(connection: socket.socket) -> None:
+    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer, seconds = until_closed(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert 0.5 < seconds < 2
+
+
+def test_empty_lines_do_not_keep_a_connection_open(connection: socket.socket) -> None:
+    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.settimeout(0.2)
+    begun = time.monotonic()
+    while time.monotonic() - begun < 5:
+        try:
+            connection.sendall(b"\r\n")
+            if not connection.recv(1000):
+                break
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+    assert time.monotonic() - begun < 4
+
+
+def test_the_rest_of_a_body_that_nobody_wants_is_not_read_for_ever(
+    connection: socket.socket,
+) -> None:
+    connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+    begun = time.monotonic()
+    with pytest.raises(OSError):  # noqa: PT011, reset or broken pipe
+        while time.monotonic() - begun < 15:
+            connection.sendall(b"X" * 1000)
+            time.sleep(0.05)
+    assert 3 < time.monotonic() - begun < 8
+
+
+def test_a_client_that_does_not_read_is_given_up(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        begun = time.monotonic()
+        with pytest.raises(OSError):  # noqa: PT011, timed out is none of them in time
+            while time.monotonic() - begun < 30:
+                connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        assert time.monotonic() - begun < 15
+
+
+def test_slow_uploads_take_no_places_and_their_bytes_are_bounded(server: Server) -> None:
+    uploads = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(9)]
+    try:
+        for upload in uploads:
+            upload.sendall(HEAD + b"X" * 99)
+        time.sleep(0.2)
+        assert server.client.post("/predict", content=b"0").status_code == 200
+        refused = server.client.post("/predict", content=b"0" * 200)
+        assert refused.status_code == 503
+        assert "bytes of images are held" in refused.json()["detail"]
+    finally:
+        for upload in uploads:
+            upload.close()
+    time.sleep(0.2)
+    assert server.client.post("/predict", content=b"0" * 200).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("length", "end"), [(70_000, b"\r\n\r\n"), (1_000_000, b"\r\n\r\n"), (1_000_000, b"")]
+)
+def test_a_head_that_is_too_long_is_refused(
+    connection: socket.socket, length: int, end: bytes
+) -> None:
+    head = b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"A: a\r\n" * 1000
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(head + b"B: " + b"b" * length + end)
+        answer = until_closed(connection)[0]
+        assert problem(answer)["status"] == 431
+
+
+def test_two_requests_in_one_piece_are_both_answered(connection: socket.socket) -> None:
+    body = b"0" * 900
+    one = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n" + body
+    connection.sendall(one + one)
+    answers = until_closed(connection)[0]
+    assert answers.count(b"HTTP/1.1 200 ") == 2
+
+
+def test_a_hundred_idle_connections_do_not_slow_a_request(server: Server) -> None:
+    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
+    try:
+        begun = time.monotonic()
+        assert server.client.post("/predict", content=b"0").status_code == 200
+        assert time.monotonic() - begun < 0.5
+    finally:
+        for connection in idle:
+            connection.close()
