@@ -8,6 +8,7 @@ ServiceError
 ├── UnsupportedMediaType    415  none of the formats
 ├── InvalidParameter        422
 ├── RequestTimeout          408  the body did not arrive in time
+├── HeadTooLarge            431  request line and headers
 ├── ClientDisconnected      499  nobody is there to read it
 ├── InternalError           500  a defect of the service
 ├── Unavailable             503  with Retry-After
@@ -93,6 +94,12 @@ class InvalidParameter(ServiceError):
     status = 422
     problem = "invalid-parameter"
     title = "Invalid parameter"
+
+
+class HeadTooLarge(ServiceError):
+    status = 431
+    problem = "request-header-fields-too-large"
+    title = "Request header fields too large"
 
 
 class ClientDisconnected(ServiceError):

@@ -19,13 +19,14 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from app.api.errors import MEDIA_TYPE
-from app.api.schemas import Problem
+from app.api.errors import problem_response
+from app.errors import BadRequest, HeadTooLarge, RequestTimeout, ServiceError
+from app.record import RequestRecord
 
 MAX_HEAD_BYTES = 64 * 2**10  # request line and headers
 LINGER = 5.0  # seconds to send the rest of a body whose request has been answered, or to read
 
-TITLES = {400: "Bad request", 408: "Request timeout", 431: "Request header fields too large"}
+HEAD_TOO_LARGE = HeadTooLarge(f"request line and headers are over {MAX_HEAD_BYTES} bytes")
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -60,7 +61,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._in_head:
             if self._received > MAX_HEAD_BYTES:
-                self._refuse_head()
+                self._refuse(HEAD_TOO_LARGE)
             self._received += len(data)
         elif self._timer is None and self.cycle.response_complete and not self.cycle.more_body:
             self._await_head()  # empty lines between two requests do not keep a connection open
@@ -104,10 +105,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn calls it when the parser gives up."""
-        if self._parsed > MAX_HEAD_BYTES:
-            self._refuse_head()
-        else:
-            self._refuse(400, "this is no valid HTTP/1.1 request")
+        too_large = self._parsed > MAX_HEAD_BYTES
+        self._refuse(HEAD_TOO_LARGE if too_large else BadRequest("this is no valid HTTP/1.1"))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
@@ -125,8 +124,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(
             self._head_timeout,
             self._refuse,
-            408,
-            f"no whole request head came within {self._head_timeout:g} s",
+            RequestTimeout(f"no whole request head came within {self._head_timeout:g} s"),
         )
 
     def _stop_timer(self) -> None:
@@ -140,29 +138,14 @@ class BoundedProtocol(HttpToolsProtocol):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
-    def _refuse_head(self) -> None:
-        self._refuse(431, f"request line and headers are over {MAX_HEAD_BYTES} bytes")
-
-    def _refuse(self, status: int, detail: str) -> None:
+    def _refuse(self, error: ServiceError) -> None:
         """Answer and close, unless another answer is under way: then only close."""
         self._stop_timer()
-        self.logger.info("connection closed: %s", detail)
+        self.logger.info("connection closed: %s", error)
         if self.cycle is None or self.cycle.response_complete:
-            problem = Problem(
-                type=f"/problems/{TITLES[status].lower().replace(' ', '-')}",
-                title=TITLES[status],
-                status=status,
-                detail=detail,
-                instance="",
-                request_id=uuid.uuid4().hex,
-            )
-            body = problem.model_dump_json().encode()
-            head = {
-                "content-type": MEDIA_TYPE,
-                "content-length": len(body),
-                "x-request-id": problem.request_id,
-                "connection": "close",
-            }
-            lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-            self.transport.write(STATUS_LINE[status] + f"{lines}\r\n".encode() + body)
+            record = RequestRecord(uuid.uuid4().hex, method="", path="")
+            response = problem_response(error, record)
+            response.headers.update({"X-Request-ID": record.request_id, "Connection": "close"})
+            head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
+            self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + bytes(response.body))
         self.transport.close()

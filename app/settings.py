@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     """Pixels of an image, at most, judged from its header; more are refused with 413."""
 
     request_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """Seconds from a request's head until it is answered with 504, or 408 if its body is not there."""
+    """Seconds from a request's head until it is answered with 504, or 408 for want of its body."""
 
     head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds for the request line and the headers of a request to arrive."""

@@ -9,7 +9,8 @@ The ratio means something where all answers are 200: work for a request that was
 
 A closed loop keeps N requests under way. An open loop sends at random times whatever the server
 does; its latency counts from when a request was due, so a stall is felt by all who would have come.
-Its rate is given (`--open`), or as a share of what the best closed loop before it reached (`--share`).
+Its rate is given (`--open`), or as a share of what the best closed loop before it reached
+(`--share`).
 """
 
 import argparse

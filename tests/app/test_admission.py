@@ -68,10 +68,14 @@ def test_a_slow_upload_takes_no_place_among_the_images() -> None:
 
 def test_a_failed_request_gives_everything_back() -> None:
     admission = Admission(max_images=1, max_bytes=100)
-    with pytest.raises(ValueError, match="whatever"), admission.upload() as hold:
-        hold(5)
-        with admission.admit():
+
+    def fail() -> None:
+        with admission.upload() as hold, admission.admit():
+            hold(5)
             raise ValueError("whatever")
+
+    with pytest.raises(ValueError, match="whatever"):
+        fail()
     assert (admission.images, admission.bytes) == (0, 0)
 
 

@@ -114,22 +114,25 @@ def test_the_rest_of_a_body_that_nobody_wants_is_not_read_for_ever(
     connection: socket.socket,
 ) -> None:
     connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
-    begun = time.monotonic()
-    with pytest.raises(OSError):  # noqa: PT011, reset or broken pipe
-        while time.monotonic() - begun < 15:
-            connection.sendall(b"X" * 1000)
-            time.sleep(0.05)
-    assert 3 < time.monotonic() - begun < 8
+    assert 3 < until_cut(connection, b"X" * 1000, pause=0.05) < 8
 
 
 def test_a_client_that_does_not_read_is_given_up(server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        begun = time.monotonic()
-        with pytest.raises(OSError):  # noqa: PT011, timed out is none of them in time
-            while time.monotonic() - begun < 30:
-                connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
-        assert time.monotonic() - begun < 15
+        assert until_cut(connection, b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100) < 9
+    assert " ERROR " not in server.log.read_text()
+
+
+def until_cut(connection: socket.socket, piece: bytes, *, pause: float = 0) -> float:
+    """Seconds of sending until the server ends the connection."""
+    begun = time.monotonic()
+    while True:
+        try:
+            connection.sendall(piece)
+        except ConnectionError:
+            return time.monotonic() - begun
+        time.sleep(pause)
 
 
 def test_slow_uploads_take_no_places_and_their_bytes_are_bounded(server: Server) -> None:
