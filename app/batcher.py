@@ -9,6 +9,8 @@ Promises, whatever callers and batches do:
 - every submitted item ends: with a result, an error, or its caller's cancellation;
 - an item that nobody waits for any more leaves the queue, and takes no place in a batch;
 - a batch that fails is tried again item by item, so that one bad item fails alone;
+- a batch that is too large for the device is tried again in halves, and none is as large again;
+- a batch that hangs ends the batcher;
 - at most ``max_queue_size`` items wait.
 """
 
@@ -22,7 +24,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from app.errors import DeviceFailure
+from app.errors import DeviceFailure, OutOfMemory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,13 +66,18 @@ class MicroBatcher(Generic[Item, Result]):
     Args:
         run_batch: items to as many results, in order; called in a stream's thread. A
             `DeviceFailure` out of it ends the batcher: every item, and ``on_failure``, get it.
+            `OutOfMemory` halves the batch.
         streams: one single-threaded executor each.
         max_batch_size: items a batch, at most.
         max_batch_delay: seconds that the oldest item may wait for a full batch. By default it
             waits for nothing but a free stream.
         max_queue_size: items waiting, at most.
+        batch_timeout: seconds after which a batch hangs.
         on_batch: told the size of every batch that succeeded.
         clock: seconds, monotonic; deadlines are on it.
+
+    Attributes:
+        max_batch_size: as given, or as little as the device's memory turned out to take.
     """
 
     def __init__(
@@ -81,15 +88,17 @@ class MicroBatcher(Generic[Item, Result]):
         max_batch_size: int,
         max_queue_size: int,
         max_batch_delay: float = 0.0,
+        batch_timeout: float = math.inf,
         on_batch: Callable[[int], None] = lambda size: None,
         on_failure: Callable[[BaseException], None] = lambda error: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_batch = run_batch
         self._streams = streams
-        self._max_batch_size = max_batch_size
+        self.max_batch_size = max_batch_size
         self._max_queue_size = max_queue_size
         self._max_batch_delay = max_batch_delay
+        self._batch_timeout = batch_timeout
         self._on_batch = on_batch
         self._on_failure = on_failure
         self._clock = clock
@@ -155,7 +164,7 @@ class MicroBatcher(Generic[Item, Result]):
                 await self._sleep(None)
                 continue
             patience = next(iter(self._queue)).enqueued_at + self._max_batch_delay - self._clock()
-            if patience > 0 and len(self._queue) < self._max_batch_size:
+            if patience > 0 and len(self._queue) < self.max_batch_size:
                 await self._sleep(patience)
             elif batch := self._take():
                 return batch
@@ -167,7 +176,7 @@ class MicroBatcher(Generic[Item, Result]):
             del self._queue[entry]
             if not entry.future.done():
                 entry.future.set_exception(TimeoutError("the deadline passed in the queue"))
-        share = min(self._max_batch_size, math.ceil(len(self._queue) / self._free))
+        share = min(self.max_batch_size, math.ceil(len(self._queue) / self._free))
         batch = [entry for entry, _ in zip(self._queue, range(share), strict=False)]
         for entry in batch:
             del self._queue[entry]
@@ -182,6 +191,8 @@ class MicroBatcher(Generic[Item, Result]):
             self._fail(error)
             reject(batch, error)
             self._on_failure(error)
+        except OutOfMemory as error:
+            await self._run_halves(stream, batch, error)
         except Exception as error:
             if len(batch) == 1:
                 reject(batch, error)
@@ -198,9 +209,27 @@ class MicroBatcher(Generic[Item, Result]):
                     waited = started - entry.enqueued_at
                     entry.future.set_result(Outcome(result, waited, seconds, len(batch)))
 
+    async def _run_halves(
+        self, stream: Executor, batch: list[Entry[Item, Result]], error: OutOfMemory
+    ) -> None:
+        half = len(batch) // 2
+        if not half:
+            reject(batch, error)
+            return
+        if half < self.max_batch_size:
+            self.max_batch_size = half
+            logger.warning("out of memory with %d: batches of at most %d now", len(batch), half)
+        for part in (batch[:half], batch[half:]):
+            await self._run(stream, [entry for entry in part if not entry.future.done()])
+
     async def _execute(self, stream: Executor, items: list[Item]) -> Sequence[Result]:
-        loop = asyncio.get_running_loop()
-        results = await loop.run_in_executor(stream, self._run_batch, items)
+        running = asyncio.get_running_loop().run_in_executor(stream, self._run_batch, items)
+        done, _ = await asyncio.wait((running,), timeout=self._batch_timeout)
+        if not done:
+            raise DeviceFailure(
+                f"a batch of {len(items)} has not ended within {self._batch_timeout:g} s"
+            )
+        results = running.result()
         if len(results) != len(items):
             raise RuntimeError(f"{len(results)} results for {len(items)} items")
         return results

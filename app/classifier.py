@@ -38,7 +38,7 @@ class Classifier(Protocol):
     """Encoded image to item, items to predictions.
 
     `preprocess` is called from several threads at once; `open`, `time_batches` and `warm_up` once
-    in each inference thread, in this order, and `predict` in those threads only.
+    in each inference thread, in this order, and `predict` and `self_test` in those threads only.
     """
 
     @property
@@ -61,6 +61,9 @@ class Classifier(Protocol):
     def warm_up(self) -> None:
         """Run every batch size that is to come."""
 
+    def self_test(self) -> None:
+        """In an inference thread; raises `DeviceFailure` unless any image can be classified."""
+
     def preprocess(self, data: bytes) -> Any:
         """Raises a `ServiceError` for an image that cannot be classified."""
 
@@ -68,4 +71,7 @@ class Classifier(Protocol):
         """Rows that a batch of ``count`` items is computed with."""
 
     def predict(self, items: Sequence[Any], top_k: int) -> Sequence[Sequence[Prediction]]:
-        """The ``top_k`` best classes of each item; `DeviceFailure` if the device is lost."""
+        """The ``top_k`` best classes of each item.
+
+        Raises `DeviceFailure` if the device is lost, `OutOfMemory` if there are too many items.
+        """

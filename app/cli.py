@@ -8,7 +8,7 @@ import gc
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.console import complain
+from app.console import complain, leave
 from app.settings import ENV_PREFIX, Settings, SettingsError, read_settings, unknown_variables
 
 CHECKPOINT = "weight file, name of a published variant, or hf-hub:OWNER/NAME[@REVISION]"
@@ -63,8 +63,7 @@ def serve_command(args: argparse.Namespace) -> int:
     from app.server import serve
 
     set_up_logs(settings.log_level, settings.log_format)
-    failure = serve(settings)
-    return complain(failure) if failure else 0
+    leave(serve(settings))
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from app.batcher import MicroBatcher, Outcome
-from app.classifier import Classifier, Prediction
+from app.classifier import Classifier, ModelInfo, Prediction
+from app.errors import DeviceFailure, OutOfMemory
 from app.settings import Settings
 
 T = TypeVar("T")
@@ -37,18 +38,23 @@ class Engine:
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.classifier = classifier
-        self.info = classifier.info
         self.streams = streams
         self._batcher: MicroBatcher[Job, Sequence[Prediction]] = MicroBatcher(
             self._run_batch,
             streams,
-            max_batch_size=self.info.max_batch_size,
+            max_batch_size=classifier.info.max_batch_size,
+            batch_timeout=settings.batch_timeout_s,
             max_queue_size=settings.max_queue_size,
             max_batch_delay=settings.max_batch_delay_ms / 1e3,
             on_batch=on_batch,
             on_failure=on_failure,
         )
         self._batcher.start()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is being served; after a lack of memory, in batches of another size."""
+        return replace(self.classifier.info, max_batch_size=self._batcher.max_batch_size)
 
     @property
     def queue_depth(self) -> int:
@@ -64,8 +70,19 @@ class Engine:
             stream.shutdown(wait=False, cancel_futures=True)
 
     def _run_batch(self, jobs: list[Job]) -> Sequence[Sequence[Prediction]]:
-        """In an inference thread: one forward pass, one top-k that is enough for everybody."""
-        return self.classifier.predict([job.item for job in jobs], max(job.top_k for job in jobs))
+        """In an inference thread: one forward pass, one top-k that is enough for everybody.
+
+        When an image fails alone, the self-test tells whether it was the image or is everything.
+        """
+        items, top_k = [job.item for job in jobs], max(job.top_k for job in jobs)
+        try:
+            return self.classifier.predict(items, top_k)
+        except (DeviceFailure, OutOfMemory):
+            raise
+        except Exception:
+            if len(items) == 1:
+                self.classifier.self_test()
+            raise
 
 
 async def load_streams(

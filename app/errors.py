@@ -17,8 +17,8 @@ ServiceError
 │   └── Draining
 └── DeadlineExceeded        504
 
-Two are no answers, and end the process: `StartupError`, the model cannot be served at all;
-`DeviceFailure`, no batch can succeed any more.
+Three are no answers. Two end the process: `StartupError`, the model cannot be served at all, and
+`DeviceFailure`, no batch can succeed any more. After `OutOfMemory` batches are smaller.
 """
 
 from collections.abc import Iterator
@@ -161,6 +161,10 @@ def rejection_reasons() -> list[str]:
 
 class StartupError(Exception):
     """The model cannot be loaded; the text says why in one line."""
+
+
+class OutOfMemory(Exception):
+    """A batch does not fit into the device's memory; a smaller one may."""
 
 
 class DeviceFailure(Exception):

@@ -20,6 +20,7 @@ from app.errors import (
     DeviceFailure,
     ImageTooLarge,
     InvalidImage,
+    OutOfMemory,
     ServiceError,
     StartupError,
     UnsupportedMediaType,
@@ -144,6 +145,12 @@ class ServedClassifier:
         except model.ModelError as error:
             raise StartupError(str(error)) from error
 
+    def self_test(self) -> None:
+        try:
+            self._classifier.self_test()
+        except Exception as error:
+            raise DeviceFailure(f"the self-test failed: {error}") from error
+
     def preprocess(self, data: bytes) -> Pixels:
         try:
             return self._classifier.preprocess(data)
@@ -155,6 +162,8 @@ class ServedClassifier:
             return self._classifier.predict(items, top_k)
         except model.DeviceError as error:
             raise DeviceFailure(str(error)) from error
+        except (model.OutOfMemory, MemoryError) as error:
+            raise OutOfMemory(str(error)) from error
 
 
 def _report_defect(lifecycle: Lifecycle, loading: "asyncio.Task[None]") -> None:

@@ -55,6 +55,11 @@ class Metrics:
             buckets=BATCH_SIZES,
             registry=registry,
         )
+        self.max_batch_size = Gauge(
+            "xcit_max_batch_size",
+            "Images a batch, at most; fewer after a lack of memory.",
+            registry=registry,
+        )
         self._padding = Counter(
             "xcit_batch_padding", "Rows computed only as padding.", registry=registry
         )

@@ -4,8 +4,8 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from app.admission import Admission
@@ -18,11 +18,13 @@ from app.errors import (
     DeviceFailure,
     Draining,
     NotReady,
+    OutOfMemory,
     Overloaded,
     StartupError,
 )
 from app.lifecycle import Lifecycle, State
 from app.metrics import Metrics
+from app.preprocess_pool import PreprocessPool
 from app.settings import Settings
 from app.timings import Timings
 
@@ -37,11 +39,14 @@ class Pipeline:
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._admission = Admission(settings.max_queue_size, settings.max_queue_bytes)
-        self._preprocess_pool = ThreadPoolExecutor(
-            settings.preprocess_workers or usable_cores(), thread_name_prefix="preprocess"
+        self._preprocess_pool = PreprocessPool(
+            settings.preprocess_workers or usable_cores(),
+            settings.request_timeout_s,
+            on_failure=lifecycle.fail,
         )
         self._engine: Engine | None = None
         metrics.queue_depth.set_function(lambda: self.queue_depth)
+        metrics.max_batch_size.set_function(lambda: self.info.max_batch_size if self.info else 0)
         metrics.inflight.set_function(lambda: self._admission.images)
 
     @property
@@ -75,7 +80,7 @@ class Pipeline:
     async def stop(self) -> None:
         if self._engine:
             await self._engine.close()
-        self._preprocess_pool.shutdown(wait=False, cancel_futures=True)
+        self._preprocess_pool.stop()
 
     def deadline(self, timings: Timings, patience: float = math.inf) -> float:
         """When a request is given up: after its client's ``patience`` in seconds, or ours."""
@@ -114,6 +119,11 @@ class Pipeline:
                 raise DeadlineExceeded(f"not answered within {seconds:g} s") from error
             except QueueFull as error:
                 raise Overloaded(str(error), retry_after=self._admission.retry_after()) from error
+            except OutOfMemory as error:
+                raise Overloaded(
+                    "the device has no memory left for the image; try again",
+                    retry_after=self._admission.retry_after(),
+                ) from error
             except (DeviceFailure, BatcherClosed) as error:
                 raise NotReady("the service is failing", retry_after=RETRY_ELSEWHERE) from error
         timings.phases["queue"] += outcome.queue
@@ -123,17 +133,11 @@ class Pipeline:
 
     async def _preprocess(self, classifier: Classifier, data: bytes, timings: Timings) -> Any:
         """The item of an encoded image; waiting for a thread of the pool counts as queueing."""
-        loop = asyncio.get_running_loop()
         asked = time.monotonic()
-
-        def preprocess() -> tuple[Any, float, float]:
-            begun = time.monotonic()
-            return classifier.preprocess(data), begun, time.monotonic()
-
-        item, begun, ended = await loop.run_in_executor(self._preprocess_pool, preprocess)
-        timings.phases["preprocess"] = ended - begun
-        timings.phases["queue"] = begun - asked
-        return item
+        timed = await self._preprocess_pool.run(partial(classifier.preprocess, data))
+        timings.phases["preprocess"] = timed.ended - timed.begun
+        timings.phases["queue"] = timed.begun - asked
+        return timed.result
 
     def _open_engine(self) -> Engine:
         state = self._lifecycle.state

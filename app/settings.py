@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     request_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds from a request's head until it is answered with 504, or 408 for want of its body."""
 
+    batch_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """Seconds that a batch may take; one that takes longer hangs, and the process ends."""
+
     head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds for the request line and the headers of a request to arrive."""
 

@@ -13,6 +13,7 @@ from model.errors import (
     ImageTooLarge,
     InvalidImage,
     ModelError,
+    OutOfMemory,
     UnsupportedImage,
 )
 from model.evaluate import Report, evaluate
@@ -32,6 +33,7 @@ __all__ = [
     "InvalidImage",
     "ModelError",
     "ModelSpec",
+    "OutOfMemory",
     "Overrides",
     "Prediction",
     "PreprocessSpec",

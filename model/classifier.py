@@ -82,12 +82,16 @@ class Classifier:
         return preprocess(data, self.spec.preprocess, max_pixels=self._max_pixels)
 
     def open(self) -> None:
-        """Prepare the calling thread, and look at what comes out.
+        """Prepare the calling thread, and look at what comes out; see `self_test`."""
+        self.backend.open()
+        self.self_test()
+
+    def self_test(self) -> None:
+        """Classify a blank image in the calling thread.
 
         Raises:
             ModelError: the device, the backend and the weights do not work together.
         """
-        self.backend.open()
         (row,) = self.predict([self._blank()], self.spec.num_classes)
         total = sum(prediction.score for prediction in row)
         if abs(total - 1) > 0.01:
@@ -161,6 +165,7 @@ class Classifier:
 
         Raises:
             ModelError: the network gave a number that is no probability.
+            OutOfMemory: the batch does not fit into the device's memory.
             DeviceError: the device is lost.
         """
         padding = self.padded_size(len(items)) - len(items)

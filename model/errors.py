@@ -6,6 +6,7 @@ ModelError
 │   ├── UnsupportedImage    none of the formats read here
 │   ├── InvalidImage        a known format that does not decode
 │   └── ImageTooLarge       more pixels than allowed, judged from the header
+├── OutOfMemory             a batch does not fit the device; a smaller one may
 └── DeviceError             the device is lost; nothing after it can be trusted
 """
 
@@ -32,6 +33,10 @@ class InvalidImage(ImageError):
 
 class ImageTooLarge(ImageError):
     """More pixels than allowed, judged from the header before any decoding."""
+
+
+class OutOfMemory(ModelError):
+    """A batch does not fit into the device's memory; a smaller one may."""
 
 
 class DeviceError(ModelError):

@@ -18,7 +18,7 @@ APP_LAYERS = [
     {"app.api.body", "app.api.errors"},
     {"app.api.schemas", "app.pipeline"},
     {"app.engine"},
-    {"app.admission", "app.batcher", "app.metrics", "app.logs"},
+    {"app.admission", "app.batcher", "app.metrics", "app.logs", "app.preprocess_pool"},
     {"app.classifier", "app.lifecycle", "app.record"},
     {"app.console", "app.cores", "app.errors", "app.settings", "app.timings"},
 ]

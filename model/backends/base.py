@@ -38,5 +38,6 @@ class Backend(Protocol):
         Scores are softmax probabilities, highest first.
 
         Raises:
+            OutOfMemory: the batch does not fit into the device's memory.
             DeviceError: the device is lost.
         """

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model.backends.base import ClassIds, Scores
-from model.backends.torch import DTYPES, best_classes, narrow
-from model.errors import DeviceError
+from model.backends.torch import DTYPES, best_classes, device_errors, narrow
 from model.preprocess import Pixels
 
 WARM_UP_PASSES = 3  # libraries choose their kernels in the first ones, which no graph may hold
@@ -58,15 +57,12 @@ class CudaBackend:
 
     @torch.inference_mode()
     def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
-        try:
-            with torch.cuda.stream(self._thread.stream):
-                recording = self._recording(pixels.shape)
-                recording.staged.copy_(torch.from_numpy(pixels))
-                recording.pixels.copy_(recording.staged, non_blocking=True)
-                recording.graph.replay()
-                return best_classes(recording.probabilities, top_k)
-        except torch.AcceleratorError as error:
-            raise DeviceError(f"{self.device} failed: {error}") from error
+        with device_errors(self.device), torch.cuda.stream(self._thread.stream):
+            recording = self._recording(pixels.shape)
+            recording.staged.copy_(torch.from_numpy(pixels))
+            recording.pixels.copy_(recording.staged, non_blocking=True)
+            recording.graph.replay()
+            return best_classes(recording.probabilities, top_k)
 
     def _recording(self, shape: tuple[int, ...]) -> Recording:
         recordings: dict[tuple[int, ...], Recording] = self._thread.recordings

@@ -1,11 +1,14 @@
 """PyTorch, eager, on whatever device it knows."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.backends.base import ClassIds, Scores
-from model.errors import DeviceError, ModelError
+from model.errors import DeviceError, ModelError, OutOfMemory
 from model.preprocess import Pixels
 
 DTYPES = {
@@ -47,14 +50,25 @@ class TorchBackend:
 
     @torch.inference_mode()
     def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
-        try:
-            with torch.autocast(
-                self._device.type, self._dtype, enabled=self._dtype != torch.float32
-            ):
-                logits: Tensor = self._network(torch.from_numpy(pixels).to(self._device))
+        with (
+            device_errors(self.device),
+            torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
+        ):
+            logits: Tensor = self._network(torch.from_numpy(pixels).to(self._device))
             return best_classes(logits.float().softmax(-1), top_k)
-        except torch.AcceleratorError as error:
-            raise DeviceError(f"{self.device} failed: {error}") from error
+
+
+@contextmanager
+def device_errors(device: str) -> Iterator[None]:
+    """PyTorch's errors in this package's words."""
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        raise DeviceError(f"{device} failed: {error}") from error
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise OutOfMemory(f"{device} is out of memory") from error
+        raise
 
 
 def best_classes(probabilities: Tensor, top_k: int) -> tuple[Scores, ClassIds]:

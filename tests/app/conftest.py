@@ -68,6 +68,8 @@ class FakeClassifier:
         assert self.timings, "what is to be warmed was not settled"
         self.warmed += 1
 
+    def self_test(self) -> None: ...
+
     def preprocess(self, data: bytes) -> bytes:
         if data == b"bad":
             raise InvalidImage("it does not decode")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.batcher import BatcherClosed, MicroBatcher, Outcome, QueueFull
-from app.errors import DeviceFailure
+from app.errors import DeviceFailure, OutOfMemory
 
 from .conftest import until
 
@@ -286,3 +286,57 @@ def test_every_item_ends_whatever_callers_do(seed: int, streams: int, largest: i
 
     asyncio.run(scenario())
     assert max(seen) <= largest
+
+
+async def test_a_batch_too_large_is_run_in_halves_and_none_is_as_large_again() -> None:
+    sizes: list[int] = []
+
+    def run(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        if len(items) > 3:
+            raise OutOfMemory("no room")
+        return items
+
+    async with batching(run, max_batch_size=8) as batcher:
+        assert await results(batcher, 8) == list(range(8))
+        assert batcher.max_batch_size == 2
+        first = len(sizes)
+        assert await results(batcher, 8) == list(range(8))
+    assert max(sizes[first:]) == 2
+
+
+async def test_an_item_too_large_by_itself_fails_alone() -> None:
+    def run(items: list[int]) -> list[int]:
+        if 3 in items:
+            raise OutOfMemory("no room")
+        return items
+
+    async with batching(run, max_batch_size=8) as batcher:
+        outcomes = await asyncio.gather(
+            *(batcher.submit(i) for i in range(5)), return_exceptions=True
+        )
+    failed = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, BaseException)]
+    assert failed == [3]
+    assert isinstance(outcomes[3], OutOfMemory)
+
+
+async def test_a_batch_that_hangs_ends_the_batcher() -> None:
+    told: list[BaseException] = []
+    gate = threading.Event()
+
+    def run(items: list[int]) -> list[int]:
+        gate.wait(10)
+        return items
+
+    async with batching(run, batch_timeout=0.05, on_failure=told.append) as batcher:
+        with pytest.raises(DeviceFailure, match="a batch of 1 has not ended within"):
+            await batcher.submit(1)
+        with pytest.raises(DeviceFailure):
+            await batcher.submit(2)
+        gate.set()
+    assert len(told) == 1
+
+
+async def results(batcher: MicroBatcher[int, int], count: int) -> list[int]:
+    outcomes = await asyncio.gather(*(batcher.submit(i) for i in range(count)))
+    return [outcome.result for outcome in outcomes]

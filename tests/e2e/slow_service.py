@@ -1,16 +1,22 @@
-"""The whole server, as a process, on a classifier that takes its time.
+"""The whole server, as a process, on a classifier that takes its time and fails on demand.
 
-A body is seconds that its batch takes, as text: ``0.5``. ``bad`` does not decode, ``broken`` loses
-the device, ``nap 2`` spends two seconds in preprocessing.
+A body is seconds that its batch takes, as text: ``0.5``. Others are trouble:
+
+bad      does not decode
+nap 2    spends two seconds in preprocessing
+poison   fails, and nothing else does
+plague   fails, and from then on everything
+broken   loses the device
+heavy    does not fit into memory with more than one other; ``huge`` never does
+hang     never ends
 """
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from app.console import complain
-from app.errors import DeviceFailure, InvalidImage
+from app.console import leave
+from app.errors import DeviceFailure, InvalidImage, OutOfMemory
 from app.logs import set_up_logs
 from app.server import serve
 from app.settings import read_settings
@@ -22,6 +28,7 @@ class SlowClassifier:
 
     def __init__(self, max_batch_size: int) -> None:
         self.info = replace(INFO, max_batch_size=max_batch_size)
+        self.well = True
 
     def open(self) -> None: ...
 
@@ -31,6 +38,10 @@ class SlowClassifier:
     def settle(self, timings: Sequence[Mapping[int, float]]) -> None: ...
 
     def warm_up(self) -> None: ...
+
+    def self_test(self) -> None:
+        if not self.well:
+            raise DeviceFailure("the self-test failed: NaN")
 
     def preprocess(self, data: bytes) -> str:
         if data == b"bad":
@@ -46,12 +57,17 @@ class SlowClassifier:
     def predict(self, items: Sequence[str], top_k: int) -> list[list[FakePrediction]]:
         if "broken" in items:
             raise DeviceFailure("the device is lost")
-        time.sleep(max(float(item) for item in items))
+        if "huge" in items or ("heavy" in items and len(items) > 2):
+            raise OutOfMemory("no room")
+        self.well = self.well and "plague" not in items
+        if "poison" in items or not self.well:
+            raise RuntimeError("NaN")
+        times = {"hang": "3600", "heavy": "0"}
+        time.sleep(max(float(times.get(item, item)) for item in items))
         return [[FakePrediction(0, item, 1.0)] * top_k for item in items]
 
 
 if __name__ == "__main__":
     settings = read_settings()
     set_up_logs(settings.log_level, settings.log_format)
-    failure = serve(settings, lambda: SlowClassifier(settings.max_batch_size or 16))
-    sys.exit(complain(failure) if failure else 0)
+    leave(serve(settings, lambda: SlowClassifier(settings.max_batch_size or 16)))
