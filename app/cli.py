@@ -8,7 +8,7 @@ import gc
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.console import complain, leave
+from app.console import complain, leave, show
 from app.settings import ENV_PREFIX, Settings, SettingsError, read_settings, unknown_variables
 
 CHECKPOINT = "weight file, name of a published variant, or hf-hub:OWNER/NAME[@REVISION]"
@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_serve(commands.add_parser("serve", help="serve a checkpoint over HTTP"))
+    add_key(commands.add_parser("key", help="make an API key"))
     add_predict(commands.add_parser("predict", help="classify image files, without a server"))
     add_inspect(commands.add_parser("inspect", help="print what a checkpoint is"))
     add_convert(commands.add_parser("convert", help="write a checkpoint that describes itself"))
@@ -64,6 +65,23 @@ def serve_command(args: argparse.Namespace) -> int:
 
     set_up_logs(settings.log_level, settings.log_format)
     leave(serve(settings))
+
+
+def add_key(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Make an API key for a client: the key itself, and the line for XCIT_API_KEYS_FILE, which "
+        "holds no more than its hash."
+    )
+    parser.add_argument("name", metavar="NAME", help="of the client, for logs and metrics")
+    parser.set_defaults(command=key_command)
+
+
+def key_command(args: argparse.Namespace) -> int:
+    from app.api_keys import new_key
+
+    key, line = new_key(args.name)
+    show(f"key:  {key}", f"line: {line}")
+    return 0
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:

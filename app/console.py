@@ -12,6 +12,12 @@ def complain(*lines: str, code: int = 1) -> int:
     return code
 
 
+def show(*lines: str) -> None:
+    """Print a result, a line each."""
+    for line in lines:
+        print(line)
+
+
 def leave(failure: str | None) -> NoReturn:
     """End the process, with code 1 and a reason if it failed; no thread that hangs can keep it."""
     code = complain(failure) if failure else 0

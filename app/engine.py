@@ -1,8 +1,9 @@
 """A classifier with the threads that run it and the queue before them."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ class Engine:
     """Runs jobs in micro-batches, on as many threads as the classifier has streams.
 
     Everything that touches the device happens in these threads: loading, warm-up, forward passes.
+    ``on_batch`` is told the images of a batch and the rows of its padding.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class Engine:
         streams: Sequence[ThreadPoolExecutor],
         settings: Settings,
         *,
-        on_batch: Callable[[int], None],
+        on_batch: Callable[[int, int], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.classifier = classifier
@@ -46,10 +48,13 @@ class Engine:
             batch_timeout=settings.batch_timeout_s,
             max_queue_size=settings.max_queue_size,
             max_batch_delay=settings.max_batch_delay_ms / 1e3,
-            on_batch=on_batch,
+            on_batch=lambda size: on_batch(size, classifier.padded_size(size) - size),
             on_failure=on_failure,
         )
         self._batcher.start()
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
 
     @property
     def info(self) -> ModelInfo:
@@ -63,6 +68,23 @@ class Engine:
     async def run(self, job: Job, deadline: float) -> Outcome[Sequence[Prediction]]:
         """See `MicroBatcher.submit` for what it raises."""
         return await self._batcher.submit(job, deadline=deadline)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While a request counts on this engine; see `retire`."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def retire(self) -> None:
+        """Close as soon as nobody uses it any more."""
+        await self._unused.wait()
+        await self.close()
 
     async def close(self) -> None:
         await self._batcher.close()
@@ -95,16 +117,21 @@ async def load_streams(
     """
     loop = asyncio.get_running_loop()
     streams = [new_stream(0)]
-    classifier = await loop.run_in_executor(streams[0], load)
-    streams += [new_stream(number) for number in range(1, classifier.streams)]
-    for stream in streams:
-        await loop.run_in_executor(stream, classifier.open)
 
     async def everywhere(work: Callable[[], T]) -> list[T]:
         return await asyncio.gather(*(loop.run_in_executor(stream, work) for stream in streams))
 
-    classifier.settle(await everywhere(classifier.time_batches))
-    await everywhere(classifier.warm_up)
+    try:
+        classifier = await loop.run_in_executor(streams[0], load)
+        streams += [new_stream(number) for number in range(1, classifier.streams)]
+        for stream in streams:
+            await loop.run_in_executor(stream, classifier.open)
+        classifier.settle(await everywhere(classifier.time_batches))
+        await everywhere(classifier.warm_up)
+    except BaseException:
+        for stream in streams:
+            stream.shutdown(wait=False)
+        raise
     return classifier, streams
 
 

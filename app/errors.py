@@ -6,7 +6,10 @@ ServiceError
 ├── BodyTooLarge            413
 ├── ImageTooLarge           413  pixels, judged from the header
 ├── UnsupportedMediaType    415  none of the formats
+├── ReloadInProgress        409  one checkpoint at a time
 ├── InvalidParameter        422
+├── ReloadFailed            422  the new checkpoint cannot be served; the old one is
+├── Unauthorized            401  a key is needed
 ├── RequestTimeout          408  the body did not arrive in time
 ├── HeadTooLarge            431  request line and headers
 ├── ClientDisconnected      499  nobody is there to read it
@@ -52,6 +55,16 @@ class BadRequest(ServiceError):
     title = "Bad request"
 
 
+class Unauthorized(ServiceError):
+    status = 401
+    problem = "unauthorized"
+    title = "Unauthorized"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
 class RequestTimeout(ServiceError):
     status = 408
     problem = "request-timeout"
@@ -88,6 +101,18 @@ class UnsupportedMediaType(ServiceError):
     status = 415
     problem = "unsupported-media-type"
     title = "Unsupported media type"
+
+
+class ReloadInProgress(ServiceError):
+    status = 409
+    problem = "reload-in-progress"
+    title = "Reload in progress"
+
+
+class ReloadFailed(ServiceError):
+    status = 422
+    problem = "reload-failed"
+    title = "Reload failed"
 
 
 class InvalidParameter(ServiceError):

@@ -31,6 +31,8 @@ def log_request(record: RequestRecord) -> None:
         "duration_ms": round(1e3 * timings.total(), 2),
         **{f"{phase}_ms": round(1e3 * seconds, 2) for phase, seconds in timings.phases.items()},
     }
+    if record.client is not None:
+        fields["client"] = record.client
     if timings.batch_size is not None:
         fields["batch_size"] = timings.batch_size
     if record.rejection is not None:

@@ -7,13 +7,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 import model
-from app.api import health, metrics, predict
+from app.api import admin, health, metrics, predict
 from app.api.errors import add_error_handlers
 from app.api.middleware import RequestScope
+from app.api_keys import ApiKeys, KeysError
 from app.classifier import Classifier, ModelInfo
 from app.cores import usable_cores
 from app.errors import (
@@ -21,6 +24,7 @@ from app.errors import (
     ImageTooLarge,
     InvalidImage,
     OutOfMemory,
+    ReloadFailed,
     ServiceError,
     StartupError,
     UnsupportedMediaType,
@@ -38,6 +42,11 @@ IMAGE_ERRORS: dict[type[model.ImageError], type[ServiceError]] = {
     model.InvalidImage: InvalidImage,
     model.ImageTooLarge: ImageTooLarge,
 }
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["Authorization", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms"],
+    "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After"],
+}
 
 
 def create_app(
@@ -45,21 +54,30 @@ def create_app(
     load: Callable[[], Classifier] | None = None,
     *,
     lifecycle: Lifecycle | None = None,
+    on_loaded: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The whole service as one ASGI application.
 
     Args:
         load: makes the classifier, in an inference thread; by default what ``settings`` say.
         lifecycle: for who must know or change the state from outside, as the server does.
+        on_loaded: called whenever a model has been put to work.
+
+    Its ``state.reload`` loads what is to be loaded once more; see `Pipeline.reload`.
+
+    Raises:
+        KeysError: the file of API keys cannot be used.
     """
     lifecycle = lifecycle or Lifecycle()
     meters = Metrics()
     lifecycle.listen(meters.show_state)
-    pipeline = Pipeline(settings, lifecycle, meters)
+    load = load or partial(load_model, settings)
+    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
+    pipeline = Pipeline(settings, lifecycle, meters, load, on_loaded)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(pipeline.start(load or partial(load_model, settings)))
+        loading = asyncio.create_task(pipeline.start())
         loading.add_done_callback(partial(_report_defect, lifecycle))
         yield
         loading.cancel()
@@ -67,20 +85,34 @@ def create_app(
             await loading
         await pipeline.stop()
 
+    async def reload() -> ModelInfo:
+        if keys:
+            try:
+                keys.reload()
+            except KeysError as error:
+                raise ReloadFailed(f"{error}; keys and model stay as they are") from error
+        return await pipeline.reload()
+
     def observe(record: RequestRecord) -> None:
         log_request(record)
-        meters.observe_request(record.endpoint, record.status, record.timings, record.rejection)
+        meters.observe_request(record)
 
     app = FastAPI(
         title="xcit-serve",
         summary="XCiT image classification: one image in, its most likely classes out.",
         lifespan=lifespan,
+        redoc_url=None,
     )
-    app.include_router(predict.router(pipeline))
+    app.state.reload = reload
+    app.include_router(predict.router(pipeline, keys))
     app.include_router(health.router(lifecycle, pipeline))
-    app.include_router(metrics.router(meters.registry))
+    app.include_router(metrics.router(meters.registry, keys if settings.metrics_need_key else None))
+    if settings.admin_token:
+        app.include_router(admin.router(reload, settings.admin_token.get_secret_value()))
     add_error_handlers(app)
     app.add_middleware(RequestScope, max_body_bytes=settings.max_body_bytes, observe=observe)
+    if origins := settings.cors_origins.replace(",", " ").split():
+        app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     return app
 
 

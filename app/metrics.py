@@ -14,7 +14,8 @@ from prometheus_client import (
 from app.classifier import ModelInfo
 from app.errors import rejection_reasons
 from app.lifecycle import State
-from app.timings import PHASES, Timings
+from app.record import RequestRecord
+from app.timings import PHASES
 
 SECONDS = (
     *(0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
@@ -33,6 +34,12 @@ class Metrics:
         GCCollector(registry=registry)
         self._requests = Counter(
             "xcit_requests", "Finished requests.", ["endpoint", "code"], registry=registry
+        )
+        self._client_requests = Counter(
+            "xcit_client_requests",
+            "Finished requests by the name of their API key, where keys are needed.",
+            ["client", "code"],
+            registry=registry,
         )
         self._request_duration = Histogram(
             "xcit_request_duration_seconds",
@@ -80,16 +87,17 @@ class Metrics:
         self._state = Gauge("xcit_state", "1 for the current state.", ["state"], registry=registry)
         self._model = Info("xcit_model", "What is being served.", registry=registry)
 
-    def observe_request(
-        self, endpoint: str, code: int, timings: Timings, rejection: str | None
-    ) -> None:
+    def observe_request(self, record: RequestRecord) -> None:
         """The one call for a finished request."""
-        self._requests.labels(endpoint, str(code)).inc()
-        self._request_duration.labels(endpoint).observe(timings.total())
-        for phase, seconds in timings.phases.items():
+        code = str(record.status)
+        self._requests.labels(record.endpoint, code).inc()
+        self._request_duration.labels(record.endpoint).observe(record.timings.total())
+        for phase, seconds in record.timings.phases.items():
             self._phases[phase].observe(seconds)
-        if rejection is not None:
-            self._rejected.labels(rejection).inc()
+        if record.rejection is not None:
+            self._rejected.labels(record.rejection).inc()
+        if record.client is not None:
+            self._client_requests.labels(record.client, code).inc()
 
     def observe_batch(self, size: int, padding: int) -> None:
         self._batch_size.observe(size)

@@ -1,10 +1,12 @@
 """The path of one image: admission, preprocess pool, micro-batch, top-k."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +22,8 @@ from app.errors import (
     NotReady,
     OutOfMemory,
     Overloaded,
+    ReloadFailed,
+    ReloadInProgress,
     StartupError,
 )
 from app.lifecycle import Lifecycle, State
@@ -28,13 +32,38 @@ from app.preprocess_pool import PreprocessPool
 from app.settings import Settings
 from app.timings import Timings
 
+logger = logging.getLogger(__name__)
+
 RETRY_ELSEWHERE = 2  # seconds; a replica in this state is soon gone or ready
 
 
-class Pipeline:
-    """Takes images from admission to predictions, once an engine has been started."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The best classes of an image, and which model says so."""
 
-    def __init__(self, settings: Settings, lifecycle: Lifecycle, metrics: Metrics) -> None:
+    model: ModelInfo
+    predictions: Sequence[Prediction]
+
+
+class Pipeline:
+    """Takes images from admission to predictions, on an engine that can be replaced.
+
+    Args:
+        load: makes the classifier, in an inference thread; called again by `reload`.
+        on_loaded: called whenever an engine has been put to work.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        load: Callable[[], Classifier],
+        on_loaded: Callable[[], None],
+    ) -> None:
+        self._load = load
+        self._on_loaded = on_loaded
+        self._reloading = False
         self._settings = settings
         self._lifecycle = lifecycle
         self._metrics = metrics
@@ -59,23 +88,55 @@ class Pipeline:
         """Preprocessed images that wait for a batch."""
         return self._engine.queue_depth if self._engine else 0
 
-    async def start(self, load: Callable[[], Classifier]) -> None:
+    async def start(self) -> None:
         """Load and warm up, then become READY, or FAILED."""
         try:
-            classifier, streams = await load_streams(load)
+            self._engine = await self._new_engine()
         except StartupError as error:
             self._lifecycle.fail(str(error))
             return
-        self._engine = Engine(
+        self._on_loaded()
+        if self._lifecycle.state is State.LOADING:  # and not asked to stop meanwhile
+            self._lifecycle.become_ready()
+
+    async def reload(self) -> ModelInfo:
+        """Load once more beside what is served, and switch to it between two requests.
+
+        What was admitted before ends on the old engine, which is closed after the last of it.
+
+        Raises:
+            ReloadInProgress: one after the other.
+            ReloadFailed: the new model cannot be served, and the old one still is.
+            NotReady, Draining: there is nothing to replace.
+        """
+        if self._reloading:
+            raise ReloadInProgress("a model is being loaded; try again when it is there")
+        old = self._open_engine()
+        self._reloading = True
+        try:
+            self._engine = new = await self._new_engine()
+        except Exception as error:
+            logger.warning("reload failed, %s is still served: %s", old.info.name, error)
+            raise ReloadFailed(f"{error}; {old.info.name} is still served") from error
+        finally:
+            self._reloading = False
+        logger.info("%s is served instead of %s", new.info.name, old.info.name)
+        await old.retire()
+        del old
+        self._on_loaded()
+        return new.info
+
+    async def _new_engine(self) -> Engine:
+        classifier, streams = await load_streams(self._load)
+        engine = Engine(
             classifier,
             streams,
             self._settings,
             on_batch=self._observe_batch,
             on_failure=lambda error: self._lifecycle.fail(f"inference failed: {error}"),
         )
-        self._metrics.show_model(self._engine.info)
-        if self._lifecycle.state is State.LOADING:  # and not asked to stop meanwhile
-            self._lifecycle.become_ready()
+        self._metrics.show_model(engine.info)
+        return engine
 
     async def stop(self) -> None:
         if self._engine:
@@ -100,20 +161,19 @@ class Pipeline:
         """See `Admission.upload`."""
         return self._admission.upload()
 
-    async def predict(
-        self, data: bytes, top_k: int, deadline: float, timings: Timings
-    ) -> Sequence[Prediction]:
-        """The ``top_k`` best classes of one encoded image, from 1 to the number of classes.
+    async def predict(self, data: bytes, top_k: int, deadline: float, timings: Timings) -> Answer:
+        """The ``top_k`` best classes of one encoded image, or all where there are fewer.
 
         Raises:
             ServiceError: every way not to be answered, but for defects.
         """
         engine = self._open_engine()
-        with self._admission.admit(deadline):
+        info = engine.info
+        with self._admission.admit(deadline), engine.in_use():
             try:
                 async with asyncio.timeout_at(deadline):
                     item = await self._preprocess(engine.classifier, data, timings)
-                    outcome = await engine.run(Job(item, top_k), deadline)
+                    outcome = await engine.run(Job(item, min(top_k, info.num_classes)), deadline)
             except TimeoutError as error:
                 seconds = deadline - timings.started
                 raise DeadlineExceeded(f"not answered within {seconds:g} s") from error
@@ -129,7 +189,7 @@ class Pipeline:
         timings.phases["queue"] += outcome.queue
         timings.phases["inference"] = outcome.inference
         timings.batch_size = outcome.batch_size
-        return outcome.result[:top_k]
+        return Answer(info, outcome.result[:top_k])
 
     async def _preprocess(self, classifier: Classifier, data: bytes, timings: Timings) -> Any:
         """The item of an encoded image; waiting for a thread of the pool counts as queueing."""
@@ -146,8 +206,6 @@ class Pipeline:
         refusal = Draining if state is State.DRAINING else NotReady
         raise refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
 
-    def _observe_batch(self, size: int) -> None:
-        assert self._engine is not None
+    def _observe_batch(self, size: int, padding: int) -> None:
         self._admission.observe_batch(size)
-        padding = self._engine.classifier.padded_size(size) - size
         self._metrics.observe_batch(size, padding)

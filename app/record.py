@@ -17,6 +17,7 @@ class RequestRecord:
     endpoint: str = "unmatched"
     status: int = 0
     rejection: str | None = None
+    client: str | None = None  # the name of its API key
 
 
 current_record: ContextVar[RequestRecord | None] = ContextVar("current_record", default=None)

@@ -9,13 +9,16 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from app.classifier import Classifier
+from app.errors import ServiceError
 from app.lifecycle import Lifecycle, State
 from app.main import create_app
 from app.protocol import BoundedProtocol
@@ -30,8 +33,9 @@ def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> s
     ``load`` makes the classifier, see `create_app`.
     """
     lifecycle = Lifecycle()
+    app = create_app(settings, load, lifecycle=lifecycle, on_loaded=keep_heap)
     config = uvicorn.Config(
-        create_app(settings, load, lifecycle=lifecycle),
+        app,
         host=settings.host,
         port=settings.port,
         http=partial(BoundedProtocol, head_timeout=settings.head_timeout_s),  # type: ignore[arg-type]
@@ -42,7 +46,7 @@ def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> s
         ws="none",
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    Server(config, lifecycle, settings.drain_delay_s).run()
+    Server(config, lifecycle, app.state.reload, settings.drain_delay_s).run()
     return lifecycle.failure
 
 
@@ -51,6 +55,7 @@ def keep_heap() -> None:
 
     Else every full collection would stop the service for a tenth of a second, to walk PyTorch.
     """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -59,9 +64,17 @@ def keep_heap() -> None:
 class Server(uvicorn.Server):
     """Runs until a signal or the lifecycle ends it."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, drain_delay: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        reload: Callable[[], Coroutine[Any, Any, object]],
+        drain_delay: float,
+    ) -> None:
         super().__init__(config)
         self._lifecycle = lifecycle
+        self._reload = reload
+        self._reloading: asyncio.Task[None] | None = None
         self._drain_delay = drain_delay
         self._grace = 0.0  # nobody routes to a service that was never ready
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -69,6 +82,8 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._lifecycle.listen(self._on_state)
+        if hasattr(signal, "SIGHUP"):
+            self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -86,11 +101,18 @@ class Server(uvicorn.Server):
         self._lifecycle.drain()
         self._stop_after(0.0 if sig == signal.SIGINT else self._grace)
 
+    def _on_hangup(self) -> None:
+        async def reload() -> None:
+            with suppress(ServiceError):  # it is in the log
+                await self._reload()
+
+        logger.info("SIGHUP in state %s", self._lifecycle.state)
+        self._reloading = asyncio.create_task(reload())
+
     def _on_state(self, state: State) -> None:
         logger.info("%s", state)
         if state is State.READY:
             self._grace = self._drain_delay
-            keep_heap()
         elif state is State.FAILED:
             self._stop_after(self._grace)
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "XCIT_"
@@ -109,6 +109,18 @@ class Settings(BaseSettings):
 
     drain_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 20
     """Seconds after that for the admitted requests to end."""
+
+    api_keys_file: Path | None = None
+    """File of API keys, made by xcit-serve key; with it /predict is for who has one."""
+
+    metrics_need_key: bool = False
+    """Whether /metrics is for who has a key, too."""
+
+    admin_token: SecretStr | None = None
+    """Token for POST /admin/reload, which is not there without one."""
+
+    cors_origins: str = ""
+    """Origins whose pages may ask from a browser, separated by commas; * for any."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages to log."""

@@ -14,12 +14,18 @@ APP_LAYERS = [
     {"app.cli"},
     {"app.offline", "app.server"},
     {"app.main", "app.protocol"},
-    {"app.api.predict", "app.api.health", "app.api.metrics", "app.api.middleware"},
-    {"app.api.body", "app.api.errors"},
+    {
+        "app.api.admin",
+        "app.api.health",
+        "app.api.metrics",
+        "app.api.middleware",
+        "app.api.predict",
+    },
+    {"app.api.body", "app.api.callers", "app.api.errors", "app.api.headers"},
     {"app.api.schemas", "app.pipeline"},
     {"app.engine"},
     {"app.admission", "app.batcher", "app.metrics", "app.logs", "app.preprocess_pool"},
-    {"app.classifier", "app.lifecycle", "app.record"},
+    {"app.api_keys", "app.classifier", "app.lifecycle", "app.record"},
     {"app.console", "app.cores", "app.errors", "app.settings", "app.timings"},
 ]
 MODEL_LAYERS = [

@@ -9,10 +9,11 @@ import re
 import uuid
 from collections.abc import Callable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import problem_response
+from app.api.headers import security_headers
 from app.errors import BodyTooLarge, InternalError, ServiceError
 from app.record import RequestRecord, current_record
 
@@ -43,7 +44,11 @@ class RequestScope:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = record.request_id
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", record.request_id.encode()),
+                    *security_headers(record.path),
+                ]
             await send(message)
 
         token = current_record.set(record)

@@ -10,8 +10,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api.body import read_image
+from app.api.callers import identify, key_scheme
 from app.api.errors import problems
 from app.api.schemas import JsonImage, Predictions
+from app.api_keys import ApiKeys
 from app.errors import (
     BadRequest,
     BodyTooLarge,
@@ -25,6 +27,7 @@ from app.errors import (
     NotReady,
     Overloaded,
     RequestTimeout,
+    Unauthorized,
     UnsupportedMediaType,
 )
 from app.pipeline import Pipeline
@@ -68,9 +71,9 @@ PARAMETERS = [
 ]
 
 
-def router(pipeline: Pipeline) -> APIRouter:
-    """The route, on a pipeline."""
-    routes = APIRouter(tags=["predict"])
+def router(pipeline: Pipeline, keys: ApiKeys | None) -> APIRouter:
+    """The route, on a pipeline; with ``keys``, for who has one of them."""
+    routes = APIRouter(tags=["predict"], dependencies=key_scheme(keys))
 
     @routes.post(
         "/predict",
@@ -78,6 +81,7 @@ def router(pipeline: Pipeline) -> APIRouter:
         responses=problems(
             BadRequest,
             InvalidImage,
+            Unauthorized,
             RequestTimeout,
             BodyTooLarge,
             ImageTooLarge,
@@ -94,6 +98,7 @@ def router(pipeline: Pipeline) -> APIRouter:
     async def predict(request: Request) -> Response:
         """Classify one image: JPEG, PNG, WebP, GIF, BMP or TIFF."""
         record: RequestRecord = request.state.record
+        identify(request, keys)
         patience = parse_patience(request.headers.get(PATIENCE_HEADER))
         deadline = pipeline.deadline(record.timings, patience)
         info = pipeline.check(deadline)
@@ -101,12 +106,11 @@ def router(pipeline: Pipeline) -> APIRouter:
         with pipeline.upload() as hold:
             with record.timings.phase("read"):
                 image = await within(deadline, read_image(request, hold))
-            rows = await while_connected(
+            answer = await while_connected(
                 request, pipeline.predict(image, top_k, deadline, record.timings)
             )
-        answer = Predictions.model_validate({"model": info, "predictions": rows})
         return Response(
-            answer.model_dump_json(exclude_none=True),
+            Predictions.model_validate(answer).model_dump_json(exclude_none=True),
             media_type="application/json",
             headers={"Server-Timing": record.timings.server_timing()},
         )

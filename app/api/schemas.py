@@ -47,6 +47,8 @@ class PredictionRow(BaseModel):
 class Predictions(BaseModel):
     """The best classes of an image, highest score first."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     model: Model
     predictions: list[PredictionRow]
 

@@ -135,7 +135,7 @@ async def test_openapi_tells_every_error_of_predict(classifier: FakeClassifier) 
         document = (await client.get("/openapi.json")).json()
     operation = document["paths"]["/predict"]["post"]
     assert set(operation["responses"]) == {
-        *("200", "400", "408", "413", "415", "422", "500", "503", "504")
+        *("200", "400", "401", "408", "413", "415", "422", "500", "503", "504")
     }
     for status, response in operation["responses"].items():
         if status != "200":

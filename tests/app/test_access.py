@@ -1,0 +1,212 @@
+"""Who may ask what: API keys, the admin token, origins, and what browsers are told."""
+
+from pathlib import Path
+
+import pytest
+
+from app.api_keys import ApiKeys, KeysError, new_key
+from app.errors import StartupError, Unauthorized
+from app.settings import SettingsError
+
+from .conftest import FakeClassifier, running, starting, until
+from .test_predict import problem
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def alice() -> tuple[str, str]:
+    """A key and its line."""
+    return new_key("alice")
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path, alice: tuple[str, str]) -> Path:
+    path = tmp_path / "keys"
+    path.write_text(f"# ours\n\n{new_key('bob')[1]}\n{alice[1]}\n")
+    return path
+
+
+def test_a_key_is_known_by_its_hash_alone(keys_file: Path, alice: tuple[str, str]) -> None:
+    keys = ApiKeys(keys_file)
+    assert alice[0] not in keys_file.read_text()
+    assert keys.name_of({"authorization": f"Bearer {alice[0]}"}) == "alice"
+    assert keys.name_of({"authorization": f"bearer  {alice[0]}"}) == "alice"
+    assert keys.name_of({"x-api-key": alice[0]}) == "alice"
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({}, "a key is needed"),
+        ({"authorization": "Basic YTpi"}, "a key is needed"),
+        ({"authorization": "Bearer "}, "a key is needed"),
+        ({"authorization": "Bearer guess"}, "the key is unknown"),
+        ({"x-api-key": "é"}, "the key is unknown"),
+    ],
+)
+def test_anybody_else_is_refused(keys_file: Path, headers: dict[str, str], message: str) -> None:
+    with pytest.raises(Unauthorized, match=message):
+        ApiKeys(keys_file).name_of(headers)
+
+
+def test_the_hash_is_no_key(keys_file: Path, alice: tuple[str, str]) -> None:
+    with pytest.raises(Unauthorized):
+        ApiKeys(keys_file).name_of({"x-api-key": alice[1].partition(":")[2]})
+
+
+def test_keys_can_be_taken_away_and_a_broken_file_changes_nothing(
+    keys_file: Path, alice: tuple[str, str]
+) -> None:
+    keys = ApiKeys(keys_file)
+    keys_file.write_text("nonsense\n")
+    with pytest.raises(KeysError, match="line 1: must be NAME:SHA-256"):
+        keys.reload()
+    assert keys.name_of({"x-api-key": alice[0]}) == "alice"
+    keys_file.write_text(new_key("bob")[1])
+    keys.reload()
+    with pytest.raises(Unauthorized):
+        keys.name_of({"x-api-key": alice[0]})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "there is no key in it"),
+        ("# alice\n", "there is no key in it"),
+        ("alice:123\n", "line 1: must be"),
+        ("al ice:" + "0" * 64, "line 1: must be"),
+        ("a:" + "0" * 64 + "\na:" + "1" * 64, "line 2: the name a is there twice"),
+    ],
+)
+def test_a_file_that_is_no_keys_file_is_told(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(content)
+    with pytest.raises(KeysError, match=message):
+        ApiKeys(path)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        ApiKeys(tmp_path / "nowhere")
+
+
+def test_a_name_is_a_word() -> None:
+    with pytest.raises(KeysError, match="is no name"):
+        new_key("a:b")
+
+
+async def test_predict_is_for_who_has_a_key_and_probes_are_for_all(
+    classifier: FakeClassifier,
+    keys_file: Path,
+    alice: tuple[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with running(classifier, api_keys_file=keys_file) as (client, _):
+        refused = await client.post("/predict", content=b"1")
+        assert "a key is needed" in problem(refused, 401, "unauthorized")
+        assert refused.headers["www-authenticate"] == "Bearer"
+        refused = await client.post("/predict", content=b"1", headers={"X-API-Key": "guess"})
+        assert "guess" not in problem(refused, 401, "unauthorized")
+        assert classifier.batches == []
+
+        allowed = {"Authorization": f"Bearer {alice[0]}"}
+        assert (await client.post("/predict", content=b"1", headers=allowed)).is_success
+        for path in ("/livez", "/readyz", "/healthz", "/openapi.json"):
+            assert (await client.get(path)).is_success, path
+        metrics = (await client.get("/metrics")).text
+        scheme = (await client.get("/openapi.json")).json()
+    assert 'xcit_client_requests_total{client="alice",code="200"} 1.0' in metrics
+    assert 'xcit_rejected_total{reason="unauthorized"} 2.0' in metrics
+    (line,) = (record for record in caplog.records if getattr(record, "fields", {}).get("client"))
+    assert line.fields["client"] == "alice"  # type: ignore[attr-defined]
+    assert alice[0] not in caplog.text
+    assert scheme["paths"]["/predict"]["post"]["security"] == [{"HTTPBearer": []}]
+    assert "security" not in scheme["paths"]["/metrics"]["get"]
+
+
+async def test_metrics_may_need_a_key_too(
+    classifier: FakeClassifier, keys_file: Path, alice: tuple[str, str]
+) -> None:
+    async with running(classifier, api_keys_file=keys_file, metrics_need_key=True) as (client, _):
+        problem(await client.get("/metrics"), 401, "unauthorized")
+        assert (await client.get("/metrics", headers={"X-API-Key": alice[0]})).is_success
+
+
+async def test_without_an_admin_token_there_is_nothing_to_administer(
+    classifier: FakeClassifier,
+) -> None:
+    async with running(classifier) as (client, _):
+        problem(await client.post("/admin/reload"), 404, "not-found")
+        assert "/admin/reload" not in (await client.get("/openapi.json")).json()["paths"]
+
+
+async def test_the_admin_reloads_model_and_keys(keys_file: Path, alice: tuple[str, str]) -> None:
+    async with running(FakeClassifier(), api_keys_file=keys_file, admin_token="secret") as (
+        client,
+        _,
+    ):
+        for wrong in ({}, {"Authorization": "Bearer guess"}, {"X-API-Key": alice[0]}):
+            problem(await client.post("/admin/reload", headers=wrong), 401, "unauthorized")
+        admin = {"Authorization": "Bearer secret"}
+        keys_file.write_text(new_key("bob")[1])
+        response = await client.post("/admin/reload", headers=admin)
+        assert response.json()["name"] == "fake"
+        refused = await client.post("/predict", content=b"1", headers={"X-API-Key": alice[0]})
+        problem(refused, 401, "unauthorized")
+        keys_file.write_text("nonsense")
+        response = await client.post("/admin/reload", headers=admin)
+        assert "keys and model stay as they are" in problem(response, 422, "reload-failed")
+
+
+async def test_pages_of_other_origins_may_ask_where_they_are_named(
+    classifier: FakeClassifier,
+) -> None:
+    theirs = {"Origin": "https://friend.example"}
+    asks = {**theirs, "Access-Control-Request-Method": "POST"}
+    async with running(classifier) as (client, _):
+        response = await client.post("/predict", content=b"1", headers=theirs)
+        assert "access-control-allow-origin" not in response.headers
+    origins = "https://friend.example, https://other.example"
+    async with running(classifier, cors_origins=origins) as (client, _):
+        response = await client.post("/predict", content=b"1", headers=theirs)
+        assert response.headers["access-control-allow-origin"] == "https://friend.example"
+        assert "X-Request-ID" in response.headers["access-control-expose-headers"]
+        response = await client.post("/predict", content=b"", headers=theirs)
+        assert response.status_code == 400
+        assert response.headers["access-control-allow-origin"] == "https://friend.example"
+        response = await client.options("/predict", headers=asks)
+        assert response.headers["access-control-allow-methods"] == "GET, POST"
+        stranger = await client.post("/predict", content=b"1", headers={"Origin": "https://x.y"})
+        assert "access-control-allow-origin" not in stranger.headers
+
+
+async def test_browsers_are_told_to_do_nothing_with_answers(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, _):
+        for response in (
+            await client.post("/predict", content=b"1"),
+            await client.get("/docs"),
+            await client.get("/nowhere"),
+        ):
+            assert response.headers["x-content-type-options"] == "nosniff"
+            assert "default-src 'none'" in response.headers["content-security-policy"]
+            assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
+        assert "script-src" not in response.headers["content-security-policy"]
+
+
+async def test_a_reload_that_fails_keeps_what_is_served() -> None:
+    fine = FakeClassifier()
+    loads = [fine]
+
+    def load() -> FakeClassifier:
+        if not loads:
+            raise StartupError("weights.pt: neither a safetensors nor a PyTorch file")
+        return loads.pop()
+
+    async with starting(load, admin_token="secret") as (client, lifecycle):
+        await until(lambda: lifecycle.ready)
+        admin = {"Authorization": "Bearer secret"}
+        response = await client.post("/admin/reload", headers=admin)
+        detail = problem(response, 422, "reload-failed")
+        assert detail == (
+            "weights.pt: neither a safetensors nor a PyTorch file; fake is still served"
+        )
+        assert (await client.post("/predict", content=b"3")).is_success
