@@ -1,0 +1,238 @@
+"""Hostile image files against the real server: its verdicts, its time and its memory."""
+
+import io
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.hostile import (
+    BOMBS,
+    LARGEST_KINDS,
+    HostileFile,
+    Kind,
+    corpus,
+    encode,
+    good_files,
+    largest,
+    picture,
+)
+
+from .conftest import Server, StartServer
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+SMALL_LIMIT = 2_000_000  # pixels, so that memory per pixel shows
+DEFAULT_LIMIT = 50_000_000
+WORKERS = 2
+CONNECTIONS = 4
+PATIENCE = 10.0  # seconds for an answer
+SAMPLE = 1200
+# What a request may hold beside its pixels: the body as it comes, as a whole, and in the decoder.
+BODY = 3 * 20 * 2**20
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
+    pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
+]
+
+
+@dataclass
+class Answer:
+    response: httpx.Response
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def server(start_server: StartServer) -> Server:
+    return start_server(
+        max_pixels=SMALL_LIMIT, preprocess_workers=WORKERS, log_format="json", log_level="warning"
+    )
+
+
+def post(server: Server, data: bytes) -> Answer:
+    begun = time.monotonic()
+    response = server.client.post("/predict", params={"top_k": 10}, content=data)
+    return Answer(response, time.monotonic() - begun)
+
+
+def post_all(server: Server, files: Sequence[HostileFile]) -> list[Answer]:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        return list(pool.map(lambda file: post(server, file.data), files))
+
+
+def is_problem(response: httpx.Response) -> bool:
+    """A refusal in the form that all have."""
+    return (
+        400 <= response.status_code < 500
+        and response.headers["content-type"] == "application/problem+json"
+        and response.json()["status"] == response.status_code
+    )
+
+
+def decodes(data: bytes, max_pixels: int) -> bool:
+    """Whether Pillow reads the first frame to its end."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                return False
+            image.load()
+    except Exception:  # whatever it is: no picture
+        return False
+    return True
+
+
+def scores(answer: Answer) -> dict[int, float]:
+    rows = answer.response.json()["predictions"]
+    return {row["class_id"]: row["score"] for row in rows}
+
+
+def memory(server: Server, entry: str) -> int:
+    """Bytes that ``/proc`` tells of the process: VmRSS now, VmHWM at its peak."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith(f"{entry}:"))
+    return int(line.split()[1]) * 1024
+
+
+def forget_peak(server: Server) -> int:
+    """Let the peak begin anew, from the bytes that are resident now."""
+    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
+    return memory(server, "VmRSS")
+
+
+def decoding_memory(max_pixels: int, pictures: int) -> int:
+    """What docs/operations.md says that images take: four bytes a pixel, twice over."""
+    return pictures * 2 * 4 * max_pixels
+
+
+def is_at_rest(server: Server) -> bool:
+    """Whether no thread of the process computes."""
+
+    def cpu() -> float:
+        stat = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = cpu()
+    time.sleep(0.2)
+    return cpu() - before < 0.05
+
+
+def check_verdicts(server: Server, files: Sequence[HostileFile]) -> None:
+    """Each file is answered as Pillow decodes it, soon and within memory."""
+    before = forget_peak(server)
+    answers = post_all(server, files)
+    grown = memory(server, "VmHWM") - before
+    wrong = []
+    for file, answer in zip(files, answers, strict=True):
+        good = decodes(file.data, SMALL_LIMIT)
+        response = answer.response
+        if not (response.status_code == 200 if good else is_problem(response)):
+            said = "decodes" if good else "does not decode"
+            wrong.append(f"{file.name} {said}: {response.status_code} {response.text[:200]}")
+        if answer.seconds > PATIENCE:
+            wrong.append(f"{file.name}: {answer.seconds:.1f} s")
+    assert not wrong, f"{len(wrong)} of {len(files)}:\n" + "\n".join(wrong)
+    assert grown < decoding_memory(SMALL_LIMIT, WORKERS) + 64 * 2**20
+
+
+def test_files_get_the_verdict_of_pillow(server: Server) -> None:
+    check_verdicts(server, Random(0).sample(corpus(), SAMPLE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_all_files_get_the_verdict_of_pillow(server: Server, seed: int) -> None:
+    check_verdicts(server, corpus(seed))
+
+
+def test_mode_and_orientation_do_not_change_the_prediction(server: Server) -> None:
+    files = [file for file in good_files() if file.shown]
+    plain = [HostileFile(f.name, encode(f.shown, "PNG")) for f in files if f.shown]
+    wrong = []
+    for file, answer, other in zip(
+        files, post_all(server, files), post_all(server, plain), strict=True
+    ):
+        expected, found = scores(other), scores(answer)
+        distance = max(abs(found[i] - expected[i]) for i in expected)
+        if distance > (0.1 if file.lossy else 0.05):
+            wrong.append(f"{file.name}: {distance:.3f}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", ["a.php", "a.jpg.exe", "con", ".", "..", "a" * 5000, "\u202e"])
+def test_a_name_decides_nothing(server: Server, name: str) -> None:
+    files = {"file": (name, encode(picture(), "TIFF"), "application/x-php")}
+    response = server.client.post("/predict", files=files)
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("media_type", [b"image/png", b"text/html", b"\xff", b"", b"/", b';;="'])
+def test_a_type_decides_nothing(server: Server, media_type: bytes) -> None:
+    headers = {b"content-type": media_type}
+    response = server.client.post("/predict", content=encode(picture(), "TIFF"), headers=headers)
+    assert response.status_code == 200, response.text
+
+
+def test_the_log_stays_one_object_a_line(server: Server) -> None:
+    lines = server.log.read_text().splitlines()
+    assert [line for line in lines if not is_json(line)] == []
+
+
+def is_json(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def started() -> list[Server]:
+    return []
+
+
+@pytest.fixture
+def resting(start_server: StartServer, started: list[Server]) -> Server:
+    """A server that does nothing else: the last test's, unless that one still computes."""
+    if not (started and started[-1].process.poll() is None and is_at_rest(started[-1])):
+        started.append(start_server(preprocess_workers=WORKERS, log_level="warning"))
+    return started[-1]
+
+
+def check_appetite(server: Server, data: bytes) -> int:
+    """Post a large file beside a small one: its status, once time and memory were found right."""
+    before = forget_peak(server)
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(post, server, data)
+        time.sleep(0.3)
+        small = post(server, encode(picture(), "PNG"))
+        answer = large.result()
+    grown = memory(server, "VmHWM") - before
+    what = f"{len(data)} bytes: {answer.response.status_code} after {answer.seconds:.1f} s, "
+    what += f"{grown / 2**20:.0f} MiB, another waited {small.seconds:.1f} s"
+    assert small.response.status_code == 200, what
+    assert small.seconds < 2, what
+    assert answer.response.status_code == 200 or is_problem(answer.response), what
+    assert answer.seconds < PATIENCE, what
+    assert grown < decoding_memory(DEFAULT_LIMIT, 1) + BODY, what
+    return answer.response.status_code
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_takes_neither_time_nor_memory(resting: Server, name: str) -> None:
+    data = BOMBS[name]()
+    assert len(data) <= 20 * 2**20, "else its size alone refuses it"
+    check_appetite(resting, data)
+    assert is_at_rest(resting), "it is refused, and still being decoded"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LARGEST_KINDS, ids=lambda kind: kind.name)
+def test_the_largest_pictures_are_served(resting: Server, kind: Kind) -> None:
+    assert check_appetite(resting, largest(kind)) == 200
