@@ -491,6 +491,13 @@ def _one_tile(side: int) -> bytes:
     return tiff(rgb_tags((32, 32), 8) | {322: side, 323: side, 324: 8, 325: len(data)}, data)
 
 
+def _fax(width: int, height: int) -> bytes:
+    """A picture whose rows are all missing, and libtiff has something to say of each."""
+    data = Random(0).randbytes(2000)
+    size: dict[int, int | tuple[int, ...]] = {256: width, 257: height, 258: 1, 277: 1, 278: height}
+    return tiff(size | {259: 3, 262: 0, 273: 8, 279: len(data)}, data)
+
+
 def _strips(count: int) -> bytes:
     """A picture one pixel wide, every row a strip of its own."""
     tags = rgb_tags((1, count), 1) | {273: (8,) * count, 278: 1, 279: (3,) * count}
@@ -518,6 +525,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "overlapping tags of a TIFF": lambda: _overlapping_tags(4 * 2**20, 500),
     "a tile of 200 megapixels": lambda: _one_tile(14_336),
     "a million strips": lambda: _strips(1_000_000),
+    "a million bad rows": lambda: _fax(48, 1_000_000),
     "a million chunks": lambda: _png_with(chunk(b"teSt", b"") * 1_500_000),
     "a million texts": lambda: _png_with(_unequal_texts(1_000_000)),
     "a million comments": lambda: _jpeg_with(jpeg_segment(0xFE, b"") * 4_500_000),
