@@ -93,7 +93,7 @@ def in_mode(mode: str, image: Image.Image) -> tuple[Image.Image, Image.Image]:
             "F": samples / 255,
         }[mode]
         return Image.fromarray(stored), grey.convert("RGB")
-    image = image.convert(mode)
+    image = image.convert(mode, dither=Image.Dither.NONE)
     return image, image.convert("RGB")
 
 
@@ -210,6 +210,10 @@ def good_files() -> Iterator[HostileFile]:
         for image_format in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
             data = encode(picture(width, height), image_format)
             yield HostileFile(f"{image_format} {width} x {height}", data)
+    for height in (1000, 1001):  # two megapixels, and a row more
+        for image_format in ("JPEG", "PNG", "WEBP"):
+            data = encode(picture(2000, height), image_format)
+            yield HostileFile(f"{image_format} 2000 x {height}", data)
     for options in ({}, {"progressive": True}):
         data = encode(picture(640, 480), "JPEG", quality=95, **options)
         yield HostileFile(f"JPEG 640 x 480 {options}", data)
@@ -531,7 +535,9 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "a million comments": lambda: _jpeg_with(jpeg_segment(0xFE, b"") * 4_500_000),
     "a million segments": lambda: _jpeg_with(jpeg_segment(0xEA, b"") * 4_500_000),
     "EXIF in a million pieces": lambda: _jpeg_with(jpeg_segment(0xE1, b"Exif\0\0x") * 800_000),
-    "megabytes between two markers": lambda: _jpeg_with(bytes(19 * 2**20)),
+    "megabytes between two markers": lambda: _jpeg_with(
+        jpeg_segment(0xFE, b"") + bytes(19 * 2**20)
+    ),
     "a million extensions": lambda: _gif_with(b"!\xfe\0" * 6_000_000),
     "a comment of megabytes": lambda: _gif_with(b"!\xfe" + (b"\xff" + b"x" * 255) * 70_000 + b"\0"),
     "runs of four bits": lambda: bmp(

@@ -164,7 +164,7 @@ def test_mode_and_orientation_do_not_change_the_prediction(server: Server) -> No
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", ["a.php", "a.jpg.exe", "con", ".", "..", "a" * 5000, "\u202e"])
+@pytest.mark.parametrize("name", ["a.php", "a.jpg.exe", "con", ".", "..", "a" * 500, "\u202e"])
 def test_a_name_decides_nothing(server: Server, name: str) -> None:
     files = {"file": (name, encode(picture(), "TIFF"), "application/x-php")}
     response = server.client.post("/predict", files=files)
