@@ -205,6 +205,7 @@ def resting(start_server: StartServer, started: list[Server]) -> Server:
 
 def check_appetite(server: Server, data: bytes) -> int:
     """Post a large file beside a small one: its status, once time and memory were found right."""
+    assert len(data) <= 20 * 2**20, "else its size alone refuses it"
     before, logged = forget_peak(server), server.log.stat().st_size
     with ThreadPoolExecutor(2) as pool:
         large = pool.submit(post, server, data)
@@ -226,9 +227,7 @@ def check_appetite(server: Server, data: bytes) -> int:
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_takes_neither_time_nor_memory(resting: Server, name: str) -> None:
-    data = BOMBS[name]()
-    assert len(data) <= 20 * 2**20, "else its size alone refuses it"
-    check_appetite(resting, data)
+    check_appetite(resting, BOMBS[name]())
     assert is_at_rest(resting), "it is refused, and still being decoded"
 
 
