@@ -54,7 +54,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
-        return json.dumps(event, ensure_ascii=False, default=str)
+        return json.dumps(event, default=str)  # in ASCII: nothing that a terminal obeys
 
 
 class TextFormatter(logging.Formatter):

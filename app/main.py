@@ -102,6 +102,7 @@ def create_app(
         summary="XCiT image classification: one image in, its most likely classes out.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,  # whose target would be the Host that the client chose
     )
     app.state.reload = reload
     app.include_router(predict.router(pipeline, keys))

@@ -1,8 +1,9 @@
 """HTTP/1.1 with limits on what a slow or hostile client can hold.
 
-uvicorn waits for a first request, for the rest of a head and for a client that does not read as
-long as it takes, and takes heads of any length. Here each has its limit, and what is no HTTP is
-told in a problem document.
+uvicorn waits as long as it takes for a request, for the rest of a head and for a client that does
+not read; it takes heads and trailers of any length; and it reads what follows a request that asks
+for another protocol as the next request, even if it is that request's body. Here all of these have
+their limits, and what is no HTTP is told in a problem document.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import struct
 import uuid
 from typing import Any
 
-from httptools import HttpParserError
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -23,10 +24,11 @@ from app.api.errors import problem_response
 from app.errors import BadRequest, HeadTooLarge, RequestTimeout, ServiceError
 from app.record import RequestRecord
 
-MAX_HEAD_BYTES = 64 * 2**10  # request line and headers
+MAX_HEAD_BYTES = 64 * 2**10  # of request line and headers, and of whatever else is no body
 LINGER = 5.0  # seconds to send the rest of a body whose request has been answered, or to read
 
 HEAD_TOO_LARGE = HeadTooLarge(f"request line and headers are over {MAX_HEAD_BYTES} bytes")
+UPGRADE_HEADERS = {b"upgrade", b"connection", b"http2-settings"}
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -37,9 +39,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timeout = head_timeout
         self._timer: asyncio.TimerHandle | None = None  # until a head or a body must be there
         self._reading: asyncio.TimerHandle | None = None  # until the client must have read
-        self._received = 0  # bytes of the head that is arriving, the last piece not counted
-        self._parsed = 0  # bytes of its url and headers
-        self._in_head = True
+        self._held = 0  # bytes that the parser may keep: since the last head, body or end
         self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -56,36 +56,45 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._held += len(data)
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except HttpParserError as error:
+            too_large = error.__context__ is HEAD_TOO_LARGE
+            self._refuse(HEAD_TOO_LARGE if too_large else BadRequest("this is no valid HTTP/1.1"))
         if self.transport.is_closing():
             return
-        if self._in_head:
-            if self._received > MAX_HEAD_BYTES:
-                self._refuse(HEAD_TOO_LARGE)
-            self._received += len(data)
-        elif self._timer is None and self.cycle.response_complete and not self.cycle.more_body:
+        if self._held > MAX_HEAD_BYTES:
+            self._refuse(HEAD_TOO_LARGE)
+        elif not self._timer and self.cycle.response_complete and not self.cycle.more_body:
             self._await_head()  # empty lines between two requests do not keep a connection open
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._await_head()
 
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._count(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self._count(len(name) + len(value))
-
     def on_headers_complete(self) -> None:
         self._stop_timer()
-        self._in_head = False
+        self._held = 0
+        if self.parser.should_upgrade():
+            return  # `_ignore_upgrade` comes next
+        if len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > MAX_HEAD_BYTES:
+            raise HEAD_TOO_LARGE
         super().on_headers_complete()
+        self.headers = []  # trailers are nobody's headers
+
+    def on_body(self, body: bytes) -> None:
+        self._held = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._stop_timer()
-        super().on_message_complete()
+        self._held = 0
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -103,24 +112,23 @@ class BoundedProtocol(HttpToolsProtocol):
             self._reading.cancel()
             self._reading = None
 
-    def send_400_response(self, msg: str) -> None:
-        """uvicorn calls it when the parser gives up."""
-        too_large = self._parsed > MAX_HEAD_BYTES
-        self._refuse(HEAD_TOO_LARGE if too_large else BadRequest("this is no valid HTTP/1.1"))
-
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _count(self, size: int) -> None:
-        self._parsed += size
-        if self._parsed > MAX_HEAD_BYTES:
-            raise HttpParserError("the head is too long")
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Go on with HTTP/1.1, as a server may; ``rest`` is what came after the head."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(BadRequest("this is no proxy"))
+            return
+        fields = [(name, value) for name, value in self.headers if name not in UPGRADE_HEADERS]
+        lines = b"".join(b"%s: %s\r\n" % field for field in fields)
+        self.parser = HttpRequestParser(self)
+        self.data_received(b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method, self.url, lines, rest))
 
     def _await_head(self) -> None:
         self._stop_timer()
-        self._received = self._parsed = 0
-        self._in_head = True
         self._timer = self.loop.call_later(
             self._head_timeout,
             self._refuse,
@@ -139,10 +147,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer and close, unless another answer is under way: then only close."""
+        """Answer and close, unless another answer has begun or comes first: then only close."""
         self._stop_timer()
         self.logger.info("connection closed: %s", error)
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        begun = cycle and (cycle.response_started or cycle is not self._answering)
+        if cycle is None or cycle.response_complete or not begun:
             record = RequestRecord(uuid.uuid4().hex, method="", path="")
             response = problem_response(error, record)
             response.headers.update({"X-Request-ID": record.request_id, "Connection": "close"})

@@ -1,0 +1,162 @@
+"""A checkpoint replaced under load: no request is lost, and each answer comes from one model."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from model import BUNDLED_CHECKPOINT
+
+from .conftest import ROOT, Server, StartServer
+from .test_contract import picture
+
+ADMIN = {"Authorization": "Bearer secret"}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Where the served checkpoint lies; ``first`` to begin with."""
+    path = tmp_path / "served.safetensors"
+    put(path, "first")
+    return path
+
+
+def put(path: Path, name: str) -> None:
+    """A checkpoint of that name, whose labels tell it too, in place of the one at ``path``."""
+    labels, new = path.with_name("labels.txt"), path.with_name("new.safetensors")
+    labels.write_text("".join(f"{name}-{i}\n" for i in range(10)))
+    convert = ("-m", "app", "convert", str(BUNDLED_CHECKPOINT), str(new), "--name", name)
+    command = [sys.executable, *convert, "--labels", str(labels)]
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    labels.unlink()
+    new.replace(path)
+
+
+@contextmanager
+def under_load(server: Server, callers: int = 8) -> Iterator[Counter[Any]]:
+    """Requests all the while; counts pairs of status and model, in order of their appearance."""
+    seen: Counter[Any] = Counter()
+    done = threading.Event()
+    image = picture()
+
+    def call() -> None:
+        with httpx.Client(base_url=server.url, timeout=30) as client:
+            while not done.is_set():
+                response = client.post("/predict", content=image)
+                answer = response.json()
+                name = answer["model"]["name"] if response.is_success else answer["detail"]
+                seen[response.status_code, name] += 1
+                for row in answer.get("predictions", ()):
+                    assert row["label"].startswith(name)
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def served(server: Server) -> str:
+    return str(server.client.get("/healthz").json()["model"]["name"])
+
+
+def wait_served(server: Server, name: str) -> None:
+    limit = time.monotonic() + 60
+    while served(server) != name:
+        assert time.monotonic() < limit, server.log.read_text()
+        time.sleep(0.05)
+
+
+def test_a_hangup_replaces_the_model_and_loses_nothing(
+    start_server: StartServer, checkpoint: Path
+) -> None:
+    server = start_server(checkpoint=checkpoint)
+    with under_load(server) as seen:
+        put(checkpoint, "second")
+        assert served(server) == "first"
+        server.process.send_signal(signal.SIGHUP)
+        wait_served(server, "second")
+        time.sleep(0.5)
+        before = seen[200, "first"]
+        time.sleep(0.5)
+        assert seen[200, "first"] == before, "the old model still answers"
+    assert set(seen) == {(200, "first"), (200, "second")}
+    assert min(seen.values()) > 8
+    info = next(
+        line
+        for line in server.client.get("/metrics").text.splitlines()
+        if line.startswith("xcit_model_info")
+    )
+    assert 'name="second"' in info
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"no weights at all", None])
+def test_what_cannot_be_served_is_told_and_the_old_model_stays(
+    start_server: StartServer, checkpoint: Path, rubbish: bytes | None
+) -> None:
+    server = start_server(checkpoint=checkpoint, admin_token="secret")
+    with under_load(server, 2) as seen:
+        if rubbish is None:
+            checkpoint.unlink()
+        else:
+            new = checkpoint.with_name("rubbish")
+            new.write_bytes(rubbish)
+            new.replace(checkpoint)
+        response = server.client.post("/admin/reload", headers=ADMIN)
+        time.sleep(0.5)
+        assert response.status_code == 422
+        assert "first is still served" in response.json()["detail"]
+        assert str(checkpoint) in response.json()["detail"]
+    assert set(seen) == {(200, "first")}
+    assert "reload failed, first is still served" in server.log.read_text()
+
+    put(checkpoint, "second")
+    assert server.client.post("/admin/reload", headers=ADMIN).json()["name"] == "second"
+    assert served(server) == "second"
+
+
+def test_reloads_come_one_after_the_other_and_leave_nothing_behind(
+    start_server: StartServer, checkpoint: Path
+) -> None:
+    server = start_server(checkpoint=checkpoint, admin_token="secret", backend="torch")
+
+    def reload() -> int:
+        return server.client.post("/admin/reload", headers=ADMIN).status_code
+
+    assert reload() == 200
+    threads, memory = threads_of(server), memory_of(server)
+    statuses: list[int] = []
+    together = [threading.Thread(target=lambda: statuses.append(reload())) for _ in range(3)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    assert sorted(statuses) == [200, 409, 409]
+    assert [reload() for _ in range(4)] == [200] * 4
+    assert threads_of(server) <= threads + 2
+    assert memory_of(server) < memory + 15e6, "models that are not served any more are kept"
+
+
+def threads_of(server: Server) -> int:
+    return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+
+
+def memory_of(server: Server) -> int:
+    """Resident bytes."""
+    pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
