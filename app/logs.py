@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from typing import Any
 
 from app.record import RequestRecord, current_record
@@ -19,6 +20,7 @@ def set_up_logs(level: str, log_format: str) -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of files: a hundred lines for a bad one
 
 
 def log_request(record: RequestRecord) -> None:

@@ -3,10 +3,13 @@
 Normalisation is not done here: it is the model's first operation, on the device.
 """
 
+import ctypes
 import io
 import math
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +25,13 @@ from PIL import (
 
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.spec import PreprocessSpec
+from model.structure import check_structure
 
 Pixels = NDArray[np.uint8]
+
+# libtiff tells each bad row on stderr, where it would fill the log: a file of 2 KB 60 MB of it.
+with suppress(AttributeError, OSError):
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)  # type: ignore[attr-defined]
 
 DEFAULT_MAX_PIXELS = 50_000_000
 
@@ -44,6 +52,7 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_WITH_ALPHA = ("RGBA", "LA")
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,6 +66,7 @@ _UPRIGHT = {
 # A JPEG is decoded at no less than this many times the size it is then resized to: 500 x 375
 # pixels at an eighth for 32, which differs from the full decode by under two levels of 255.
 _DRAFT_MARGIN = 1.25
+_BLOCK = 2**20  # samples that are converted at once
 # What Pillow's decoders raise on bytes that break their header's promise.
 _DECODER_ERRORS = (
     OSError,
@@ -81,10 +91,12 @@ def preprocess(
 
     Raises:
         UnsupportedImage: none of JPEG, PNG, WebP, GIF, BMP, TIFF.
-        ImageTooLarge: over ``max_pixels``, judged from the header before any decoding.
+        ImageTooLarge: over ``max_pixels``, or far more work than its pixels, judged before any
+            decoding.
         InvalidImage: one of those formats, but truncated or corrupt.
     """
     image_format = sniff_format(data)
+    check_structure(data, image_format, max_pixels)
     image = _open(data, image_format, max_pixels)
     try:
         size = _decode(image, spec.image_size)
@@ -137,21 +149,38 @@ def _decode(image: Image.Image, image_size: int) -> tuple[float, float]:
 def _to_blendable(image: Image.Image) -> Image.Image:
     """The image in a mode whose values may be averaged by resampling."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bits(np.asarray(image)))
+        return _to_8_bits(image)
     if image.has_transparency_data:
-        return image if image.mode == "RGBA" else image.convert("RGBA")
+        return image if image.mode in _WITH_ALPHA else image.convert("RGBA")
     return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
 
 
-def _to_8_bits(samples: NDArray[np.generic]) -> Pixels:
+def _to_8_bits(image: Image.Image) -> Image.Image:
     """Wide samples carry no range: the least usual one that holds them is taken as theirs."""
-    values = np.nan_to_num(samples.astype(np.float32)).clip(min=0)
-    if samples.dtype.itemsize == 2:
-        white = 65535.0
-    else:
-        usual = (1.0, 255.0, 65535.0) if samples.dtype.kind == "f" else (255.0, 65535.0)
-        white = next((limit for limit in usual if values.max() <= limit), float(values.max()))
-    return (values * (255 / white)).round().astype(np.uint8)
+    greys = Image.new("L", image.size)
+    white = _white(image)
+    for top, samples in _blocks(image):
+        scaled = (samples * (255 / white)).round().astype(np.uint8)
+        greys.paste(Image.fromarray(scaled), (0, top))
+    return greys
+
+
+def _white(image: Image.Image) -> float:
+    """The value of white."""
+    if image.mode.startswith("I;16"):
+        return 65535.0
+    usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    highest = max(float(samples.max()) for _, samples in _blocks(image))
+    return next((limit for limit in usual if highest <= limit), highest)
+
+
+def _blocks(image: Image.Image) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Samples in blocks of rows, each with its top: all at once would take 20 bytes a pixel."""
+    width, height = image.size
+    rows = max(1, _BLOCK // width)
+    for top in range(0, height, rows):
+        block = np.asarray(image.crop((0, top, width, min(top + rows, height))))
+        yield top, np.nan_to_num(block.astype(np.float32)).clip(min=0)
 
 
 def _resize(image: Image.Image, size: tuple[float, float], spec: PreprocessSpec) -> Image.Image:
@@ -167,10 +196,10 @@ def _resize(image: Image.Image, size: tuple[float, float], spec: PreprocessSpec)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode != "RGBA":
+    if image.mode not in _WITH_ALPHA:
         return image if image.mode == "RGB" else image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:

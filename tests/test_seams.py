@@ -46,6 +46,7 @@ MODEL_LAYERS = [
         "model.muon",
         "model.normalise",
         "model.recipe",
+        "model.structure",
         "model.xcit",
         "model.xcit_published",
     },

@@ -1,0 +1,91 @@
+"""What a file would cost to decode, read from its structure before any decoder sees it.
+
+Pixels alone do not bound the work. A progressive JPEG is gone over once for each of its scans, and
+a scan takes a hundred bytes; a TIFF lists its strips one by one, and a tile may be larger than the
+picture that is cut from it.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+
+from model.errors import ImageTooLarge
+
+MAX_SCANS = 100  # encoders write about ten
+MAX_SEGMENTS = 2_000  # a large colour profile has 300
+MAX_STRIPS = 65_536  # or tiles
+
+_START_OF_SCAN = 0xDA
+_STANDALONE = {0x01, *range(0xD0, 0xDA)}  # markers without a length
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what is no restart and no data
+
+_STRIP_OFFSETS, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS = 273, 322, 323, 324
+_INTEGERS = {3: "H", 4: "I", 16: "Q"}  # TIFF's types of one value
+
+
+def check_structure(data: bytes, image_format: str, max_pixels: int) -> None:
+    """Raise `ImageTooLarge` for a file that takes far more work than its pixels."""
+    if image_format == "JPEG":
+        _check_jpeg(data)
+    elif image_format == "TIFF":
+        _check_tiff(data, max_pixels)
+
+
+def _check_jpeg(data: bytes) -> None:
+    scans = 0
+    for segments, marker in enumerate(_jpeg_markers(data), 1):
+        scans += marker == _START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise ImageTooLarge(f"the JPEG has over {MAX_SCANS} scans; save it with fewer")
+        if segments > MAX_SEGMENTS:
+            raise ImageTooLarge(f"the JPEG has over {MAX_SEGMENTS} segments; save it without them")
+
+
+def _jpeg_markers(data: bytes) -> Iterator[int]:
+    """Codes of the markers of the first picture, whose segments are not looked into."""
+    position = 2
+    while match := _MARKER.search(data, position):
+        marker = data[match.start() + 1]
+        position = match.end()
+        if marker == 0xD9:
+            return
+        yield marker
+        if marker not in _STANDALONE:
+            length = int.from_bytes(data[position : position + 2], "big")
+            position += max(2, length)
+
+
+def _check_tiff(data: bytes, max_pixels: int) -> None:
+    tags = _tiff_tags(data)
+    for tag in (_STRIP_OFFSETS, _TILE_OFFSETS):
+        if tag in tags and tags[tag][0] > MAX_STRIPS:
+            raise ImageTooLarge(f"the TIFF is cut into over {MAX_STRIPS} pieces; save it in fewer")
+    width, length = (tags.get(tag, (0, 0))[1] for tag in (_TILE_WIDTH, _TILE_LENGTH))
+    if width * length > max_pixels:
+        raise ImageTooLarge(
+            f"a tile of the TIFF is {width} x {length}; at most {max_pixels} pixels are accepted"
+        )
+
+
+def _tiff_tags(data: bytes) -> dict[int, tuple[int, int]]:
+    """Count and first value, where it is an integer, of each tag of the first directory."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"\x2b\0", b"\0\x2b")
+    head, count, entry, value = ("Q", "Q", "HHQ", 8) if big else ("I", "H", "HHI", 4)
+    step = struct.calcsize(order + entry) + value
+    tags: dict[int, tuple[int, int]] = {}
+    try:
+        (start,) = struct.unpack_from(order + head, data, 8 if big else 4)
+        (entries,) = struct.unpack_from(order + count, data, start)
+        first = start + struct.calcsize(order + count)
+        for position in range(first, min(first + entries * step, len(data)), step):
+            tag, kind, values = struct.unpack_from(order + entry, data, position)
+            number = 0
+            if kind in _INTEGERS:
+                (number,) = struct.unpack_from(
+                    order + _INTEGERS[kind], data, position + step - value
+                )
+            tags[tag] = (values, number)
+    except struct.error:
+        pass  # it ends too early, which the decoder tells
+    return tags
