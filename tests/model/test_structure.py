@@ -21,7 +21,7 @@ def jpeg(*segments: bytes) -> bytes:
 SCAN = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0" + b"\x12\xff\0\x34\xff\xd0\x56"
 
 
-def tiff(order: str, big: bool, *entries: tuple[int, int, int, int]) -> bytes:  # noqa: FBT001
+def tiff(order: str, big: bool, *entries: tuple[int, int, int, int]) -> bytes:
     """A directory of tag, type, count and value, and no more."""
     mark = b"II" if order == "<" else b"MM"
     start = (43, 8, 0, 16) if big else (42, 8)
