@@ -26,10 +26,11 @@ class Load:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a load saw: seconds from due to answered, of the good answers; all the statuses."""
+    """What a load saw: seconds from due to answered, of good answers and of refusals; statuses."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
+    refusals: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
 
     @property
@@ -96,3 +97,5 @@ async def observe(outcome: Outcome, connection: Connection, request: bytes, due:
     outcome.statuses[status] += 1
     if status == 200:
         outcome.latencies.append(time.monotonic() - due)
+    elif status == 503:
+        outcome.refusals.append(time.monotonic() - due)

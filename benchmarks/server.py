@@ -43,15 +43,20 @@ class Usage:
         return self.cpu_seconds / self.images if self.images else float("nan")
 
 
-async def read_usage(url: str) -> Usage:
+async def read_metrics(url: str) -> dict[str, float]:
+    """Every sample of ``/metrics``, by name and labels as they stand there."""
     with closing(Connection(url)) as connection:
         text = (await connection.send(get("/metrics"))).body.decode()
     lines = (line.rpartition(" ") for line in text.splitlines())
-    samples = {name: value for name, _, value in lines if not name.startswith("#")}
+    return {name: float(value) for name, _, value in lines if not name.startswith("#")}
+
+
+async def read_usage(url: str) -> Usage:
+    samples = await read_metrics(url)
     return Usage(
-        float(samples["process_cpu_seconds_total"]),
-        float(samples["xcit_batch_size_sum"]),
-        float(samples["xcit_batch_size_count"]),
+        samples["process_cpu_seconds_total"],
+        samples["xcit_batch_size_sum"],
+        samples["xcit_batch_size_count"],
     )
 
 
