@@ -19,15 +19,18 @@ TORCH := $(shell grep '^torch==' requirements.txt)
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fix bench train image smoke clean
+.PHONY: help serve test test-all check fix bench train image smoke clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 serve: $(VENV)/app.done ## serve the bundled checkpoint on http://localhost:8000
 	$(BIN)/xcit-serve serve
 
-test: $(VENV)/dev.done ## run all tests
+test: $(VENV)/dev.done ## run all tests but the slow ones
+	$(BIN)/pytest -m 'not slow'
+
+test-all: $(VENV)/dev.done ## run all tests
 	$(BIN)/pytest
 
 check: $(VENV)/dev.done ## formatting, lint, types, seams; changes nothing

@@ -112,8 +112,8 @@ def test_every_module_has_its_line_in_the_architecture() -> None:
 
 
 def test_commands_in_the_readme_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make ([a-z]+)", README)) - {"nothing"} <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z-]+)", README)) - {"nothing"} <= targets
     parser = build_parser()
     for command in re.findall(r"^\$ xcit-serve (.*)$", README, re.MULTILINE):
         parser.parse_args(command.split())
