@@ -19,7 +19,7 @@ TORCH := $(shell grep '^torch==' requirements.txt)
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all check fix bench train image smoke clean
+.PHONY: help serve test test-all check fix sbom bench train image smoke clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -33,15 +33,19 @@ test: $(VENV)/dev.done ## run all tests but the slow ones
 test-all: $(VENV)/dev.done ## run all tests
 	$(BIN)/pytest
 
-check: $(VENV)/dev.done ## formatting, lint, types, seams; changes nothing
+check: $(VENV)/dev.done ## formatting, lint, types, seams, known vulnerabilities; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest --quiet tests/test_seams.py
+	$(BIN)/python scripts/audit.py
 
 fix: $(VENV)/dev.done ## format, and mend what lint can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+sbom: $(VENV)/dev.done ## write sbom.cdx.json, the bill of materials of what is served
+	$(BIN)/python scripts/sbom.py sbom.cdx.json
 
 bench: $(VENV)/dev.done ## measure a server beside its parts: 224 pixels, dim 128, 32 callers
 	test -d $(BENCH)/photos || $(BIN)/python -m benchmarks.images $(BENCH)/photos --count 64
@@ -60,7 +64,7 @@ smoke: ## build the image, bring it up hardened, use it and take it down
 	scripts/docker-smoke.sh
 
 clean: ## remove what the other targets made, but for training runs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info sbom.cdx.json
 
 $(VENV)/python.done:
 	$(PYTHON) -m venv $(VENV)
