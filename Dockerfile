@@ -66,6 +66,17 @@ LABEL org.opencontainers.image.title="xcit-serve" \
 RUN groupadd --gid 10001 xcit \
  && useradd --uid 10001 --gid xcit --home-dir /tmp --no-create-home --shell /usr/sbin/nologin xcit \
  && install --directory --owner xcit --group xcit /cache
+
+# Nothing is installed here any more, and nobody becomes another: package managers, Perl, which only
+# they use, the base's own Python packages, pip among them, and whatever is setuid or setgid go.
+# The shell stays, and so does the list of Debian's packages, which scanners read.
+RUN set -eu; \
+    dpkg --purge --force-depends --force-remove-essential apt debconf perl-base; \
+    rm -rf /etc/apt /var/cache/apt /var/cache/debconf /var/lib/apt \
+      /usr/bin/dpkg* /usr/sbin/dpkg* /usr/bin/perl* /usr/bin/pip* /usr/local/bin/pip*; \
+    find / -xdev -type d '(' -name site-packages -o -name dist-packages -o -name ensurepip ')' \
+      -prune -exec rm -rf '{}' +; \
+    find / -xdev -type f -perm /6000 -delete
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=application /opt/app /opt/app
 
