@@ -1,0 +1,86 @@
+"""The API as /openapi.json tells it: generated requests, and whether the answers keep to it."""
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis import Case
+from schemathesis.config import SchemathesisConfig
+
+from app.api_keys import new_key
+from app.main import create_app
+from tests.app.conftest import make_settings
+
+from .conftest import Server, StartServer
+from .test_contract import picture
+
+pytestmark = pytest.mark.slow
+
+KEY, LINE = new_key("test")
+TOKEN = "token-of-the-test"
+
+
+def locked(directory: Path) -> dict[str, object]:
+    """Settings with which every route is there, and needs a key where it can."""
+    file = directory / "keys"
+    file.write_text(LINE)
+    return {"api_keys_file": file, "metrics_need_key": True, "admin_token": TOKEN}
+
+
+# Bytes that the document calls an image are one, in whatever form they come.
+IMAGES = st.sampled_from(
+    [picture(image_format=image_format) for image_format in ("JPEG", "PNG", "GIF", "BMP", "TIFF")]
+)
+schemathesis.openapi.media_type("image/png", IMAGES)
+schemathesis.openapi.media_type("application/octet-stream", IMAGES)
+schemathesis.openapi.format("binary", IMAGES)
+
+# A schema cannot tell which text is an image, how many classes there are, or what takes how long.
+REFUSED_ALL_THE_SAME = {400, 415, 422}
+TOO_LATE = {408, 504}
+PREDICT = {
+    "positive_data_acceptance": {"expected-statuses": [200, *REFUSED_ALL_THE_SAME, *TOO_LATE]},
+    "negative_data_rejection": {"expected-statuses": ["4xx", 504]},
+    "not_a_server_error": {"expected-statuses": ["2xx", "4xx", 504]},
+}
+CONFIG = SchemathesisConfig.from_dict(
+    {
+        "generation": {"max-examples": 1000, "with-security-parameters": False},
+        "request-timeout": 120,  # a reload loads a model
+        "operations": [{"include-path": "/predict", "checks": PREDICT}],
+    }
+)
+with tempfile.TemporaryDirectory() as directory:
+    DOCUMENT = create_app(make_settings(**locked(Path(directory)))).openapi()
+schema = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG)
+
+
+@pytest.fixture(scope="module")
+def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    return start_server(**locked(tmp_path_factory.mktemp("keys")))
+
+
+def test_the_document_is_served(server: Server) -> None:
+    assert server.client.get("/openapi.json").json() == DOCUMENT
+
+
+@schema.parametrize()
+def test_every_answer_is_one_that_the_document_allows(case: Case[Any], server: Server) -> None:
+    secret = TOKEN if case.operation.path.startswith("/admin/") else KEY
+    case.call_and_validate(server.url, headers={"Authorization": f"Bearer {secret}"})
+
+
+def test_the_requests_were_of_every_kind(server: Server) -> None:
+    metrics = server.client.get("/metrics", headers={"X-API-Key": KEY}).text
+    told = re.findall(r'^xcit_requests_total{code="(\d+)",endpoint="(.+)"}', metrics, re.MULTILINE)
+    for path, operations in DOCUMENT["paths"].items():
+        expected = {200, 405}
+        if any("security" in operation for operation in operations.values()):
+            expected |= {401}
+        if path == "/predict":
+            expected |= REFUSED_ALL_THE_SAME
+        assert expected <= {int(code) for code, endpoint in told if endpoint == path}, path
