@@ -9,10 +9,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app.api.schemas import Problem
-from app.errors import InvalidParameter, ServiceError
+from app.errors import InvalidParameter, ServiceError, Unavailable
 from app.record import RequestRecord
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = {
+    "description": "Seconds until it is worth another try.",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 1},
+}
 
 
 def problem_response(error: ServiceError, record: RequestRecord) -> Response:
@@ -46,6 +51,8 @@ def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
                 "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
             },
         )
+        if issubclass(error, Unavailable):
+            response["headers"] = {"Retry-After": RETRY_AFTER}
         response["description"] += f"{', ' if response['description'] else ''}`{error.problem}`"
     return responses
 
