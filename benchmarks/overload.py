@@ -77,7 +77,7 @@ async def send_alone(
     url: str, requests: Sequence[bytes], seconds: float
 ) -> list[tuple[float, float]]:
     """Lone requests: when each began, from now, and the seconds it took."""
-    found = []
+    found: list[tuple[float, float]] = []
     begun = time.monotonic()
     with closing(Connection(url)) as connection:
         while (now := time.monotonic() - begun) < seconds:
