@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import model
 from app.api import admin, health, metrics, predict
+from app.api.door import Door
 from app.api.errors import add_error_handlers
 from app.api.middleware import RequestScope
 from app.api_keys import ApiKeys, KeysError
@@ -111,7 +112,12 @@ def create_app(
     if settings.admin_token:
         app.include_router(admin.router(reload, settings.admin_token.get_secret_value()))
     add_error_handlers(app)
-    app.add_middleware(RequestScope, max_body_bytes=settings.max_body_bytes, observe=observe)
+    app.add_middleware(
+        RequestScope,
+        max_body_bytes=settings.max_body_bytes,
+        observe=observe,
+        doors={("POST", "/predict"): Door(pipeline, keys)},
+    )
     if origins := settings.cors_origins.replace(",", " ").split():
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     return app

@@ -84,6 +84,11 @@ class Pipeline:
         return self._engine.info if self._engine else None
 
     @property
+    def num_classes(self) -> int:
+        """Of what is being served; raises `NotReady` or `Draining` if nothing is."""
+        return self._open_engine().info.num_classes
+
+    @property
     def queue_depth(self) -> int:
         """Preprocessed images that wait for a batch."""
         return self._engine.queue_depth if self._engine else 0
@@ -147,15 +152,14 @@ class Pipeline:
         """When a request is given up: after its client's ``patience`` in seconds, or ours."""
         return timings.started + min(patience, self._settings.request_timeout_s)
 
-    def check(self, deadline: float) -> ModelInfo:
-        """What is being served; refuses at the door what `predict` would refuse later.
+    def check(self, deadline: float) -> None:
+        """Refuse at the door what `predict` would refuse later.
 
         Raises:
             NotReady, Draining, Overloaded: not now.
         """
-        info = self._open_engine().info
+        self._open_engine()
         self._admission.check(deadline)
-        return info
 
     def upload(self) -> AbstractContextManager[Callable[[int], None]]:
         """See `Admission.upload`."""

@@ -1,5 +1,6 @@
 """What is known of one request: filled on its way, told once at its end."""
 
+import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ class RequestRecord:
     endpoint: str = "unmatched"
     status: int = 0
     rejection: str | None = None
+    deadline: float = math.inf  # on the clock of the timings
     client: str | None = None  # the name of its API key
 
 

@@ -26,6 +26,8 @@ from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+ACCEPTED_AT_ONCE = 16
+
 
 def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> str | None:
     """Serve until told to stop; the reason if the service failed, ``None`` after a clean stop.
@@ -46,8 +48,19 @@ def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> s
         ws="none",
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    Server(config, lifecycle, app.state.reload, settings.drain_delay_s).run()
+    server = Server(config, lifecycle, app.state.reload, settings.drain_delay_s)
+    server.run(listening_sockets(config))
     return lifecycle.failure
+
+
+def listening_sockets(config: uvicorn.Config) -> list[socket.socket]:
+    """One socket, several times.
+
+    In a turn of its loop uvloop takes one connection from each, and under overload a turn is long:
+    the probes of an orchestrator, which come on new connections, must not wait for dozens of them.
+    """
+    listener = config.bind_socket()
+    return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
 
 
 def keep_heap() -> None:

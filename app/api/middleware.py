@@ -7,11 +7,12 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.door import Door
 from app.api.errors import problem_response
 from app.api.headers import security_headers
 from app.errors import BodyTooLarge, InternalError, ServiceError
@@ -24,12 +25,22 @@ logger = logging.getLogger(__name__)
 
 
 class RequestScope:
-    """Outermost: whatever happens inside, the client gets an answer and the record is told."""
+    """Outermost: whatever happens inside, the client gets an answer and the record is told.
+
+    Args:
+        doors: by method and path, what is asked before anything else.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, observe: Callable[[RequestRecord], None]
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        observe: Callable[[RequestRecord], None],
+        doors: Mapping[tuple[str, str], Door],
     ) -> None:
         self._app = app
+        self._doors = doors
         self._max_body_bytes = max_body_bytes
         self._observe = observe
 
@@ -64,6 +75,9 @@ class RequestScope:
         self, scope: Scope, body: "BoundedBody", send: Send, record: RequestRecord
     ) -> None:
         try:
+            if door := self._doors.get((record.method, record.path)):
+                record.endpoint = record.path
+                door.check(scope, record)
             body.check_declared(Headers(scope=scope))
             await self._app(scope, body.receive, send)
         except Exception as error:

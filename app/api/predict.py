@@ -1,7 +1,6 @@
 """``POST /predict``: one image in, its best classes out."""
 
 import asyncio
-import math
 import re
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -10,7 +9,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api.body import read_image
-from app.api.callers import identify, key_scheme
+from app.api.callers import key_scheme
+from app.api.door import PATIENCE_HEADER
 from app.api.errors import problems
 from app.api.schemas import JsonImage, Predictions
 from app.api_keys import ApiKeys
@@ -36,7 +36,6 @@ from app.record import RequestRecord
 Result = TypeVar("Result")
 
 DEFAULT_TOP_K = 5
-PATIENCE_HEADER = "X-Request-Timeout-Ms"
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 REQUEST_BODY = {
@@ -72,7 +71,7 @@ PARAMETERS = [
 
 
 def router(pipeline: Pipeline, keys: ApiKeys | None) -> APIRouter:
-    """The route, on a pipeline; with ``keys``, for who has one of them."""
+    """The route, on a pipeline, behind a `Door`; ``keys`` are what is told of in OpenAPI."""
     routes = APIRouter(tags=["predict"], dependencies=key_scheme(keys))
 
     @routes.post(
@@ -98,16 +97,12 @@ def router(pipeline: Pipeline, keys: ApiKeys | None) -> APIRouter:
     async def predict(request: Request) -> Response:
         """Classify one image: JPEG, PNG, WebP, GIF, BMP or TIFF."""
         record: RequestRecord = request.state.record
-        identify(request, keys)
-        patience = parse_patience(request.headers.get(PATIENCE_HEADER))
-        deadline = pipeline.deadline(record.timings, patience)
-        info = pipeline.check(deadline)
-        top_k = parse_top_k(request.query_params.get("top_k"), info.num_classes)
+        top_k = parse_top_k(request.query_params.get("top_k"), pipeline.num_classes)
         with pipeline.upload() as hold:
             with record.timings.phase("read"):
-                image = await within(deadline, read_image(request, hold))
+                image = await within(record.deadline, read_image(request, hold))
             answer = await while_connected(
-                request, pipeline.predict(image, top_k, deadline, record.timings)
+                request, pipeline.predict(image, top_k, record.deadline, record.timings)
             )
         return Response(
             Predictions.model_validate(answer).model_dump_json(exclude_none=True),
@@ -125,17 +120,6 @@ def parse_top_k(text: str | None, classes: int) -> int:
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not 1 <= int(text) <= classes:
         raise InvalidParameter(f"top_k is {text[:20]!r}; it must be a number from 1 to {classes}")
     return int(text)
-
-
-def parse_patience(text: str | None) -> float:
-    """The seconds that a caller gives the request; infinite where it does not say."""
-    if text is None:
-        return math.inf
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not int(text):
-        raise InvalidParameter(
-            f"{PATIENCE_HEADER} is {text[:20]!r}; it must be a number of milliseconds, at least 1"
-        )
-    return int(text) / 1e3
 
 
 async def within(deadline: float, reading: Coroutine[Any, Any, Result]) -> Result:
