@@ -10,6 +10,7 @@ import asyncio
 import socket
 import struct
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -32,11 +33,20 @@ UPGRADE_HEADERS = {b"upgrade", b"connection", b"http2-settings"}
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. ``head_timeout``: seconds for a request head, from the moment one is due."""
+    """One connection.
 
-    def __init__(self, *args: Any, head_timeout: float, **kwargs: Any) -> None:
+    Args:
+        head_timeout: seconds for a request head, from the moment one is due.
+        stays: whether a connection outlives its answer: not while the service drains, as it would
+            be closed under a client's next request.
+    """
+
+    def __init__(
+        self, *args: Any, head_timeout: float, stays: Callable[[], bool], **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._head_timeout = head_timeout
+        self._stays = stays
         self._timer: asyncio.TimerHandle | None = None  # until a head or a body must be there
         self._reading: asyncio.TimerHandle | None = None  # until the client must have read
         self._held = 0  # bytes that the parser may keep: since the last head, body or end
@@ -114,6 +124,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
+        cycle.keep_alive = cycle.keep_alive and self._stays()
         super()._start_asgi_task(cycle, app)
 
     def _ignore_upgrade(self, rest: bytes) -> None:

@@ -7,6 +7,7 @@ handler. The signals are ours: a stop that was asked for ends with exit code 0.
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine
@@ -40,7 +41,11 @@ def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> s
         app,
         host=settings.host,
         port=settings.port,
-        http=partial(BoundedProtocol, head_timeout=settings.head_timeout_s),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            BoundedProtocol,
+            head_timeout=settings.head_timeout_s,
+            stays=lambda: lifecycle.state is not State.DRAINING,
+        ),
         timeout_keep_alive=settings.keep_alive_timeout_s,  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
@@ -49,18 +54,8 @@ def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> s
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
     server = Server(config, lifecycle, app.state.reload, settings.drain_delay_s)
-    server.run(listening_sockets(config))
+    server.run()
     return lifecycle.failure
-
-
-def listening_sockets(config: uvicorn.Config) -> list[socket.socket]:
-    """One socket, several times.
-
-    In a turn of its loop uvloop takes one connection from each, and under overload a turn is long:
-    the probes of an orchestrator, which come on new connections, must not wait for dozens of them.
-    """
-    listener = config.bind_socket()
-    return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
 
 
 def keep_heap() -> None:
@@ -98,6 +93,30 @@ class Server(uvicorn.Server):
         if hasattr(signal, "SIGHUP"):
             self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, on each socket several times.
+
+        In a turn of its loop uvloop takes one connection from each, and under overload a turn is
+        long: an orchestrator's probes, on new connections, must not wait for dozens of them.
+        """
+        await super().startup(sockets)
+        protocol: Callable[[], asyncio.Protocol] = partial(
+            self.config.http_protocol_class,  # type: ignore[call-arg]
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        listeners = [listener for server in self.servers for listener in server.sockets]
+        for listener in listeners * (ACCEPTED_AT_ONCE - 1):
+            again = socket.socket(fileno=os.dup(listener.fileno()))
+            assert self._loop is not None
+            server = await self._loop.create_server(
+                protocol,
+                sock=again,
+                backlog=self.config.backlog,
+            )
+            self.servers.append(server)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signals interrupt anything; what they mean is decided in the event loop."""

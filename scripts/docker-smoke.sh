@@ -236,6 +236,32 @@ check "... and knows the alerts"        eventually 30 monitoring rules
 check "all metrics asked for exist"     monitoring names
 check "the dashboard has its answers"   eventually 30 monitoring queries
 
+# --- replaced while in use -------------------------------------------------------------------------
+
+# From within the network: what publishes a port takes connections for a container that is away.
+outlast() { # for as long as a command takes
+  local clients=() n failed=0
+  for n in 1 2 3; do
+    "$DOCKER" run --rm --interactive --user 0 --network "${project}_default" --volume "$here:/scripts:ro" \
+      --volume "$work:/work:ro" --entrypoint python "$image" \
+      /scripts/smoke_client.py outlast http://xcit:8000 /work/image.jpg \
+      <"$work/until.$n" >"$work/outlast.$n" 2>&1 &
+    clients+=($!)
+  done
+  exec 7>"$work/until.1" 8>"$work/until.2" 9>"$work/until.3"
+  for n in 1 2 3; do eventually 30 grep -q served "$work/outlast.$n" || failed=1; done
+  "$@" || failed=1
+  container=$("${compose[@]}" ps --quiet xcit)
+  eventually 120 is healthy inspect '{{.State.Health.Status}}' || failed=1
+  sleep 2
+  exec 7>&- 8>&- 9>&-
+  for n in 0 1 2; do wait "${clients[n]}" || { tail -5 "$work/outlast.$((n + 1))"; failed=1; }; done
+  return $failed
+}
+mkfifo "$work"/until.{1,2,3}
+check "a restart loses no request"      outlast "${compose[@]}" restart xcit
+check "nor does another container"      outlast "${compose[@]}" up --detach --no-build --force-recreate xcit
+
 # --- down -----------------------------------------------------------------------------------------
 
 answered() { wait "$drain" || { cat "$work/drain.log"; return 1; }; }

@@ -5,6 +5,7 @@ Exits non-zero, with the reason, unless the service answers as it should. Standa
 
 import json
 import sys
+import threading
 import time
 from http.client import HTTPConnection
 from pathlib import Path
@@ -75,4 +76,32 @@ def drain() -> None:
     end(begin())
 
 
-{"predict": predict, "refuse": refuse, "drain": drain}[QUESTION]()
+def outlast() -> None:
+    """Requests one after the other until stdin ends; none is lost but those without a connection."""
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    served = refused = 0
+    while not ended.is_set():
+        connection = connect()
+        try:
+            connection.connect()
+        except OSError:
+            refused += 1
+            time.sleep(0.05)
+            continue
+        connection.request("POST", "/predict", image, {"Connection": "close"})
+        response = connection.getresponse()
+        body = json.load(response)
+        if response.status == 503 and body["type"] in ("/problems/not-ready", "/problems/draining"):
+            refused += 1
+            time.sleep(0.05)
+            continue
+        assert response.status == 200, body
+        served += 1
+        sys.stdout.write(f"served {served}, without a connection or told to wait {refused}\n")
+        sys.stdout.flush()
+    assert served > 20, served
+    assert refused, "it was never away"
+
+
+{"predict": predict, "refuse": refuse, "drain": drain, "outlast": outlast}[QUESTION]()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -72,8 +73,8 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
     """Start a server and wait until it is ready. What is left of it at the end is killed."""
     started: list[Server] = []
 
-    def start(*command: str, wait: bool = True, **settings: object) -> Server:
-        port = free_port()
+    def start(*command: str, wait: bool = True, **settings: Any) -> Server:
+        port = int(settings.pop("port", free_port()))
         log = tmp_path_factory.mktemp("server") / "log"
         with log.open("w") as stderr:
             process = subprocess.Popen(

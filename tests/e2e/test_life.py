@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,7 +52,9 @@ def test_draining_is_told_at_once_and_still_serves_for_a_while(start_server: Sta
     wait_for(lambda: not server.is_ready(), "readyz says 503")
     assert server.client.get("/readyz").json() == {"state": "draining"}
     assert server.client.get("/livez").status_code == 200
-    assert post(server, b"0").status_code == 200
+    response = post(server, b"0")
+    assert response.status_code == 200
+    assert response.headers["connection"] == "close", "the next request may find it closed"
     assert server.process.wait(PATIENCE) == 0
 
 
@@ -171,3 +174,77 @@ def test_sigterm_while_loading_exits_0() -> None:
     process.stderr.read()
     process.stderr.close()
     assert process.wait(PATIENCE) == 0
+
+
+def test_sigterm_does_not_wait_for_slow_uploads(start_server: StartServer) -> None:
+    server = start_server(*SLOW_SERVICE, request_timeout_s=2, drain_timeout_s=15)
+    uploads = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+    for upload in uploads:
+        upload.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(post, server, b"1.0")
+        wait_for(lambda: inflight(server) == 1, "one is admitted")
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert running.result().status_code == 200
+    assert time.monotonic() - begun < 5
+    for upload in uploads:
+        assert b" 408 " in upload.recv(1000)
+        upload.close()
+
+
+def test_after_sigkill_the_next_one_starts_as_ever(start_server: StartServer) -> None:
+    server = start_server()
+    server.process.kill()
+    server.process.wait(PATIENCE)
+    again = start_server(wait=False, port=server.port)
+    wait_for(lambda: server.is_ready() or again.process.poll(), "it is ready")
+    assert again.stop() == 0
+
+
+def test_restarts_lose_no_request_of_those_that_got_a_connection(
+    start_server: StartServer,
+) -> None:
+    server = start_server(*SLOW_SERVICE, drain_delay_s=0.5)
+    lost: list[str] = []
+    served = [0] * 8
+    done = threading.Event()
+
+    def call(number: int) -> None:
+        """Requests one after the other, each on a connection of its own; only that is retried."""
+        while not done.is_set():
+            try:
+                connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+            except ConnectionRefusedError:
+                time.sleep(0.02)
+                continue
+            with connection:
+                head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                try:
+                    connection.sendall(head + b"Content-Length: 4\r\n\r\n0.01")
+                    answer = connection.makefile("rb").read()
+                except OSError as error:
+                    lost.append(repr(error))
+                    continue
+            if answer.startswith(b"HTTP/1.1 200 "):
+                served[number] += 1
+            elif b"/problems/not-ready" in answer or b"/problems/draining" in answer:
+                time.sleep(0.02)  # refused, and told when to come again
+            else:
+                lost.append(str(answer[:200]))
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(len(served))]
+    for thread in threads:
+        thread.start()
+    running = server
+    for _ in range(3):
+        time.sleep(0.5)
+        assert running.stop() == 0
+        running = start_server(*SLOW_SERVICE, drain_delay_s=0.5, port=server.port, wait=False)
+        wait_for(server.is_ready, "it is ready")
+    time.sleep(0.5)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert lost == []
+    assert min(served) > 20
