@@ -77,7 +77,7 @@ def drain() -> None:
 
 
 def outlast() -> None:
-    """Requests one after the other until stdin ends; none is lost but those without a connection."""
+    """Requests until stdin ends; none that got a connection is lost."""
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     served = refused = 0
