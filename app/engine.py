@@ -40,11 +40,12 @@ class Engine:
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.classifier = classifier
+        self._info = classifier.info
         self.streams = streams
         self._batcher: MicroBatcher[Job, Sequence[Prediction]] = MicroBatcher(
             self._run_batch,
             streams,
-            max_batch_size=classifier.info.max_batch_size,
+            max_batch_size=self._info.max_batch_size,
             batch_timeout=settings.batch_timeout_s,
             max_queue_size=settings.max_queue_size,
             max_batch_delay=settings.max_batch_delay_ms / 1e3,
@@ -59,7 +60,9 @@ class Engine:
     @property
     def info(self) -> ModelInfo:
         """What is being served; after a lack of memory, in batches of another size."""
-        return replace(self.classifier.info, max_batch_size=self._batcher.max_batch_size)
+        if self._info.max_batch_size != self._batcher.max_batch_size:
+            self._info = replace(self._info, max_batch_size=self._batcher.max_batch_size)
+        return self._info
 
     @property
     def queue_depth(self) -> int:

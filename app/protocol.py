@@ -26,6 +26,7 @@ from app.errors import BadRequest, HeadTooLarge, RequestTimeout, ServiceError
 from app.record import RequestRecord
 
 MAX_HEAD_BYTES = 64 * 2**10  # of request line and headers, and of whatever else is no body
+LAST_CALL = 0.5  # seconds for a request to come in before its connection is closed for good
 LINGER = 5.0  # seconds to send the rest of a body whose request has been answered, or to read
 
 HEAD_TOO_LARGE = HeadTooLarge(f"request line and headers are over {MAX_HEAD_BYTES} bytes")
@@ -37,8 +38,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     Args:
         head_timeout: seconds for a request head, from the moment one is due.
-        stays: whether a connection outlives its answer: not while the service drains, as it would
-            be closed under a client's next request.
+        stays: whether a connection outlives its answer: not when the service is about to end, as
+            it would be closed under a client's next request.
     """
 
     def __init__(
@@ -111,6 +112,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle.response_complete and self.cycle.more_body:
             self._stop_timer()
             self._timer = self.loop.call_later(LINGER, self._cut)
+
+    def shutdown(self) -> None:
+        """uvicorn's, at the end. A request that is on its way to a quiet connection is answered."""
+        if self.cycle is None or self.cycle.response_complete:
+            self._stop_timer()
+            self._timer = self.loop.call_later(LAST_CALL, self.transport.close)
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()

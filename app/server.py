@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
 from types import FrameType
@@ -44,7 +44,7 @@ def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> s
         http=partial(  # type: ignore[arg-type]
             BoundedProtocol,
             head_timeout=settings.head_timeout_s,
-            stays=lambda: lifecycle.state is not State.DRAINING,
+            stays=lambda: lifecycle.state in (State.LOADING, State.READY),
         ),
         timeout_keep_alive=settings.keep_alive_timeout_s,  # type: ignore[arg-type]
         log_config=None,
@@ -56,6 +56,18 @@ def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> s
     server = Server(config, lifecycle, app.state.reload, settings.drain_delay_s)
     server.run()
     return lifecycle.failure
+
+
+def accept_all(listeners: Iterable[socket.socket]) -> list[socket.socket]:
+    """The connections that wait to be accepted."""
+    found = []
+    for listener in listeners:
+        with socket.socket(fileno=os.dup(listener.fileno())) as own:
+            own.settimeout(0)
+            with suppress(BlockingIOError):
+                while True:
+                    found.append(own.accept()[0])
+    return found
 
 
 def keep_heap() -> None:
@@ -101,22 +113,34 @@ class Server(uvicorn.Server):
         long: an orchestrator's probes, on new connections, must not wait for dozens of them.
         """
         await super().startup(sockets)
-        protocol: Callable[[], asyncio.Protocol] = partial(
-            self.config.http_protocol_class,  # type: ignore[call-arg]
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.lifespan.state,
-        )
         listeners = [listener for server in self.servers for listener in server.sockets]
         for listener in listeners * (ACCEPTED_AT_ONCE - 1):
             again = socket.socket(fileno=os.dup(listener.fileno()))
             assert self._loop is not None
             server = await self._loop.create_server(
-                protocol,
+                self._protocol,
                 sock=again,
                 backlog=self.config.backlog,
             )
             self.servers.append(server)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Whoever has got a connection from the kernel gets an answer: none is reset."""
+        waiting = []
+        while self.servers:
+            server = self.servers.pop()
+            if not self.servers:
+                waiting = accept_all(server.sockets)
+            server.close()
+        assert self._loop is not None
+        for connection in waiting:
+            await self._loop.connect_accepted_socket(self._protocol, connection)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signals interrupt anything; what they mean is decided in the event loop."""

@@ -80,7 +80,7 @@ def outlast() -> None:
     """Requests until stdin ends; none that got a connection is lost."""
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
-    served = refused = 0
+    served = refused = reset = 0
     while not ended.is_set():
         connection = connect()
         try:
@@ -89,8 +89,13 @@ def outlast() -> None:
             refused += 1
             time.sleep(0.05)
             continue
-        connection.request("POST", "/predict", image, {"Connection": "close"})
-        response = connection.getresponse()
+        try:
+            connection.request("POST", "/predict", image, {"Connection": "close"})
+            response = connection.getresponse()
+        except ConnectionResetError:  # by the kernel, which had not handed it over yet
+            reset += 1
+            assert reset < 3, reset
+            continue
         body = json.load(response)
         if response.status == 503 and body["type"] in ("/problems/not-ready", "/problems/draining"):
             refused += 1

@@ -49,7 +49,9 @@ def test_a_batch_that_hangs_ends_the_process(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, batch_timeout_s=1, drain_delay_s=1, max_batch_size=1)
     with ThreadPoolExecutor(3) as pool:
         begun = time.monotonic()
-        answers = [pool.submit(post, server, body) for body in (b"hang", b"0", b"0")]
+        answers = [pool.submit(post, server, b"hang")]
+        time.sleep(0.3)
+        answers += [pool.submit(post, server, b"0") for _ in range(2)]
         assert [answer.result().status_code for answer in answers] == [503] * 3
         assert time.monotonic() - begun < 3
     assert_ends(server, "inference failed: a batch of 1 has not ended within 1 s")

@@ -167,7 +167,8 @@ def test_a_compiled_model_is_kept_for_the_next_start(whole: nn.Module, tmp_path:
     kept.chmod(0o600)
     kept.write_bytes(kept.read_bytes()[: size // 2])
     backend = choose_backend(lambda: whole, SIZE, expected, options)
-    assert (backend.name, kept.stat().st_size) == ("openvino", size)
+    assert backend.name == "openvino"
+    assert kept.stat().st_size > 0.9 * size, "the broken one is still there"
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_done_without(
