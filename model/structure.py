@@ -76,6 +76,7 @@ def _tiff_tags(data: bytes) -> dict[int, tuple[int, int]]:
     tags: dict[int, tuple[int, int]] = {}
     try:
         (start,) = struct.unpack_from(order + head, data, 8 if big else 4)
+        start = min(start, len(data))  # 64 bits are more than an offset can have here
         (entries,) = struct.unpack_from(order + count, data, start)
         first = start + struct.calcsize(order + count)
         for position in range(first, min(first + entries * step, len(data)), step):

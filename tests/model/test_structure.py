@@ -2,8 +2,11 @@
 
 import io
 import struct
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from model.errors import ImageTooLarge
@@ -67,6 +70,18 @@ def test_pieces_and_tiles_of_a_tiff_are_bounded(order: str, big: bool, kind: int
 @pytest.mark.parametrize("cut", [4, 7, 9, 12, 20, 30])
 def test_a_directory_that_ends_too_early_is_left_to_the_decoder(cut: int) -> None:
     check_structure(tiff("<", False, (322, 4, 1, 9), (323, 4, 1, 9))[:cut], "TIFF", 10**9)
+
+
+@given(st.sampled_from([b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\xff\xd8\xff"]), st.binary())
+def test_whatever_comes_nothing_but_a_refusal_comes_of_it(head: bytes, rest: bytes) -> None:
+    for image_format in ("JPEG", "TIFF"):
+        with suppress(ImageTooLarge):
+            check_structure(head + rest, image_format, 100)
+
+
+@pytest.mark.parametrize("start", [2**62, 2**63, 2**64 - 1])
+def test_a_directory_beyond_all_bounds_is_left_to_the_decoder(start: int) -> None:
+    check_structure(b"II" + struct.pack("<HHHQ", 43, 8, 0, start), "TIFF", 10**9)
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "TIFF", "PNG"])
