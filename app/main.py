@@ -4,6 +4,7 @@ It is also where the service meets the model: `ServedClassifier` speaks both lan
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -37,6 +38,8 @@ from app.pipeline import Pipeline
 from app.record import RequestRecord
 from app.settings import Settings
 from model.preprocess import Pixels
+
+logger = logging.getLogger(__name__)
 
 IMAGE_ERRORS: dict[type[model.ImageError], type[ServiceError]] = {
     model.UnsupportedImage: UnsupportedMediaType,
@@ -91,6 +94,7 @@ def create_app(
             try:
                 keys.reload()
             except KeysError as error:
+                logger.warning("not reloaded: %s", error)
                 raise ReloadFailed(f"{error}; keys and model stay as they are") from error
         return await pipeline.reload()
 

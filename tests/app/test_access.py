@@ -139,7 +139,9 @@ async def test_without_an_admin_token_there_is_nothing_to_administer(
         assert "/admin/reload" not in (await client.get("/openapi.json")).json()["paths"]
 
 
-async def test_the_admin_reloads_model_and_keys(keys_file: Path, alice: tuple[str, str]) -> None:
+async def test_the_admin_reloads_model_and_keys(
+    keys_file: Path, alice: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
     async with running(FakeClassifier(), api_keys_file=keys_file, admin_token="secret") as (
         client,
         _,
@@ -155,6 +157,7 @@ async def test_the_admin_reloads_model_and_keys(keys_file: Path, alice: tuple[st
         keys_file.write_text("nonsense")
         response = await client.post("/admin/reload", headers=admin)
         assert "keys and model stay as they are" in problem(response, 422, "reload-failed")
+        assert "line 1: must be NAME:SHA-256" in caplog.text
 
 
 async def test_pages_of_other_origins_may_ask_where_they_are_named(
