@@ -3,14 +3,14 @@
 ServiceError
 ├── BadRequest              400  the request holds no image, or is not well formed
 ├── InvalidImage            400  a known format that does not decode
-├── BodyTooLarge            413
-├── ImageTooLarge           413  pixels, judged from the header
-├── UnsupportedMediaType    415  none of the formats
+├── Unauthorized            401  a key is needed
+├── RequestTimeout          408  the body, or the request itself, did not arrive in time
 ├── ReloadInProgress        409  one checkpoint at a time
+├── BodyTooLarge            413
+├── ImageTooLarge           413  pixels or work, judged from the file's structure
+├── UnsupportedMediaType    415  none of the formats
 ├── InvalidParameter        422
 ├── ReloadFailed            422  the new checkpoint cannot be served; the old one is
-├── Unauthorized            401  a key is needed
-├── RequestTimeout          408  the body did not arrive in time
 ├── HeadTooLarge            431  request line and headers
 ├── ClientDisconnected      499  nobody is there to read it
 ├── InternalError           500  a defect of the service
@@ -24,7 +24,7 @@ Three are no answers. Two end the process: `StartupError`, the model cannot be s
 `DeviceFailure`, no batch can succeed any more. After `OutOfMemory` batches are smaller.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 
@@ -34,14 +34,11 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
     problem: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "Internal error"
+    headers: Mapping[str, str] = {}
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {}
 
     @classmethod
     def reason(cls) -> str:
@@ -59,20 +56,14 @@ class Unauthorized(ServiceError):
     status = 401
     problem = "unauthorized"
     title = "Unauthorized"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"WWW-Authenticate": "Bearer"}
+    headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
 
 class RequestTimeout(ServiceError):
     status = 408
     problem = "request-timeout"
     title = "Request timeout"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Connection": "close"}
+    headers: Mapping[str, str] = {"Connection": "close"}
 
 
 class InvalidImage(ServiceError):
@@ -85,10 +76,7 @@ class BodyTooLarge(ServiceError):
     status = 413
     problem = "body-too-large"
     title = "Body too large"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Connection": "close"}  # the rest of the body is not wanted
+    headers: Mapping[str, str] = {"Connection": "close"}  # the rest of the body is not wanted
 
 
 class ImageTooLarge(ServiceError):
@@ -145,10 +133,7 @@ class Unavailable(ServiceError):
     def __init__(self, detail: str, *, retry_after: int) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(self.retry_after)}
+        self.headers = {"Retry-After": str(retry_after)}
 
 
 class NotReady(Unavailable):

@@ -53,16 +53,20 @@ def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> s
         ws="none",
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    server = Server(config, lifecycle, app.state.reload, settings.drain_delay_s)
-    server.run()
+    Server(config, lifecycle, app.state.reload, settings.drain_delay_s).run()
     return lifecycle.failure
+
+
+def duplicate(listener: socket.socket) -> socket.socket:
+    """The same socket once more, as one of Python's own: those of uvloop know little."""
+    return socket.socket(fileno=os.dup(listener.fileno()))
 
 
 def accept_all(listeners: Iterable[socket.socket]) -> list[socket.socket]:
     """The connections that wait to be accepted."""
     found = []
     for listener in listeners:
-        with socket.socket(fileno=os.dup(listener.fileno())) as own:
+        with duplicate(listener) as own:
             own.settimeout(0)
             with suppress(BlockingIOError):
                 while True:
@@ -114,13 +118,10 @@ class Server(uvicorn.Server):
         """
         await super().startup(sockets)
         listeners = [listener for server in self.servers for listener in server.sockets]
+        loop = asyncio.get_running_loop()
         for listener in listeners * (ACCEPTED_AT_ONCE - 1):
-            again = socket.socket(fileno=os.dup(listener.fileno()))
-            assert self._loop is not None
-            server = await self._loop.create_server(
-                self._protocol,
-                sock=again,
-                backlog=self.config.backlog,
+            server = await loop.create_server(
+                self._protocol, sock=duplicate(listener), backlog=self.config.backlog
             )
             self.servers.append(server)
 
@@ -137,9 +138,9 @@ class Server(uvicorn.Server):
             if not self.servers:
                 waiting = accept_all(server.sockets)
             server.close()
-        assert self._loop is not None
+        loop = asyncio.get_running_loop()
         for connection in waiting:
-            await self._loop.connect_accepted_socket(self._protocol, connection)
+            await loop.connect_accepted_socket(self._protocol, connection)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

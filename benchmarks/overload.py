@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from app.settings import Settings
 from benchmarks.client import Connection, post_image, read_images
 from benchmarks.load import Load, Outcome, apply_load, closed_loop, open_loop
 from benchmarks.machine import provenance
@@ -25,7 +26,7 @@ CALLERS = 32
 CAPACITY_SECONDS = 8.0
 MAX_OUTSTANDING = 1024
 RECOVERY_SECONDS = 3.0
-QUEUE = 256  # XCIT_MAX_QUEUE_SIZE, as it is by default
+QUEUE: int = Settings.model_fields["max_queue_size"].default
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,8 +243,8 @@ outlast() { # for as long as a command takes
   local clients=() n failed=0
   for n in 1 2 3; do
     "$DOCKER" run --rm --interactive --user 0 --network "${project}_default" --volume "$here:/scripts:ro" \
-      --volume "$work:/work:ro" --entrypoint python "$image" \
-      /scripts/smoke_client.py outlast http://xcit:8000 /work/image.jpg \
+      --volume "$work:/smoke:ro" --entrypoint python "$image" \
+      /scripts/smoke_client.py outlast http://xcit:8000 /smoke/image.jpg \
       <"$work/until.$n" >"$work/outlast.$n" 2>&1 &
     clients+=($!)
   done

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.pictures import bomb
+from tests.pictures import bomb, chunk, png
 
 MODE_TIFF_COMPRESSIONS = {
     "1": ("raw", "group3", "group4", "packbits", "tiff_lzw", "tiff_adobe_deflate"),
@@ -297,32 +297,6 @@ def corpus(seed: int = 0) -> list[HostileFile]:
 
 
 # Files written byte by byte.
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    """A chunk of a PNG."""
-    checksum = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
-
-
-def png(
-    size: tuple[int, int],
-    depth: int,
-    colour_type: int,
-    rows: bytes,
-    *,
-    interlaced: bool = False,
-    before: bytes = b"",
-) -> bytes:
-    """A PNG of filtered ``rows``, with chunks ``before`` them."""
-    header = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, interlaced)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + before
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
 
 
 def rows_of(samples: "np.ndarray[Any, Any]") -> bytes:

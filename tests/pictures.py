@@ -1,18 +1,35 @@
-"""Pictures that several tests need."""
+"""Pictures that several tests need, written byte by byte."""
 
 import struct
 import zlib
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def png(
+    size: tuple[int, int],
+    depth: int,
+    colour_type: int,
+    rows: bytes,
+    *,
+    interlaced: bool = False,
+    before: bytes = b"",
+) -> bytes:
+    """A PNG of filtered ``rows``, with chunks ``before`` them."""
+    header = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, interlaced)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + before
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
 def bomb(side: int) -> bytes:
     """A PNG that promises ``side x side`` pixels and holds almost none."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checksum = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(1000))
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
+    return png((side, side), 8, 2, bytes(1000))

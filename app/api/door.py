@@ -8,7 +8,6 @@ import math
 import re
 
 from starlette.datastructures import Headers
-from starlette.types import Scope
 
 from app.api_keys import ApiKeys
 from app.errors import InvalidParameter
@@ -25,9 +24,8 @@ class Door:
         self._pipeline = pipeline
         self._keys = keys
 
-    def check(self, scope: Scope, record: RequestRecord) -> None:
+    def check(self, headers: Headers, record: RequestRecord) -> None:
         """Note client and deadline of a request; raises a `ServiceError` if it is refused."""
-        headers = Headers(scope=scope)
         if self._keys:
             record.client = self._keys.name_of(headers)
         patience = parse_patience(headers.get(PATIENCE_HEADER))

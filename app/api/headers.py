@@ -8,7 +8,6 @@ _DOCS = (
     "script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
     "style-src 'unsafe-inline' https://cdn.jsdelivr.net; frame-ancestors 'none'"
 )
-_POLICIES = {"/docs": _DOCS}
 
 
 def _headers(policy: str) -> Headers:
@@ -19,7 +18,7 @@ def _headers(policy: str) -> Headers:
     ]
 
 
-_BY_PATH = {path: _headers(policy) for path, policy in _POLICIES.items()}
+_BY_PATH = {"/docs": _headers(_DOCS)}
 _ELSEWHERE = _headers("default-src 'none'; frame-ancestors 'none'")
 
 

@@ -48,7 +48,8 @@ class RequestScope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = RequestRecord(choose_request_id(scope), scope["method"], scope["path"])
+        headers = Headers(scope=scope)
+        record = RequestRecord(choose_request_id(headers), scope["method"], scope["path"])
         scope.setdefault("state", {})["record"] = record
         body = BoundedBody(receive, self._max_body_bytes)
 
@@ -64,7 +65,7 @@ class RequestScope:
 
         token = current_record.set(record)
         try:
-            await self._answer(scope, body, send_with_id, record)
+            await self._answer(scope, headers, body, send_with_id, record)
         finally:
             if route := scope.get("route"):
                 record.endpoint = route.path
@@ -72,13 +73,18 @@ class RequestScope:
             current_record.reset(token)
 
     async def _answer(
-        self, scope: Scope, body: "BoundedBody", send: Send, record: RequestRecord
+        self,
+        scope: Scope,
+        headers: Headers,
+        body: "BoundedBody",
+        send: Send,
+        record: RequestRecord,
     ) -> None:
         try:
             if door := self._doors.get((record.method, record.path)):
                 record.endpoint = record.path
-                door.check(scope, record)
-            body.check_declared(Headers(scope=scope))
+                door.check(headers, record)
+            body.check_declared(headers)
             await self._app(scope, body.receive, send)
         except Exception as error:
             if not isinstance(error, ServiceError):
@@ -129,7 +135,7 @@ class BoundedBody:
         return BodyTooLarge(f"the body is {size}; at most {self._limit} bytes are accepted")
 
 
-def choose_request_id(scope: Scope) -> str:
+def choose_request_id(headers: Headers) -> str:
     """The caller's ``X-Request-ID`` where it is a sane one, else a new one."""
-    offered = Headers(scope=scope).get("x-request-id", "")
+    offered = headers.get("x-request-id", "")
     return offered if SANE_REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex

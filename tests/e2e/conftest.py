@@ -47,6 +47,31 @@ class Server:
         except httpx.TransportError:
             return False
 
+    def post(self, body: bytes) -> httpx.Response:
+        return self.client.post("/predict", content=body)
+
+    def cpu_seconds(self) -> float:
+        """What all threads of the process have used so far."""
+        fields = self._proc("stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self, entry: str = "VmRSS") -> int:
+        """Bytes that ``/proc`` tells of the process: VmRSS now, VmHWM at its peak."""
+        status = self._proc("status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith(f"{entry}:"))
+        return int(line.split()[1]) * 1024
+
+    def forget_peak(self) -> int:
+        """Let the peak begin anew, from the bytes that are resident now."""
+        self._proc("clear_refs").write_text("5")
+        return self.memory()
+
+    def threads(self) -> int:
+        return len(list(self._proc("task").iterdir()))
+
+    def _proc(self, entry: str) -> Path:
+        return Path(f"/proc/{self.process.pid}/{entry}")
+
     def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal; the exit code."""
         self.process.send_signal(with_signal)

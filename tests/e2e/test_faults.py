@@ -4,21 +4,15 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
-
 from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer
-
-
-def post(server: Server, body: bytes) -> httpx.Response:
-    return server.client.post("/predict", content=body)
 
 
 def post_together(server: Server, *bodies: bytes) -> list[int]:
     """Statuses of requests that form one batch, behind one that is running."""
     with ThreadPoolExecutor(len(bodies) + 1) as pool:
-        running = pool.submit(post, server, b"0.3")
+        running = pool.submit(server.post, b"0.3")
         time.sleep(0.1)
-        answers = [pool.submit(post, server, body) for body in bodies]
+        answers = [pool.submit(server.post, body) for body in bodies]
         assert running.result().status_code == 200
         return [answer.result().status_code for answer in answers]
 
@@ -36,12 +30,12 @@ def test_one_bad_image_fails_alone(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE)
     assert post_together(server, b"0", b"poison", b"0", b"bad") == [200, 500, 200, 400]
     assert server.is_ready()
-    assert post(server, b"0").status_code == 200
+    assert server.post(b"0").status_code == 200
 
 
 def test_a_model_that_fails_on_everything_ends_the_process(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, drain_delay_s=1)
-    assert post(server, b"plague").status_code == 503
+    assert server.post(b"plague").status_code == 503
     assert_ends(server, "inference failed: the self-test failed: NaN")
 
 
@@ -49,9 +43,9 @@ def test_a_batch_that_hangs_ends_the_process(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, batch_timeout_s=1, drain_delay_s=1, max_batch_size=1)
     with ThreadPoolExecutor(3) as pool:
         begun = time.monotonic()
-        answers = [pool.submit(post, server, b"hang")]
+        answers = [pool.submit(server.post, b"hang")]
         time.sleep(0.3)
-        answers += [pool.submit(post, server, b"0") for _ in range(2)]
+        answers += [pool.submit(server.post, b"0") for _ in range(2)]
         assert [answer.result().status_code for answer in answers] == [503] * 3
         assert time.monotonic() - begun < 3
     assert_ends(server, "inference failed: a batch of 1 has not ended within 1 s")
@@ -68,7 +62,7 @@ def test_a_lack_of_memory_makes_batches_smaller_for_good(start_server: StartServ
 
 def test_an_image_that_fits_in_no_batch_is_told_to_come_again(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE)
-    response = post(server, b"huge")
+    response = server.post(b"huge")
     assert (response.status_code, response.json()["type"]) == (503, "/problems/overloaded")
     assert response.headers["retry-after"] == "1"
     assert server.is_ready()
@@ -77,7 +71,7 @@ def test_an_image_that_fits_in_no_batch_is_told_to_come_again(start_server: Star
 def test_a_decoder_that_runs_away_takes_no_worker(start_server: StartServer) -> None:
     settings = {"preprocess_workers": 2, "request_timeout_s": 1}
     server = start_server(*SLOW_SERVICE, **settings)
-    assert post(server, b"nap 60").status_code == 504
+    assert server.post(b"nap 60").status_code == 504
     for _ in range(4):  # more than one at a time, or the other worker would do
         assert post_together(server, b"nap 0.6", b"nap 0.6") == [200, 200]
     assert "1 decoders have not ended for 1 s" in server.log.read_text()
@@ -87,15 +81,15 @@ def test_decoders_that_have_all_run_away_end_the_process(start_server: StartServ
     settings = {"preprocess_workers": 2, "request_timeout_s": 1, "drain_delay_s": 1}
     server = start_server(*SLOW_SERVICE, **settings)
     with ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(post, server, b"nap 60") for _ in range(2)]
+        answers = [pool.submit(server.post, b"nap 60") for _ in range(2)]
         assert [answer.result().status_code for answer in answers] == [504, 504]
-    post(server, b"0")
+    server.post(b"0")
     assert_ends(server, "2 decoders have run away")
 
 
 def test_a_clean_stop_does_not_wait_for_a_decoder_that_runs_away(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, request_timeout_s=1)
-    assert post(server, b"nap 60").status_code == 504
+    assert server.post(b"nap 60").status_code == 504
     begun = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - begun < 5
@@ -103,7 +97,7 @@ def test_a_clean_stop_does_not_wait_for_a_decoder_that_runs_away(start_server: S
 
 def test_logs_of_a_failure_are_json_too(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, log_format="json")
-    post(server, b"poison")
+    server.post(b"poison")
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     (error,) = (line for line in lines if line["level"] == "error")
     assert error["message"] == "unexpected error"

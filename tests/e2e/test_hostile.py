@@ -2,12 +2,10 @@
 
 import io
 import json
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
@@ -92,19 +90,6 @@ def scores(answer: Answer) -> dict[int, float]:
     return {row["class_id"]: row["score"] for row in rows}
 
 
-def memory(server: Server, entry: str) -> int:
-    """Bytes that ``/proc`` tells of the process: VmRSS now, VmHWM at its peak."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith(f"{entry}:"))
-    return int(line.split()[1]) * 1024
-
-
-def forget_peak(server: Server) -> int:
-    """Let the peak begin anew, from the bytes that are resident now."""
-    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
-    return memory(server, "VmRSS")
-
-
 def decoding_memory(max_pixels: int, pictures: int, image_format: str = "") -> int:
     """What docs/operations.md says that images take: four bytes a pixel, twice over."""
     return pictures * (17 if image_format == "WEBP" else 2 * 4) * max_pixels
@@ -112,21 +97,16 @@ def decoding_memory(max_pixels: int, pictures: int, image_format: str = "") -> i
 
 def is_at_rest(server: Server) -> bool:
     """Whether no thread of the process computes."""
-
-    def cpu() -> float:
-        stat = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-
-    before = cpu()
+    before = server.cpu_seconds()
     time.sleep(0.2)
-    return cpu() - before < 0.05
+    return server.cpu_seconds() - before < 0.05
 
 
 def check_verdicts(server: Server, files: Sequence[HostileFile]) -> None:
     """Each file is answered as Pillow decodes it, soon and within memory."""
-    before = forget_peak(server)
+    before = server.forget_peak()
     answers = post_all(server, files)
-    grown = memory(server, "VmHWM") - before
+    grown = server.memory("VmHWM") - before
     wrong = []
     for file, answer in zip(files, answers, strict=True):
         good = decodes(file.data, SMALL_LIMIT)
@@ -206,13 +186,13 @@ def resting(start_server: StartServer, started: list[Server]) -> Server:
 def check_appetite(server: Server, data: bytes, image_format: str = "") -> int:
     """Post a large file beside a small one: its status, once time and memory were found right."""
     assert len(data) <= 20 * 2**20, "else its size alone refuses it"
-    before, logged = forget_peak(server), server.log.stat().st_size
+    before, logged = server.forget_peak(), server.log.stat().st_size
     with ThreadPoolExecutor(2) as pool:
         large = pool.submit(post, server, data)
         time.sleep(0.3)
         small = post(server, encode(picture(), "PNG"))
         answer = large.result()
-    grown = memory(server, "VmHWM") - before
+    grown = server.memory("VmHWM") - before
     what = f"{len(data)} bytes: {answer.response.status_code} after {answer.seconds:.1f} s, "
     logged = server.log.stat().st_size - logged
     what += f"{grown / 2**20:.0f} MiB, {logged} bytes of log, another waited {small.seconds:.1f} s"

@@ -14,7 +14,6 @@ import pytest
 from tests.hostile import encode, picture
 
 from .conftest import SLOW_SERVICE, Server, StartServer
-from .test_hostile import forget_peak, memory
 
 SILENCE = 0.2  # seconds after which nothing more is expected
 PATIENCE = 5.0  # seconds for the first byte
@@ -314,9 +313,9 @@ ENDLESS = {
 
 @pytest.mark.parametrize("what", ENDLESS)
 def test_what_has_no_end_is_refused_within_bounds(server: Server, what: str) -> None:
-    before = forget_peak(server)
+    before = server.forget_peak()
     answer = flood(server, *ENDLESS[what])
-    grown = memory(server, "VmHWM") - before
+    grown = server.memory("VmHWM") - before
     assert grown < 8 * 2**20, f"{grown / 2**20:.0f} MiB of {FLOOD / 2**20:.0f} were kept"
     assert len(answer.codes) == 1
     assert answer.codes[0] in OVERSIZE
@@ -334,9 +333,9 @@ UNSTORED = {
 
 @pytest.mark.parametrize("what", UNSTORED)
 def test_what_has_no_end_and_no_content_takes_no_memory(server: Server, what: str) -> None:
-    before = forget_peak(server)
+    before = server.forget_peak()
     answer = flood(server, *UNSTORED[what])
-    grown = memory(server, "VmHWM") - before
+    grown = server.memory("VmHWM") - before
     assert grown < 16 * 2**20, f"{grown / 2**20:.0f} MiB"
     assert all(400 <= code < 500 for code in answer.codes)
 
@@ -417,11 +416,11 @@ def test_broken_chunks_are_refused(server: Server, chunks: str) -> None:
 
 @pytest.mark.parametrize("size", [b"7fffffffffffffff", b"ffffffffffffffff", b"7fffffff"])
 def test_a_huge_chunk_is_refused_when_it_is_too_long(server: Server, size: bytes) -> None:
-    before = forget_peak(server)
+    before = server.forget_peak()
     with connect(server) as connection:
         connection.sendall(post_head(b"Transfer-Encoding: chunked") + size + b"\r\n" + bytes(1000))
         time.sleep(0.2)
-        assert memory(server, "VmHWM") - before < 4 * 2**20, "nothing is set aside for it"
+        assert server.memory("VmHWM") - before < 4 * 2**20, "nothing is set aside for it"
         with suppress(ConnectionError):  # refused meanwhile
             connection.sendall(bytes(21 * 2**20))
         connection.settimeout(2 * PATIENCE)

@@ -1,7 +1,6 @@
 """Start, drain, death, and clients that leave: real processes, real sockets, real signals."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -9,16 +8,10 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import httpx
 import pytest
 
 from .conftest import PATIENCE, ROOT, SERVE, SLOW_SERVICE, Server, StartServer, environment
-
-
-def post(server: Server, body: bytes) -> httpx.Response:
-    return server.client.post("/predict", content=body)
 
 
 def inflight(server: Server) -> int:
@@ -40,7 +33,7 @@ def test_sigterm_under_load_answers_every_admitted_request_and_exits_0(
 ) -> None:
     server = start_server(*SLOW_SERVICE, max_batch_size=4)
     with ThreadPoolExecutor(12) as pool:
-        answers = [pool.submit(post, server, b"1.0") for _ in range(12)]
+        answers = [pool.submit(server.post, b"1.0") for _ in range(12)]
         wait_for(lambda: inflight(server) == 12, "all requests are admitted")
         assert server.stop() == 0
         assert [answer.result().status_code for answer in answers] == [200] * 12
@@ -52,7 +45,7 @@ def test_draining_is_told_at_once_and_still_serves_for_a_while(start_server: Sta
     wait_for(lambda: not server.is_ready(), "readyz says 503")
     assert server.client.get("/readyz").json() == {"state": "draining"}
     assert server.client.get("/livez").status_code == 200
-    response = post(server, b"0")
+    response = server.post(b"0")
     assert response.status_code == 200
     assert response.headers["connection"] == "close", "the next request may find it closed"
     assert server.process.wait(PATIENCE) == 0
@@ -73,7 +66,7 @@ def test_a_second_signal_does_not_wait(start_server: StartServer) -> None:
 
 def test_a_lost_device_ends_the_process_with_a_reason(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, drain_delay_s=1)
-    response = post(server, b"broken")
+    response = server.post(b"broken")
     assert response.status_code == 503
     assert server.client.get("/livez").status_code == 503
     assert server.client.get("/readyz").status_code == 503
@@ -85,33 +78,27 @@ def test_a_lost_device_ends_the_process_with_a_reason(start_server: StartServer)
 def test_a_client_that_leaves_frees_its_place(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, max_queue_size=3, max_batch_size=1)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(post, server, b"1.0")
+        running = pool.submit(server.post, b"1.0")
         wait_for(lambda: inflight(server) == 1, "one runs")
         leavers = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
         for leaver in leavers:
             leaver.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n30")
         wait_for(lambda: inflight(server) == 3, "two wait")
-        assert post(server, b"0").status_code == 503
+        assert server.post(b"0").status_code == 503
         for leaver in leavers:
             leaver.close()
         wait_for(lambda: inflight(server) == 1, "they have left")
-        assert post(server, b"0").status_code == 200
+        assert server.post(b"0").status_code == 200
         assert running.result().status_code == 200
     assert 'xcit_rejected_total{reason="disconnected"} 2.0' in server.client.get("/metrics").text
 
 
 def test_an_idle_server_uses_no_cpu(start_server: StartServer) -> None:
     server = start_server()
-    clock = os.sysconf("SC_CLK_TCK")
-
-    def cpu() -> float:
-        fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / clock
-
     time.sleep(1)
-    before = cpu()
+    before = server.cpu_seconds()
     time.sleep(3)
-    assert cpu() - before < 0.06
+    assert server.cpu_seconds() - before < 0.06
 
 
 @pytest.mark.parametrize(
@@ -150,7 +137,7 @@ def test_a_port_in_use_is_an_error(start_server: StartServer) -> None:
 
 def test_json_logs_are_one_object_a_line(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, log_format="json")
-    post(server, b"0")
+    server.post(b"0")
     assert server.stop() == 0
     events = [json.loads(line) for line in server.log.read_text().splitlines()]
     requests = [event for event in events if event["message"] == "request"]
@@ -182,7 +169,7 @@ def test_sigterm_does_not_wait_for_slow_uploads(start_server: StartServer) -> No
     for upload in uploads:
         upload.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1")
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(post, server, b"1.0")
+        running = pool.submit(server.post, b"1.0")
         wait_for(lambda: inflight(server) == 1, "one is admitted")
         begun = time.monotonic()
         assert server.stop() == 0
