@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from app.errors import Overloaded
+from app.errors import Overloaded, TooManyImages
 
 MAX_RETRY_AFTER = 60
 MEMORY = 1.0  # seconds of work that the measured throughput is averaged over
@@ -50,22 +50,31 @@ class Admission:
             self.bytes -= held
 
     @contextmanager
-    def admit(self, deadline: float = math.inf) -> Iterator[None]:
-        """Hold a place for one image; see `check`."""
-        self.check(deadline)
-        self.images += 1
+    def admit(self, deadline: float = math.inf, count: int = 1) -> Iterator[None]:
+        """Hold a place for each of so many images; see `check`."""
+        self.check(deadline, count)
+        self.images += count
         try:
             yield
         finally:
-            self.images -= 1
+            self.images -= count
 
-    def check(self, deadline: float = math.inf) -> None:
-        """Raise `Overloaded` if no place is free, or one more image would miss its deadline."""
-        if self.images >= self._max_images:
+    def check(self, deadline: float = math.inf, count: int = 1) -> None:
+        """Refuse so many more images, or let them all come.
+
+        Raises:
+            Overloaded: there are not enough places, or the last would miss its deadline.
+            TooManyImages: there never are as many places.
+        """
+        if count > self._max_images:
+            raise TooManyImages(
+                f"{count} images in one request; at most {self._max_images} are accepted"
+            )
+        if self.images + count > self._max_images:
             raise self._overloaded(f"{self.images} images are being served")
         if self.bytes >= self._max_bytes:
             raise self._overloaded(f"{self.bytes} bytes of images are held")
-        left, expected = deadline - self._clock(), self.expected_wait(1)
+        left, expected = deadline - self._clock(), self.expected_wait(count)
         if 0 < left < expected:
             raise Overloaded(
                 f"an answer would take about {expected:.1f} s, and {left:.1f} s are left",

@@ -19,6 +19,22 @@ class ModelInfo:
     streams: int
     max_batch_size: int
     num_classes: int
+    image_size: int
+    heads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An image that its caller has decoded and normalised.
+
+    Attributes:
+        values: ``(3, h, w)`` little-endian floats of 32 bits, in C order.
+    """
+
+    values: memoryview
+
+
+Input = bytes | Tensor
 
 
 class Prediction(Protocol):
@@ -34,8 +50,19 @@ class Prediction(Protocol):
     def synset(self) -> str | None: ...
 
 
+class Classification(Protocol):
+    """What is said of one image; logits and probabilities are buffers of 32-bit floats."""
+
+    @property
+    def predictions(self) -> Sequence[Prediction]: ...
+    @property
+    def logits(self) -> Any: ...
+    @property
+    def probabilities(self) -> Any: ...
+
+
 class Classifier(Protocol):
-    """Encoded image to item, items to predictions.
+    """Image to item, items to classifications.
 
     `preprocess` is called from several threads at once; `open`, `time_batches` and `warm_up` once
     in each inference thread, in this order, and `predict` and `self_test` in those threads only.
@@ -64,14 +91,20 @@ class Classifier(Protocol):
     def self_test(self) -> None:
         """In an inference thread; raises `DeviceFailure` unless any image can be classified."""
 
-    def preprocess(self, data: bytes) -> Any:
-        """Raises a `ServiceError` for an image that cannot be classified."""
+    def preprocess(self, image: Input) -> Any:
+        """The item of an encoded image or a tensor; raises a `ServiceError` if it is no good."""
+
+    def explain(self, data: bytes, head: int | None) -> bytes:
+        """A PNG of where the class token looks in an encoded image: by a head, or the mean of all.
+
+        From any thread; raises a `ServiceError` for an image that cannot be classified.
+        """
 
     def padded_size(self, count: int) -> int:
         """Rows that a batch of ``count`` items is computed with."""
 
-    def predict(self, items: Sequence[Any], top_k: int) -> Sequence[Sequence[Prediction]]:
-        """The ``top_k`` best classes of each item.
+    def predict(self, items: Sequence[Any], top_k: int) -> Sequence[Classification]:
+        """What is said of each item, with its ``top_k`` best classes.
 
         Raises `DeviceFailure` if the device is lost, `OutOfMemory` if there are too many items.
         """

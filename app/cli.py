@@ -5,9 +5,11 @@ Each command imports what it needs when it runs: PyTorch takes seconds, and ``--
 
 import argparse
 import gc
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.cloud import follow_cloud
 from app.console import complain, leave, show
 from app.settings import ENV_PREFIX, Settings, SettingsError, read_settings, unknown_variables
 
@@ -57,6 +59,7 @@ def serve_command(args: argparse.Namespace) -> int:
     settings = read_settings(
         **{name: getattr(args, name) for name in Settings.model_fields if hasattr(args, name)}
     )
+    settings = follow_cloud(settings, os.environ)
     complain(*unknown_variables())
 
     gc.disable()  # until the model is there: a tenth of the time to import and load

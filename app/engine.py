@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from app.batcher import MicroBatcher, Outcome
-from app.classifier import Classifier, ModelInfo, Prediction
+from app.classifier import Classification, Classifier, ModelInfo
 from app.errors import DeviceFailure, OutOfMemory
 from app.settings import Settings
 
@@ -42,7 +42,7 @@ class Engine:
         self.classifier = classifier
         self._info = classifier.info
         self.streams = streams
-        self._batcher: MicroBatcher[Job, Sequence[Prediction]] = MicroBatcher(
+        self._batcher: MicroBatcher[Job, Classification] = MicroBatcher(
             self._run_batch,
             streams,
             max_batch_size=self._info.max_batch_size,
@@ -68,7 +68,7 @@ class Engine:
     def queue_depth(self) -> int:
         return len(self._batcher)
 
-    async def run(self, job: Job, deadline: float) -> Outcome[Sequence[Prediction]]:
+    async def run(self, job: Job, deadline: float) -> Outcome[Classification]:
         """See `MicroBatcher.submit` for what it raises."""
         return await self._batcher.submit(job, deadline=deadline)
 
@@ -94,7 +94,7 @@ class Engine:
         for stream in self.streams:
             stream.shutdown(wait=False, cancel_futures=True)
 
-    def _run_batch(self, jobs: list[Job]) -> Sequence[Sequence[Prediction]]:
+    def _run_batch(self, jobs: list[Job]) -> Sequence[Classification]:
         """In an inference thread: one forward pass, one top-k that is enough for everybody.
 
         When an image fails alone, the self-test tells whether it was the image or is everything.

@@ -4,10 +4,12 @@ ServiceError
 ├── BadRequest              400  the request holds no image, or is not well formed
 ├── InvalidImage            400  a known format that does not decode
 ├── Unauthorized            401  a key is needed
+├── UnknownModel            404  of those that the Open Inference Protocol can name
 ├── RequestTimeout          408  the body, or the request itself, did not arrive in time
 ├── ReloadInProgress        409  one checkpoint at a time
 ├── BodyTooLarge            413
 ├── ImageTooLarge           413  pixels or work, judged from the file's structure
+├── TooManyImages           413  in one request
 ├── UnsupportedMediaType    415  none of the formats
 ├── InvalidParameter        422
 ├── ReloadFailed            422  the new checkpoint cannot be served; the old one is
@@ -59,6 +61,12 @@ class Unauthorized(ServiceError):
     headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
 
+class UnknownModel(ServiceError):
+    status = 404
+    problem = "unknown-model"
+    title = "Unknown model"
+
+
 class RequestTimeout(ServiceError):
     status = 408
     problem = "request-timeout"
@@ -83,6 +91,12 @@ class ImageTooLarge(ServiceError):
     status = 413
     problem = "image-too-large"
     title = "Image too large"
+
+
+class TooManyImages(ServiceError):
+    status = 413
+    problem = "too-many-images"
+    title = "Too many images"
 
 
 class UnsupportedMediaType(ServiceError):

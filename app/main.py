@@ -5,8 +5,9 @@ It is also where the service meets the model: `ServedClassifier` speaks both lan
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -14,14 +15,16 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 import model
-from app.api import admin, health, metrics, predict
+from app.api import admin, cloud, explain, health, metrics, oip, predict
 from app.api.door import Door
 from app.api.errors import add_error_handlers
 from app.api.middleware import RequestScope
 from app.api_keys import ApiKeys, KeysError
-from app.classifier import Classifier, ModelInfo
+from app.classifier import Classifier, Input, ModelInfo, Tensor
+from app.cloud import read_contract
 from app.cores import usable_cores
 from app.errors import (
+    BadRequest,
     DeviceFailure,
     ImageTooLarge,
     InvalidImage,
@@ -37,7 +40,7 @@ from app.metrics import Metrics
 from app.pipeline import Pipeline
 from app.record import RequestRecord
 from app.settings import Settings
-from model.preprocess import Pixels
+from model.preprocess import AnyPixels
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ IMAGE_ERRORS: dict[type[model.ImageError], type[ServiceError]] = {
     model.UnsupportedImage: UnsupportedMediaType,
     model.InvalidImage: InvalidImage,
     model.ImageTooLarge: ImageTooLarge,
+    model.InvalidTensor: BadRequest,
 }
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
@@ -59,6 +63,7 @@ def create_app(
     *,
     lifecycle: Lifecycle | None = None,
     on_loaded: Callable[[], None] = lambda: None,
+    environ: Mapping[str, str] = os.environ,
 ) -> FastAPI:
     """The whole service as one ASGI application.
 
@@ -66,11 +71,13 @@ def create_app(
         load: makes the classifier, in an inference thread; by default what ``settings`` say.
         lifecycle: for who must know or change the state from outside, as the server does.
         on_loaded: called whenever a model has been put to work.
+        environ: where a cloud says what it wants; see `app.cloud`.
 
     Its ``state.reload`` loads what is to be loaded once more; see `Pipeline.reload`.
 
     Raises:
         KeysError: the file of API keys cannot be used.
+        SettingsError: a cloud's contract cannot be kept.
     """
     lifecycle = lifecycle or Lifecycle()
     meters = Metrics()
@@ -110,8 +117,22 @@ def create_app(
         redirect_slashes=False,  # whose target would be the Host that the client chose
     )
     app.state.reload = reload
+    door, guarded = Door(pipeline, keys), ["/predict", "/predict/batch", "/explain"]
+    if contract := read_contract(settings, environ):  # first: its routes may be named as ours
+        app.include_router(cloud.router(contract, pipeline, lifecycle, keys))
+        guarded.append(contract.predict_route)
     app.include_router(predict.router(pipeline, keys))
+    app.include_router(explain.router(pipeline, keys))
     app.include_router(health.router(lifecycle, pipeline))
+    app.include_router(
+        oip.router(
+            pipeline,
+            lifecycle,
+            keys,
+            max_rows=settings.max_queue_size,
+            max_bytes=settings.max_body_bytes,
+        )
+    )
     app.include_router(metrics.router(meters.registry, keys if settings.metrics_need_key else None))
     if settings.admin_token:
         app.include_router(admin.router(reload, settings.admin_token.get_secret_value()))
@@ -120,7 +141,7 @@ def create_app(
         RequestScope,
         max_body_bytes=settings.max_body_bytes,
         observe=observe,
-        doors={("POST", "/predict"): Door(pipeline, keys)},
+        doors={("POST", path): door for path in guarded},
     )
     if origins := settings.cors_origins.replace(",", " ").split():
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
@@ -180,6 +201,8 @@ class ServedClassifier:
             streams=backend.streams,
             max_batch_size=self._classifier.max_batch_size,
             num_classes=spec.num_classes,
+            image_size=spec.preprocess.image_size,
+            heads=self._classifier.explainer.heads,
         )
 
     def open(self) -> None:
@@ -194,19 +217,32 @@ class ServedClassifier:
         except Exception as error:
             raise DeviceFailure(f"the self-test failed: {error}") from error
 
-    def preprocess(self, data: bytes) -> Pixels:
-        try:
-            return self._classifier.preprocess(data)
-        except model.ImageError as error:
-            raise IMAGE_ERRORS[type(error)](str(error)) from error
+    def preprocess(self, image: Input) -> AnyPixels:
+        with image_errors():
+            if isinstance(image, Tensor):
+                return self._classifier.unnormalise(image.values)
+            return self._classifier.preprocess(image)
 
-    def predict(self, items: Sequence[Pixels], top_k: int) -> list[list[model.Prediction]]:
+    def explain(self, data: bytes, head: int | None) -> bytes:
+        with image_errors():
+            return self._classifier.explainer.picture(data, head)
+
+    def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[model.Classification]:
         try:
             return self._classifier.predict(items, top_k)
         except model.DeviceError as error:
             raise DeviceFailure(str(error)) from error
         except (model.OutOfMemory, MemoryError) as error:
             raise OutOfMemory(str(error)) from error
+
+
+@contextmanager
+def image_errors() -> Iterator[None]:
+    """The model's errors of an image in the service's terms."""
+    try:
+        yield
+    except model.ImageError as error:
+        raise IMAGE_ERRORS[type(error)](str(error)) from error
 
 
 def _report_defect(lifecycle: Lifecycle, loading: "asyncio.Task[None]") -> None:

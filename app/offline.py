@@ -59,9 +59,10 @@ def classify_files(
                     mistakes.append(f"{path}: {error.strerror}")
                 except model.ImageError as error:
                     mistakes.append(f"{path}: {error}")
-            rows = classifier.predict([item for _, item in items], top_k) if items else []
-            for (path, _), predictions in zip(items, rows, strict=True):
-                answers.append({"file": str(path), "predictions": [*map(row, predictions)]})
+            found = classifier.predict([item for _, item in items], top_k) if items else []
+            for (path, _), classification in zip(items, found, strict=True):
+                rows = [*map(row, classification.predictions)]
+                answers.append({"file": str(path), "predictions": rows})
             progress.update(len(chunk))
     return answers, mistakes
 

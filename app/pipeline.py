@@ -1,10 +1,11 @@
-"""The path of one image: admission, preprocess pool, micro-batch, top-k."""
+"""The path of an image: admission, preprocess pool, micro-batch, top-k."""
 
 import asyncio
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -12,18 +13,20 @@ from typing import Any
 
 from app.admission import Admission
 from app.batcher import BatcherClosed, QueueFull
-from app.classifier import Classifier, ModelInfo, Prediction
+from app.classifier import Classification, Classifier, Input, ModelInfo, Prediction
 from app.cores import usable_cores
 from app.engine import Engine, Job, load_streams
 from app.errors import (
     DeadlineExceeded,
     DeviceFailure,
     Draining,
+    InternalError,
     NotReady,
     OutOfMemory,
     Overloaded,
     ReloadFailed,
     ReloadInProgress,
+    ServiceError,
     StartupError,
 )
 from app.lifecycle import Lifecycle, State
@@ -34,15 +37,39 @@ from app.timings import Timings
 
 logger = logging.getLogger(__name__)
 
+MAX_EXPLANATIONS = 8  # waiting; each takes as long as many predictions
 RETRY_ELSEWHERE = 2  # seconds; a replica in this state is soon gone or ready
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The best classes of an image, and which model says so."""
+    """What was said of an image, its best classes, and which model says so."""
 
     model: ModelInfo
     predictions: Sequence[Prediction]
+    classification: Classification
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What became of images that came in together, in order, and which model was asked."""
+
+    model: ModelInfo
+    outcomes: Sequence[Answer | ServiceError]
+
+    def all(self) -> list[Answer]:
+        """An answer to each; raises the first error there is."""
+        answers = []
+        for outcome in self.outcomes:
+            if isinstance(outcome, ServiceError):
+                raise outcome
+            answers.append(outcome)
+        return answers
+
+    def raise_if_service_failed(self) -> None:
+        """Raise the first error if no image was answered for reasons that are none of its own."""
+        if all(isinstance(o, ServiceError) and o.status >= 500 for o in self.outcomes):
+            self.all()
 
 
 class Pipeline:
@@ -51,6 +78,9 @@ class Pipeline:
     Args:
         load: makes the classifier, in an inference thread; called again by `reload`.
         on_loaded: called whenever an engine has been put to work.
+
+    Attributes:
+        images, batches: how many have been classified so far.
     """
 
     def __init__(
@@ -73,7 +103,11 @@ class Pipeline:
             settings.request_timeout_s,
             on_failure=lifecycle.fail,
         )
+        # One at a time, so that pictures take no more than a core from predictions.
+        self._explainer = ThreadPoolExecutor(1, thread_name_prefix="explain")
+        self._explanations = Admission(MAX_EXPLANATIONS, settings.max_queue_bytes)
         self._engine: Engine | None = None
+        self.images = self.batches = 0
         metrics.queue_depth.set_function(lambda: self.queue_depth)
         metrics.max_batch_size.set_function(lambda: self.info.max_batch_size if self.info else 0)
         metrics.inflight.set_function(lambda: self._admission.images)
@@ -84,9 +118,9 @@ class Pipeline:
         return self._engine.info if self._engine else None
 
     @property
-    def num_classes(self) -> int:
-        """Of what is being served; raises `NotReady` or `Draining` if nothing is."""
-        return self._open_engine().info.num_classes
+    def served(self) -> ModelInfo:
+        """As `info`; raises `NotReady` or `Draining` if nothing is served."""
+        return self._open_engine().info
 
     @property
     def queue_depth(self) -> int:
@@ -147,6 +181,7 @@ class Pipeline:
         if self._engine:
             await self._engine.close()
         self._preprocess_pool.stop()
+        self._explainer.shutdown(wait=False, cancel_futures=True)
 
     def deadline(self, timings: Timings, patience: float = math.inf) -> float:
         """When a request is given up: after its client's ``patience`` in seconds, or ours."""
@@ -165,40 +200,90 @@ class Pipeline:
         """See `Admission.upload`."""
         return self._admission.upload()
 
-    async def predict(self, data: bytes, top_k: int, deadline: float, timings: Timings) -> Answer:
-        """The ``top_k`` best classes of one encoded image, or all where there are fewer.
+    async def predict(self, image: Input, top_k: int, deadline: float, timings: Timings) -> Answer:
+        """The ``top_k`` best classes of an image, or all where there are fewer.
 
         Raises:
             ServiceError: every way not to be answered, but for defects.
         """
         engine = self._open_engine()
-        info = engine.info
         with self._admission.admit(deadline), engine.in_use():
+            return await self._classify(engine, image, top_k, deadline, timings)
+
+    async def predict_many(
+        self, images: Sequence[Input], top_k: int, deadline: float, timings: Timings
+    ) -> Answers:
+        """As `predict`, of images that come in together: all or none of them, if there is no room.
+
+        Each fails alone. The phases are those of the image that took longest in each.
+
+        Raises:
+            ServiceError: none of them may come in.
+        """
+        engine = self._open_engine()
+        each = [Timings(timings.started) for _ in images]
+        with self._admission.admit(deadline, len(images)), engine.in_use():
+            found = await asyncio.gather(
+                *(
+                    self._classify(engine, image, top_k, deadline, its)
+                    for image, its in zip(images, each, strict=True)
+                ),
+                return_exceptions=True,
+            )
+        timings.take_longest(each)
+        return Answers(
+            engine.info,
+            [outcome if isinstance(outcome, Answer) else _told(outcome) for outcome in found],
+        )
+
+    async def explain(
+        self, data: bytes, head: int | None, deadline: float, timings: Timings
+    ) -> bytes:
+        """A PNG of where the model looks in an encoded image; see `Classifier.explain`.
+
+        Raises:
+            ServiceError: as `predict`.
+        """
+        engine = self._open_engine()
+        loop = asyncio.get_running_loop()
+        with self._explanations.admit(deadline), engine.in_use():
+            call = partial(engine.classifier.explain, data, head)
             try:
                 async with asyncio.timeout_at(deadline):
-                    item = await self._preprocess(engine.classifier, data, timings)
-                    outcome = await engine.run(Job(item, min(top_k, info.num_classes)), deadline)
+                    picture = await loop.run_in_executor(self._explainer, call)
             except TimeoutError as error:
-                seconds = deadline - timings.started
-                raise DeadlineExceeded(f"not answered within {seconds:g} s") from error
-            except QueueFull as error:
-                raise Overloaded(str(error), retry_after=self._admission.retry_after()) from error
-            except OutOfMemory as error:
-                raise Overloaded(
-                    "the device has no memory left for the image; try again",
-                    retry_after=self._admission.retry_after(),
-                ) from error
-            except (DeviceFailure, BatcherClosed) as error:
-                raise NotReady("the service is failing", retry_after=RETRY_ELSEWHERE) from error
+                raise _too_late(deadline, timings) from error
+            self._explanations.observe_batch(1)
+            return picture
+
+    async def _classify(
+        self, engine: Engine, image: Input, top_k: int, deadline: float, timings: Timings
+    ) -> Answer:
+        info = engine.info
+        try:
+            async with asyncio.timeout_at(deadline):
+                item = await self._preprocess(engine.classifier, image, timings)
+                outcome = await engine.run(Job(item, min(top_k, info.num_classes)), deadline)
+        except TimeoutError as error:
+            raise _too_late(deadline, timings) from error
+        except QueueFull as error:
+            raise Overloaded(str(error), retry_after=self._admission.retry_after()) from error
+        except OutOfMemory as error:
+            raise Overloaded(
+                "the device has no memory left for the image; try again",
+                retry_after=self._admission.retry_after(),
+            ) from error
+        except (DeviceFailure, BatcherClosed) as error:
+            raise NotReady("the service is failing", retry_after=RETRY_ELSEWHERE) from error
         timings.phases["queue"] += outcome.queue
         timings.phases["inference"] = outcome.inference
         timings.batch_size = outcome.batch_size
-        return Answer(info, outcome.result[:top_k])
+        return Answer(info, outcome.result.predictions[:top_k], outcome.result)
 
-    async def _preprocess(self, classifier: Classifier, data: bytes, timings: Timings) -> Any:
-        """The item of an encoded image; waiting for a thread of the pool counts as queueing."""
+    async def _preprocess(self, classifier: Classifier, image: Input, timings: Timings) -> Any:
+        """The item of an image; waiting for a thread of the pool counts as queueing."""
         asked = time.monotonic()
-        timed = await self._preprocess_pool.run(partial(classifier.preprocess, data))
+        timed = await self._preprocess_pool.run(partial(classifier.preprocess, image))
         timings.phases["preprocess"] = timed.ended - timed.begun
         timings.phases["queue"] = timed.begun - asked
         return timed.result
@@ -211,5 +296,21 @@ class Pipeline:
         raise refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
 
     def _observe_batch(self, size: int, padding: int) -> None:
+        self.images += size
+        self.batches += 1
         self._admission.observe_batch(size)
         self._metrics.observe_batch(size, padding)
+
+
+def _too_late(deadline: float, timings: Timings) -> DeadlineExceeded:
+    return DeadlineExceeded(f"not answered within {deadline - timings.started:g} s")
+
+
+def _told(error: BaseException) -> ServiceError:
+    """The error of an image among others, in the service's terms."""
+    if isinstance(error, ServiceError):
+        return error
+    if not isinstance(error, Exception):
+        raise error
+    logger.error("unexpected error", exc_info=error)
+    return InternalError("the service failed; its log has the request id")

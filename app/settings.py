@@ -122,6 +122,11 @@ class Settings(BaseSettings):
     cors_origins: str = ""
     """Origins whose pages may ask from a browser, separated by commas; * for any."""
 
+    cloud: Annotated[
+        Literal["sagemaker", "vertex"] | None, BeforeValidator(lambda text: text or None)
+    ] = None
+    """Whose container to be beside: sagemaker or vertex, with its routes and on its port."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages to log."""
 

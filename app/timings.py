@@ -1,7 +1,7 @@
 """Where the time of one request went. One object feeds headers, log line and histograms."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -25,6 +25,14 @@ class Timings:
             yield
         finally:
             self.phases[name] = time.monotonic() - begun
+
+    def take_longest(self, others: Iterable["Timings"]) -> None:
+        """Of work that went on side by side: each phase as of who took longest in it."""
+        for other in others:
+            for name, seconds in other.phases.items():
+                self.phases[name] = max(seconds, self.phases.get(name, 0.0))
+            if other.batch_size is not None:
+                self.batch_size = max(other.batch_size, self.batch_size or 0)
 
     def total(self) -> float:
         return time.monotonic() - self.started

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from model.backends.choose import BackendOptions
 from model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from model.classifier import Classifier, Prediction, load_classifier
+from model.classifier import Classification, Classifier, Prediction, load_classifier
 from model.description import Overrides
 from model.errors import (
     CheckpointError,
@@ -12,6 +12,7 @@ from model.errors import (
     ImageError,
     ImageTooLarge,
     InvalidImage,
+    InvalidTensor,
     ModelError,
     OutOfMemory,
     UnsupportedImage,
@@ -26,11 +27,13 @@ __all__ = [
     "BackendOptions",
     "Checkpoint",
     "CheckpointError",
+    "Classification",
     "Classifier",
     "DeviceError",
     "ImageError",
     "ImageTooLarge",
     "InvalidImage",
+    "InvalidTensor",
     "ModelError",
     "ModelSpec",
     "OutOfMemory",

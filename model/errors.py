@@ -5,7 +5,8 @@ ModelError
 ├── ImageError              one image that cannot be classified; its neighbours are unharmed
 │   ├── UnsupportedImage    none of the formats read here
 │   ├── InvalidImage        a known format that does not decode
-│   └── ImageTooLarge       more pixels than allowed, judged from the header
+│   ├── ImageTooLarge       more pixels than allowed, judged from the header
+│   └── InvalidTensor       numbers that are no normalised image
 ├── OutOfMemory             a batch does not fit the device; a smaller one may
 └── DeviceError             the device is lost; nothing after it can be trusted
 """
@@ -33,6 +34,10 @@ class InvalidImage(ImageError):
 
 class ImageTooLarge(ImageError):
     """More pixels than allowed, judged from the header before any decoding."""
+
+
+class InvalidTensor(ImageError):
+    """Numbers that are no normalised image."""
 
 
 class OutOfMemory(ModelError):

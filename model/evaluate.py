@@ -14,6 +14,7 @@ from tqdm import tqdm
 from model.classifier import Classifier
 from model.dataset import list_split, read_images
 from model.errors import ImageError, ModelError
+from model.scores import best_classes
 
 BINS = 15
 SHOWN = 20
@@ -138,9 +139,10 @@ def judge_batch(
     truth = np.array(classes, np.int64)
     if not items:
         return Verdicts(truth, truth, np.empty(0), np.empty(0), tuple(unreadable))
-    scores, ids = classifier.backend.classify(np.stack(items), classifier.spec.num_classes)
-    if not np.isfinite(scores).all():
+    logits = classifier.backend.logits(np.stack(items))
+    if not np.isfinite(logits).all():
         raise ModelError("the network gave NaN or infinity")
+    scores, ids = best_classes(logits, classifier.spec.num_classes)
     ranks = (ids == truth[:, None]).argmax(1)
     true = np.take_along_axis(scores, ranks[:, None], 1)[:, 0]
     return Verdicts(truth, ranks, scores[:, 0].astype(float), true.astype(float), tuple(unreadable))

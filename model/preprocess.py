@@ -23,11 +23,13 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from model.errors import ImageTooLarge, InvalidImage, InvalidTensor, UnsupportedImage
 from model.spec import PreprocessSpec
 from model.structure import check_structure
 
 Pixels = NDArray[np.uint8]
+FloatPixels = NDArray[np.float32]  # of the same range, 0 to 255, of who normalised by himself
+AnyPixels = Pixels | FloatPixels
 
 # libtiff tells each bad row on stderr, where it would fill the log: a file of 2 KB 60 MB of it.
 with suppress(AttributeError, OSError):
@@ -66,6 +68,7 @@ _UPRIGHT = {
 # A JPEG is decoded at no less than this many times the size it is then resized to: 500 x 375
 # pixels at an eighth for 32, which differs from the full decode by under two levels of 255.
 _DRAFT_MARGIN = 1.25
+_MAX_NORMALISED = 100.0  # far from any pixel, and not yet where a network leaves 16 bits
 _BLOCK = 2**20  # samples that are converted at once
 # What Pillow's decoders raise on bytes that break their header's promise.
 _DECODER_ERRORS = (
@@ -104,6 +107,28 @@ def preprocess(
     except _DECODER_ERRORS as error:
         raise InvalidImage(f"the {image_format} data is truncated or corrupt") from error
     return np.asarray(_upright(_to_rgb(resized), _orientation(image)))
+
+
+def unnormalise(tensor: memoryview | bytes, spec: PreprocessSpec) -> FloatPixels:
+    """A normalised image, ``(3, h, w)`` 32-bit floats, back to pixels ``(h, w, 3)`` from 0 to 255.
+
+    Raises:
+        InvalidTensor: of another size, or of numbers that are no normalised pixels.
+    """
+    size = spec.image_size
+    values = np.frombuffer(tensor, "<f4")
+    if values.size != 3 * size * size:
+        raise InvalidTensor(f"{values.size} numbers; expected 3 x {size} x {size}")
+    extreme = values[np.abs(values).argmax()]  # NaN counts as the greatest
+    if not abs(extreme) <= _MAX_NORMALISED:
+        raise InvalidTensor(
+            f"the tensor holds {extreme:g}; normalised pixels are within {_MAX_NORMALISED:g} of 0"
+        )
+    channels_last = values.reshape(3, size, size).transpose(1, 2, 0)
+    pixels: FloatPixels = 255 * (
+        channels_last * np.array(spec.std, np.float32) + np.array(spec.mean, np.float32)
+    )
+    return pixels
 
 
 def sniff_format(data: bytes) -> str:

@@ -264,13 +264,23 @@ class ClassAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(inner_dim, dim), nn.Dropout(dropout))
 
     def forward(self, cls_token: Tensor, patches: Tensor) -> Tensor:
+        q, k, v = self._project(cls_token, patches)
+        out = self.dropout(self._attend(q, k)) @ v
+        return self.to_out(rearrange(out, "b heads i c -> b i (heads c)"))
+
+    def weights(self, cls_token: Tensor, patches: Tensor) -> Tensor:
+        """What the class token gives itself and each patch: ``(b, heads, 1, 1 + n)``."""
+        q, k, _ = self._project(cls_token, patches)
+        return self._attend(q, k)
+
+    def _project(self, cls_token: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         cls_token = self.norm(cls_token)
         context = torch.cat((cls_token, patches), dim=1)  # (b, 1 + n, d)
         q = rearrange(self.to_q(cls_token), "b i (heads c) -> b heads i c", heads=self.heads)
         k, v = rearrange(
             self.to_kv(context), "b j (kv heads c) -> kv b heads j c", kv=2, heads=self.heads
         ).unbind()
-        attention = self.dropout(
-            (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1)
-        )  # (b, heads, 1, j)
-        return self.to_out(rearrange(attention @ v, "b heads i c -> b i (heads c)"))
+        return q, k, v
+
+    def _attend(self, q: Tensor, k: Tensor) -> Tensor:
+        return (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1)

@@ -241,10 +241,19 @@ class ClassAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, cls_token: Tensor, patches: Tensor) -> Tensor:
+        q, k, v = self._project(cls_token, patches)
+        out = F.scaled_dot_product_attention(q, k, v)  # (b, heads, 1, c)
+        return self.proj(rearrange(out, "b heads 1 c -> b 1 (heads c)"))
+
+    def weights(self, cls_token: Tensor, patches: Tensor) -> Tensor:
+        """What the class token gives itself and each patch: ``(b, heads, 1, 1 + n)``."""
+        q, k, _ = self._project(cls_token, patches)
+        return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+    def _project(self, cls_token: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         context = torch.cat((cls_token, patches), dim=1)  # (b, 1 + n, d)
         q, k, v = (
             rearrange(tokens, "b n (heads c) -> b heads n c", heads=self.heads)
             for tokens in (self.q(cls_token), self.k(context), self.v(context))
         )
-        out = F.scaled_dot_product_attention(q, k, v)  # (b, heads, 1, c)
-        return self.proj(rearrange(out, "b heads 1 c -> b 1 (heads c)"))
+        return q, k, v

@@ -20,6 +20,7 @@ from .app.conftest import make_settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
@@ -52,10 +53,10 @@ def test_the_example_environment_lists_every_setting() -> None:
     assert example.split("\n\n")[1:] == [*lines[:-1], lines[-1] + "\n"]
 
 
-def test_compose_hands_on_every_setting_but_address_and_port() -> None:
+def test_compose_hands_on_every_setting_but_address_port_and_cloud() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     handed_on = set(re.findall(rf"^      {ENV_PREFIX}(\w+):$", compose, re.MULTILINE))
-    assert handed_on == {name.upper() for name in Settings.model_fields} - {"HOST", "PORT"}
+    assert handed_on == {name.upper() for name in Settings.model_fields} - {"HOST", "PORT", "CLOUD"}
 
 
 def test_compose_is_more_patient_than_the_drain() -> None:
@@ -68,8 +69,18 @@ def test_compose_is_more_patient_than_the_drain() -> None:
 def test_the_readme_lists_every_route() -> None:
     told = set(re.findall(r"`(?:GET|POST) (/[\w./]*)`", README))
     app = create_app(make_settings())
-    served = set(app.openapi()["paths"]) | {"/openapi.json", "/docs"}
-    assert told == served
+    served = {path for path in app.openapi()["paths"] if not path.startswith("/v2")}
+    assert told == served | {"/openapi.json", "/docs"}
+
+
+def test_the_protocols_list_every_route_of_the_open_inference_protocol() -> None:
+    told = set(re.findall(r"`(?:GET|POST) (/v2[\w./{}]*)`", PROTOCOLS))
+    served = {path for path in create_app(make_settings()).openapi()["paths"] if "/v2" in path}
+    versioned = {path for path in served if "/versions/" in path}
+    assert told == served - versioned
+    assert versioned == {
+        path.replace("{name}", "{name}/versions/{version}") for path in told if "{name}" in path
+    }
 
 
 def test_the_readme_lists_every_problem() -> None:
@@ -88,7 +99,9 @@ def test_operations_explain_every_metric() -> None:
     assert told == names
 
 
-@pytest.mark.parametrize("document", [README, OPERATIONS], ids=["README", "operations"])
+@pytest.mark.parametrize(
+    "document", [README, OPERATIONS, PROTOCOLS], ids=["README", "operations", "protocols"]
+)
 def test_documents_name_no_setting_that_is_not_there(document: str) -> None:
     published = {"PUBLISH", "IMAGE"}  # compose's own
     known = {name.upper() for name in Settings.model_fields} | published

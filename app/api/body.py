@@ -1,8 +1,9 @@
-"""The image out of a request's body: raw, multipart or JSON. Its bytes are not looked at here."""
+"""Images out of a request's body: raw, multipart or JSON. Their bytes are not looked at here."""
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from fastapi import Request
 from multipart import (
@@ -18,20 +19,28 @@ from app.api.schemas import JsonImage
 from app.errors import BadRequest, ClientDisconnected
 
 PART_NAMES = ("file", "image")
+PART_NAMES_OF_MANY = (*PART_NAMES, "files", "images")
 HOW = (
     "send it as the raw body, as one multipart/form-data part named 'file', "
     'or as JSON {"image": "<base64>"}'
 )
 
 
-async def read_image(request: Request, hold: Callable[[int], None]) -> bytes:
-    """The encoded image in the body.
+class Part(NamedTuple):
+    """A part of a form; ``filename`` is what the client calls it."""
+
+    name: str
+    filename: str | None
+    content: bytes
+
+
+async def read_body(request: Request, hold: Callable[[int], None]) -> bytes:
+    """The whole body.
 
     Args:
         hold: told the size of every piece that arrives; what it raises ends the reading.
 
     Raises:
-        BadRequest: there is none, or more than one, or the form around it is broken.
         BodyTooLarge: as the body's bound says.
     """
     pieces = []
@@ -41,7 +50,16 @@ async def read_image(request: Request, hold: Callable[[int], None]) -> bytes:
             pieces.append(piece)
     except ClientDisconnect as error:
         raise ClientDisconnected("the client left while it sent the body") from error
-    body = b"".join(pieces)
+    return b"".join(pieces)
+
+
+async def read_image(request: Request, hold: Callable[[int], None]) -> bytes:
+    """The encoded image in the body; see `read_body`.
+
+    Raises:
+        BadRequest: there is none, or more than one, or the form around it is broken.
+    """
+    body = await read_body(request, hold)
     media_type, options = parse_options_header(request.headers.get("content-type", ""))
     if media_type == "multipart/form-data":
         image = _image_of_multipart(body, options.get("boundary", ""))
@@ -54,12 +72,27 @@ async def read_image(request: Request, hold: Callable[[int], None]) -> bytes:
     return image
 
 
-def _image_of_json(body: bytes) -> bytes:
-    try:
-        text = JsonImage.model_validate_json(body).image
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise BadRequest(f'the body is not {{"image": "<base64>"}}: {reason}') from error
+async def read_images(request: Request, hold: Callable[[int], None]) -> list[Part]:
+    """The encoded images in a form, in order; see `read_body`.
+
+    Raises:
+        BadRequest: there is none, or the form is broken, or it is no form.
+    """
+    body = await read_body(request, hold)
+    media_type, options = parse_options_header(request.headers.get("content-type", ""))
+    if media_type != "multipart/form-data":
+        raise BadRequest(
+            f"the body is {media_type or 'of no type'}; send multipart/form-data with a part "
+            "named 'file' for each image"
+        )
+    parts = _parse_multipart(body, options.get("boundary", ""), PART_NAMES_OF_MANY)
+    if not parts:
+        raise BadRequest("the form holds no image; expected a part named 'file' for each")
+    return parts
+
+
+def decode_base64(text: str) -> bytes:
+    """An image in base64 or as a data: URI; raises `BadRequest` if it is neither."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
@@ -68,28 +101,37 @@ def _image_of_json(body: bytes) -> bytes:
         raise BadRequest(f"the image is no valid base64: {error}") from error
 
 
-def _image_of_multipart(body: bytes, boundary: str) -> bytes:
-    if not boundary:
-        raise BadRequest("multipart/form-data without a boundary in its Content-Type")
+def _image_of_json(body: bytes) -> bytes:
     try:
-        parts = _parse_multipart(body, boundary)
-    except (MultipartError, UnicodeError) as error:
-        raise BadRequest(f"broken multipart body: {error}") from error
-    for name, _ in parts:
-        if name not in PART_NAMES:
-            raise BadRequest(f"unknown part {name!r}; expected one part named 'file'")
+        text = JsonImage.model_validate_json(body).image
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise BadRequest(f'the body is not {{"image": "<base64>"}}: {reason}') from error
+    return decode_base64(text)
+
+
+def _image_of_multipart(body: bytes, boundary: str) -> bytes:
+    parts = _parse_multipart(body, boundary, PART_NAMES)
     if len(parts) > 1:
         raise BadRequest(f"{len(parts)} images in one request; expected one")
-    return parts[0][1] if parts else b""
+    return parts[0].content if parts else b""
 
 
-def _parse_multipart(body: bytes, boundary: str) -> list[tuple[str, bytes]]:
-    """Names and contents; `MultipartError` unless the form is whole and well-formed."""
-    parts: list[tuple[str, list[bytes]]] = []
-    with PushMultipartParser(boundary.encode("latin-1")) as parser:
-        for event in parser.parse(body):
-            if isinstance(event, MultipartSegment):
-                parts.append((event.name, []))
-            elif event:
-                parts[-1][1].append(bytes(event))
-    return [(name, b"".join(chunks)) for name, chunks in parts]
+def _parse_multipart(body: bytes, boundary: str, names: Sequence[str]) -> list[Part]:
+    """The parts of a form; raises `BadRequest` unless it is whole and each is of ``names``."""
+    if not boundary:
+        raise BadRequest("multipart/form-data without a boundary in its Content-Type")
+    parts: list[tuple[MultipartSegment, list[bytes]]] = []
+    try:
+        with PushMultipartParser(boundary.encode("latin-1")) as parser:
+            for event in parser.parse(body):
+                if isinstance(event, MultipartSegment):
+                    parts.append((event, []))
+                elif event:
+                    parts[-1][1].append(bytes(event))
+    except (MultipartError, UnicodeError) as error:
+        raise BadRequest(f"broken multipart body: {error}") from error
+    for segment, _ in parts:
+        if segment.name not in names:
+            raise BadRequest(f"unknown part {segment.name!r}; expected one part named 'file'")
+    return [Part(segment.name, segment.filename, b"".join(chunks)) for segment, chunks in parts]

@@ -4,17 +4,12 @@ The middleware asks here, ahead of routing: under overload most requests are ref
 refusal costs is taken from those that are served.
 """
 
-import math
-import re
-
 from starlette.datastructures import Headers
 
+from app.api.parameters import PATIENCE_HEADER, parse_patience
 from app.api_keys import ApiKeys
-from app.errors import InvalidParameter
 from app.pipeline import Pipeline
 from app.record import RequestRecord
-
-PATIENCE_HEADER = "X-Request-Timeout-Ms"
 
 
 class Door:
@@ -31,14 +26,3 @@ class Door:
         patience = parse_patience(headers.get(PATIENCE_HEADER))
         record.deadline = self._pipeline.deadline(record.timings, patience)
         self._pipeline.check(record.deadline)
-
-
-def parse_patience(text: str | None) -> float:
-    """The seconds that a caller gives the request; infinite where it does not say."""
-    if text is None:
-        return math.inf
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not int(text):
-        raise InvalidParameter(
-            f"{PATIENCE_HEADER} is {text[:20]!r}; it must be a number of milliseconds, at least 1"
-        )
-    return int(text) / 1e3

@@ -1,5 +1,6 @@
 """Every error as an RFC 9457 problem document, whoever raised it."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +14,7 @@ from app.errors import InvalidParameter, ServiceError, Unavailable
 from app.record import RequestRecord
 
 MEDIA_TYPE = "application/problem+json"
+PROTOCOL_V2 = "/v2"  # where clients read ``error``, the detail once more
 RETRY_AFTER = {
     "description": "Seconds until it is worth another try.",
     "required": True,
@@ -20,8 +22,9 @@ RETRY_AFTER = {
 }
 
 
-def problem_response(error: ServiceError, record: RequestRecord) -> Response:
-    problem = Problem(
+def problem_of(error: ServiceError, record: RequestRecord) -> Problem:
+    """What a client is told of an error of its request."""
+    return Problem(
         type=f"/problems/{error.problem}",
         title=error.title,
         status=error.status,
@@ -29,9 +32,10 @@ def problem_response(error: ServiceError, record: RequestRecord) -> Response:
         instance=record.path,
         request_id=record.request_id,
     )
-    return JSONResponse(
-        problem.model_dump(), error.status, headers=error.headers, media_type=MEDIA_TYPE
-    )
+
+
+def problem_response(error: ServiceError, record: RequestRecord) -> Response:
+    return _respond(problem_of(error, record), error.headers)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -75,6 +79,11 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
         instance=request.url.path,
         request_id=request.state.record.request_id,
     )
-    return JSONResponse(
-        problem.model_dump(), error.status_code, headers=error.headers, media_type=MEDIA_TYPE
-    )
+    return _respond(problem, error.headers)
+
+
+def _respond(problem: Problem, headers: Mapping[str, str] | None) -> Response:
+    content = problem.model_dump()
+    if problem.instance.startswith(PROTOCOL_V2):
+        content["error"] = problem.detail
+    return JSONResponse(content, problem.status, headers=headers, media_type=MEDIA_TYPE)

@@ -34,6 +34,8 @@ def router(lifecycle: Lifecycle, pipeline: Pipeline) -> APIRouter:
             failure=lifecycle.failure,
             model=ServedModel.model_validate(info) if info else None,
             queue_depth=pipeline.queue_depth,
+            images_total=pipeline.images,
+            batches_total=pipeline.batches,
         )
 
     return routes

@@ -106,6 +106,7 @@ class BoundedBody:
         self._limit = limit
         self._size = 0
         self._expects_continue = False
+        self._ended = False
 
     def check_declared(self, headers: Headers) -> None:
         self._expects_continue = headers.get("expect", "").lower() == "100-continue"
@@ -116,6 +117,7 @@ class BoundedBody:
     async def receive(self) -> Message:
         message = await self._receive()
         self._size += len(message.get("body", b""))
+        self._ended = not message.get("more_body")
         if self._size > self._limit:
             raise self._too_large("longer")
         return message
@@ -126,8 +128,8 @@ class BoundedBody:
             return  # it waits for leave to send, and will not get it
         try:
             async with asyncio.timeout(LINGER):
-                while (await self._receive()).get("more_body"):
-                    pass
+                while not self._ended:
+                    self._ended = not (await self._receive()).get("more_body")
         except TimeoutError:
             logger.info("a refused body was still being sent after %g s", LINGER)
 

@@ -1,23 +1,25 @@
-"""``POST /predict``: one image in, its best classes out."""
-
-import asyncio
-import re
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+"""``POST /predict``: one image in, its best classes out; ``POST /predict/batch``: of many."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.api.body import read_image
+from app.api.body import Part, read_image, read_images
 from app.api.callers import key_scheme
-from app.api.door import PATIENCE_HEADER
-from app.api.errors import problems
-from app.api.schemas import JsonImage, Predictions
+from app.api.errors import problem_of, problems
+from app.api.parameters import PARAMETERS, parse_top_k
+from app.api.schemas import (
+    BatchPredictions,
+    BatchResult,
+    JsonImage,
+    Model,
+    PredictionRow,
+    Predictions,
+)
+from app.api.waiting import while_connected, within
 from app.api_keys import ApiKeys
 from app.errors import (
     BadRequest,
     BodyTooLarge,
-    ClientDisconnected,
     DeadlineExceeded,
     Draining,
     ImageTooLarge,
@@ -27,15 +29,13 @@ from app.errors import (
     NotReady,
     Overloaded,
     RequestTimeout,
+    ServiceError,
+    TooManyImages,
     Unauthorized,
     UnsupportedMediaType,
 )
-from app.pipeline import Pipeline
+from app.pipeline import Answer, Pipeline
 from app.record import RequestRecord
-
-Result = TypeVar("Result")
-
-DEFAULT_TOP_K = 5
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 REQUEST_BODY = {
@@ -53,104 +53,103 @@ REQUEST_BODY = {
         "application/octet-stream": _BINARY,
     },
 }
-# Told to OpenAPI alone: what FastAPI does with a declared parameter costs as much as the answer.
-PARAMETERS = [
-    {
-        "name": "top_k",
-        "in": "query",
-        "description": "How many classes to answer, from 1 to the number of classes.",
-        "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_TOP_K},
+BATCH_REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "binary"},
+                    }
+                },
+            }
+        },
     },
-    {
-        "name": PATIENCE_HEADER,
-        "in": "header",
-        "description": "Milliseconds after which the answer is of no use any more.",
-        "schema": {"type": "integer", "minimum": 1},
-    },
-]
+}
+OF_THE_REQUEST = (
+    BadRequest,
+    Unauthorized,
+    RequestTimeout,
+    BodyTooLarge,
+    InvalidParameter,
+    InternalError,
+    NotReady,
+    Overloaded,
+    Draining,
+    DeadlineExceeded,
+)
+OF_THE_IMAGE = (InvalidImage, ImageTooLarge, UnsupportedMediaType)
 
 
 def router(pipeline: Pipeline, keys: ApiKeys | None) -> APIRouter:
-    """The route, on a pipeline, behind a `Door`; ``keys`` are what is told of in OpenAPI."""
+    """The routes, on a pipeline, behind a `Door`; ``keys`` are what is told of in OpenAPI."""
     routes = APIRouter(tags=["predict"], dependencies=key_scheme(keys))
 
     @routes.post(
         "/predict",
         response_model=Predictions,
-        responses=problems(
-            BadRequest,
-            InvalidImage,
-            Unauthorized,
-            RequestTimeout,
-            BodyTooLarge,
-            ImageTooLarge,
-            UnsupportedMediaType,
-            InvalidParameter,
-            InternalError,
-            NotReady,
-            Overloaded,
-            Draining,
-            DeadlineExceeded,
-        ),
+        responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE),
         openapi_extra={"parameters": PARAMETERS, "requestBody": REQUEST_BODY},
     )
     async def predict(request: Request) -> Response:
         """Classify one image: JPEG, PNG, WebP, GIF, BMP or TIFF."""
+        return await predict_image(request, pipeline)
+
+    @routes.post(
+        "/predict/batch",
+        response_model=BatchPredictions,
+        response_model_exclude_none=True,
+        responses=problems(*OF_THE_REQUEST, TooManyImages),
+        openapi_extra={"parameters": PARAMETERS, "requestBody": BATCH_REQUEST_BODY},
+    )
+    async def predict_batch(request: Request, response: Response) -> BatchPredictions:
+        """Classify many images, each part of a form one. An image that cannot be is told so."""
         record: RequestRecord = request.state.record
-        top_k = parse_top_k(request.query_params.get("top_k"), pipeline.num_classes)
+        top_k = parse_top_k(request.query_params.get("top_k"), pipeline.served.num_classes)
         with pipeline.upload() as hold:
             with record.timings.phase("read"):
-                image = await within(record.deadline, read_image(request, hold))
-            answer = await while_connected(
-                request, pipeline.predict(image, top_k, record.deadline, record.timings)
+                parts = await within(record.deadline, read_images(request, hold))
+            images = [part.content for part in parts]
+            answers = await while_connected(
+                request, pipeline.predict_many(images, top_k, record.deadline, record.timings)
             )
-        return Response(
-            Predictions.model_validate(answer).model_dump_json(exclude_none=True),
-            media_type="application/json",
-            headers={"Server-Timing": record.timings.server_timing()},
+        answers.raise_if_service_failed()
+        response.headers["Server-Timing"] = record.timings.server_timing()
+        return BatchPredictions(
+            model=Model.model_validate(answers.model),
+            results=[
+                _result(part, outcome, record)
+                for part, outcome in zip(parts, answers.outcomes, strict=True)
+            ],
         )
 
     return routes
 
 
-def parse_top_k(text: str | None, classes: int) -> int:
-    """The count a caller wants; by default 5, or all where there are fewer."""
-    if text is None:
-        return min(DEFAULT_TOP_K, classes)
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not 1 <= int(text) <= classes:
-        raise InvalidParameter(f"top_k is {text[:20]!r}; it must be a number from 1 to {classes}")
-    return int(text)
+async def predict_image(request: Request, pipeline: Pipeline) -> Response:
+    """The answer to a request with one image."""
+    record: RequestRecord = request.state.record
+    top_k = parse_top_k(request.query_params.get("top_k"), pipeline.served.num_classes)
+    with pipeline.upload() as hold:
+        with record.timings.phase("read"):
+            image = await within(record.deadline, read_image(request, hold))
+        answer = await while_connected(
+            request, pipeline.predict(image, top_k, record.deadline, record.timings)
+        )
+    return Response(
+        Predictions.model_validate(answer).model_dump_json(exclude_none=True),
+        media_type="application/json",
+        headers={"Server-Timing": record.timings.server_timing()},
+    )
 
 
-async def within(deadline: float, reading: Coroutine[Any, Any, Result]) -> Result:
-    """The result of ``reading`` a body; raises `RequestTimeout` if it takes too long."""
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await reading
-    except TimeoutError as error:
-        raise RequestTimeout("the body did not arrive in time; send it at once") from error
-
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of ``work``, which is cancelled if the client leaves before it is done."""
-    handler = asyncio.current_task()
-    assert handler is not None
-    left = False
-
-    async def watch() -> None:
-        nonlocal left
-        while (await request.receive())["type"] != "http.disconnect":
-            pass  # the body has been read before
-        left = True
-        handler.cancel()
-
-    watching = asyncio.create_task(watch())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if not left:
-            raise
-        handler.uncancel()
-        raise ClientDisconnected("the client left before its answer was there") from None
-    finally:
-        watching.cancel()
+def _result(part: Part, outcome: Answer | ServiceError, record: RequestRecord) -> BatchResult:
+    if isinstance(outcome, Answer):
+        rows = [*map(PredictionRow.model_validate, outcome.predictions)]
+        return BatchResult(filename=part.filename, predictions=rows)
+    return BatchResult(filename=part.filename, error=problem_of(outcome, record))

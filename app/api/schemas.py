@@ -53,6 +53,21 @@ class Predictions(BaseModel):
     predictions: list[PredictionRow]
 
 
+class BatchResult(BaseModel):
+    """What became of one image: its best classes, or the error that it met."""
+
+    filename: str | None = None
+    predictions: list[PredictionRow] | None = None
+    error: Problem | None = None
+
+
+class BatchPredictions(BaseModel):
+    """Results in the order of the images."""
+
+    model: Model
+    results: list[BatchResult]
+
+
 class ServedModel(BaseModel):
     """What is being served, and by what."""
 
@@ -68,6 +83,8 @@ class ServedModel(BaseModel):
     streams: int
     max_batch_size: int
     num_classes: int
+    image_size: int
+    heads: int
 
 
 class Health(BaseModel):
@@ -79,6 +96,8 @@ class Health(BaseModel):
     failure: str | None
     model: ServedModel | None
     queue_depth: int
+    images_total: Annotated[int, Field(description="Classified since the start.")]
+    batches_total: int
 
 
 class Probe(BaseModel):

@@ -2,22 +2,17 @@
 
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from model.preprocess import Pixels
-
-Scores = NDArray[np.float32]
-ClassIds = NDArray[np.int64]
+from model.preprocess import AnyPixels
+from model.scores import Logits
 
 
 class Backend(Protocol):
     """One way of running one network on one device.
 
-    `open` is called once in each thread that will call `classify`; threads may run side by side.
+    `open` is called once in each thread that will call `logits`; threads may run side by side.
 
     Attributes:
-        streams: how many threads should call `classify` side by side.
+        streams: how many threads should call `logits` side by side.
         threads: of the CPU's, that work on one call.
         pads: whether a batch of a new size is dear, so that it pays to fill up to a warm one.
     """
@@ -32,10 +27,8 @@ class Backend(Protocol):
     def open(self) -> None:
         """Prepare the calling thread."""
 
-    def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
-        """Pixels ``(b, h, w, 3)`` to the best classes: scores and ids ``(b, top_k)``.
-
-        Scores are softmax probabilities, highest first.
+    def logits(self, pixels: AnyPixels) -> Logits:
+        """Pixels ``(b, h, w, 3)``, bytes or floats of the same range, to logits ``(b, classes)``.
 
         Raises:
             OutOfMemory: the batch does not fit into the device's memory.

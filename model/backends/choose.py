@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.backends.base import Backend, Scores
+from model.backends.base import Backend
 from model.backends.cuda import CudaBackend
 from model.backends.torch import TorchBackend, choose_device, fastest_precision
 from model.errors import ModelError
 from model.preprocess import Pixels
+from model.scores import Scores, softmax
 
 # How far a probability may be from that of 32-bit PyTorch.
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 4e-2}
@@ -93,9 +94,7 @@ def self_test_images(image_size: int) -> Pixels:
 def probabilities(network: nn.Module, image_size: int) -> Scores:
     """Of `self_test_images`, by plain PyTorch: ``(4, classes)``."""
     with torch.inference_mode():
-        logits = network(torch.from_numpy(self_test_images(image_size)))
-        found: Scores = logits.softmax(-1).numpy()
-    return found
+        return softmax(network(torch.from_numpy(self_test_images(image_size))).numpy())
 
 
 def disagreement(backend: Backend, expected: Scores, image_size: int) -> str | None:
@@ -105,16 +104,13 @@ def disagreement(backend: Backend, expected: Scores, image_size: int) -> str | N
     near to each other as that.
     """
     backend.open()
-    images = self_test_images(image_size)
-    classes = expected.shape[1]
-    scores, ids = backend.classify(images, classes)
-    found = np.empty_like(expected)
-    np.put_along_axis(found, ids, scores, 1)
+    found = softmax(backend.logits(self_test_images(image_size)))
     tolerance = TOLERANCE[backend.precision]
     distance = np.abs(found - expected).max()
     if not distance <= tolerance:  # NaN is no agreement either
         return f"a probability is {distance:.2g} off, more than {tolerance:g}"
-    lost = expected.max(1) - np.take_along_axis(expected, ids[:, :1], 1)[:, 0]
+    best = found.argmax(1, keepdims=True)
+    lost = expected.max(1) - np.take_along_axis(expected, best, 1)[:, 0]
     if lost.max() > tolerance:
         return "it prefers another class"
     return None
@@ -200,10 +196,10 @@ def throughput(backend: Backend, pixels: Pixels, seconds: float) -> float:
     """Images a second over all streams, each running the batch ``pixels`` for so many seconds."""
 
     def run(_: int) -> float:
-        backend.classify(pixels, 1)
+        backend.logits(pixels)
         begun, passes = time.perf_counter(), 0
         while (elapsed := time.perf_counter() - begun) < seconds or not passes:
-            backend.classify(pixels, 1)
+            backend.logits(pixels)
             passes += 1
         return len(pixels) * passes / elapsed
 

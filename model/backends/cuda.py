@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.backends.base import ClassIds, Scores
-from model.backends.torch import DTYPES, best_classes, device_errors, narrow
-from model.preprocess import Pixels
+from model.backends.torch import DTYPES, device_errors, narrow
+from model.preprocess import AnyPixels
+from model.scores import Logits
 
 WARM_UP_PASSES = 3  # libraries choose their kernels in the first ones, which no graph may hold
 
@@ -23,7 +23,7 @@ class Recording:
     graph: torch.cuda.CUDAGraph
     staged: Tensor
     pixels: Tensor
-    probabilities: Tensor
+    logits: Tensor
 
 
 class CudaBackend:
@@ -56,34 +56,36 @@ class CudaBackend:
         self._thread.recordings = {}
 
     @torch.inference_mode()
-    def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
+    def logits(self, pixels: AnyPixels) -> Logits:
         with device_errors(self.device), torch.cuda.stream(self._thread.stream):
-            recording = self._recording(pixels.shape)
+            recording = self._recording(torch.from_numpy(pixels))
             recording.staged.copy_(torch.from_numpy(pixels))
             recording.pixels.copy_(recording.staged, non_blocking=True)
             recording.graph.replay()
-            return best_classes(recording.probabilities, top_k)
+            return recording.logits.cpu().numpy()
 
-    def _recording(self, shape: tuple[int, ...]) -> Recording:
-        recordings: dict[tuple[int, ...], Recording] = self._thread.recordings
-        if shape not in recordings:
-            recordings[shape] = self._record(shape)
-        return recordings[shape]
+    def _recording(self, pixels: Tensor) -> Recording:
+        """The one for batches of this size, of bytes or of floats."""
+        recordings: dict[tuple[torch.Size, torch.dtype], Recording] = self._thread.recordings
+        kind = pixels.shape, pixels.dtype
+        if kind not in recordings:
+            recordings[kind] = self._record(*kind)
+        return recordings[kind]
 
-    def _record(self, shape: tuple[int, ...]) -> Recording:
-        staged = torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
+    def _record(self, shape: torch.Size, dtype: torch.dtype) -> Recording:
+        staged = torch.zeros(shape, dtype=dtype, pin_memory=True)
         pixels = staged.to(self._device)
         for _ in range(WARM_UP_PASSES):
             self._forward(pixels)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._thread.stream, capture_error_mode="thread_local"):
-            probabilities = self._forward(pixels)
-        return Recording(graph, staged, pixels, probabilities)
+            logits = self._forward(pixels)
+        return Recording(graph, staged, pixels, logits)
 
     def _forward(self, pixels: Tensor) -> Tensor:
-        """Probabilities ``(b, classes)`` in 32 bits; casts are recorded, so none may be cached."""
+        """Logits ``(b, classes)`` in 32 bits; casts are recorded, so none may be cached."""
         with torch.autocast(
             "cuda", self._dtype, enabled=self._dtype != torch.float32, cache_enabled=False
         ):
             logits: Tensor = self._network(pixels)
-        return logits.float().softmax(-1)
+        return logits.float()

@@ -13,8 +13,8 @@ from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import nn
 
-from model.backends.base import ClassIds, Scores
-from model.preprocess import Pixels
+from model.preprocess import AnyPixels
+from model.scores import Logits
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +61,11 @@ class OpenVINOBackend:
     def open(self) -> None:
         self._thread.request = self._compiled.create_infer_request()
 
-    def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
-        outputs = self._thread.request.infer(pixels, share_inputs=True, share_outputs=True)
-        return best_classes(outputs[0], top_k)
+    def logits(self, pixels: AnyPixels) -> Logits:
+        floats = pixels.astype(np.float32, copy=False)
+        outputs = self._thread.request.infer(floats, share_inputs=True, share_outputs=True)
+        logits: Logits = outputs[0].copy()  # the next pass writes where this one did
+        return logits
 
 
 def make_cache(directory: Path) -> Path | None:
@@ -85,10 +87,10 @@ def to_graph(network: nn.Module, image_size: int) -> openvino.Model:
     sends telemetry.
 
     Args:
-        network: pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``, in 32 bits.
+        network: pixels ``(b, h, w, 3)`` to logits ``(b, classes)``, in 32 bits.
         image_size: pixels a side.
     """
-    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+    example = torch.zeros(2, image_size, image_size, 3)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript is deprecated, and sizes are numbers
         traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
@@ -97,12 +99,3 @@ def to_graph(network: nn.Module, image_size: int) -> openvino.Model:
         graph = frontend.convert(frontend.load(decoder))
     graph.reshape([-1, *example.shape[1:]])
     return graph
-
-
-def best_classes(logits: Scores, top_k: int) -> tuple[Scores, ClassIds]:
-    """Softmax, and its highest ``top_k``: scores and ids ``(b, top_k)`` of logits ``(b, c)``."""
-    ids = np.argpartition(-logits, top_k - 1)[:, :top_k]
-    order = np.argsort(-np.take_along_axis(logits, ids, 1), kind="stable")
-    ids = np.take_along_axis(ids, order, 1)
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return np.take_along_axis(powers, ids, 1) / powers.sum(1, keepdims=True), ids

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.backends.base import ClassIds, Scores
 from model.errors import DeviceError, ModelError, OutOfMemory
-from model.preprocess import Pixels
+from model.preprocess import AnyPixels
+from model.scores import Logits
 
 DTYPES = {
     "float32": torch.float32,
@@ -49,13 +48,13 @@ class TorchBackend:
         torch.set_num_threads(self.threads)
 
     @torch.inference_mode()
-    def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
+    def logits(self, pixels: AnyPixels) -> Logits:
         with (
             device_errors(self.device),
             torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
         ):
             logits: Tensor = self._network(torch.from_numpy(pixels).to(self._device))
-            return best_classes(logits.float().softmax(-1), top_k)
+            return logits.float().cpu().numpy()
 
 
 @contextmanager
@@ -69,16 +68,6 @@ def device_errors(device: str) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise OutOfMemory(f"{device} is out of memory") from error
         raise
-
-
-def best_classes(probabilities: Tensor, top_k: int) -> tuple[Scores, ClassIds]:
-    """The highest ``top_k`` of probabilities ``(b, c)``, in one copy from the device.
-
-    As 32-bit floats ids are exact up to 16 million classes.
-    """
-    best = probabilities.topk(top_k)
-    scores, class_ids = torch.stack((best.values, best.indices.float())).cpu().numpy()
-    return scores, class_ids.astype(np.int64)
 
 
 def narrow(network: nn.Module, dtype: torch.dtype) -> nn.Module:

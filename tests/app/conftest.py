@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from array import array
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.classifier import ModelInfo
+from app.classifier import Input, ModelInfo, Tensor
 from app.errors import DeviceFailure, InvalidImage
 from app.lifecycle import Lifecycle, State
 from app.main import create_app
@@ -27,6 +28,8 @@ INFO = ModelInfo(
     streams=1,
     max_batch_size=16,
     num_classes=10,
+    image_size=2,
+    heads=4,
 )
 
 
@@ -38,8 +41,23 @@ class FakePrediction:
     synset: str | None = None
 
 
+@dataclass(frozen=True)
+class FakeClassification:
+    predictions: list[FakePrediction]
+
+    @property
+    def logits(self) -> "array[float]":
+        return array("f", range(10))
+
+    @property
+    def probabilities(self) -> "array[float]":
+        """In the order of the classes."""
+        scores = {row.class_id: row.score for row in self.predictions}
+        return array("f", (scores.get(i, 0.0) for i in range(10)))
+
+
 class FakeClassifier:
-    """Classifies ``b"3"`` as class 3 with score 0.9.
+    """Classifies ``b"3"`` as class 3 with score 0.9; of a tensor its first number is the class.
 
     Some bodies mean trouble: ``b"bad"`` does not decode, a batch that holds ``b"poison"`` fails,
     one with ``b"broken"`` loses the device.
@@ -70,15 +88,21 @@ class FakeClassifier:
 
     def self_test(self) -> None: ...
 
-    def preprocess(self, data: bytes) -> bytes:
-        if data == b"bad":
+    def preprocess(self, image: Input) -> bytes:
+        if isinstance(image, Tensor):
+            return b"%d" % image.values.cast("f")[0]
+        if image == b"bad":
             raise InvalidImage("it does not decode")
-        return data
+        return image
+
+    def explain(self, data: bytes, head: int | None) -> bytes:
+        assert self.gate.wait(10), "no test opened the gate"
+        return b"%b by %b" % (self.preprocess(data), str(head).encode())
 
     def padded_size(self, count: int) -> int:
         return count + count % 2
 
-    def predict(self, items: Sequence[bytes], top_k: int) -> list[list[FakePrediction]]:
+    def predict(self, items: Sequence[bytes], top_k: int) -> list[FakeClassification]:
         self.batches.append(list(items))
         self.started.release()
         assert self.gate.wait(10), "no test opened the gate"
@@ -86,7 +110,7 @@ class FakeClassifier:
             raise DeviceFailure("the device is lost")
         if b"poison" in items:
             raise RuntimeError("poison")
-        return [self.rows(item, top_k) for item in items]
+        return [FakeClassification(self.rows(item, top_k)) for item in items]
 
     @staticmethod
     def rows(item: bytes, top_k: int) -> list[FakePrediction]:

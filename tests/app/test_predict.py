@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import FakeClassifier, FakePrediction, running, until
+from .conftest import FakeClassification, FakeClassifier, running, until
 
 pytestmark = pytest.mark.anyio
 
@@ -225,7 +225,7 @@ async def test_who_would_wait_too_long_is_refused_before_the_body_is_read() -> N
         yield b""
 
     class Slow(FakeClassifier):
-        def predict(self, items: Sequence[bytes], top_k: int) -> list[list[FakePrediction]]:
+        def predict(self, items: Sequence[bytes], top_k: int) -> list[FakeClassification]:
             time.sleep(0.05)
             return super().predict(items, top_k)
 
@@ -343,3 +343,96 @@ async def test_concurrent_callers_each_get_their_own_answer() -> None:
     assert max(len(batch) for batch in classifier.batches) > 1
     assert (classifier.opened, classifier.warmed) == (2, 2)
     assert classifier.timings == [{1: 0.5}, {1: 0.5}]
+
+
+def form(*contents: bytes, name: str = "file") -> list[tuple[str, tuple[str, bytes, str]]]:
+    return [(name, (f"{i}.jpg", content, "image/jpeg")) for i, content in enumerate(contents)]
+
+
+@pytest.mark.parametrize("name", ["file", "image", "files", "images"])
+async def test_a_batch_is_answered_in_order_and_one_error_fails_alone(
+    classifier: FakeClassifier, name: str
+) -> None:
+    async with running(classifier) as (client, _):
+        files = form(b"3", b"bad", b"poison", b"7", name=name)
+        response = await client.post("/predict/batch?top_k=1", files=files)
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert answer["model"] == {"name": "fake", "version": "3"}
+    first, bad, poison, last = answer["results"]
+    assert first == {
+        "filename": "0.jpg",
+        "predictions": [{"class_id": 3, "label": "class_3", "score": 0.9}],
+    }
+    assert last["predictions"][0]["class_id"] == 7
+    assert bad["filename"] == "1.jpg"
+    assert "predictions" not in bad
+    assert (bad["error"]["status"], bad["error"]["detail"]) == (400, "it does not decode")
+    assert bad["error"]["type"] == "/problems/invalid-image"
+    assert bad["error"]["request_id"] == response.headers["x-request-id"]
+    assert poison["error"]["status"] == 500
+    assert "Traceback" not in response.text
+    assert "inference;dur=" in response.headers["server-timing"]
+
+
+async def test_a_batch_that_the_service_cannot_answer_fails_as_such(
+    classifier: FakeClassifier,
+) -> None:
+    async with running(classifier, max_queue_size=3, request_timeout_s=0.2) as (client, _):
+        response = await client.post("/predict/batch", files=form(b"1", b"2", b"3", b"4"))
+        told = problem(response, 413, "too-many-images")
+        assert told == "4 images in one request; at most 3 are accepted"
+        classifier.gate.clear()
+        response = await client.post("/predict/batch", files=form(b"1", b"2"))
+        assert "not answered within 0.2 s" in problem(response, 504, "deadline-exceeded")
+        classifier.gate.set()
+        response = await client.post("/predict/batch", files=form(b"bad"))
+        assert response.json()["results"][0]["error"]["status"] == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"content": b"3", "headers": RAW}, "the body is application/octet-stream; send multipart"),
+        ({"content": b"3"}, "the body is of no type"),
+        (multipart(end=b"--x--\r\n"), "holds no image"),
+        (multipart(("other", b"3")), "unknown part 'other'"),
+        (multipart(("file", b"3"), end=b""), "broken multipart body"),
+    ],
+)
+async def test_what_is_no_batch_is_refused(
+    classifier: FakeClassifier, body: dict[str, Any], message: str
+) -> None:
+    async with running(classifier) as (client, _):
+        response = await client.post("/predict/batch", **body)
+        assert message in problem(response, 400, "bad-request")
+
+
+async def test_an_explanation_is_a_picture_by_head_or_of_all(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, _):
+        response = await client.post("/explain", content=b"3")
+        assert (response.content, response.headers["content-type"]) == (b"3 by None", "image/png")
+        response = await client.post("/explain?head=3", files={"file": b"4"})
+        assert response.content == b"4 by 3"
+        assert not classifier.batches
+        for head in ("4", "-1", "all", ""):
+            response = await client.post(f"/explain?head={head}", content=b"3")
+            told = problem(response, 422, "invalid-parameter")
+            assert "it must be mean or a number from 0 to 3" in told
+        response = await client.post("/explain", content=b"bad")
+        assert problem(response, 400, "invalid-image") == "it does not decode"
+
+
+async def test_explanations_wait_in_a_short_line_of_their_own(classifier: FakeClassifier) -> None:
+    async with running(classifier, request_timeout_s=1) as (client, _):
+        classifier.gate.clear()
+        waiting = [asyncio.create_task(client.post("/explain", content=b"1")) for _ in range(8)]
+        await asyncio.sleep(0.1)
+        response = await client.post("/explain", content=b"1")
+        assert "8 images are being served" in problem(response, 503, "overloaded")
+        assert (await client.get("/metrics")).text.count("xcit_inflight_requests 0.0") == 1
+        answers = [await one for one in waiting]
+        assert {one.status_code for one in answers} == {504}
+        classifier.gate.set()
+        assert (await client.post("/explain", content=b"1")).is_success
+        assert (await client.post("/predict", content=b"1")).is_success

@@ -15,12 +15,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from app.classifier import Input
 from app.console import leave
 from app.errors import DeviceFailure, InvalidImage, OutOfMemory
 from app.logs import set_up_logs
 from app.server import serve
 from app.settings import read_settings
-from tests.app.conftest import INFO, FakePrediction
+from tests.app.conftest import INFO, FakeClassification, FakePrediction
 
 
 class SlowClassifier:
@@ -43,7 +44,8 @@ class SlowClassifier:
         if not self.well:
             raise DeviceFailure("the self-test failed: NaN")
 
-    def preprocess(self, data: bytes) -> str:
+    def preprocess(self, data: Input) -> str:
+        assert isinstance(data, bytes)
         if data == b"bad":
             raise InvalidImage("it does not decode")
         if data.startswith(b"nap "):
@@ -51,10 +53,13 @@ class SlowClassifier:
             return "0"
         return data.decode()
 
+    def explain(self, data: bytes, head: int | None) -> bytes:
+        raise AssertionError("nobody asks")
+
     def padded_size(self, count: int) -> int:
         return count
 
-    def predict(self, items: Sequence[str], top_k: int) -> list[list[FakePrediction]]:
+    def predict(self, items: Sequence[str], top_k: int) -> list[FakeClassification]:
         if "broken" in items:
             raise DeviceFailure("the device is lost")
         if "huge" in items or ("heavy" in items and len(items) > 2):
@@ -64,7 +69,7 @@ class SlowClassifier:
             raise RuntimeError("NaN")
         times = {"hang": "3600", "heavy": "0"}
         time.sleep(max(float(times.get(item, item)) for item in items))
-        return [[FakePrediction(0, item, 1.0)] * top_k for item in items]
+        return [FakeClassification([FakePrediction(0, item, 1.0)] * top_k) for item in items]
 
 
 if __name__ == "__main__":

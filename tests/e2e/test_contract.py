@@ -46,7 +46,7 @@ def test_the_answer_is_the_classifiers(server: Server) -> None:
         assert response.headers["x-request-id"]
         answer = response.json()
         assert answer["model"]["name"] == "xcit-cifar10"
-        for row, wanted in zip(answer["predictions"], expected, strict=True):
+        for row, wanted in zip(answer["predictions"], expected.predictions, strict=True):
             assert (row["class_id"], row["label"]) == (wanted.class_id, wanted.label)
             assert row["score"] == pytest.approx(wanted.score, rel=1e-3)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemathesis import Case
 from schemathesis.config import SchemathesisConfig
 
-from app.api.door import PATIENCE_HEADER
+from app.api.parameters import PATIENCE_HEADER
 from app.api_keys import new_key
 from app.main import create_app
 from tests.app.conftest import make_settings

@@ -1,6 +1,7 @@
 """Encoded images to predictions: batching, padding, self-test, and the torch backend's choices."""
 
 import io
+import re
 import time
 from typing import Any
 
@@ -8,22 +9,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from model.backends.base import ClassIds, Scores
+from model.backends.base import Backend
 from model.backends.choose import BackendOptions
 from model.backends.torch import TorchBackend
 from model.checkpoint import write_checkpoint
 from model.classifier import Classifier, load_classifier
-from model.errors import ModelError
+from model.errors import InvalidTensor, ModelError
 from model.normalise import Normalise
-from model.preprocess import Pixels
+from model.preprocess import AnyPixels, Pixels
+from model.saliency import Explainer
+from model.scores import Logits
 from model.simplify import plain
 from model.spec import ModelSpec, PreprocessSpec
 from model.xcit import XCiT
 
 
 class FakeBackend:
-    """Answers with the mean brightness of each image as the score of class 0."""
+    """Answers with the mean brightness of each image as the probability of class 0."""
 
     name, device, precision, streams, threads, pads = "fake", "cpu", "float32", 1, 1, True
 
@@ -33,15 +37,20 @@ class FakeBackend:
 
     def open(self) -> None: ...
 
-    def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
+    def logits(self, pixels: AnyPixels) -> Logits:
         self.sizes.append(len(pixels))
-        bright = (pixels.mean((1, 2, 3)) / 255).astype(np.float32)
+        bright = pixels.mean((1, 2, 3)) / 255
         if self.spoil:
             bright[:] = np.nan
         scores = np.stack((bright, 1 - bright, 0 * bright), -1)
-        ids = (-scores).argsort(-1, kind="stable")[:, :top_k]
-        best: Scores = np.take_along_axis(scores, ids, -1).astype(np.float32)
-        return best, ids.astype(np.int64)
+        logits: Logits = np.log(np.maximum(scores, 1e-9)).astype(np.float32)
+        return logits
+
+
+def on(spec: ModelSpec, backend: Backend, max_batch_size: int | None = None) -> Classifier:
+    """A classifier whose network nobody asks for explanations."""
+    explainer = Explainer(nn.Identity, spec)
+    return Classifier(spec, "0" * 64, backend, explainer, max_batch_size=max_batch_size)
 
 
 def grey(level: int) -> Pixels:
@@ -56,21 +65,22 @@ def noise(count: int) -> list[Pixels]:
 @pytest.fixture
 def torch_classifier(spec: ModelSpec, network: XCiT) -> Classifier:
     backend = TorchBackend(plain(network, spec.preprocess), torch.device("cpu"), "float32")
-    return Classifier(spec, "0" * 64, backend, max_batch_size=4)
+    return on(spec, backend, max_batch_size=4)
 
 
 def test_buckets_are_powers_of_two_and_the_maximum(spec: ModelSpec) -> None:
-    buckets = [Classifier(spec, "", FakeBackend(), max_batch_size=n).buckets for n in (1, 4, 6)]
+    buckets = [on(spec, FakeBackend(), max_batch_size=n).buckets for n in (1, 4, 6)]
     assert buckets == [(1,), (1, 2, 4), (1, 2, 4, 6)]
 
 
 def test_a_batch_is_padded_to_a_warm_bucket_and_padding_is_dropped(spec: ModelSpec) -> None:
     backend = FakeBackend()
-    classifier = Classifier(spec, "", backend, max_batch_size=6)
+    classifier = on(spec, backend, max_batch_size=6)
     rows = classifier.predict([grey(level) for level in (255, 0, 204)], 2)
     assert backend.sizes == [4]
-    assert [row[0].label for row in rows] == ["ant", "bee", "ant"]
-    assert rows[2][0].score == pytest.approx(0.8)
+    assert [row.predictions[0].label for row in rows] == ["ant", "bee", "ant"]
+    assert rows[2].predictions[0].score == pytest.approx(0.8)
+    assert rows[2].probabilities == pytest.approx([0.8, 0.2, 0], abs=1e-6)
     assert classifier.padded_size(5) == 6
     backend.pads = False
     classifier.predict([grey(0)] * 3, 1)
@@ -79,7 +89,7 @@ def test_a_batch_is_padded_to_a_warm_bucket_and_padding_is_dropped(spec: ModelSp
 
 def test_every_bucket_is_run_before_it_is_timed(spec: ModelSpec) -> None:
     backend = FakeBackend()
-    found = Classifier(spec, "", backend, max_batch_size=6).time_batches()
+    found = on(spec, backend, max_batch_size=6).time_batches()
     assert backend.sizes == [1, 1, 2, 2, 4, 4, 6, 6, *2 * [1, 2, 4, 6]]
     assert list(found) == [1, 2, 4, 6]
 
@@ -88,18 +98,18 @@ def test_every_bucket_is_run_before_it_is_timed(spec: ModelSpec) -> None:
 def test_every_size_that_is_to_come_is_warm(spec: ModelSpec, pads: bool, sizes: list[int]) -> None:
     backend = FakeBackend()
     backend.pads = pads
-    Classifier(spec, "", backend, max_batch_size=6).warm_up()
+    on(spec, backend, max_batch_size=6).warm_up()
     assert sorted(set(backend.sizes)) == sizes
 
 
 def test_batches_that_would_hold_callers_for_long_are_not_even_tried(spec: ModelSpec) -> None:
     class Slow(FakeBackend):
-        def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
-            time.sleep(0.04 * len(pixels))
-            return super().classify(pixels, top_k)
+        def logits(self, pixels: AnyPixels) -> Logits:
+            time.sleep(0.1 * len(pixels))
+            return super().logits(pixels)
 
-    assert list(Classifier(spec, "", Slow()).time_batches()) == [1, 2]
-    assert list(Classifier(spec, "", Slow(), max_batch_size=4).time_batches()) == [1, 2, 4]
+    assert list(on(spec, Slow()).time_batches()) == [1, 2]
+    assert list(on(spec, Slow(), max_batch_size=4).time_batches()) == [1, 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -114,11 +124,11 @@ def test_batches_that_would_hold_callers_for_long_are_not_even_tried(spec: Model
 def test_the_smallest_batch_that_is_nearly_fastest_is_the_largest_that_is_run(
     spec: ModelSpec, timings: list[dict[int, float]], size: int
 ) -> None:
-    classifier = Classifier(spec, "", FakeBackend())
+    classifier = on(spec, FakeBackend())
     assert classifier.max_batch_size == 16
     classifier.settle(timings)
     assert classifier.max_batch_size == size
-    chosen = Classifier(spec, "", FakeBackend(), max_batch_size=3)
+    chosen = on(spec, FakeBackend(), max_batch_size=3)
     chosen.settle(timings)
     assert chosen.max_batch_size == 3
 
@@ -127,17 +137,14 @@ def test_nan_is_an_error_and_no_answer(spec: ModelSpec) -> None:
     backend = FakeBackend()
     backend.spoil = True
     with pytest.raises(ModelError, match="NaN"):
-        Classifier(spec, "", backend).predict([grey(1)], 1)
+        on(spec, backend).predict([grey(1)], 1)
 
 
-def test_self_test_refuses_what_is_no_distribution(spec: ModelSpec) -> None:
-    class Halves(FakeBackend):
-        def classify(self, pixels: Pixels, top_k: int) -> tuple[Scores, ClassIds]:
-            scores, ids = super().classify(pixels, top_k)
-            return (scores / 2).astype(np.float32), ids
-
-    with pytest.raises(ModelError, match=r"probabilities add up to 0\.500, not 1"):
-        Classifier(spec, "", Halves()).open()
+def test_self_test_refuses_weights_that_give_no_numbers(spec: ModelSpec) -> None:
+    backend = FakeBackend()
+    backend.spoil = True
+    with pytest.raises(ModelError, match="NaN"):
+        on(spec, backend).open()
 
 
 def test_a_batch_row_equals_the_image_alone(torch_classifier: Classifier) -> None:
@@ -145,8 +152,8 @@ def test_a_batch_row_equals_the_image_alone(torch_classifier: Classifier) -> Non
     together = torch_classifier.predict(items, 3)
     for item, rows in zip(items, together, strict=True):
         (alone,) = torch_classifier.predict([item], 3)
-        assert [p.class_id for p in rows] == [p.class_id for p in alone]
-        assert [p.score for p in rows] == pytest.approx([p.score for p in alone], rel=1e-4)
+        assert [p.class_id for p in rows.predictions] == [p.class_id for p in alone.predictions]
+        assert rows.logits == pytest.approx(alone.logits, rel=1e-4)
 
 
 def test_predictions_are_the_networks_probabilities(
@@ -156,12 +163,40 @@ def test_predictions_are_the_networks_probabilities(
     images = torch.from_numpy(np.stack(items)).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (spec.preprocess.mean, spec.preprocess.std))
     with torch.inference_mode():
-        expected = network((images - mean) / std).softmax(-1)
-    for probabilities, rows in zip(expected, torch_classifier.predict(items, 3), strict=True):
-        assert [p.score for p in rows] == sorted((p.score for p in rows), reverse=True)
-        for row in rows:
-            assert row.score == pytest.approx(probabilities[row.class_id].item(), rel=1e-4)
+        expected = network((images - mean) / std)
+    for logits, found in zip(expected, torch_classifier.predict(items, 3), strict=True):
+        assert found.logits == pytest.approx(logits.numpy(), rel=1e-4, abs=1e-5)
+        assert found.probabilities == pytest.approx(logits.softmax(-1).numpy(), rel=1e-4)
+        scores = [p.score for p in found.predictions]
+        assert scores == sorted(scores, reverse=True)
+        for row in found.predictions:
+            assert row.score == pytest.approx(found.probabilities[row.class_id], rel=1e-4)
             assert row.label == spec.labels[row.class_id]
+
+
+def test_a_normalised_tensor_is_classified_as_its_image_in_one_batch_with_others(
+    torch_classifier: Classifier, spec: ModelSpec
+) -> None:
+    items = noise(3)
+    mean, std = np.array(spec.preprocess.mean), np.array(spec.preprocess.std)
+    tensors = [((item / 255 - mean) / std).transpose(2, 0, 1).astype("<f4") for item in items]
+    mixed: list[AnyPixels] = [items[0]]
+    mixed += [torch_classifier.unnormalise(tensor.tobytes()) for tensor in tensors[1:]]
+    found = torch_classifier.predict(mixed, 1)
+    for one, expected in zip(found, torch_classifier.predict(items, 1), strict=True):
+        assert one.logits == pytest.approx(expected.logits, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 101])
+def test_a_tensor_of_no_pixels_is_refused(torch_classifier: Classifier, value: float) -> None:
+    tensor = np.zeros((3, 16, 16), "<f4")
+    tensor[1, 2, 3] = value
+    with pytest.raises(
+        InvalidTensor, match=re.escape(f"the tensor holds {value:g}; normalised pixels")
+    ):
+        torch_classifier.unnormalise(tensor.tobytes())
+    with pytest.raises(InvalidTensor, match="767 numbers; expected 3 x 16 x 16"):
+        torch_classifier.unnormalise(tensor.tobytes()[4:])
 
 
 def test_load_classifier_goes_from_file_to_prediction(
@@ -176,8 +211,8 @@ def test_load_classifier_goes_from_file_to_prediction(
     assert classifier.backend.streams == 2
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(buffer, "PNG")
-    (rows,) = classifier.predict([classifier.preprocess(buffer.getvalue())], 3)
-    assert sum(row.score for row in rows) == pytest.approx(1)
+    (found,) = classifier.predict([classifier.preprocess(buffer.getvalue())], 3)
+    assert sum(row.score for row in found.predictions) == pytest.approx(1)
     assert len(classifier.sha256) == 64
 
 

@@ -158,7 +158,8 @@ def test_a_thousand_classes_are_those_of_imagenet(place: Callable[..., Path]) ->
     assert (spec.labels[207], spec.synsets[207]) == ("golden retriever", "n02099601")
     assert len(set(spec.labels)) == 1000
     classifier = load_classifier(path, Overrides(image_size=32))
-    ((best,),) = classifier.predict([np.zeros((32, 32, 3), np.uint8)], 1)
+    (found,) = classifier.predict([np.zeros((32, 32, 3), np.uint8)], 1)
+    (best,) = found.predictions
     assert (best.label, best.synset) == (spec.labels[best.class_id], spec.synsets[best.class_id])
     path.with_name("labels.txt").write_text("\n".join(f"mine {i}" for i in range(1000)))
     spec = read_checkpoint(path).spec

@@ -36,8 +36,8 @@ def sort_by_answer(classifier: Classifier, folder: Path, count: int) -> None:
     """Images in folders of what the classifier takes them for."""
     for seed in range(count):
         data = picture(seed)
-        ((best,),) = classifier.predict([classifier.preprocess(data)], 1)
-        place = folder / best.label
+        (found,) = classifier.predict([classifier.preprocess(data)], 1)
+        place = folder / found.predictions[0].label
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{seed}.png").write_bytes(data)
 

@@ -1,0 +1,130 @@
+"""The routes that a cloud's model hosting prescribes: SageMaker's and Vertex AI's."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app.api.body import decode_base64, read_body
+from app.api.callers import key_scheme
+from app.api.errors import problems
+from app.api.parameters import PARAMETERS, parse_top_k
+from app.api.predict import OF_THE_IMAGE, OF_THE_REQUEST, REQUEST_BODY, predict_image
+from app.api.schemas import Predictions, Probe
+from app.api.waiting import while_connected, within
+from app.api_keys import ApiKeys
+from app.cloud import Contract
+from app.errors import BadRequest, TooManyImages
+from app.lifecycle import Lifecycle
+from app.pipeline import Pipeline
+from app.record import RequestRecord
+
+
+class Instance(BaseModel):
+    """An image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    b64: str
+
+
+class VertexParameters(BaseModel):
+    """What holds for all images of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top_k: int | None = None
+
+
+class VertexRequest(BaseModel):
+    """Images, as Vertex AI has them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    instances: list[Instance]
+    parameters: VertexParameters | None = None
+
+    @property
+    def top_k(self) -> str | None:
+        """As text, as in the query of ``/predict``."""
+        given = self.parameters and self.parameters.top_k
+        return None if given is None else str(given)
+
+
+class VertexResponse(BaseModel):
+    """What ``/predict`` says of each image, in order."""
+
+    predictions: list[Predictions]
+
+
+VERTEX_BODY = {
+    "required": True,
+    "content": {"application/json": {"schema": VertexRequest.model_json_schema()}},
+}
+
+
+def router(
+    contract: Contract, pipeline: Pipeline, lifecycle: Lifecycle, keys: ApiKeys | None
+) -> APIRouter:
+    """The two routes of a contract; predictions behind a `Door`."""
+    routes = APIRouter(tags=["cloud"])
+
+    @routes.get(
+        contract.health_route,
+        responses={503: {"description": "Do not route to me", "model": Probe}},
+    )
+    async def cloud_health(response: Response) -> Probe:
+        """200 while requests should be routed here."""
+        response.status_code = 200 if lifecycle.ready else 503
+        return Probe(state=lifecycle.state)
+
+    async def sagemaker(request: Request) -> Response:
+        """Classify one image, as ``/predict`` does."""
+        return await predict_image(request, pipeline)
+
+    async def vertex(request: Request) -> VertexResponse:
+        """Classify many images: all of them, or none."""
+        record: RequestRecord = request.state.record
+        with pipeline.upload() as hold:
+            with record.timings.phase("read"):
+                body = await within(record.deadline, read_body(request, hold))
+            asked = parse(body)
+            images = [decode_base64(instance.b64) for instance in asked.instances]
+            top_k = parse_top_k(asked.top_k, pipeline.served.num_classes)
+            answers = await while_connected(
+                request, pipeline.predict_many(images, top_k, record.deadline, record.timings)
+            )
+        return VertexResponse(predictions=[*map(Predictions.model_validate, answers.all())])
+
+    def add_prediction(**options: Any) -> Callable[..., Any]:
+        return routes.post(contract.predict_route, dependencies=key_scheme(keys), **options)
+
+    if contract.cloud == "sagemaker":
+        add_prediction(
+            response_model=Predictions,
+            responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE),
+            openapi_extra={"parameters": PARAMETERS, "requestBody": REQUEST_BODY},
+        )(sagemaker)
+    else:
+        add_prediction(
+            response_model_exclude_none=True,
+            responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE, TooManyImages),
+            openapi_extra={"requestBody": VERTEX_BODY},
+        )(vertex)
+    return routes
+
+
+def parse(body: bytes) -> VertexRequest:
+    """The request; raises `BadRequest` if it is none."""
+    try:
+        request = VertexRequest.model_validate_json(body)
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        where = ".".join(map(str, mistake["loc"])) or "body"
+        raise BadRequest(
+            f'the body is not {{"instances": [{{"b64": "<base64>"}}]}}: {where}: {mistake["msg"]}'
+        ) from error
+    if not request.instances:
+        raise BadRequest("there are no instances")
+    return request

@@ -1,0 +1,371 @@
+"""The Open Inference Protocol, version 2: for the clients of Triton and KServe.
+
+One classifier under two names, by what they are given: ``xcit`` takes encoded images, and
+``xcit_tensor`` pixels that the caller has decoded, resized and normalised. Both meet with what
+comes to ``/predict`` in the same batches. See `app.api.oip_tensors` for requests and answers.
+"""
+
+import re
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from importlib.metadata import version as installed_version
+from types import MappingProxyType
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from app.api.body import read_body
+from app.api.callers import key_scheme
+from app.api.door import Door
+from app.api.errors import problems
+from app.api.oip_tensors import (
+    OUTPUTS,
+    InferRequest,
+    InferResponse,
+    Signature,
+    read_inference,
+    write_outputs,
+)
+from app.api.waiting import while_connected, within
+from app.api_keys import ApiKeys
+from app.classifier import ModelInfo
+from app.errors import (
+    BadRequest,
+    BodyTooLarge,
+    DeadlineExceeded,
+    Draining,
+    ImageTooLarge,
+    InternalError,
+    InvalidImage,
+    InvalidParameter,
+    NotReady,
+    Overloaded,
+    RequestTimeout,
+    ServiceError,
+    TooManyImages,
+    Unauthorized,
+    UnknownModel,
+    UnsupportedMediaType,
+)
+from app.lifecycle import Lifecycle
+from app.pipeline import Pipeline
+from app.record import RequestRecord
+from app.timings import Timings
+
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
+HEADER_LENGTH = "Inference-Header-Content-Length"
+DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+IN_CONFIG = {
+    "BYTES": {"data_type": "TYPE_STRING", "format": "FORMAT_NONE"},
+    "FP32": {"data_type": "TYPE_FP32", "format": "FORMAT_NCHW"},
+}
+
+NOT_NOW: dict[int | str, dict[str, Any]] = {503: {"description": "Not now"}}
+OF_A_MODEL = (UnknownModel, NotReady, Draining)
+OF_AN_INFERENCE = (
+    BadRequest,
+    InvalidImage,
+    Unauthorized,
+    RequestTimeout,
+    BodyTooLarge,
+    ImageTooLarge,
+    TooManyImages,
+    UnsupportedMediaType,
+    InvalidParameter,
+    InternalError,
+    Overloaded,
+    DeadlineExceeded,
+)
+MODEL = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "example": "xcit",
+}
+VERSION = {**MODEL, "name": "version", "example": "1"}
+LENGTH = {
+    "name": HEADER_LENGTH,
+    "in": "header",
+    "description": "Bytes of JSON before the binary tensors; 0 if the body is the input alone.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+PIXEL = (  # an image of one
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP438AAAAQBAYD718vxAAAAAElFTkSuQmCC"
+)
+EXAMPLE = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [PIXEL]}]}
+REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": InferRequest.model_json_schema(), "example": EXAMPLE},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+
+class Statistics:
+    """What was asked of one model through this protocol; times in nanoseconds, as it has them."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.durations = {name: {"count": 0, "ns": 0} for name in DURATIONS}
+
+    def succeed(self, timings: Timings, encoding: float) -> None:
+        self.last = time.time_ns() // 1_000_000
+        self._add("success", timings.total())
+        self._add("queue", timings.phases["queue"])
+        self._add("compute_input", timings.phases["preprocess"])
+        self._add("compute_infer", timings.phases["inference"])
+        self._add("compute_output", encoding)
+
+    def fail(self, timings: Timings) -> None:
+        self._add("fail", timings.total())
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.durations[name]["count"] += 1
+        self.durations[name]["ns"] += round(1e9 * seconds)
+
+
+def router(
+    pipeline: Pipeline,
+    lifecycle: Lifecycle,
+    keys: ApiKeys | None,
+    *,
+    max_rows: int,
+    max_bytes: int,
+) -> APIRouter:
+    """The routes.
+
+    Args:
+        keys: who may ask for an inference, where not everybody may.
+        max_rows: in one request.
+        max_bytes: of a body, once it is inflated.
+    """
+    routes = APIRouter(tags=["open inference protocol"], prefix="/v2")
+    door = Door(pipeline, keys)
+    statistics: dict[str, Statistics] = defaultdict(Statistics)
+
+    def find(request: Request) -> tuple[Signature, ModelInfo]:
+        """The model that the path names."""
+        name, version = request.path_params["name"], request.path_params.get("version")
+        info = pipeline.served
+        models = signatures(info)
+        if name not in models:
+            raise UnknownModel(f"unknown model {name!r:.80}; there are {', '.join(models)}")
+        if version not in (None, info.version):
+            raise UnknownModel(f"{name} has version {info.version}, and no {version!r:.80}")
+        return models[name], info
+
+    @routes.get("")
+    async def server_metadata() -> dict[str, Any]:
+        """What this server is, and which of the protocol's extensions it has."""
+        version = installed_version("xcit-serve")
+        return {"name": "xcit-serve", "version": version, "extensions": EXTENSIONS}
+
+    @routes.get("/health/live", responses=NOT_NOW)
+    async def server_live(response: Response) -> dict[str, bool]:
+        """200 while the process should be left alone."""
+        response.status_code = 200 if lifecycle.alive else 503
+        return {"live": lifecycle.alive}
+
+    @routes.get("/health/ready", responses=NOT_NOW)
+    async def server_ready(response: Response) -> dict[str, bool]:
+        """200 while requests should be routed here."""
+        response.status_code = 200 if lifecycle.ready else 503
+        return {"ready": lifecycle.ready}
+
+    @routes.post("/repository/index", responses=problems(NotReady, Draining))
+    async def repository_index() -> list[dict[str, str]]:
+        """The models there are."""
+        info = pipeline.served
+        told = {"version": info.version, "state": "READY", "reason": ""}
+        return [{"name": name, **told} for name in signatures(info)]
+
+    @of_a_model(routes.get, "/ready")
+    async def model_ready(request: Request) -> dict[str, Any]:
+        """200 while the model answers."""
+        model, _ = find(request)
+        return {"name": model.name, "ready": True}
+
+    @of_a_model(routes.get, "")
+    async def model_metadata(request: Request) -> dict[str, Any]:
+        """Names, types and shapes of inputs and outputs."""
+        model, info = find(request)
+        told = {"datatype": "FP32", "shape": [-1, info.num_classes]}
+        return {
+            "name": model.name,
+            "versions": [info.version],
+            "platform": info.backend,
+            "inputs": [
+                {"name": model.input, "datatype": model.datatype, "shape": [-1, *model.shape]}
+            ],
+            "outputs": [{"name": output, **told} for output in OUTPUTS],
+        }
+
+    @of_a_model(routes.get, "/config")
+    async def model_config(request: Request) -> dict[str, Any]:
+        """The model's configuration, in Triton's words."""
+        model, info = find(request)
+        kind = "KIND_GPU" if info.device.startswith("cuda") else "KIND_CPU"
+        told = {"data_type": "TYPE_FP32", "dims": [info.num_classes]}
+        return {
+            "name": model.name,
+            "platform": info.backend,
+            "max_batch_size": max_rows,
+            "input": [{"name": model.input, "dims": model.shape, **IN_CONFIG[model.datatype]}],
+            "output": [{"name": output, **told} for output in OUTPUTS],
+            "dynamic_batching": {"preferred_batch_size": [info.max_batch_size]},
+            "instance_group": [{"kind": kind, "count": info.streams}],
+        }
+
+    @of_a_model(routes.get, "/stats")
+    async def model_statistics(request: Request) -> dict[str, Any]:
+        """Counts and times. Inferences and executions are the classifier's, whoever asked."""
+        model, info = find(request)
+        its = statistics[model.name]
+        told = {
+            "name": model.name,
+            "version": info.version,
+            "last_inference": its.last,
+            "inference_count": pipeline.images,
+            "execution_count": pipeline.batches,
+            "inference_stats": its.durations,
+            "batch_stats": [],
+        }
+        return {"model_stats": [told]}
+
+    @of_a_model(
+        routes.post,
+        "/infer",
+        *OF_AN_INFERENCE,
+        told={"parameters": [LENGTH], "requestBody": REQUEST_BODY},
+        dependencies=key_scheme(keys),
+        response_model=InferResponse,
+    )
+    async def infer(request: Request) -> Response:
+        """Classify the rows of a tensor: all of them, or none."""
+        record: RequestRecord = request.state.record
+        door.check(request.headers, record)
+        model, info = find(request)
+        try:
+            return await answer(request, model, info, record)
+        except ServiceError:
+            statistics[model.name].fail(record.timings)
+            raise
+
+    async def answer(
+        request: Request, model: Signature, info: ModelInfo, record: RequestRecord
+    ) -> Response:
+        timings = record.timings
+        header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
+        with pipeline.upload() as hold:
+            with timings.phase("read"):
+                body = await within(record.deadline, read_body(request, hold))
+                inflated = inflate(body, request.headers.get("content-encoding", ""), max_bytes)
+                hold(len(inflated) - len(body))
+            asked = read_inference(inflated, header_length, model, info.num_classes, max_rows)
+            deadline = min(record.deadline, timings.started + asked.timeout)
+            answers = await while_connected(
+                request, pipeline.predict_many(asked.images, asked.top_k, deadline, timings)
+            )
+        begun = time.monotonic()
+        outputs, behind = write_outputs(answers.all(), asked.outputs)
+        told = InferResponse(
+            model_name=model.name,
+            model_version=answers.model.version,
+            id=asked.id,
+            outputs=outputs,
+        )
+        response = write_response(told, behind)
+        statistics[model.name].succeed(timings, time.monotonic() - begun)
+        response.headers["Server-Timing"] = timings.server_timing()
+        return response
+
+    return routes
+
+
+def of_a_model(
+    add: Callable[..., Any],
+    path: str,
+    *errors: type[ServiceError],
+    told: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
+) -> Callable[..., Any]:
+    """Adds a handler below a model's name, with and without a version.
+
+    Args:
+        add: of a router, for one method.
+        told: to OpenAPI, beside the parameters of the path.
+    """
+
+    def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
+        for prefix, named in (
+            ("/models/{name}", [MODEL]),
+            ("/models/{name}/versions/{version}", [MODEL, VERSION]),
+        ):
+            parameters = [*named, *told.get("parameters", ())]
+            add(
+                prefix + path,
+                responses=problems(*OF_A_MODEL, *errors),
+                openapi_extra={**told, "parameters": parameters},
+                **options,
+            )(handler)
+        return handler
+
+    return decorate
+
+
+def signatures(info: ModelInfo) -> dict[str, Signature]:
+    """The models by name, of the classifier that is served."""
+    pixels = (3, info.image_size, info.image_size)
+    models = (
+        Signature("xcit", "image", "BYTES", ((1,), ())),
+        Signature("xcit_tensor", "input", "FP32", (pixels,)),
+    )
+    return {model.name: model for model in models}
+
+
+def parse_header_length(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
+        raise BadRequest(f"{HEADER_LENGTH} is {text[:20]!r}; it must be a number of bytes")
+    return int(text)
+
+
+def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+    """A body as it was before its Content-Encoding.
+
+    Raises:
+        BadRequest: it is not of that encoding, or the encoding is unknown.
+        BodyTooLarge: it would be over ``limit`` bytes.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "deflate"):
+        raise BadRequest(f"Content-Encoding is {encoding[:20]!r}; it must be gzip or deflate")
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either header
+    try:
+        inflated = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise BadRequest(f"the body is no {encoding}: {error}") from error
+    if len(inflated) > limit:
+        raise BodyTooLarge(f"the body inflates to over {limit} bytes, the most that are accepted")
+    if not inflater.eof or inflater.unused_data:
+        raise BadRequest(f"the {encoding} body is not whole, or more follows it")
+    return inflated
+
+
+def write_response(told: InferResponse, behind: bytes) -> Response:
+    """JSON alone, or with bytes behind it."""
+    header = told.model_dump_json(exclude_none=True).encode()
+    if not behind:
+        return Response(header, media_type="application/json")
+    return Response(
+        header + behind,
+        media_type="application/octet-stream",
+        headers={HEADER_LENGTH: str(len(header))},
+    )

@@ -1,0 +1,23 @@
+"""From logits to what callers ask for: probabilities, and the best classes in order."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+Scores = NDArray[np.float32]
+ClassIds = NDArray[np.int64]
+
+
+def softmax(logits: Logits) -> Scores:
+    """Probabilities of logits ``(..., c)``, over the last axis."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    scores: Scores = powers / powers.sum(-1, keepdims=True)
+    return scores
+
+
+def best_classes(logits: Logits, top_k: int) -> tuple[Scores, ClassIds]:
+    """The highest ``top_k`` probabilities and their classes, ``(b, top_k)`` each, best first."""
+    ids = np.argpartition(-logits, top_k - 1)[:, :top_k]
+    order = np.argsort(-np.take_along_axis(logits, ids, 1), kind="stable")
+    ids = np.take_along_axis(ids, order, 1)
+    return np.take_along_axis(softmax(logits), ids, 1), ids

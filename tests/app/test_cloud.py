@@ -1,0 +1,140 @@
+"""What SageMaker and Vertex AI ask of a container."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app import cloud
+from app.cloud import find_weights, follow_cloud
+from app.lifecycle import Lifecycle, State
+from app.main import create_app
+from app.settings import SettingsError
+
+from .conftest import FakeClassifier, make_settings, running, starting, until
+from .test_predict import problem
+
+pytestmark = pytest.mark.anyio
+
+
+def instances(*contents: bytes, **more: Any) -> dict[str, Any]:
+    return {"instances": [{"b64": base64.b64encode(each).decode()} for each in contents], **more}
+
+
+async def test_neither_is_there_unless_asked_for(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, _):
+        assert (await client.get("/ping")).status_code == 404
+        assert (await client.post("/invocations", content=b"1")).status_code == 404
+
+
+async def test_sagemaker_pings_and_invokes(classifier: FakeClassifier) -> None:
+    def load() -> FakeClassifier:
+        assert classifier.gate.wait(10)
+        return classifier
+
+    classifier.gate.clear()
+    async with starting(load, cloud="sagemaker") as (client, lifecycle):
+        assert (await client.get("/ping")).status_code == 503
+        problem(await client.post("/invocations", content=b"1"), 503, "not-ready")
+        classifier.gate.set()
+        await until(lambda: lifecycle.ready)
+        assert (await client.get("/ping")).status_code == 200
+        answers = [
+            await client.post("/invocations?top_k=2", content=b"3"),
+            await client.post("/predict?top_k=2", content=b"3"),
+        ]
+        assert answers[0].json() == answers[1].json()
+        problem(await client.post("/invocations", content=b"bad"), 400, "invalid-image")
+
+
+async def vertex(classifier: FakeClassifier, **environ: str) -> httpx.AsyncClient:
+    """A client of the service as Vertex AI starts it."""
+    lifecycle = Lifecycle()
+    app = create_app(
+        make_settings(cloud="vertex"), lambda: classifier, lifecycle=lifecycle, environ=environ
+    )
+    await app.router.lifespan_context(app).__aenter__()
+    await until(lambda: lifecycle.state is State.READY)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+
+
+async def test_vertex_asks_where_its_environment_says(classifier: FakeClassifier) -> None:
+    route = "/v1/endpoints/7/deployedModels/9"
+    client = await vertex(classifier, AIP_HEALTH_ROUTE=route, AIP_PREDICT_ROUTE=f"{route}:predict")
+    assert (await client.get(route)).status_code == 200
+    request = instances(b"3", b"7", parameters={"top_k": 1})
+    response = await client.post(f"{route}:predict", json=request)
+    assert response.status_code == 200, response.text
+    assert response.json() == {
+        "predictions": [
+            {
+                "model": {"name": "fake", "version": "3"},
+                "predictions": [{"class_id": i, "label": f"class_{i}", "score": 0.9}],
+            }
+            for i in (3, 7)
+        ]
+    }
+    assert (await client.post("/predict", content=b"3")).is_success
+
+
+async def test_a_route_named_as_one_of_ours_is_vertex_ais(classifier: FakeClassifier) -> None:
+    client = await vertex(classifier, AIP_HEALTH_ROUTE="/healthz", AIP_PREDICT_ROUTE="/predict")
+    assert (await client.get("/healthz")).json() == {"state": "ready"}
+    response = await client.post("/predict", json=instances(b"3"))
+    assert len(response.json()["predictions"][0]["predictions"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"{", 400, "body: Invalid JSON"),
+        (b"{}", 400, "instances: Field required"),
+        (json.dumps(instances()).encode(), 400, "there are no instances"),
+        (b'{"instances": [{"image": "MQ=="}]}', 400, "instances.0.b64: Field required"),
+        (b'{"instances": [{"b64": "%"}]}', 400, "no valid base64"),
+        (json.dumps(instances(b"1", parameters={"top_k": 11})).encode(), 422, "from 1 to 10"),
+        (json.dumps(instances(b"1", parameters={"k": 1})).encode(), 400, "parameters.k: Extra"),
+        (json.dumps(instances(b"1", b"bad")).encode(), 400, "it does not decode"),
+        (json.dumps(instances(*[b"1"] * 257)).encode(), 413, "257 images in one request"),
+    ],
+)
+async def test_what_vertex_ai_would_not_send_is_refused(
+    classifier: FakeClassifier, body: bytes, status: int, message: str
+) -> None:
+    client = await vertex(classifier)
+    assert (await client.get("/health")).is_success
+    response = await client.post("/predict", content=body)
+    assert response.status_code == status
+    assert message in response.json()["detail"]
+
+
+def test_the_clouds_port_wins_and_its_variables_are_checked() -> None:
+    vertex, sagemaker = make_settings(cloud="vertex"), make_settings(cloud="sagemaker")
+    found = follow_cloud(vertex, {"AIP_HTTP_PORT": "9000"})
+    assert (found.host, found.port) == ("0.0.0.0", 9000)
+    assert follow_cloud(vertex, {}).port == 8080
+    assert follow_cloud(sagemaker, {"SAGEMAKER_BIND_TO_PORT": "9001"}).port == 9001
+    plain = make_settings()
+    assert follow_cloud(plain, {"AIP_HTTP_PORT": "9000"}) is plain
+    for wrong in ("none", "0", "65536", ""):
+        with pytest.raises(SettingsError, match=f"AIP_HTTP_PORT={wrong}: must be a port"):
+            follow_cloud(vertex, {"AIP_HTTP_PORT": wrong})
+    with pytest.raises(SettingsError, match="AIP_PREDICT_ROUTE=predict: must be a path"):
+        create_app(vertex, environ={"AIP_PREDICT_ROUTE": "predict"})
+
+
+def test_sagemakers_weights_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud, "SAGEMAKER_MODEL", tmp_path)
+    settings = make_settings(cloud="sagemaker")
+    assert follow_cloud(settings, {}).checkpoint is None
+    weights = tmp_path / "mine.safetensors"
+    weights.touch()
+    assert follow_cloud(settings, {}).checkpoint == str(weights)
+    chosen = make_settings(cloud="sagemaker", checkpoint="other")
+    assert follow_cloud(chosen, {}).checkpoint == "other"
+    (tmp_path / "more.pth").touch()
+    with pytest.raises(SettingsError, match=r"holds mine\.safetensors, more\.pth; XCIT_CHECKPOINT"):
+        find_weights(tmp_path)
