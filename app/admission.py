@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from app.errors import Overloaded, TooManyImages
+from app.errors import Overloaded, ServiceError, TooManyImages
 
 MAX_RETRY_AFTER = 60
 MEMORY = 1.0  # seconds of work that the measured throughput is averaged over
@@ -54,10 +54,15 @@ class Admission:
         """Hold a place for each of so many images; see `check`."""
         self.check(deadline, count)
         self.images += count
+        served = False
         try:
             yield
+            served = True
+        except ServiceError as error:
+            served = error.status < 500  # a bad image is done with, too
+            raise
         finally:
-            self.images -= count
+            self.leave(count, served=served)
 
     def check(self, deadline: float = math.inf, count: int = 1) -> None:
         """Refuse so many more images, or let them all come.
@@ -75,24 +80,25 @@ class Admission:
         if self.bytes >= self._max_bytes:
             raise self._overloaded(f"{self.bytes} bytes of images are held")
         left, expected = deadline - self._clock(), self.expected_wait(count)
-        if 0 < left < expected:
+        if self.images and 0 < left < expected:  # with none, one more shows how fast it is
             raise Overloaded(
                 f"an answer would take about {expected:.1f} s, and {left:.1f} s are left",
                 retry_after=self.retry_after(),
             )
 
-    def observe_batch(self, size: int) -> None:
-        """Learn the throughput: what is done between two batches while more images are there.
+    def leave(self, count: int, *, served: bool) -> None:
+        """Give so many places back, and learn the throughput: what is done while there is work.
 
         So it is that of the whole service, whichever part of it is the slowest.
         """
+        self.images -= count
         now = self._clock()
         if self._busy_since is not None:
             seconds = now - self._busy_since
             fading = math.exp(-seconds / MEMORY)
-            self._work = self._work * fading + size
+            self._work = self._work * fading + count * served
             self._seconds = self._seconds * fading + seconds
-        self._busy_since = now if self.images > size else None
+        self._busy_since = now if self.images else None
 
     def expected_wait(self, more: int = 0) -> float:
         """Seconds until what is admitted, and so many images ``more``, will have been served.

@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_serve(commands.add_parser("serve", help="serve a checkpoint over HTTP"))
     add_key(commands.add_parser("key", help="make an API key"))
     add_predict(commands.add_parser("predict", help="classify image files, without a server"))
+    add_explain(commands.add_parser("explain", help="draw where the model looks in an image"))
     add_inspect(commands.add_parser("inspect", help="print what a checkpoint is"))
     add_convert(commands.add_parser("convert", help="write a checkpoint that describes itself"))
     add_evaluate(commands.add_parser("evaluate", help="measure a checkpoint on labelled images"))
@@ -132,6 +133,25 @@ def predict_command(args: argparse.Namespace) -> int:
     from app.offline import predict_files
 
     return predict_files(args)
+
+
+def add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Draw what the class token attends to, in the last layer that has one, over the image as "
+        "the model crops it."
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE")
+    parser.add_argument("output", type=Path, metavar="OUTPUT.png")
+    parser.add_argument("--head", type=int, metavar="N", help="of the attention, from 0 [mean]")
+    parser.add_argument("--checkpoint", help=f"{CHECKPOINT}; the bundled one if absent")
+    add_checkpoint_options(parser)
+    parser.set_defaults(command=explain_command)
+
+
+def explain_command(args: argparse.Namespace) -> int:
+    from app.offline import explain_file
+
+    return explain_file(args)
 
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:

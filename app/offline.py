@@ -79,6 +79,24 @@ def print_table(answers: Sequence[dict[str, Any]]) -> None:
             print(f"{file:<{width}}  {row['score']:6.2%}  {row['label']}")
 
 
+def explain_file(args: argparse.Namespace) -> int:
+    """Write a picture of where the model looks in an image."""
+    if args.output.suffix.lower() != ".png":
+        raise SettingsError(f"{args.output}: the output's name must end in .png")
+    try:
+        explainer = model.load_explainer(
+            args.checkpoint or model.BUNDLED_CHECKPOINT, overrides(args)
+        )
+        args.output.write_bytes(explainer.picture(args.image.read_bytes(), args.head))
+    except model.ImageError as error:
+        return complain(f"{args.image}: {error}")
+    except model.ModelError as error:
+        return complain(str(error))
+    except OSError as error:
+        return complain(f"{error.filename}: {error.strerror}")
+    return 0
+
+
 def inspect_checkpoint(args: argparse.Namespace) -> int:
     """Print what a checkpoint is, as `read_checkpoint` sees it."""
     try:

@@ -253,7 +253,6 @@ class Pipeline:
                     picture = await loop.run_in_executor(self._explainer, call)
             except TimeoutError as error:
                 raise _too_late(deadline, timings) from error
-            self._explanations.observe_batch(1)
             return picture
 
     async def _classify(
@@ -298,7 +297,6 @@ class Pipeline:
     def _observe_batch(self, size: int, padding: int) -> None:
         self.images += size
         self.batches += 1
-        self._admission.observe_batch(size)
         self._metrics.observe_batch(size, padding)
 
 

@@ -18,6 +18,7 @@ from model.errors import (
     UnsupportedImage,
 )
 from model.evaluate import Report, evaluate
+from model.saliency import load_explainer
 from model.spec import ModelSpec, PreprocessSpec
 
 BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "xcit-cifar10.safetensors"
@@ -44,6 +45,7 @@ __all__ = [
     "UnsupportedImage",
     "evaluate",
     "load_classifier",
+    "load_explainer",
     "read_checkpoint",
     "write_checkpoint",
 ]

@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from model.checkpoint import NO_OVERRIDES, read_checkpoint
+from model.description import Overrides
 from model.errors import ModelError
 from model.preprocess import DEFAULT_MAX_PIXELS, Pixels, preprocess
 from model.simplify import plain
@@ -104,6 +107,16 @@ class Explainer:
 
     def _watch(self, module: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
         self._attention = module.weights(*inputs)  # type: ignore[operator]
+
+
+def load_explainer(
+    checkpoint: str | Path,
+    overrides: Overrides = NO_OVERRIDES,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Explainer:
+    """Of a checkpoint, without a backend; see `read_checkpoint` for arguments and errors."""
+    found = read_checkpoint(checkpoint, overrides)
+    return Explainer(found.build, found.spec, max_pixels)
 
 
 def overlay(pixels: Pixels, attention: Attention) -> Image.Image:

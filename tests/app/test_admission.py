@@ -5,7 +5,7 @@ import math
 import pytest
 
 from app.admission import Admission
-from app.errors import Overloaded
+from app.errors import DeadlineExceeded, InvalidImage, Overloaded
 
 
 class Clock:
@@ -25,12 +25,17 @@ def clock() -> Clock:
 def busy(clock: Clock, *, images: int, rate: float, batches: int = 20, size: int = 4) -> Admission:
     """An admission with so many images, that has run batches at so many images a second."""
     admission = Admission(max_images=1000, max_bytes=100, clock=clock)
-    admission.images = max(images, size + 1)
     for _ in range(batches):
-        admission.observe_batch(size)
+        end(admission, size)
         clock.now += size / rate
     admission.images = images
     return admission
+
+
+def end(admission: Admission, size: int, *, left: int = 1, served: bool = True) -> None:
+    """Let a batch end, after which so many images are left."""
+    admission.images = left + size
+    admission.leave(size, served=served)
 
 
 def test_images_are_bounded_and_places_come_back() -> None:
@@ -88,25 +93,55 @@ def test_retry_after_is_the_queue_over_the_measured_throughput(clock: Clock) -> 
 
 def test_throughput_counts_all_streams_and_follows_what_is_measured(clock: Clock) -> None:
     admission = Admission(max_images=1000, max_bytes=100, clock=clock)
-    admission.images = 100
     for _ in range(50):  # two batches end together, every second
-        admission.observe_batch(5)
-        admission.observe_batch(5)
+        end(admission, 5, left=100)
+        end(admission, 5, left=100)
         clock.now += 1
     assert admission.expected_wait() == pytest.approx(10, rel=0.1)
     for _ in range(50):
-        admission.observe_batch(50)
+        end(admission, 50, left=100)
         clock.now += 1
     assert admission.expected_wait() == pytest.approx(2, rel=0.1)
 
 
+def test_what_ends_without_an_answer_is_no_throughput(clock: Clock) -> None:
+    admission = Admission(max_images=1000, max_bytes=100, clock=clock)
+    for _ in range(50):
+        end(admission, 5, left=100)
+        end(admission, 5, left=100, served=False)
+        clock.now += 1
+    assert admission.expected_wait() == pytest.approx(20, rel=0.1)
+
+
+def test_images_that_are_no_good_are_work_that_was_done(clock: Clock) -> None:
+    admission = Admission(max_images=1000, max_bytes=100, clock=clock)
+
+    def fail(error: Exception) -> None:
+        with admission.admit():
+            clock.now += 0.05
+            raise error
+
+    with admission.admit():
+        for error in (InvalidImage("no"), DeadlineExceeded("late")) * 50:
+            with pytest.raises(type(error)):
+                fail(error)
+    admission.images = 10
+    assert admission.expected_wait() == pytest.approx(1, rel=0.1)
+
+
+def test_an_idle_service_takes_a_request_however_slow_it_was(clock: Clock) -> None:
+    admission = busy(clock, images=1, rate=0.01)
+    with pytest.raises(Overloaded, match=r"about 200\.0 s"):
+        admission.check(clock.now + 10)
+    admission.images = 0
+    admission.check(clock.now + 10)
+
+
 def test_time_without_work_is_no_slowness(clock: Clock) -> None:
     admission = busy(clock, images=100, rate=50)
-    admission.images = 4
-    admission.observe_batch(4)  # the last ones
+    end(admission, 4, left=0)
     clock.now += 3600
-    admission.images = 100
-    admission.observe_batch(4)
+    end(admission, 4, left=100)
     assert admission.expected_wait() == pytest.approx(2, rel=0.2)
 
 

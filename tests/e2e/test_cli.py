@@ -88,6 +88,40 @@ def test_predict_as_json_skips_and_tells_what_cannot_be_read(
     ]
 
 
+def test_explain_draws_a_head_or_the_mean(xcit_serve: Command, photo: Path, tmp_path: Path) -> None:
+    pictures = [tmp_path / name for name in ("mean.png", "head.png")]
+    assert xcit_serve("explain", photo, pictures[0]).returncode == 0
+    assert xcit_serve("explain", photo, pictures[1], "--head", 1).returncode == 0
+    assert pictures[0].read_bytes() != pictures[1].read_bytes()
+    with Image.open(pictures[0]) as image:
+        assert (image.format, image.size) == ("PNG", (448, 448))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("{photo}", "out.jpg"), 2, "out.jpg: the output's name must end in .png"),
+        (("missing.jpg", "{out}"), 1, "missing.jpg: No such file or directory"),
+        (("{photo}", "no/where.png"), 1, "no/where.png: No such file or directory"),
+        (("{photo}", "{out}", "--head", "99"), 1, "head is 99; it must be from 0 to"),
+        ((__file__, "{out}"), 1, "no JPEG, PNG"),
+    ],
+)
+def test_what_cannot_be_explained_is_told_in_a_line(
+    xcit_serve: Command,
+    photo: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    out = tmp_path / "out.png"
+    done = xcit_serve("explain", *(text.format(photo=photo, out=out) for text in arguments))
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+    assert message in done.stderr
+    assert not out.exists()
+
+
 def test_inspect_tells_what_a_checkpoint_is(xcit_serve: Command, raw: Path) -> None:
     bundled = xcit_serve("inspect", BUNDLED_CHECKPOINT)
     assert bundled.returncode == 0

@@ -12,7 +12,7 @@ from PIL import Image
 from model import BUNDLED_CHECKPOINT, load_classifier
 from tests.pictures import bomb
 
-from .conftest import Server, StartServer
+from .conftest import Server, StartServer, free_port
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (120, 90), image_format: str = "JPEG") -> bytes:
@@ -133,3 +133,49 @@ def test_nothing_is_left_waiting_at_the_end(server: Server) -> None:
     metrics = server.client.get("/metrics").text
     assert "xcit_inflight_requests 0.0" in metrics
     assert "xcit_queue_depth 0.0" in metrics
+
+
+def test_many_images_are_answered_as_each_alone(server: Server) -> None:
+    pictures = [
+        picture(seed, image_format=kind) for seed, kind in enumerate(("JPEG", "PNG", "BMP"))
+    ]
+    forms = [("file", (f"{i}", data, "image/x")) for i, data in enumerate([*pictures, b"rubbish"])]
+    answer = server.client.post("/predict/batch?top_k=3", files=forms).json()
+    *results, rubbish = answer["results"]
+    assert rubbish["error"]["status"] == 415
+    for data, result in zip(pictures, results, strict=True):
+        alone = server.post(data).json()["predictions"][:3]
+        rows = result["predictions"]
+        assert [row["class_id"] for row in rows] == [row["class_id"] for row in alone]
+        assert [r["score"] for r in rows] == pytest.approx([r["score"] for r in alone], abs=0.02)
+
+
+def test_an_explanation_is_a_picture_of_the_crop(server: Server) -> None:
+    heads = server.client.get("/healthz").json()["model"]["heads"]
+    found = set()
+    for head in ("mean", *range(heads)):
+        response = server.client.post(f"/explain?head={head}", content=picture())
+        assert response.headers["content-type"] == "image/png", response.text
+        with Image.open(io.BytesIO(response.content)) as image:
+            assert image.size == (448, 448)
+        found.add(response.content)
+    assert len(found) == heads + 1
+    assert server.client.post("/explain", content=b"rubbish").status_code == 415
+
+
+def test_vertex_ai_starts_the_service_with_its_own_variables(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    for name, value in {
+        "AIP_HTTP_PORT": str(port),
+        "AIP_HEALTH_ROUTE": "/health",
+        "AIP_PREDICT_ROUTE": "/v1/models/m:predict",
+    }.items():
+        monkeypatch.setenv(name, value)
+    server = start_server(port=port, cloud="vertex")
+    assert server.client.get("/health").status_code == 200
+    data = picture()
+    body = {"instances": [{"b64": base64.b64encode(data).decode()}]}
+    answer = server.client.post("/v1/models/m:predict", json=body).json()
+    assert answer["predictions"] == [server.post(data).json()]

@@ -41,18 +41,22 @@ schemathesis.openapi.media_type("application/octet-stream", IMAGES)
 schemathesis.openapi.format("binary", IMAGES)
 
 # A schema cannot tell which text is an image, how many classes there are, or what takes how long.
-REFUSED_ALL_THE_SAME = {400, 415, 422}
+REFUSED_ALL_THE_SAME = {400, 404, 413, 415, 422}
 TOO_LATE = {408, 504}
 PREDICT = {
     "positive_data_acceptance": {"expected-statuses": [200, *REFUSED_ALL_THE_SAME, *TOO_LATE]},
     "negative_data_rejection": {"expected-statuses": ["4xx", 504]},
     "not_a_server_error": {"expected-statuses": ["2xx", "4xx", 504]},
 }
+BATCH = PREDICT | {"negative_data_rejection": {"enabled": False}}  # each image is told by itself
 CONFIG = SchemathesisConfig.from_dict(
     {
         "generation": {"max-examples": 1000, "with-security-parameters": False},
         "request-timeout": 120,  # a reload loads a model
-        "operations": [{"include-path": "/predict", "checks": PREDICT}],
+        "operations": [
+            {"include-path": "/predict/batch", "checks": BATCH},
+            {"include-path-regex": "^/(predict|explain|.*infer)", "checks": PREDICT},
+        ],
     }
 )
 with tempfile.TemporaryDirectory() as directory:
@@ -86,5 +90,7 @@ def test_the_requests_were_of_every_kind(server: Server) -> None:
         if any("security" in operation for operation in operations.values()):
             expected |= {401}
         if path == "/predict":
-            expected |= REFUSED_ALL_THE_SAME
+            expected |= {400, 415, 422}
+        if path.endswith("/infer"):
+            expected |= {400, 404}
         assert expected <= {int(code) for code, endpoint in told if endpoint == path}, path
