@@ -183,6 +183,12 @@ def router(
         told = {"version": info.version, "state": "READY", "reason": ""}
         return [{"name": name, **told} for name in signatures(info)]
 
+    @routes.get("/models/stats", responses=problems(NotReady, Draining))
+    async def all_statistics() -> dict[str, Any]:
+        """Of every model; see the statistics of one."""
+        info = pipeline.served
+        return {"model_stats": [show_statistics(name, info) for name in signatures(info)]}
+
     @of_a_model(routes.get, "/ready")
     async def model_ready(request: Request) -> dict[str, Any]:
         """200 while the model answers."""
@@ -224,17 +230,18 @@ def router(
     async def model_statistics(request: Request) -> dict[str, Any]:
         """Counts and times. Inferences and executions are the classifier's, whoever asked."""
         model, info = find(request)
-        its = statistics[model.name]
-        told = {
-            "name": model.name,
+        return {"model_stats": [show_statistics(model.name, info)]}
+
+    def show_statistics(name: str, info: ModelInfo) -> dict[str, Any]:
+        return {
+            "name": name,
             "version": info.version,
-            "last_inference": its.last,
+            "last_inference": statistics[name].last,
             "inference_count": pipeline.images,
             "execution_count": pipeline.batches,
-            "inference_stats": its.durations,
+            "inference_stats": statistics[name].durations,
             "batch_stats": [],
         }
-        return {"model_stats": [told]}
 
     @of_a_model(
         routes.post,

@@ -389,6 +389,8 @@ async def test_what_was_done_is_counted(classifier: FakeClassifier) -> None:
         await client.post("/predict", content=b"1")
         (stats,) = (await client.get("/v2/models/xcit/stats")).json()["model_stats"]
         (others,) = (await client.get("/v2/models/xcit_tensor/stats")).json()["model_stats"]
+        both = (await client.get("/v2/models/stats")).json()["model_stats"]
+    assert both == [stats, others]
     assert stats["inference_count"] == 3
     assert stats["execution_count"] == len(classifier.batches)
     assert stats["last_inference"] > 1e12

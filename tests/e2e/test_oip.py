@@ -64,6 +64,8 @@ def test_the_client_finds_server_and_models(client: Any) -> None:
         assert not client.is_model_ready(model["name"], "99")
         assert client.get_model_metadata(model["name"])["name"] == model["name"]
         assert client.get_model_config(model["name"], model["version"])["max_batch_size"] > 1
+    stats = client.get_inference_statistics()["model_stats"]
+    assert [model["name"] for model in stats] == ["xcit", "xcit_tensor"]
     assert not client.is_model_ready("resnet")
     with pytest.raises(triton.InferenceServerException, match="unknown model 'resnet'"):
         client.get_model_metadata("resnet")
