@@ -121,7 +121,7 @@ def parse(body: bytes) -> VertexRequest:
         request = VertexRequest.model_validate_json(body)
     except ValidationError as error:
         mistake = error.errors()[0]
-        where = ".".join(map(str, mistake["loc"])) or "body"
+        where = ".".join(map(str, mistake["loc"]))[:80] or "body"
         raise BadRequest(
             f'the body is not {{"instances": [{{"b64": "<base64>"}}]}}: {where}: {mistake["msg"]}'
         ) from error

@@ -257,7 +257,7 @@ def _parse(content: bytes) -> InferRequest:
         request = InferRequest.model_validate_json(content)
     except ValidationError as error:
         mistake = error.errors()[0]
-        where = ".".join(map(str, mistake["loc"])) or "body"
+        where = ".".join(map(str, mistake["loc"]))[:80] or "body"
         raise BadRequest(f"no inference request: {where}: {mistake['msg']}") from error
     for part in (request, *request.inputs, *(request.outputs or ())):
         for name in NOT_HERE & set(part.parameters):
