@@ -73,7 +73,7 @@ class MicroBatcher(Generic[Item, Result]):
             waits for nothing but a free stream.
         max_queue_size: items waiting, at most.
         batch_timeout: seconds after which a batch hangs.
-        on_batch: told the size of every batch that succeeded.
+        on_batch: told the size of every batch that succeeded, and how many seconds it took.
         clock: seconds, monotonic; deadlines are on it.
 
     Attributes:
@@ -89,7 +89,7 @@ class MicroBatcher(Generic[Item, Result]):
         max_queue_size: int,
         max_batch_delay: float = 0.0,
         batch_timeout: float = math.inf,
-        on_batch: Callable[[int], None] = lambda size: None,
+        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
         on_failure: Callable[[BaseException], None] = lambda error: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -203,7 +203,7 @@ class MicroBatcher(Generic[Item, Result]):
                     await self._run(stream, [entry])
         else:
             seconds = self._clock() - started
-            self._on_batch(len(batch))
+            self._on_batch(len(batch), seconds)
             for entry, result in zip(batch, results, strict=True):
                 if not entry.future.done():
                     waited = started - entry.enqueued_at

@@ -73,7 +73,8 @@ def create_app(
         on_loaded: called whenever a model has been put to work.
         environ: where a cloud says what it wants; see `app.cloud`.
 
-    Its ``state.reload`` loads what is to be loaded once more; see `Pipeline.reload`.
+    Its ``state.reload`` loads what is to be loaded once more; see `Pipeline.reload`. Its
+    ``state.observe_refusal`` counts a request that was refused before it came in here.
 
     Raises:
         KeysError: the file of API keys cannot be used.
@@ -97,13 +98,15 @@ def create_app(
         await pipeline.stop()
 
     async def reload() -> ModelInfo:
-        if keys:
-            try:
-                keys.reload()
-            except KeysError as error:
-                logger.warning("not reloaded: %s", error)
-                raise ReloadFailed(f"{error}; keys and model stay as they are") from error
-        return await pipeline.reload()
+        try:
+            if keys:
+                reload_keys(keys)
+            info = await pipeline.reload()
+        except ReloadFailed:
+            meters.reload_failed.set(1)
+            raise
+        meters.reload_failed.set(0)
+        return info
 
     def observe(record: RequestRecord) -> None:
         log_request(record)
@@ -117,6 +120,7 @@ def create_app(
         redirect_slashes=False,  # whose target would be the Host that the client chose
     )
     app.state.reload = reload
+    app.state.observe_refusal = meters.observe_refusal
     door, guarded = Door(pipeline, keys), ["/predict", "/predict/batch", "/explain"]
     if contract := read_contract(settings, environ):  # first: its routes may be named as ours
         app.include_router(cloud.router(contract, pipeline, lifecycle, keys))
@@ -146,6 +150,15 @@ def create_app(
     if origins := settings.cors_origins.replace(",", " ").split():
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     return app
+
+
+def reload_keys(keys: ApiKeys) -> None:
+    """Read the file of API keys once more; raises `ReloadFailed` if it cannot be used."""
+    try:
+        keys.reload()
+    except KeysError as error:
+        logger.warning("not reloaded: %s", error)
+        raise ReloadFailed(f"{error}; keys and model stay as they are") from error
 
 
 def load_model(settings: Settings) -> Classifier:

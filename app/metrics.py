@@ -12,7 +12,7 @@ from prometheus_client import (
 )
 
 from app.classifier import ModelInfo
-from app.errors import rejection_reasons
+from app.errors import ServiceError, rejection_reasons
 from app.lifecycle import State
 from app.record import RequestRecord
 from app.timings import PHASES
@@ -70,11 +70,40 @@ class Metrics:
         self._padding = Counter(
             "xcit_batch_padding", "Rows computed only as padding.", registry=registry
         )
+        self._busy = Counter(
+            "xcit_stream_busy_seconds",
+            "Seconds that streams spent on batches, those side by side added up.",
+            registry=registry,
+        )
+        self.streams = Gauge(
+            "xcit_streams", "Batches run side by side, at most.", registry=registry
+        )
+        self.cores = Gauge(
+            "xcit_cores",
+            "Cores that the process may use, by affinity and quota.",
+            registry=registry,
+        )
         self.queue_depth = Gauge(
             "xcit_queue_depth", "Preprocessed images waiting for a batch.", registry=registry
         )
         self.inflight = Gauge(
-            "xcit_inflight_requests", "Admitted, unanswered requests.", registry=registry
+            "xcit_inflight_requests", "Admitted, unanswered images.", registry=registry
+        )
+        self.max_queue_size = Gauge(
+            "xcit_max_queue_size", "Admitted, unanswered images, at most.", registry=registry
+        )
+        self.held_bytes = Gauge(
+            "xcit_held_bytes",
+            "Bytes of bodies, of requests not yet answered; also of those still arriving.",
+            registry=registry,
+        )
+        self.max_queue_bytes = Gauge(
+            "xcit_max_queue_bytes", "Bytes of bodies held, at most.", registry=registry
+        )
+        self.reload_failed = Gauge(
+            "xcit_reload_failed",
+            "1 after a reload that failed, until one succeeds.",
+            registry=registry,
         )
         self._rejected = Counter(
             "xcit_rejected",
@@ -99,9 +128,15 @@ class Metrics:
         if record.client is not None:
             self._client_requests.labels(record.client, code).inc()
 
-    def observe_batch(self, size: int, padding: int) -> None:
+    def observe_refusal(self, error: ServiceError) -> None:
+        """The one call for a request whose head was too late, too large or no HTTP."""
+        self._requests.labels("unmatched", str(error.status)).inc()
+        self._rejected.labels(error.reason()).inc()
+
+    def observe_batch(self, size: int, padding: int, seconds: float) -> None:
         self._batch_size.observe(size)
         self._padding.inc(padding)
+        self._busy.inc(seconds)
 
     def show_state(self, current: State) -> None:
         for state in State:

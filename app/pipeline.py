@@ -111,6 +111,11 @@ class Pipeline:
         metrics.queue_depth.set_function(lambda: self.queue_depth)
         metrics.max_batch_size.set_function(lambda: self.info.max_batch_size if self.info else 0)
         metrics.inflight.set_function(lambda: self._admission.images)
+        metrics.held_bytes.set_function(lambda: self._admission.bytes)
+        metrics.streams.set_function(lambda: self.info.streams if self.info else 0)
+        metrics.max_queue_size.set(settings.max_queue_size)
+        metrics.max_queue_bytes.set(settings.max_queue_bytes)
+        metrics.cores.set(usable_cores())
 
     @property
     def info(self) -> ModelInfo | None:
@@ -294,10 +299,10 @@ class Pipeline:
         refusal = Draining if state is State.DRAINING else NotReady
         raise refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
 
-    def _observe_batch(self, size: int, padding: int) -> None:
+    def _observe_batch(self, size: int, padding: int, seconds: float) -> None:
         self.images += size
         self.batches += 1
-        self._metrics.observe_batch(size, padding)
+        self._metrics.observe_batch(size, padding, seconds)
 
 
 def _too_late(deadline: float, timings: Timings) -> DeadlineExceeded:

@@ -40,14 +40,21 @@ class BoundedProtocol(HttpToolsProtocol):
         head_timeout: seconds for a request head, from the moment one is due.
         stays: whether a connection outlives its answer: not when the service is about to end, as
             it would be closed under a client's next request.
+        on_refusal: told why a request was refused that the application never saw.
     """
 
     def __init__(
-        self, *args: Any, head_timeout: float, stays: Callable[[], bool], **kwargs: Any
+        self,
+        *args: Any,
+        head_timeout: float,
+        stays: Callable[[], bool],
+        on_refusal: Callable[[ServiceError], None],
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._head_timeout = head_timeout
         self._stays = stays
+        self._on_refusal = on_refusal
         self._timer: asyncio.TimerHandle | None = None  # until a head or a body must be there
         self._reading: asyncio.TimerHandle | None = None  # until the client must have read
         self._held = 0  # bytes that the parser may keep: since the last head, body or end
@@ -178,4 +185,6 @@ class BoundedProtocol(HttpToolsProtocol):
             response.headers.update({"X-Request-ID": record.request_id, "Connection": "close"})
             head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
             self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + bytes(response.body))
+            if cycle is None or cycle.response_complete:
+                self._on_refusal(error)
         self.transport.close()

@@ -45,6 +45,7 @@ def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> s
             BoundedProtocol,
             head_timeout=settings.head_timeout_s,
             stays=lambda: lifecycle.state in (State.LOADING, State.READY),
+            on_refusal=app.state.observe_refusal,
         ),
         timeout_keep_alive=settings.keep_alive_timeout_s,  # type: ignore[arg-type]
         log_config=None,

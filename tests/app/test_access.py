@@ -158,6 +158,7 @@ async def test_the_admin_reloads_model_and_keys(
         response = await client.post("/admin/reload", headers=admin)
         assert "keys and model stay as they are" in problem(response, 422, "reload-failed")
         assert "line 1: must be NAME:SHA-256" in caplog.text
+        assert "\nxcit_reload_failed 1.0\n" in (await client.get("/metrics")).text
 
 
 async def test_pages_of_other_origins_may_ask_where_they_are_named(

@@ -191,7 +191,7 @@ async def test_a_lost_device_ends_everything_that_waits_and_comes() -> None:
 async def test_a_defect_in_a_stream_ends_everything_that_waits() -> None:
     told: list[BaseException] = []
 
-    def explode(size: int) -> None:
+    def explode(size: int, seconds: float) -> None:
         raise KeyError("defect")
 
     async with batching(lambda items: items, on_batch=explode, on_failure=told.append) as batcher:

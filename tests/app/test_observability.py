@@ -3,17 +3,20 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.cores import usable_cores
 from app.errors import StartupError
 from app.logs import JsonFormatter, TextFormatter
 
-from .conftest import FakeClassifier, running, starting, until
+from .conftest import FakeClassification, FakeClassifier, running, starting, until
 
 pytestmark = pytest.mark.anyio
 
@@ -74,6 +77,58 @@ async def test_batches_and_gauges_show_while_requests_wait(classifier: FakeClass
         read = await scrape(client)
         assert read("xcit_batch_size_sum") == 5
         assert read("xcit_batch_size_count") == len(classifier.batches)
+
+
+async def test_what_is_held_is_told_beside_its_bounds(classifier: FakeClassifier) -> None:
+    classifier.gate.clear()
+    async with running(classifier, max_queue_size=7, max_queue_bytes=1000) as (client, _):
+        tasks = [asyncio.create_task(client.post("/predict", content=b"1" * 30)) for _ in range(5)]
+        await until(lambda: len(classifier.batches) == 1)
+        await asyncio.sleep(0.05)
+        read = await scrape(client)
+        assert (read("xcit_inflight_requests"), read("xcit_max_queue_size")) == (5, 7)
+        assert (read("xcit_held_bytes"), read("xcit_max_queue_bytes")) == (150, 1000)
+        classifier.gate.set()
+        await asyncio.gather(*tasks)
+        read = await scrape(client)
+        assert read("xcit_held_bytes") == 0
+
+
+async def test_seconds_of_batches_are_counted_beside_streams_and_cores() -> None:
+    class Slow(FakeClassifier):
+        def predict(self, items: Sequence[bytes], top_k: int) -> list[FakeClassification]:
+            time.sleep(0.1)
+            return super().predict(items, top_k)
+
+    slow = Slow(streams=2)
+    slow.info = replace(slow.info, streams=2)
+    async with running(slow) as (client, _):
+        assert (await scrape(client))("xcit_stream_busy_seconds_total") == 0
+        await asyncio.gather(*(client.post("/predict", content=b"1") for _ in range(2)))
+        read = await scrape(client)
+    busy, batches = read("xcit_stream_busy_seconds_total"), len(slow.batches)
+    assert 0.1 * batches <= busy < 0.1 * batches + 1
+    assert read("xcit_streams") == 2
+    assert read("xcit_cores") == usable_cores()
+
+
+async def test_a_reload_that_failed_shows_until_one_succeeds(classifier: FakeClassifier) -> None:
+    loads: list[FakeClassifier | None] = [classifier, None, classifier]
+
+    def load() -> FakeClassifier:
+        if (found := loads.pop(0)) is None:
+            raise StartupError("weights.pt: no such file")
+        return found
+
+    async with starting(load, admin_token="secret") as (client, lifecycle):
+        await until(lambda: lifecycle.ready)
+        shown = [(await scrape(client))("xcit_reload_failed")]
+        for status in (422, 200):
+            admin = {"Authorization": "Bearer secret"}
+            response = await client.post("/admin/reload", headers=admin)
+            assert response.status_code == status
+            shown.append((await scrape(client))("xcit_reload_failed"))
+    assert shown == [0, 1, 0]
 
 
 async def test_state_and_model_are_told(classifier: FakeClassifier) -> None:

@@ -57,6 +57,55 @@ def test_a_head_that_does_not_come_is_not_waited_for(
     assert 0.5 < seconds < 2
 
 
+def counted(server: Server) -> dict[str, float]:
+    """Requests and rejections by name and labels, those for the metrics themselves left out."""
+    lines = server.client.get("/metrics").text.splitlines()
+    pairs = ((name, value) for name, _, value in (line.rpartition(" ") for line in lines))
+    names = ("xcit_requests_total", "xcit_rejected_total")
+    return {
+        name: float(value)
+        for name, value in pairs
+        if name.startswith(names) and "/metrics" not in name
+    }
+
+
+def test_what_the_application_never_sees_is_counted(server: Server) -> None:
+    livez = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    too_large = b"GET /" + b"x" * 70_000
+    for served_first, sent, code, reason in (
+        (b"", b"POST /pre", 408, "request_timeout"),
+        (b"", b"no HTTP\r\n\r\n", 400, "bad_request"),
+        (livez, b"no HTTP\r\n\r\n", 400, "bad_request"),
+        (livez, too_large, 431, "request_header_fields_too_large"),
+    ):
+        before = counted(server)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            if served_first:
+                connection.sendall(served_first)
+                answer = b""
+                while not answer.endswith(b"}"):
+                    answer += connection.recv(65536)
+            connection.sendall(sent)
+            answer, _ = until_closed(connection)
+        assert f"HTTP/1.1 {code} ".encode() in answer
+        requests = f'xcit_requests_total{{code="{code}",endpoint="unmatched"}}'
+        rejected = f'xcit_rejected_total{{reason="{reason}"}}'
+        after = counted(server)
+        assert after[requests] == before.get(requests, 0) + 1
+        assert after[rejected] == before[rejected] + 1
+
+
+def test_a_request_whose_body_is_no_http_is_counted_once(server: Server) -> None:
+    before = sum(counted(server).values())
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(HEAD.replace(b"Content-Length: 100", b"Transfer-Encoding: chunked"))
+        time.sleep(0.2)
+        connection.sendall(b"no size\r\n")
+        assert problem(until_closed(connection)[0])["status"] == 400
+    time.sleep(0.2)
+    assert sum(counted(server).values()) == before + 2, "one request, one rejection"
+
+
 def drip(connection: socket.socket, *, pause: float) -> tuple[bytes, float]:
     """One byte after the other until something comes back; it, and the seconds that it took."""
     connection.settimeout(pause)
