@@ -22,7 +22,7 @@ def inflight(server: Server) -> int:
 
 def wait_for(condition: object, what: str) -> None:
     assert callable(condition)
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < limit, what
         time.sleep(0.01)
