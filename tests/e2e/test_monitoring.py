@@ -1,0 +1,321 @@
+"""What Prometheus makes of the service: every query and every alert, over a load that is known.
+
+Needs Debian's package prometheus; where it is missing the tests are skipped, or fail if the
+variable CI_REQUIRES_PROMETHEUS is set.
+"""
+
+import asyncio
+import math
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from benchmarks.client import post_image
+from benchmarks.load import Load, Outcome, apply_load, closed_loop
+from tests.dashboard import DEPLOY, QUERIES, fill_in, query
+
+from .conftest import PATIENCE, Server, StartServer, free_port
+from .test_contract import picture
+
+ALERTS = DEPLOY / "prometheus/alerts.yml"
+CONFIG = DEPLOY / "prometheus/prometheus.yml"
+SCRAPE_INTERVAL = 0.5
+RATE_INTERVAL = "3s"
+MAX_BATCH_SIZE = 8
+MAX_QUEUE_SIZE = 40
+CALLERS = 32  # all of whom are admitted
+CROWD = 96  # of whom some are refused
+STILL = {  # what all this does not move: title and legend
+    ("What is served", "{{instance}}"),
+    ("Images a batch", "at most"),
+    ("Images, batches and padding", "rows of padding"),
+    ("Share that was lost", "failed: 500, 504"),
+}
+
+
+def program(name: str) -> str:
+    """Where a program of the package is."""
+    if found := shutil.which(name):
+        return found
+    told = f"there is no {name}: apt-get install prometheus"
+    if os.environ.get("CI_REQUIRES_PROMETHEUS"):
+        pytest.fail(told)
+    pytest.skip(told)
+
+
+def promtool(*arguments: str, given: str | None = None) -> None:
+    done = subprocess.run(
+        [program("promtool"), *arguments], input=given, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@dataclass
+class Prometheus:
+    """A Prometheus that scrapes one server, and a client of it."""
+
+    client: httpx.Client
+    instance: str
+
+    def ask(self, path: str, **parameters: Any) -> Any:
+        response = self.client.get(f"/api/v1/{path}", params=parameters)
+        answer = response.json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def values(self, expression: str, when: float) -> list[float]:
+        """The value of each series at a time, with the dashboard's variables filled in."""
+        found = self.ask("query", query=self.filled(expression), time=when)["result"]
+        return [float(series["value"][1]) for series in found]
+
+    def value(self, expression: str, when: float) -> float:
+        """As `values`, of the only series."""
+        (found,) = self.values(expression, when)
+        return found
+
+    def curves(self, expression: str, start: float, end: float) -> list[list[float]]:
+        """The values of each series between two times, as a panel draws them."""
+        expression, step = self.filled(expression), SCRAPE_INTERVAL
+        found = self.ask("query_range", query=expression, start=start, end=end, step=step)
+        return [[float(value) for _, value in series["values"]] for series in found["result"]]
+
+    def filled(self, expression: str) -> str:
+        return fill_in(expression, job="xcit", instance=self.instance, rate_interval=RATE_INTERVAL)
+
+
+@dataclass
+class Run:
+    """A server that was idle, was asked by some callers and by more than it takes, and stopped.
+
+    The times are the ends of these; before the stop, Prometheus has heard of every request.
+    """
+
+    metrics: str
+    prometheus: Prometheus
+    load: Outcome
+    overload: Outcome
+    start: float
+    idle: float
+    loaded: float
+    overloaded: float
+    end: float
+    gone: float
+
+
+@contextmanager
+def running_prometheus(directory: Path, server: Server) -> Iterator[Prometheus]:
+    """The project's own configuration, of another target and asking more often."""
+    target, interval = f"127.0.0.1:{server.port}", f"{1000 * SCRAPE_INTERVAL:g}ms"
+    text = CONFIG.read_text()
+    for old, new in (
+        ('targets: ["xcit:8000"]', f'targets: ["{target}"]'),
+        ("scrape_interval: 5s", f"scrape_interval: {interval}"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (directory / CONFIG.name).write_text(text)
+    shutil.copy(ALERTS, directory)
+    port, log = free_port(), directory / "log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [
+                program("prometheus"),
+                f"--config.file={directory / CONFIG.name}",
+                f"--storage.tsdb.path={directory / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stderr=stderr,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            prometheus = Prometheus(client, target)
+            limit = time.monotonic() + PATIENCE
+            while not scraped(prometheus):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < limit, log.read_text()
+                time.sleep(0.1)
+            yield prometheus
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def scraped(prometheus: Prometheus) -> bool:
+    try:
+        return prometheus.values('up{job="xcit"}', time.time()) == [1]
+    except (httpx.TransportError, ValueError):  # nobody listens yet, or answers in plain text
+        return False
+
+
+@pytest.fixture(scope="module")
+def run(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    program("prometheus")
+    server = start_server(max_batch_size=MAX_BATCH_SIZE, max_queue_size=MAX_QUEUE_SIZE)
+    requests = [post_image(picture(seed)) for seed in range(4)]
+
+    def load(callers: int, seconds: float) -> tuple[Outcome, float]:
+        calls = Load("closed", closed_loop(seconds), callers)
+        return asyncio.run(apply_load(server.url, requests, calls)), time.time()
+
+    with running_prometheus(tmp_path_factory.mktemp("prometheus"), server) as prometheus:
+        start = time.time()
+        time.sleep(3.5)
+        idle = time.time()
+        of_load, loaded = load(CALLERS, 6)
+        of_overload, overloaded = load(CROWD, 4)
+        time.sleep(3 * SCRAPE_INTERVAL)
+        end, metrics = time.time(), server.client.get("/metrics").text
+        assert server.stop() == 0
+        time.sleep(3 * SCRAPE_INTERVAL)
+        yield Run(
+            metrics=metrics,
+            prometheus=prometheus,
+            load=of_load,
+            overload=of_overload,
+            start=start,
+            idle=idle,
+            loaded=loaded,
+            overloaded=overloaded,
+            end=end,
+            gone=time.time(),
+        )
+
+
+# --- without a server -----------------------------------------------------------------------------
+
+
+def test_the_configuration_is_valid() -> None:
+    promtool("check", "config", "--lint=all", "--lint-fatal", str(CONFIG))
+
+
+def test_the_alerts_are_valid() -> None:
+    promtool("check", "rules", "--lint=all", "--lint-fatal", str(ALERTS))
+
+
+def test_every_alert_fires_when_it_should_and_else_does_not() -> None:
+    promtool("test", "rules", str(DEPLOY / "prometheus/alerts.test.yml"))
+
+
+# --- with one -------------------------------------------------------------------------------------
+
+
+def test_the_metrics_are_well_formed(run: Run) -> None:
+    promtool("check", "metrics", given=run.metrics)
+
+
+@pytest.mark.parametrize(
+    "asked", QUERIES, ids=lambda asked: f"{asked[0]['title']}: {asked[1]['legendFormat']}"
+)
+def test_a_panel_has_something_to_show(
+    run: Run, asked: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    panel, target = asked
+    curves = run.prometheus.curves(target["expr"], run.idle, run.gone)
+    numbers = [value for curve in curves for value in curve if math.isfinite(value)]
+    assert numbers
+    assert min(numbers) >= 0
+    assert (len(set(numbers)) == 1) == ((panel["title"], target["legendFormat"]) in STILL)
+    if panel["fieldConfig"]["defaults"]["unit"] == "percentunit":
+        assert max(numbers) <= 1.2, "shares, and what a rate over a few scrapes adds to them"
+
+
+def test_batches_grow_with_the_callers(run: Run) -> None:
+    mean = query("Images a batch", "{{instance}}")
+    assert not any(value > 0 for value in run.prometheus.values(mean, run.idle)), "NaN or none"
+    assert 1 < run.prometheus.value(mean, run.loaded) <= MAX_BATCH_SIZE
+    assert run.prometheus.value(query("Images a batch", "at most"), run.loaded) == MAX_BATCH_SIZE
+
+
+def test_images_a_second_are_those_that_the_callers_had(run: Run) -> None:
+    images = run.prometheus.value(query("Images, batches and padding", "images"), run.loaded)
+    assert images == pytest.approx(run.load.throughput, rel=0.4)
+
+
+def test_phases_add_up_to_no_more_than_the_request(run: Run) -> None:
+    duration = 'xcit_request_duration_seconds_{}{{endpoint="/predict"}}[$__rate_interval]'
+    total, count = (f"sum(rate({duration.format(part)}))" for part in ("sum", "count"))
+    whole = run.prometheus.value(f"{total} / {count}", run.loaded)
+    phases = run.prometheus.values(query("Where it goes"), run.loaded)
+    assert len(phases) == 4
+    assert 0.5 * whole < sum(phases) <= 1.01 * whole
+
+
+def test_quantiles_are_in_order_and_near_what_the_callers_saw(run: Run) -> None:
+    p50, p95, p99 = (
+        run.prometheus.value(query("Time of a prediction", f"p{p}"), run.loaded)
+        for p in (50, 95, 99)
+    )
+    assert 0 < p50 <= p95 <= p99
+    assert run.load.percentile(50) / 3 < p50 < run.load.percentile(50) * 2, "buckets of factor 2"
+
+
+def test_every_request_is_counted_and_every_refusal_told(run: Run) -> None:
+    requests = 'xcit_requests_total{{endpoint="/predict", code="{}"}}'
+    counted = {c: run.prometheus.value(requests.format(c), run.end) for c in (200, 503)}
+    assert counted == run.load.statuses + run.overload.statuses
+    assert run.load.statuses.keys() == {200}
+    rejected = 'xcit_rejected_total{reason="overloaded"}'
+    assert run.prometheus.value(rejected, run.loaded) == 0
+    assert run.prometheus.value(rejected, run.end) == counted[503] > 0
+
+
+def test_refusals_show_after_an_overload_and_not_before(run: Run) -> None:
+    refused = query("Share that was lost", "refused: 503")
+    assert run.prometheus.value(refused, run.loaded) == 0
+    assert 0.01 < run.prometheus.value(refused, run.overloaded) < 1
+    assert run.prometheus.value(query("Share that was lost", "failed: 500, 504"), run.end) == 0
+    reasons = query("Not answered with a prediction")
+    assert run.prometheus.values(reasons, run.loaded) == []
+    assert len(run.prometheus.values(reasons, run.overloaded)) == 1
+
+
+def test_room_shrinks_as_load_grows(run: Run) -> None:
+    periods = [(run.start, run.idle), (run.idle, run.loaded), (run.loaded, run.overloaded)]
+    for legend, bound in (("{{instance}} images", 0.9), ("{{instance}} bytes", 0)):
+        expression = query("Queue in use", legend)
+        peaks = [max(*run.prometheus.curves(expression, *period)[0]) for period in periods]
+        assert peaks[0] == 0 < peaks[1] <= peaks[2] <= 1
+        assert peaks[2] > bound
+    for title in ("Streams in use", "Cores in use"):
+        idle, loaded = (run.prometheus.value(query(title), t) for t in (run.idle, run.loaded))
+        assert 3 * idle < loaded
+        assert 0.1 < loaded < 1.1
+
+
+def test_alerts_are_about_what_happens(run: Run) -> None:
+    rules = {
+        rule["alert"]: rule["expr"]
+        for group in yaml.safe_load(ALERTS.read_text())["groups"]
+        for rule in group["rules"]
+    }
+    bursts = {"XcitQueueNearBound"}  # whose average is over seconds here, instead of minutes
+    for when, expected in (
+        (run.idle, set()),
+        (run.loaded, set()),
+        (run.end, {"XcitOverloaded"}),
+        (run.gone, {"XcitOverloaded", "XcitDown"}),
+    ):
+        true = {name for name, rule in rules.items() if run.prometheus.values(rule, when)}
+        assert true - bursts == expected
+
+
+def test_prometheus_takes_all_alerts_and_none_is_broken(run: Run) -> None:
+    limit = time.monotonic() + PATIENCE
+    while True:  # until each has been evaluated
+        (group,) = run.prometheus.ask("rules")["groups"]
+        health = {rule["name"]: rule["health"] for rule in group["rules"]}
+        if "unknown" not in health.values() or time.monotonic() > limit:
+            break
+        time.sleep(0.2)
+    assert len(health) == ALERTS.read_text().count("- alert:")
+    assert set(health.values()) == {"ok"}

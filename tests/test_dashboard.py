@@ -1,0 +1,161 @@
+"""The dashboard and the alerts as files: whole, of one form, and about what there is."""
+
+import re
+from itertools import combinations
+from typing import Any
+
+import pytest
+import yaml
+
+from app.errors import rejection_reasons
+from app.main import create_app
+from app.metrics import Metrics
+from app.timings import PHASES
+
+from .app.conftest import make_settings
+from .dashboard import DASHBOARD, DEPLOY, PANELS, QUERIES, ROWS
+from .test_docs import OPERATIONS
+
+ALERTS: dict[str, dict[str, Any]] = {
+    rule["alert"]: rule
+    for group in yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())["groups"]
+    for rule in group["rules"]
+}
+EXPRESSIONS = [*(target["expr"] for _, target in QUERIES), *(a["expr"] for a in ALERTS.values())]
+QUESTIONS = [
+    "Is batching working?",
+    "What is slow?",
+    "Are we losing requests?",
+    "How much room is left?",
+]
+
+
+def test_four_questions_are_asked_and_each_has_its_panels() -> None:
+    assert [row["title"] for row in ROWS] == QUESTIONS
+    ends = [row["gridPos"]["y"] for row in ROWS[1:]] + [10**6]
+    for row, end in zip(ROWS, ends, strict=True):
+        below = [p for p in PANELS if row["gridPos"]["y"] < p["gridPos"]["y"] < end]
+        assert len(below) >= 3, row["title"]
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: str(panel["title"]))
+def test_every_panel_says_what_it_shows_in_which_unit(panel: dict[str, Any]) -> None:
+    assert panel["title"]
+    assert panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert all(target["legendFormat"] for target in panel["targets"])
+    if panel["type"] == "timeseries":
+        assert panel["options"]["legend"]["showLegend"]
+        assert panel["fieldConfig"]["defaults"]["min"] == 0
+    if panel["type"] == "stat":
+        assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["value"] is None
+
+
+def test_the_dashboard_is_one_that_grafana_reads() -> None:
+    assert 36 <= DASHBOARD["schemaVersion"] <= 39, "what Grafana 11 writes; newer ones read it"
+    identifiers = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(identifiers)) == len(identifiers)
+    for panel in PANELS:
+        letters = [target["refId"] for target in panel["targets"]]
+        assert len(set(letters)) == len(letters)
+
+
+def test_panels_lie_side_by_side() -> None:
+    places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
+    for place in places:
+        assert place["x"] >= 0
+        assert place["x"] + place["w"] <= 24
+    for a, b in combinations(places, 2):
+        beside = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
+        above = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
+        assert beside or above, (a, b)
+
+
+def test_data_comes_from_the_source_that_is_chosen() -> None:
+    variables = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
+    assert list(variables) == ["datasource", "job", "instance"]
+    assert (variables["datasource"]["type"], variables["datasource"]["query"]) == (
+        "datasource",
+        "prometheus",
+    )
+    chosen = {"type": "prometheus", "uid": "${datasource}"}
+    asked = [variables["job"], variables["instance"], *PANELS, *(t for _, t in QUERIES)]
+    assert all(part["datasource"] == chosen for part in asked)
+
+
+def test_grafana_knows_how_often_prometheus_asks() -> None:
+    provisioning = DEPLOY / "grafana/provisioning/datasources/prometheus.yml"
+    (source,) = yaml.safe_load(provisioning.read_text())["datasources"]
+    prometheus = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+    assert source["type"] == "prometheus"
+    assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
+
+
+@pytest.mark.parametrize("expression", [target["expr"] for _, target in QUERIES])
+def test_a_query_is_about_the_replicas_that_are_chosen(expression: str) -> None:
+    selectors = re.findall(r"\b(?:xcit|process)_\w+(\{.*?\})?|\bup(\{.*?\})", expression)
+    assert selectors
+    for selector in selectors:
+        assert "".join(selector).endswith('job=~"$job", instance=~"$instance"}')
+    assert set(re.findall(r"\[.*?\]", expression)) <= {"[$__rate_interval]"}
+
+
+def test_metrics_and_values_of_labels_that_are_asked_for_exist() -> None:
+    samples = {
+        f"{family.name}{suffix}"
+        for family in Metrics().registry.collect()
+        for suffix in {
+            "counter": ("_total",),
+            "info": ("_info",),
+            "histogram": ("_bucket", "_sum", "_count"),
+        }.get(family.type, ("",))
+    }
+    together = " ".join(EXPRESSIONS)
+    assert set(re.findall(r"\b(?:xcit|process)_\w+", together)) <= samples
+    reasons = "|".join(re.findall(r'reason=~?"(.*?)"', together)).split("|")
+    assert set(reasons) <= set(rejection_reasons())
+    assert set(re.findall(r'phase="(.*?)"', together)) <= set(PHASES)
+
+
+def test_predictions_are_what_every_endpoint_for_them_answers() -> None:
+    routes = {
+        (method, path)
+        for choices in ({}, {"cloud": "sagemaker"}, {"cloud": "vertex"}, {"admin_token": "x"})
+        for path, item in create_app(make_settings(**choices)).openapi()["paths"].items()
+        for method in item
+    }
+    others = {"/admin/reload", "/v2/repository/index"}
+    predict = {path for method, path in routes if method == "post"} - others
+    assert len(predict) >= 6
+    of_one_image = predict - {"/explain", "/predict/batch"}
+    named = set(re.findall(r'endpoint=~"(.*?)"', " ".join(EXPRESSIONS)))
+    matched = [{path for _, path in routes if re.fullmatch(name, path)} for name in named]
+    assert sorted(matched, key=len) == [of_one_image, predict]
+
+
+@pytest.mark.parametrize(
+    ("title", "alert"),
+    [
+        ("Time of a prediction", "XcitSlow"),
+        ("Share that was lost", "XcitErrors"),
+        ("Share that was lost", "XcitOverloaded"),
+        ("Queue in use", "XcitQueueNearBound"),
+    ],
+)
+def test_a_dashed_line_is_where_an_alert_fires(title: str, alert: str) -> None:
+    (panel,) = (p for p in PANELS if p["title"] == title and p["type"] == "timeseries")
+    assert panel["fieldConfig"]["defaults"]["custom"]["thresholdsStyle"] == {"mode": "dashed"}
+    line = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"]
+    assert re.search(rf"> {line}\b", ALERTS[alert]["expr"])
+    assert "An alert fires" in panel["description"]
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_is_tried_and_has_its_place_in_the_runbook(alert: str) -> None:
+    tests = yaml.safe_load((DEPLOY / "prometheus/alerts.test.yml").read_text())["tests"]
+    tried = [t for test in tests for t in test["alert_rule_test"] if t["alertname"] == alert]
+    assert any(t.get("exp_alerts") for t in tried), "it fires in no test"
+    assert sum("exp_alerts" not in t for t in tried) >= 4, "silence: busy, idle, new, and not yet"
+    severity = ALERTS[alert]["labels"]["severity"]
+    assert f"\n| `{alert}`, {severity} |" in OPERATIONS
+    assert {"summary", "description"} == set(ALERTS[alert]["annotations"])
