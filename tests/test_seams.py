@@ -64,8 +64,16 @@ MODEL_LAYERS = [
     {"model.spec"},
     {"model.errors"},
 ]
+CLIENT_LAYERS = [
+    {"client"},
+    {"client.asynchronous", "client.sync"},
+    {"client.exchange", "client.images", "client.ordered", "client.progress"},
+    {"client.results", "client.retries"},
+    {"client.errors"},
+]
 MEETING_PLACES = {"app.main", "app.offline"}
 FORBIDDEN = {
+    "client": {"app", "model", "torch", "einops", "openvino", "fastapi", "pydantic", "uvicorn"},
     "app": {"torch", "einops", "PIL", "openvino", "safetensors", "numpy"},
     "model": {"app", "fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"},
 }
@@ -94,7 +102,7 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("package", ["app", "model"])
+@pytest.mark.parametrize("package", FORBIDDEN)
 def test_each_side_keeps_to_its_libraries(package: str) -> None:
     for module, path in modules(package).items():
         roots = {name.partition(".")[0] for name in imports(path)}
@@ -111,7 +119,9 @@ def test_app_and_model_meet_only_at_the_composition_root() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "layers"), [("app", APP_LAYERS), ("model", MODEL_LAYERS)], ids=["app", "model"]
+    ("package", "layers"),
+    [("app", APP_LAYERS), ("client", CLIENT_LAYERS), ("model", MODEL_LAYERS)],
+    ids=["app", "client", "model"],
 )
 def test_imports_point_down(package: str, layers: list[set[str]]) -> None:
     height = {module: i for i, layer in enumerate(layers) for module in layer}
@@ -125,4 +135,10 @@ def test_imports_point_down(package: str, layers: list[set[str]]) -> None:
 def test_the_service_side_needs_no_torch() -> None:
     blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'PIL', 'numpy', 'einops']));"
     program = f"{blocked} import app.pipeline, app.api.predict, app.api.middleware, app.cli"
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=ROOT)
+
+
+def test_the_client_needs_httpx_and_no_more() -> None:
+    others = ["torch", "PIL", "numpy", "tqdm", "fastapi", "pydantic", "matplotlib"]
+    program = f"import sys; sys.modules.update(dict.fromkeys({others})); import client"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=ROOT)

@@ -1,0 +1,95 @@
+"""What can be given as an image, as the bytes to send.
+
+Pillow and numpy are not asked for until a picture or an array is given.
+"""
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
+
+from client.errors import UnreadableImage
+
+if TYPE_CHECKING:
+    import numpy.typing
+    import PIL.Image
+
+ImageLike: TypeAlias = Union[
+    str,
+    "os.PathLike[str]",
+    bytes,
+    bytearray,
+    memoryview,
+    "PIL.Image.Image",
+    "numpy.typing.NDArray[numpy.uint8]",
+]
+
+_TO_RGB = {"CMYK", "HSV", "LAB", "RGBX", "RGBa", "YCbCr"}  # which PNG does not know
+_FAST = 1  # of zlib's levels: time counts for more than size here
+
+
+def encode(image: ImageLike) -> bytes:
+    """The encoded image: files and bytes as they are, pictures and arrays as PNG.
+
+    Args:
+        image: a path; encoded bytes; a picture of Pillow's; or uint8 of shape ``(height, width)``
+            or ``(height, width, 3)``.
+
+    Raises:
+        UnreadableImage: it is none of these, or cannot be read.
+    """
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
+        return _read(Path(image))
+    if _is_a(image, "PIL.Image", "Image"):
+        return _encode_picture(cast("PIL.Image.Image", image))
+    if _is_a(image, "numpy", "ndarray"):
+        return _encode_array(image)
+    raise UnreadableImage(
+        f"{type(image).__name__} is no image: give a path, bytes, a PIL image or a uint8 array"
+    )
+
+
+def _is_a(value: object, module: str, name: str) -> bool:
+    """Whether it is of that class; if the module was never imported, it cannot be."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(value, getattr(loaded, name))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except IsADirectoryError as error:
+        raise UnreadableImage(f"{path}: is a directory; name the files in it") from error
+    except OSError as error:
+        raise UnreadableImage(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # a NUL in it
+        raise UnreadableImage(f"{str(path)!r}: {error}") from error
+
+
+def _encode_picture(picture: "PIL.Image.Image") -> bytes:
+    """As PNG, with the metadata that say which side is up."""
+    buffer = io.BytesIO()
+    try:
+        exif = picture.info.get("exif", b"")
+        picture = picture.convert("RGB") if picture.mode in _TO_RGB else picture
+        picture.save(buffer, "PNG", exif=exif, compress_level=_FAST)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UnreadableImage(f"the PIL image cannot be written as PNG: {error}") from error
+    return buffer.getvalue()
+
+
+def _encode_array(array: Any) -> bytes:
+    from PIL import Image
+
+    grey_or_rgb = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if array.dtype != "uint8" or not grey_or_rgb or not array.size:
+        raise UnreadableImage(
+            f"the array is {array.dtype} of shape {array.shape}; it must be uint8 of shape "
+            "(height, width) or (height, width, 3)"
+        )
+    return _encode_picture(Image.fromarray(array))

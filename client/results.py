@@ -1,0 +1,73 @@
+"""What the service answers, as values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Which model answered."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One class; the score is a softmax probability, the synset WordNet's id where it is known."""
+
+    class_id: int
+    label: str
+    score: float
+    synset: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The best classes of an image, highest score first.
+
+    Attributes:
+        timings: milliseconds that the service spent in each phase, and in ``total``.
+        request_id: by which the service's log knows the request.
+    """
+
+    model: Model
+    rows: tuple[Row, ...]
+    timings: Mapping[str, float]
+    request_id: str
+
+    @property
+    def best(self) -> Row:
+        return self.rows[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What is being served, and by what."""
+
+    name: str
+    version: str
+    family: str
+    checkpoint_sha256: str
+    device: str
+    backend: str
+    precision: str
+    streams: int
+    max_batch_size: int
+    num_classes: int
+    image_size: int
+    heads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the service is doing; ``model`` is ``None`` until it is loaded."""
+
+    alive: bool
+    ready: bool
+    state: str
+    failure: str | None
+    model: ServedModel | None
+    queue_depth: int
+    images_total: int
+    batches_total: int

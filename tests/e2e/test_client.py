@@ -1,0 +1,148 @@
+"""The Python client, beside real servers; and what its document shows."""
+
+import asyncio
+import re
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+from client import (
+    NO_RETRIES,
+    AsyncClient,
+    Client,
+    ImageRefused,
+    Prediction,
+    Retries,
+    Unavailable,
+    Unreachable,
+)
+
+from .conftest import ROOT, SLOW_SERVICE, Server, StartServer, free_port
+
+DOCUMENT = (ROOT / "docs" / "client.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def server(start_server: StartServer) -> Server:
+    return start_server()
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "dog.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = Image.effect_noise((90, 60), 90)
+    Image.merge("RGB", (noise, Image.linear_gradient("L").resize((90, 60)), noise)).save(
+        path, exif=exif
+    )
+    return path
+
+
+def test_every_kind_of_image_has_the_same_answer(server: Server, photo: Path) -> None:
+    with Image.open(photo) as picture, Client(server.url) as client:
+        upright = numpy.asarray(picture.transpose(Image.Transpose.ROTATE_270))
+        of_path = client.predict(photo, top_k=10)
+        for image in (str(photo), photo.read_bytes(), picture, upright):
+            assert client.predict(image, top_k=10).rows == of_path.rows
+        assert client.predict(numpy.asarray(picture), top_k=10).rows != of_path.rows
+        health = client.health()
+        assert health.model is not None
+        assert health.model.name == of_path.model.name == "xcit-cifar10"
+        assert client.explain(photo).startswith(b"\x89PNG")
+
+
+def test_threads_share_a_client(server: Server, photo: Path) -> None:
+    with Client(server.url) as client:
+        outcomes = [*client.predict_many([photo, b"no image"] * 20, concurrency=8)]
+    assert [type(outcome) for outcome in outcomes] == [Prediction, ImageRefused] * 20
+
+
+def test_too_large_a_body_is_told_though_the_connection_ends(server: Server) -> None:
+    with Client(server.url) as client, pytest.raises(ImageRefused, match="20971520 bytes") as told:
+        client.predict(bytes(40 * 2**20))
+    assert told.value.status == 413
+
+
+def test_nobody_there_is_told() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    message = f"cannot reach {url}: connection refused; is the service running?"
+    with Client(url, retries=NO_RETRIES) as client, pytest.raises(Unreachable) as told:
+        client.health()
+    assert str(told.value) == message
+
+    async def ask() -> None:
+        async with AsyncClient(url, retries=NO_RETRIES) as client:
+            await client.health()
+
+    with pytest.raises(Unreachable) as told:
+        asyncio.run(ask())
+    assert str(told.value) == message
+
+
+def test_what_speaks_no_http_is_told(unfriendly: int) -> None:
+    client = Client(f"http://127.0.0.1:{unfriendly}", retries=Retries(tries=2, first_pause=0.01))
+    with client, pytest.raises(Unreachable, match="illegal status line"):
+        client.health()
+
+
+@pytest.fixture
+def unfriendly() -> int:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def greet() -> None:
+        with listener:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1024)
+                    connection.sendall(b"220 ready\r\n\r\n")
+
+    threading.Thread(target=greet, daemon=True).start()
+    return int(listener.getsockname()[1])
+
+
+def test_a_full_service_is_asked_again_until_it_has_room(start_server: StartServer) -> None:
+    server = start_server(*SLOW_SERVICE, max_queue_size=1)
+    with Client(server.url, retries=NO_RETRIES) as hasty:
+        outcomes = [*hasty.predict_many([b"0.3"] * 3, concurrency=3)]
+    assert {type(outcome) for outcome in outcomes} == {Prediction, Unavailable}
+    with Client(server.url) as client:
+        outcomes = [*client.predict_many([b"0.3"] * 3, concurrency=3)]
+    assert [type(outcome) for outcome in outcomes] == [Prediction] * 3
+
+
+@pytest.mark.slow
+def test_a_restart_is_waited_for(start_server: StartServer) -> None:
+    first = start_server(*SLOW_SERVICE)
+    with Client(first.url, retries=Retries(tries=100, longest_pause=0.2)) as client:
+        assert client.predict(b"0").best.label == "0"
+        assert first.stop() == 0
+        start_server(*SLOW_SERVICE, wait=False, port=first.port)
+        assert client.predict(b"0.01").best.label == "0.01"
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0])
+def test_the_document_s_examples_run(server: Server, photo: Path, block: str) -> None:
+    (photo.parent / "photos").mkdir()
+    for name in "ab":
+        (photo.parent / "photos" / f"{name}.jpg").write_bytes(photo.read_bytes())
+    (photo.parent / "photos" / "c.jpg").write_bytes(b"no image")
+    assert "http://localhost:8000" in block
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block.replace("http://localhost:8000", server.url)],
+        cwd=photo.parent,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout or (photo.parent / "looked.png").exists()
