@@ -214,7 +214,7 @@ REFUSED = {
         "either data or binary_data_size",
     ),
     "strange member": (request_of(images(b"1", date=3)), "date: Extra inputs are not permitted"),
-    "a member with a long name": (request_of(images(b"1", **{"x" * 999: 3})), f"0.{'x' * 71}: "),
+    "a member with a long name": (request_of(images(b"1") | {"x" * 999: 3}), f"0.{'x' * 71}: "),
     "output twice": (
         request_of(TWO, outputs=[{"name": "logits"}, {"name": "logits"}]),
         "an output is asked for twice",
