@@ -11,6 +11,7 @@ from app.batcher import MicroBatcher, Outcome
 from app.classifier import Classification, Classifier, ModelInfo
 from app.errors import DeviceFailure, OutOfMemory
 from app.settings import Settings
+from app.timings import Batch
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ class Engine:
     """Runs jobs in micro-batches, on as many threads as the classifier has streams.
 
     Everything that touches the device happens in these threads: loading, warm-up, forward passes.
-    ``on_batch`` is told the images of a batch and the rows of its padding.
+    ``on_batch`` is told every batch, also those that failed, the rows of its padding, and its jobs.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Engine:
         streams: Sequence[ThreadPoolExecutor],
         settings: Settings,
         *,
-        on_batch: Callable[[int, int], None],
+        on_batch: Callable[[Batch, int, Sequence[Job]], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.classifier = classifier
@@ -49,7 +50,9 @@ class Engine:
             batch_timeout=settings.batch_timeout_s,
             max_queue_size=settings.max_queue_size,
             max_batch_delay=settings.max_batch_delay_ms / 1e3,
-            on_batch=lambda size: on_batch(size, classifier.padded_size(size) - size),
+            on_batch=lambda batch, jobs: on_batch(
+                batch, classifier.padded_size(batch.size) - batch.size, jobs
+            ),
             on_failure=on_failure,
         )
         self._batcher.start()

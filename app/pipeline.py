@@ -33,7 +33,7 @@ from app.lifecycle import Lifecycle, State
 from app.metrics import Metrics
 from app.preprocess_pool import PreprocessPool
 from app.settings import Settings
-from app.timings import Timings
+from app.timings import Batch, Timings
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class Pipeline:
     Args:
         load: makes the classifier, in an inference thread; called again by `reload`.
         on_loaded: called whenever an engine has been put to work.
+        on_batch: told every batch, also those that failed, the rows of its padding, and its jobs.
 
     Attributes:
         images, batches: how many have been classified so far.
@@ -90,9 +91,11 @@ class Pipeline:
         metrics: Metrics,
         load: Callable[[], Classifier],
         on_loaded: Callable[[], None],
+        on_batch: Callable[[Batch, int, Sequence[Job]], None] | None = None,
     ) -> None:
         self._load = load
         self._on_loaded = on_loaded
+        self._on_batch = on_batch
         self._reloading = False
         self._settings = settings
         self._lifecycle = lifecycle
@@ -275,17 +278,18 @@ class Pipeline:
             ) from error
         except (DeviceFailure, BatcherClosed) as error:
             raise NotReady("the service is failing", retry_after=RETRY_ELSEWHERE) from error
-        timings.phases["queue"] += outcome.queue
-        timings.phases["inference"] = outcome.inference
-        timings.batch_size = outcome.batch_size
+        batch = outcome.batch
+        timings.add("queue", batch.started - outcome.queue, batch.started)
+        timings.add("inference", batch.started, batch.started + batch.seconds)
+        timings.batches.append(batch)
         return Answer(info, outcome.result.predictions[:top_k], outcome.result)
 
     async def _preprocess(self, classifier: Classifier, image: Input, timings: Timings) -> Any:
         """The item of an image; waiting for a thread of the pool counts as queueing."""
         asked = time.monotonic()
         timed = await self._preprocess_pool.run(partial(classifier.preprocess, image))
-        timings.phases["preprocess"] = timed.ended - timed.begun
-        timings.phases["queue"] = timed.begun - asked
+        timings.add("preprocess", timed.begun, timed.ended)
+        timings.add("queue", asked, timed.begun)
         return timed.result
 
     def _open_engine(self) -> Engine:
@@ -295,11 +299,14 @@ class Pipeline:
         refusal = Draining if state is State.DRAINING else NotReady
         raise refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
 
-    def _observe_batch(self, size: int, padding: int) -> None:
-        self.images += size
-        self.batches += 1
-        self._admission.observe_batch(size)
-        self._metrics.observe_batch(size, padding)
+    def _observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
+        if self._on_batch:
+            self._on_batch(batch, padding, jobs)
+        if batch.error is None:
+            self.images += batch.size
+            self.batches += 1
+            self._admission.observe_batch(batch.size)
+            self._metrics.observe_batch(batch.size, padding)
 
 
 def _too_late(deadline: float, timings: Timings) -> DeadlineExceeded:
