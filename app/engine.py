@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from app.batcher import MicroBatcher, Outcome
 from app.classifier import Classification, Classifier, ModelInfo
 from app.errors import DeviceFailure, OutOfMemory
+from app.record import Trace
 from app.settings import Settings
 from app.timings import Batch
 
@@ -18,10 +19,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An item on its way through a batch, and how many classes its caller wants."""
+    """An item on its way through a batch, how many classes its caller wants, and its trace."""
 
     item: Any
     top_k: int
+    trace: Trace | None = None
 
 
 class Engine:

@@ -32,6 +32,7 @@ from app.errors import (
 from app.lifecycle import Lifecycle, State
 from app.metrics import Metrics
 from app.preprocess_pool import PreprocessPool
+from app.record import current_trace
 from app.settings import Settings
 from app.timings import Batch, Timings
 
@@ -266,7 +267,8 @@ class Pipeline:
         try:
             async with asyncio.timeout_at(deadline):
                 item = await self._preprocess(engine.classifier, image, timings)
-                outcome = await engine.run(Job(item, min(top_k, info.num_classes)), deadline)
+                job = Job(item, min(top_k, info.num_classes), current_trace())
+                outcome = await engine.run(job, deadline)
         except TimeoutError as error:
             raise _too_late(deadline, timings) from error
         except QueueFull as error:
@@ -320,4 +322,6 @@ def _told(error: BaseException) -> ServiceError:
     if not isinstance(error, Exception):
         raise error
     logger.error("unexpected error", exc_info=error)
+    if trace := current_trace():
+        trace.note(error)
     return InternalError("the service failed; its log has the request id")
