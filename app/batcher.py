@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from app.errors import DeviceFailure, OutOfMemory
+from app.timings import Batch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,12 +43,11 @@ class BatcherClosed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[Result]):
-    """What became of one item; how many seconds it waited and ran, and in what company."""
+    """What became of one item, how many seconds it waited, and what batch it ran in."""
 
     result: Result
     queue: float
-    inference: float
-    batch_size: int
+    batch: Batch
 
 
 @dataclass(slots=True, eq=False)
@@ -73,7 +73,7 @@ class MicroBatcher(Generic[Item, Result]):
             waits for nothing but a free stream.
         max_queue_size: items waiting, at most.
         batch_timeout: seconds after which a batch hangs.
-        on_batch: told the size of every batch that succeeded, and how many seconds it took.
+        on_batch: told every batch, also those that failed, and its items.
         clock: seconds, monotonic; deadlines are on it.
 
     Attributes:
@@ -89,7 +89,7 @@ class MicroBatcher(Generic[Item, Result]):
         max_queue_size: int,
         max_batch_delay: float = 0.0,
         batch_timeout: float = math.inf,
-        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+        on_batch: Callable[[Batch, Sequence[Item]], None] = lambda batch, items: None,
         on_failure: Callable[[BaseException], None] = lambda error: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -105,6 +105,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._queue: dict[Entry[Item, Result], None] = {}  # in order of arrival
         self._sleepers: deque[asyncio.Future[None]] = deque()
         self._free = len(streams)
+        self._batches_run = 0
         self._end: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -114,7 +115,7 @@ class MicroBatcher(Generic[Item, Result]):
 
     def start(self) -> None:
         """Begin to serve, on the running event loop."""
-        self._tasks = [asyncio.create_task(self._serve(stream)) for stream in self._streams]
+        self._tasks = [asyncio.create_task(self._serve(i)) for i in range(len(self._streams))]
         for task in self._tasks:
             task.add_done_callback(self._stream_ended)
 
@@ -147,7 +148,7 @@ class MicroBatcher(Generic[Item, Result]):
         finally:
             self._queue.pop(entry, None)
 
-    async def _serve(self, stream: Executor) -> None:
+    async def _serve(self, stream: int) -> None:
         while True:
             batch = await self._next_batch()
             self._free -= 1
@@ -182,35 +183,49 @@ class MicroBatcher(Generic[Item, Result]):
             del self._queue[entry]
         return batch
 
-    async def _run(self, stream: Executor, batch: list[Entry[Item, Result]]) -> None:
-        """Run a batch and answer its callers; after a failure, item by item."""
-        started = self._clock()
+    async def _run(self, stream: int, entries: list[Entry[Item, Result]]) -> None:
+        """Run a batch and answer its callers."""
+        items = [entry.item for entry in entries]
+        self._batches_run += 1
+        number, started = self._batches_run, self._clock()
+
+        def tell(error: Exception | None = None) -> Batch:
+            seconds = self._clock() - started
+            batch = Batch(number, stream, len(items), started, seconds, error)
+            self._on_batch(batch, items)
+            return batch
+
         try:
-            results = await self._execute(stream, [entry.item for entry in batch])
-        except DeviceFailure as error:
+            results = await self._execute(stream, items)
+        except Exception as error:
+            tell(error)
+            await self._after_failure(stream, entries, error)
+        else:
+            batch = tell()
+            for entry, result in zip(entries, results, strict=True):
+                if not entry.future.done():
+                    entry.future.set_result(Outcome(result, started - entry.enqueued_at, batch))
+
+    async def _after_failure(
+        self, stream: int, batch: list[Entry[Item, Result]], error: Exception
+    ) -> None:
+        """Try a batch again, item by item or in halves, where that can help."""
+        if isinstance(error, DeviceFailure):
             self._fail(error)
             reject(batch, error)
             self._on_failure(error)
-        except OutOfMemory as error:
+        elif isinstance(error, OutOfMemory):
             await self._run_halves(stream, batch, error)
-        except Exception as error:
-            if len(batch) == 1:
-                reject(batch, error)
-                return
+        elif len(batch) == 1:
+            reject(batch, error)
+        else:
             logger.warning("a batch of %d failed, trying each item alone: %r", len(batch), error)
             for entry in batch:
                 if not entry.future.done():
                     await self._run(stream, [entry])
-        else:
-            seconds = self._clock() - started
-            self._on_batch(len(batch), seconds)
-            for entry, result in zip(batch, results, strict=True):
-                if not entry.future.done():
-                    waited = started - entry.enqueued_at
-                    entry.future.set_result(Outcome(result, waited, seconds, len(batch)))
 
     async def _run_halves(
-        self, stream: Executor, batch: list[Entry[Item, Result]], error: OutOfMemory
+        self, stream: int, batch: list[Entry[Item, Result]], error: OutOfMemory
     ) -> None:
         half = len(batch) // 2
         if not half:
@@ -222,8 +237,9 @@ class MicroBatcher(Generic[Item, Result]):
         for part in (batch[:half], batch[half:]):
             await self._run(stream, [entry for entry in part if not entry.future.done()])
 
-    async def _execute(self, stream: Executor, items: list[Item]) -> Sequence[Result]:
-        running = asyncio.get_running_loop().run_in_executor(stream, self._run_batch, items)
+    async def _execute(self, stream: int, items: list[Item]) -> Sequence[Result]:
+        loop = asyncio.get_running_loop()
+        running = loop.run_in_executor(self._streams[stream], self._run_batch, items)
         done, _ = await asyncio.wait((running,), timeout=self._batch_timeout)
         if not done:
             raise DeviceFailure(

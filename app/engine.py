@@ -10,24 +10,27 @@ from typing import Any, TypeVar
 from app.batcher import MicroBatcher, Outcome
 from app.classifier import Classification, Classifier, ModelInfo
 from app.errors import DeviceFailure, OutOfMemory
+from app.record import Trace
 from app.settings import Settings
+from app.timings import Batch
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An item on its way through a batch, and how many classes its caller wants."""
+    """An item on its way through a batch, how many classes its caller wants, and its trace."""
 
     item: Any
     top_k: int
+    trace: Trace | None = None
 
 
 class Engine:
     """Runs jobs in micro-batches, on as many threads as the classifier has streams.
 
     Everything that touches the device happens in these threads: loading, warm-up, forward passes.
-    ``on_batch`` is told the images of a batch, the rows of its padding and its seconds.
+    ``on_batch`` is told every batch, also those that failed, the rows of its padding, and its jobs.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class Engine:
         streams: Sequence[ThreadPoolExecutor],
         settings: Settings,
         *,
-        on_batch: Callable[[int, int, float], None],
+        on_batch: Callable[[Batch, int, Sequence[Job]], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.classifier = classifier
@@ -49,8 +52,8 @@ class Engine:
             batch_timeout=settings.batch_timeout_s,
             max_queue_size=settings.max_queue_size,
             max_batch_delay=settings.max_batch_delay_ms / 1e3,
-            on_batch=lambda size, seconds: on_batch(
-                size, classifier.padded_size(size) - size, seconds
+            on_batch=lambda batch, jobs: on_batch(
+                batch, classifier.padded_size(batch.size) - batch.size, jobs
             ),
             on_failure=on_failure,
         )

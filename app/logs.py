@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object or one line of text an event, with the request's id."""
+"""Structured logs: one JSON object or one line of text an event, with the request's ids."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ def log_request(record: RequestRecord) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request_id, and the event's fields."""
+    """One JSON object a line: time, level, logger, message, ids, and the event's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         event = {
@@ -71,6 +71,21 @@ class TextFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+class Seldom(logging.Filter):
+    """Lets each logger say one thing a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silent_until: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        silent = now < self._silent_until.get(record.name, now)
+        if not silent:
+            self._silent_until[record.name] = now + 60
+        return not silent
+
+
 def _quote(value: object) -> str:
     """A value as one word: what a client sent must not look like another field or line."""
     text = str(value)
@@ -84,5 +99,7 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     request = current_record.get()
-    request_id = {"request_id": request.request_id} if request else {}
-    return {**request_id, **getattr(record, "fields", {})}
+    ids = {"request_id": request.request_id} if request else {}
+    if request and request.trace:
+        ids |= request.trace.ids
+    return {**ids, **getattr(record, "fields", {})}

@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -39,8 +39,11 @@ from app.logs import log_request
 from app.metrics import Metrics
 from app.pipeline import Pipeline
 from app.record import RequestRecord
-from app.settings import Settings
+from app.settings import ENV_PREFIX, Settings, SettingsError
 from model.preprocess import AnyPixels
+
+if TYPE_CHECKING:  # what it imports is needed where requests are traced alone
+    from app.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +55,11 @@ IMAGE_ERRORS: dict[type[model.ImageError], type[ServiceError]] = {
 }
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
-    "allow_headers": ["Authorization", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms"],
-    "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After"],
+    "allow_headers": [
+        *("Authorization", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms"),
+        *("traceparent", "tracestate"),
+    ],
+    "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After", "traceresponse"],
 }
 
 
@@ -78,14 +84,17 @@ def create_app(
 
     Raises:
         KeysError: the file of API keys cannot be used.
-        SettingsError: a cloud's contract cannot be kept.
+        SettingsError: a cloud's contract cannot be kept, or requests cannot be traced.
     """
     lifecycle = lifecycle or Lifecycle()
     meters = Metrics()
     lifecycle.listen(meters.show_state)
     load = load or partial(load_model, settings)
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
-    pipeline = Pipeline(settings, lifecycle, meters, load, on_loaded)
+    tracing = open_tracing() if settings.tracing else None
+    pipeline = Pipeline(
+        settings, lifecycle, meters, load, on_loaded, tracing.observe_batch if tracing else None
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -96,6 +105,8 @@ def create_app(
         with suppress(asyncio.CancelledError, Exception):
             await loading
         await pipeline.stop()
+        if tracing:
+            await tracing.close()
 
     async def reload() -> ModelInfo:
         try:
@@ -111,6 +122,8 @@ def create_app(
     def observe(record: RequestRecord) -> None:
         log_request(record)
         meters.observe_request(record)
+        if record.trace:
+            record.trace.end(record)
 
     app = FastAPI(
         title="xcit-serve",
@@ -118,6 +131,7 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,  # whose target would be the Host that the client chose
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.reload = reload
     app.state.observe_refusal = meters.observe_refusal
@@ -146,6 +160,7 @@ def create_app(
         max_body_bytes=settings.max_body_bytes,
         observe=observe,
         doors={("POST", path): door for path in guarded},
+        begin_trace=tracing.begin if tracing else None,
     )
     if origins := settings.cors_origins.replace(",", " ").split():
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
@@ -159,6 +174,20 @@ def reload_keys(keys: ApiKeys) -> None:
     except KeysError as error:
         logger.warning("not reloaded: %s", error)
         raise ReloadFailed(f"{error}; keys and model stay as they are") from error
+
+
+def open_tracing() -> "Tracing":
+    """What traces requests; raises `SettingsError` if it is not there or cannot be used."""
+    try:
+        from app.tracing import Tracing
+
+        return Tracing()
+    except ImportError as error:
+        raise SettingsError(
+            f"{ENV_PREFIX}TRACING needs OpenTelemetry: pip install 'xcit-serve[tracing]'"
+        ) from error
+    except ValueError as error:  # out of OpenTelemetry
+        raise SettingsError(f"a variable OTEL_… has a value that is none: {error}") from error
 
 
 def load_model(settings: Settings) -> Classifier:

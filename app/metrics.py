@@ -119,10 +119,12 @@ class Metrics:
     def observe_request(self, record: RequestRecord) -> None:
         """The one call for a finished request."""
         code = str(record.status)
+        exemplar = record.trace.ids if record.trace and record.trace.sampled else None
         self._requests.labels(record.endpoint, code).inc()
-        self._request_duration.labels(record.endpoint).observe(record.timings.total())
+        duration = record.timings.total()
+        self._request_duration.labels(record.endpoint).observe(duration, exemplar)
         for phase, seconds in record.timings.phases.items():
-            self._phases[phase].observe(seconds)
+            self._phases[phase].observe(seconds, exemplar)
         if record.rejection is not None:
             self._rejected.labels(record.rejection).inc()
         if record.client is not None:

@@ -32,8 +32,9 @@ from app.errors import (
 from app.lifecycle import Lifecycle, State
 from app.metrics import Metrics
 from app.preprocess_pool import PreprocessPool
+from app.record import current_trace
 from app.settings import Settings
-from app.timings import Timings
+from app.timings import Batch, Timings
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Pipeline:
     Args:
         load: makes the classifier, in an inference thread; called again by `reload`.
         on_loaded: called whenever an engine has been put to work.
+        on_batch: told every batch, also those that failed, the rows of its padding, and its jobs.
 
     Attributes:
         images, batches: how many have been classified so far.
@@ -90,9 +92,11 @@ class Pipeline:
         metrics: Metrics,
         load: Callable[[], Classifier],
         on_loaded: Callable[[], None],
+        on_batch: Callable[[Batch, int, Sequence[Job]], None] | None = None,
     ) -> None:
         self._load = load
         self._on_loaded = on_loaded
+        self._on_batch = on_batch
         self._reloading = False
         self._settings = settings
         self._lifecycle = lifecycle
@@ -267,7 +271,8 @@ class Pipeline:
         try:
             async with asyncio.timeout_at(deadline):
                 item = await self._preprocess(engine.classifier, image, timings)
-                outcome = await engine.run(Job(item, min(top_k, info.num_classes)), deadline)
+                job = Job(item, min(top_k, info.num_classes), current_trace())
+                outcome = await engine.run(job, deadline)
         except TimeoutError as error:
             raise _too_late(deadline, timings) from error
         except QueueFull as error:
@@ -279,17 +284,18 @@ class Pipeline:
             ) from error
         except (DeviceFailure, BatcherClosed) as error:
             raise NotReady("the service is failing", retry_after=RETRY_ELSEWHERE) from error
-        timings.phases["queue"] += outcome.queue
-        timings.phases["inference"] = outcome.inference
-        timings.batch_size = outcome.batch_size
+        batch = outcome.batch
+        timings.add("queue", batch.started - outcome.queue, batch.started)
+        timings.add("inference", batch.started, batch.started + batch.seconds)
+        timings.batches.append(batch)
         return Answer(info, outcome.result.predictions[:top_k], outcome.result)
 
     async def _preprocess(self, classifier: Classifier, image: Input, timings: Timings) -> Any:
         """The item of an image; waiting for a thread of the pool counts as queueing."""
         asked = time.monotonic()
         timed = await self._preprocess_pool.run(partial(classifier.preprocess, image))
-        timings.phases["preprocess"] = timed.ended - timed.begun
-        timings.phases["queue"] = timed.begun - asked
+        timings.add("preprocess", timed.begun, timed.ended)
+        timings.add("queue", asked, timed.begun)
         return timed.result
 
     def _open_engine(self) -> Engine:
@@ -299,10 +305,13 @@ class Pipeline:
         refusal = Draining if state is State.DRAINING else NotReady
         raise refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
 
-    def _observe_batch(self, size: int, padding: int, seconds: float) -> None:
-        self.images += size
-        self.batches += 1
-        self._metrics.observe_batch(size, padding, seconds)
+    def _observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
+        if self._on_batch:
+            self._on_batch(batch, padding, jobs)
+        if batch.error is None:
+            self.images += batch.size
+            self.batches += 1
+            self._metrics.observe_batch(batch.size, padding, batch.seconds)
 
 
 def _too_late(deadline: float, timings: Timings) -> DeadlineExceeded:
@@ -316,4 +325,6 @@ def _told(error: BaseException) -> ServiceError:
     if not isinstance(error, Exception):
         raise error
     logger.error("unexpected error", exc_info=error)
+    if trace := current_trace():
+        trace.note(error)
     return InternalError("the service failed; its log has the request id")

@@ -3,8 +3,31 @@
 import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from app.timings import Timings
+
+
+class Trace(Protocol):
+    """The place of a request in a trace, where requests are traced; see `app.tracing`."""
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """``trace_id`` and ``span_id``, in hexadecimal."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the trace can be looked up."""
+
+    @property
+    def header(self) -> bytes:
+        """The value of ``traceresponse``."""
+
+    def note(self, error: Exception) -> None:
+        """Keep why something could not be answered."""
+
+    def end(self, record: "RequestRecord") -> None:
+        """Tell of the finished request."""
 
 
 @dataclass(slots=True)
@@ -20,6 +43,13 @@ class RequestRecord:
     rejection: str | None = None
     deadline: float = math.inf  # on the clock of the timings
     client: str | None = None  # the name of its API key
+    trace: Trace | None = None
 
 
 current_record: ContextVar[RequestRecord | None] = ContextVar("current_record", default=None)
+
+
+def current_trace() -> Trace | None:
+    """That of the request that is being served, if it is traced."""
+    record = current_record.get()
+    return record.trace if record else None

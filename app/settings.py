@@ -133,6 +133,9 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = "text"
     """One JSON object a line, or plain text."""
 
+    tracing: bool = False
+    """Whether requests are traced by OpenTelemetry, as its variables OTEL_… say."""
+
 
 def read_settings(**flags: Any) -> Settings:
     """Settings from environment, ``.env`` and flags; raises `SettingsError`, a line a mistake."""

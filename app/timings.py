@@ -1,4 +1,4 @@
-"""Where the time of one request went. One object feeds headers, log line and histograms."""
+"""Where the time of one request went. One object feeds headers, log line, histograms and spans."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -8,31 +8,71 @@ from dataclasses import dataclass, field
 PHASES = ("read", "preprocess", "queue", "inference")
 
 
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Batch:
+    """What ran in one go: the how-manieth, on which stream, with how many items, when.
+
+    Attributes:
+        started, seconds: on the clock of whoever ran it.
+        error: why it has no results.
+    """
+
+    number: int
+    stream: int
+    size: int
+    started: float
+    seconds: float
+    error: Exception | None = None
+
+
 @dataclass(slots=True)
 class Timings:
-    """Seconds by phase, on the clock of the event loop."""
+    """Seconds by phase, on the clock of the event loop.
+
+    Attributes:
+        phases: sums, by name.
+        intervals: what was summed: name, begin and end.
+        batches: those that the inference was part of.
+    """
 
     started: float = field(default_factory=time.monotonic)
     phases: dict[str, float] = field(default_factory=dict)
-    batch_size: int | None = None
+    intervals: list[tuple[str, float, float]] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+
+    @property
+    def batch_size(self) -> int | None:
+        """Of the largest batch; ``None`` without one."""
+        return max((batch.size for batch in self.batches), default=None)
+
+    def add(self, name: str, begun: float, ended: float) -> None:
+        """Count an interval to phase ``name``."""
+        assert name in PHASES
+        self.phases[name] = self.phases.get(name, 0.0) + ended - begun
+        self.intervals.append((name, begun, ended))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Measure a block as phase ``name``, also when it raises."""
-        assert name in PHASES
         begun = time.monotonic()
         try:
             yield
         finally:
-            self.phases[name] = time.monotonic() - begun
+            self.add(name, begun, time.monotonic())
 
     def take_longest(self, others: Iterable["Timings"]) -> None:
         """Of work that went on side by side: each phase as of who took longest in it."""
+        longest: dict[str, Timings] = {}
+        batches: dict[Batch, None] = {}
         for other in others:
             for name, seconds in other.phases.items():
-                self.phases[name] = max(seconds, self.phases.get(name, 0.0))
-            if other.batch_size is not None:
-                self.batch_size = max(other.batch_size, self.batch_size or 0)
+                if name not in longest or seconds > longest[name].phases[name]:
+                    longest[name] = other
+            batches |= dict.fromkeys(other.batches)
+        for name, other in longest.items():
+            self.phases[name] = other.phases[name]
+            self.intervals += [interval for interval in other.intervals if interval[0] == name]
+        self.batches += batches
 
     def total(self) -> float:
         return time.monotonic() - self.started

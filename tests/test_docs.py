@@ -15,6 +15,7 @@ from app.errors import ServiceError
 from app.main import create_app
 from app.metrics import Metrics
 from app.settings import ENV_PREFIX, Settings
+from app.timings import PHASES
 
 from .app.conftest import make_settings
 
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+TRACING = (ROOT / "docs" / "tracing.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 
@@ -100,12 +102,22 @@ def test_operations_explain_every_metric() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [README, OPERATIONS, PROTOCOLS], ids=["README", "operations", "protocols"]
+    "document",
+    [README, OPERATIONS, PROTOCOLS, TRACING],
+    ids=["README", "operations", "protocols", "tracing"],
 )
 def test_documents_name_no_setting_that_is_not_there(document: str) -> None:
     published = {"PUBLISH", "IMAGE"}  # compose's own
     known = {name.upper() for name in Settings.model_fields} | published
     assert set(re.findall(rf"{ENV_PREFIX}([A-Z_]+)", document)) <= known
+
+
+def test_tracing_explains_every_attribute_and_phase() -> None:
+    names = r"(?:error|http|network|server|url|user_agent|xcit)\.[\w.]+"
+    source = (ROOT / "app" / "tracing.py").read_text()
+    spans = TRACING.partition("## Spans")[2].partition("## Logs")[0]
+    assert set(re.findall(f"`({names})`", spans)) == set(re.findall(f'"({names})"', source))
+    assert set(PHASES) <= set(re.findall(r"^\| `(\w+)`", spans, re.MULTILINE))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ APP_LAYERS = [
         "app.api.parameters",
         "app.api.waiting",
     },
-    {"app.api.schemas", "app.pipeline"},
+    {"app.api.schemas", "app.pipeline", "app.tracing"},
     {"app.engine"},
     {"app.admission", "app.batcher", "app.metrics", "app.logs", "app.preprocess_pool"},
     {"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},

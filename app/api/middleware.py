@@ -16,7 +16,7 @@ from app.api.door import Door
 from app.api.errors import problem_response
 from app.api.headers import security_headers
 from app.errors import BodyTooLarge, InternalError, ServiceError
-from app.record import RequestRecord, current_record
+from app.record import RequestRecord, Trace, current_record
 
 SANE_REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 LINGER = 5.0  # seconds in which the rest of a refused body is read away, so the answer gets through
@@ -29,6 +29,7 @@ class RequestScope:
 
     Args:
         doors: by method and path, what is asked before anything else.
+        begin_trace: the trace of a request that has come, if it is to be traced.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class RequestScope:
         max_body_bytes: int,
         observe: Callable[[RequestRecord], None],
         doors: Mapping[tuple[str, str], Door],
+        begin_trace: Callable[[RequestRecord, Scope], Trace | None] | None = None,
     ) -> None:
         self._app = app
         self._doors = doors
         self._max_body_bytes = max_body_bytes
         self._observe = observe
+        self._begin_trace = begin_trace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,6 +54,8 @@ class RequestScope:
         headers = Headers(scope=scope)
         record = RequestRecord(choose_request_id(headers), scope["method"], scope["path"])
         scope.setdefault("state", {})["record"] = record
+        if self._begin_trace:
+            record.trace = self._begin_trace(record, scope)
         body = BoundedBody(receive, self._max_body_bytes)
 
         async def send_with_id(message: Message) -> None:
@@ -61,6 +66,8 @@ class RequestScope:
                     (b"x-request-id", record.request_id.encode()),
                     *security_headers(record.path),
                 ]
+                if record.trace:
+                    message["headers"].append((b"traceresponse", record.trace.header))
             await send(message)
 
         token = current_record.set(record)
@@ -87,6 +94,8 @@ class RequestScope:
             body.check_declared(headers)
             await self._app(scope, body.receive, send)
         except Exception as error:
+            if record.trace:
+                record.trace.note(error)
             if not isinstance(error, ServiceError):
                 logger.exception("unexpected error")
                 error = InternalError("the service failed; its log has the request id")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from app.batcher import BatcherClosed, MicroBatcher, Outcome, QueueFull
 from app.errors import DeviceFailure, OutOfMemory
+from app.timings import Batch
 
 from .conftest import until
 
@@ -68,7 +69,7 @@ async def test_lone_item_runs_at_once_and_alone() -> None:
     async with batching(runner) as batcher:
         outcome = await batcher.submit(21)
     assert outcome.result == 42
-    assert outcome.batch_size == 1
+    assert outcome.batch.size == 1
     assert runner.batches == [[21]]
 
 
@@ -163,6 +164,46 @@ async def test_one_bad_item_fails_alone() -> None:
     assert runner.batches == [[0], [1, -2, 3], [1], [-2], [3]]
 
 
+async def test_every_batch_is_told_once_those_that_fail_too() -> None:
+    runner = Runner()
+    told: list[tuple[Batch, list[int]]] = []
+    now = 100.0
+
+    def tell(batch: Batch, items: Sequence[int]) -> None:
+        told.append((batch, list(items)))
+
+    async with batching(runner, on_batch=tell, clock=lambda: now) as batcher:
+        first = await hold(runner, batcher)
+        tasks = [asyncio.create_task(batcher.submit(i)) for i in (1, -2)]
+        await until(lambda: len(batcher) == 2)
+        now = 103.0
+        runner.gate.set()
+        outcomes = [await first, await tasks[0]]
+        with pytest.raises(ValueError, match="negative"):
+            await tasks[1]
+    assert [items for _, items in told] == [[0], [1, -2], [1], [-2]]
+    batches = [batch for batch, _ in told]
+    assert [batch.number for batch in batches] == [1, 2, 3, 4]
+    assert [batch.size for batch in batches] == [1, 2, 1, 1]
+    assert [str(batch.error) for batch in batches] == [
+        *("None", "negative: [1, -2]", "None", "negative: [-2]")
+    ]
+    assert (batches[0].started, batches[0].seconds) == (100.0, 3.0)
+    assert [outcome.batch for outcome in outcomes] == [batches[0], batches[2]]
+    assert outcomes[1].queue == 3.0
+
+
+async def test_a_batch_knows_its_stream() -> None:
+    runner = Runner()
+    runner.gate.clear()
+    async with batching(runner, streams=2) as batcher:
+        tasks = [asyncio.create_task(batcher.submit(i)) for i in range(2)]
+        await until(lambda: len(runner.batches) == 2)
+        runner.gate.set()
+        outcomes = await asyncio.gather(*tasks)
+    assert {outcome.batch.stream for outcome in outcomes} == {0, 1}
+
+
 async def test_a_result_too_few_is_a_failure_and_no_hang() -> None:
     async with batching(lambda items: [0] * (len(items) - 1)) as batcher:
         with pytest.raises(RuntimeError, match="0 results for 1 items"):
@@ -191,7 +232,7 @@ async def test_a_lost_device_ends_everything_that_waits_and_comes() -> None:
 async def test_a_defect_in_a_stream_ends_everything_that_waits() -> None:
     told: list[BaseException] = []
 
-    def explode(size: int, seconds: float) -> None:
+    def explode(batch: Batch, items: Sequence[int]) -> None:
         raise KeyError("defect")
 
     async with batching(lambda items: items, on_batch=explode, on_failure=told.append) as batcher:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.cores import usable_cores
@@ -61,6 +62,43 @@ async def test_counters_add_up_to_what_was_sent(classifier: FakeClassifier) -> N
         assert read("xcit_rejected_total", reason=reason) == 1, reason
     assert read("xcit_queue_depth") == 0
     assert read("xcit_inflight_requests") == 0
+
+
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PLAIN = "text/plain; version=1.0.0; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        (PROMETHEUS, OPENMETRICS),
+        ("application/openmetrics-text", OPENMETRICS),
+        ('Application/OpenMetrics-Text ; version="1.0.0"', OPENMETRICS),
+        ("", PLAIN),
+        ("*/*", PLAIN),
+        ("text/plain;version=0.0.4", PLAIN),
+        ("application/openmetrics-text;version=0.0.1", PLAIN),
+        ("application/openmetrics-text;version=two", PLAIN),
+        ("application/openmetrics-text;q=0.0", PLAIN),
+        (";=,;", PLAIN),
+    ],
+)
+async def test_metrics_come_in_the_form_that_is_asked_for(
+    classifier: FakeClassifier, accept: str, media_type: str
+) -> None:
+    async with running(classifier) as (client, _):
+        await client.post("/predict", content=b"1")
+        response = await client.get("/metrics", headers={"Accept": accept})
+    assert response.headers["content-type"] == media_type
+    openly = media_type == OPENMETRICS
+    parse = openmetrics.text_string_to_metric_families if openly else text_string_to_metric_families
+    families = {family.name for family in parse(response.text)}
+    assert {"xcit_requests", "xcit_request_duration_seconds", "xcit_state"} <= families
+    assert response.text.endswith("# EOF\n") == openly
 
 
 async def test_batches_and_gauges_show_while_requests_wait(classifier: FakeClassifier) -> None:

@@ -1,0 +1,85 @@
+"""Traces of the whole server, as a process: what it sends before it ends, and what it waits for."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.collector import Collector
+
+from .conftest import ROOT, SLOW_SERVICE, StartServer, environment
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+FLUSH = 2  # seconds, as documented
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    server = Collector()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
+    yield server
+    server.close()
+
+
+def test_a_server_sends_its_last_spans_before_it_ends(
+    start_server: StartServer, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")  # would tell of everything twice
+    server = start_server(*SLOW_SERVICE, tracing=True, log_format="json")
+    headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+    response = server.client.post("/predict", content=b"0.05", headers=headers)
+    assert response.status_code == 200
+    assert server.stop() == 0
+    span = collector.the("POST /predict")
+    assert (span.id[0], span.parent) == (TRACE, PARENT)
+    assert response.headers["traceresponse"] == f"00-{TRACE}-{span.id[1]}-01"
+    assert span.attributes["server.address"] == "127.0.0.1"
+    assert span.attributes["server.port"] == server.port
+    names = [child.name for child in collector.children(span)]
+    assert names == ["read", "queue", "preprocess", "queue", "inference"]
+    inference, batch = collector.the("inference"), collector.the("batch")
+    assert 0.05 <= inference.seconds <= span.seconds
+    assert (inference.links, batch.links) == ({batch.id}, {span.id})
+    assert len(collector.spans) == 7
+    assert f'"trace_id": "{TRACE}", "span_id": "{span.id[1]}"' in server.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_collector_that_hangs_holds_up_neither_requests_nor_the_end(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = Collector(hangs=True)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    try:
+        server = start_server(*SLOW_SERVICE, tracing=True)
+        for _ in range(20):
+            assert server.post(b"0").status_code == 200
+        assert collector.asked.wait(10)
+        for _ in range(20):
+            assert server.post(b"0").elapsed.total_seconds() < 1
+        began = time.monotonic()
+        assert server.stop(signal.SIGTERM) == 0
+        assert time.monotonic() - began < FLUSH + 3
+    finally:
+        collector.close()
+    assert "the last spans could not be sent" in server.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_variable_that_cannot_be_obeyed_is_one_line_and_code_2() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "app", "serve"],
+        cwd=ROOT,
+        env=environment(tracing=True) | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    message = "xcit-serve: OTEL_EXPORTER_OTLP_PROTOCOL=grpc: must be http/protobuf\n"
+    assert done.stderr == message
