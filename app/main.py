@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 import model
-from app.api import admin, cloud, explain, health, metrics, oip, predict
+from app.api import admin, cloud, explain, health, metrics, oip, page, predict
 from app.api.door import Door
 from app.api.errors import add_error_handlers
 from app.api.middleware import RequestScope
@@ -152,6 +152,7 @@ def create_app(
         )
     )
     app.include_router(metrics.router(meters.registry, keys if settings.metrics_need_key else None))
+    app.include_router(page.router())
     if settings.admin_token:
         app.include_router(admin.router(reload, settings.admin_token.get_secret_value()))
     add_error_handlers(app)

@@ -72,7 +72,7 @@ def test_the_readme_lists_every_route() -> None:
     told = set(re.findall(r"`(?:GET|POST) (/[\w./]*)`", README))
     app = create_app(make_settings())
     served = {path for path in app.openapi()["paths"] if not path.startswith("/v2")}
-    assert told == served | {"/openapi.json", "/docs"}
+    assert told == served | {"/", "/openapi.json", "/docs"}
 
 
 def test_the_protocols_list_every_route_of_the_open_inference_protocol() -> None:

@@ -21,6 +21,7 @@ APP_LAYERS = [
         "app.api.metrics",
         "app.api.middleware",
         "app.api.oip",
+        "app.api.page",
         "app.api.predict",
     },
     {"app.api.door", "app.api.oip_tensors"},

@@ -1,0 +1,148 @@
+"""The files of the page at ``/``: how they are sent, and that nothing in them needs more."""
+
+import re
+import threading
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from app.api.page import DIRECTORY, FILES
+from app.api_keys import new_key
+from app.lifecycle import State
+
+from .conftest import FakeClassifier, running, starting
+from .test_predict import problem
+
+pytestmark = pytest.mark.anyio
+
+TYPES = {
+    "/": "text/html; charset=utf-8",
+    "/page.css": "text/css; charset=utf-8",
+    "/page.js": "text/javascript; charset=utf-8",
+    "/icon.svg": "image/svg+xml",
+}
+LINKS = {"/docs", "/metrics"}
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes, and the text right inside it."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs), []))
+
+    def handle_data(self, data: str) -> None:
+        if self.found and data.strip():
+            self.found[-1][2].append(data.strip())
+
+    def references(self) -> set[str]:
+        """All addresses that the page names."""
+        return {
+            str(attributes[name])
+            for _, attributes, _ in self.found
+            for name in ("href", "src", "action", "formaction", "srcset", "data")
+            if name in attributes
+        }
+
+
+def source(name: str) -> str:
+    return (DIRECTORY / name).read_text()
+
+
+async def test_each_file_is_sent_with_its_type_and_asked_for_anew(
+    classifier: FakeClassifier,
+) -> None:
+    assert {name for name, _ in FILES.values()} == {path.name for path in DIRECTORY.iterdir()}
+    async with running(classifier) as (client, _):
+        for path, media_type in TYPES.items():
+            response = await client.get(path)
+            assert response.content == (DIRECTORY / FILES[path][0]).read_bytes()
+            assert response.headers["content-type"] == media_type
+            assert response.headers["cache-control"] == "no-cache"
+            assert response.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_a_file_that_the_browser_has_is_not_sent_again(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, _):
+        tags = {path: (await client.get(path)).headers["etag"] for path in FILES}
+        assert len(set(tags.values())) == len(FILES)
+        for path, tag in tags.items():
+            for known in (tag, f"W/{tag}", f'"other", {tag}'):  # proxies that compress weaken it
+                response = await client.get(path, headers={"If-None-Match": known})
+                assert (response.status_code, response.content) == (304, b"")
+                assert response.headers["etag"] == tag
+            changed = await client.get(path, headers={"If-None-Match": '"other"'})
+            assert changed.status_code == 200
+
+
+async def test_the_page_is_there_for_all_and_while_the_model_loads(
+    classifier: FakeClassifier, tmp_path: Path
+) -> None:
+    allowed = threading.Event()
+
+    def load() -> FakeClassifier:
+        assert allowed.wait(10), "the test did not allow it"
+        return classifier
+
+    keys = tmp_path / "keys"
+    keys.write_text(new_key("alice")[1])
+    async with starting(load, api_keys_file=keys) as (client, lifecycle):
+        assert (await client.get("/")).status_code == 200
+        assert lifecycle.state is State.LOADING
+        problem(await client.post("/predict", content=b"1"), 401, "unauthorized")
+        allowed.set()
+
+
+async def test_the_page_may_use_its_own_files_and_the_service_alone(
+    classifier: FakeClassifier,
+) -> None:
+    async with running(classifier) as (client, _):
+        policy = (await client.get("/")).headers["content-security-policy"]
+    assert dict(directive.split(" ", 1) for directive in policy.split("; ")) == {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "connect-src": "'self'",
+        "img-src": "'self' blob:",
+        "form-action": "'none'",
+        "base-uri": "'none'",
+        "frame-ancestors": "'none'",
+    }
+
+
+async def test_the_page_names_nothing_but_what_the_service_has(classifier: FakeClassifier) -> None:
+    references = Elements(source("index.html")).references()
+    assert {f"/{reference}" for reference in references} == {*FILES, *LINKS} - {"/"}
+    async with running(classifier) as (client, _):
+        for reference in references:  # relative, so that a proxy may put the service anywhere
+            assert (await client.get(f"/{reference}")).status_code == 200
+    for name in ("page.css", "page.js"):
+        assert not re.search(r"//\w|url\(|@import|\bimport\b", source(name)), name
+
+
+def test_neither_scripts_nor_styles_are_inline() -> None:
+    for tag, attributes, text in Elements(source("index.html")).found:
+        assert tag != "style"
+        assert "style" not in attributes
+        assert not any(name.startswith("on") for name in attributes)
+        if tag == "script":
+            assert attributes["src"]
+            assert not text
+
+
+async def test_the_page_is_no_part_of_the_contract(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, _):
+        paths = (await client.get("/openapi.json")).json()["paths"]
+    assert not set(paths) & set(FILES)
+
+
+async def test_requests_of_the_page_are_counted_by_their_route(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, _):
+        await client.get("/")
+        metrics = (await client.get("/metrics")).text
+    assert 'xcit_requests_total{code="200",endpoint="/"} 1.0' in metrics
