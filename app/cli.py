@@ -11,7 +11,15 @@ from pathlib import Path
 
 from app.cloud import follow_cloud
 from app.console import complain, leave, show
-from app.settings import ENV_PREFIX, Settings, SettingsError, read_settings, unknown_variables
+from app.extras import MissingExtra, extra
+from app.settings import (
+    CLIENT_KEY,
+    ENV_PREFIX,
+    Settings,
+    SettingsError,
+    read_settings,
+    unknown_variables,
+)
 
 CHECKPOINT = "weight file, name of a published variant, or hf-hub:OWNER/NAME[@REVISION]"
 
@@ -23,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.command(args))
     except SettingsError as error:
         return complain(*str(error).splitlines(), code=2)
+    except MissingExtra as error:
+        return complain(str(error))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,11 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_serve(commands.add_parser("serve", help="serve a checkpoint over HTTP"))
     add_key(commands.add_parser("key", help="make an API key"))
-    add_predict(commands.add_parser("predict", help="classify image files, without a server"))
+    add_predict(commands.add_parser("predict", help="classify image files, here or by a server"))
     add_explain(commands.add_parser("explain", help="draw where the model looks in an image"))
     add_inspect(commands.add_parser("inspect", help="print what a checkpoint is"))
     add_convert(commands.add_parser("convert", help="write a checkpoint that describes itself"))
     add_evaluate(commands.add_parser("evaluate", help="measure a checkpoint on labelled images"))
+    add_bench(commands.add_parser("bench", help="measure a server under load"))
     return parser
 
 
@@ -126,13 +137,46 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_device_options(parser)
     add_checkpoint_options(parser)
+    parser.add_argument(
+        "--url", metavar="URL", help="server that classifies them, instead of a checkpoint here"
+    )
+    add_server_options(parser)
     parser.set_defaults(command=predict_command)
 
 
 def predict_command(args: argparse.Namespace) -> int:
-    from app.offline import predict_files
+    check_where(args)
+    if args.url is None:
+        from app.offline import predict_files
 
-    return predict_files(args)
+        return predict_files(args)
+    with extra("client"):
+        from app.remote import predict_files as predict_remotely
+
+    return predict_remotely(args)
+
+
+def check_where(args: argparse.Namespace) -> None:
+    """Raises `SettingsError` for a flag that means nothing to who classifies."""
+    here, there = argparse.ArgumentParser(), argparse.ArgumentParser()
+    here.add_argument("--checkpoint")
+    add_device_options(here)
+    add_checkpoint_options(here)
+    add_server_options(there)
+    idle = there if args.url is None else here
+    for name, default in vars(idle.parse_args([])).items():
+        if getattr(args, name) != default:
+            flag = f"--{name.replace('_', '-')}"
+            hint = "a server: name it by --url" if idle is there else "a model here, not at --url"
+            raise SettingsError(f"{flag} is for {hint}")
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--api-key", metavar="KEY", help=f"to show to the server [{CLIENT_KEY}]")
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", help="for the server to answer a request [30]"
+    )
+    parser.add_argument("--concurrency", metavar="N", help="requests under way at once [8]")
 
 
 def add_explain(parser: argparse.ArgumentParser) -> None:
@@ -204,3 +248,29 @@ def evaluate_command(args: argparse.Namespace) -> int:
     from app.offline import evaluate_checkpoint
 
     return evaluate_checkpoint(args)
+
+
+def add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Measure a server. A closed loop keeps N requests under way. An open loop sends at random "
+        "times, R a second, whatever the server does, and latency counts from when a request was "
+        "due: a stall is felt by all who would have come. Several of both are measured in turn."
+    )
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="[one made up]")
+    parser.add_argument("--url", required=True, metavar="URL", help="such as http://HOST:8000")
+    parser.add_argument(
+        "--rate", metavar="R,...", help="requests a second of each open loop, at most 10,000"
+    )
+    parser.add_argument("--seconds", default="10", help="of each load [10]")
+    parser.add_argument("--warmup", default="1", metavar="SECONDS", help="before each load [1]")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="latency as a picture")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="everything, as JSON")
+    add_server_options(parser)
+    parser.set_defaults(command=bench_command)
+
+
+def bench_command(args: argparse.Namespace) -> int:
+    with extra("client"):
+        from app.bench import bench
+
+    return bench(args)

@@ -1,8 +1,10 @@
 """What a command has to say besides its result."""
 
+import json
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 
 def complain(*lines: str, code: int = 1) -> int:
@@ -16,6 +18,18 @@ def show(*lines: str) -> None:
     """Print a result, a line each."""
     for line in lines:
         print(line)
+
+
+def show_answers(answers: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print the best classes of each file, as a table or as JSON."""
+    if as_json:
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+        return
+    width = max((len(answer["file"]) for answer in answers), default=0)
+    for answer in answers:
+        for rank, row in enumerate(answer["predictions"]):
+            file = answer["file"] if rank == 0 else ""
+            print(f"{file:<{width}}  {row['score']:6.2%}  {row['label']}")
 
 
 def leave(failure: str | None) -> NoReturn:

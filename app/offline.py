@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 import model
-from app.console import complain
+from app.console import complain, show_answers
 from app.cores import usable_cores
 from app.settings import SettingsError
 
@@ -35,10 +35,7 @@ def predict_files(args: argparse.Namespace) -> int:
             f"--top-k={args.top_k}: must be from 1 to {classifier.spec.num_classes}"
         )
     answers, mistakes = classify_files(classifier, args.images, args.top_k)
-    if args.json:
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
-    else:
-        print_table(answers)
+    show_answers(answers, as_json=args.json)
     return complain(*mistakes) if mistakes else 0
 
 
@@ -69,14 +66,6 @@ def classify_files(
 
 def row(prediction: model.Prediction) -> dict[str, Any]:
     return {name: value for name, value in asdict(prediction).items() if value is not None}
-
-
-def print_table(answers: Sequence[dict[str, Any]]) -> None:
-    width = max((len(answer["file"]) for answer in answers), default=0)
-    for answer in answers:
-        for rank, row in enumerate(answer["predictions"]):
-            file = answer["file"] if rank == 0 else ""
-            print(f"{file:<{width}}  {row['score']:6.2%}  {row['label']}")
 
 
 def explain_file(args: argparse.Namespace) -> int:

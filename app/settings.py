@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "XCIT_"
+CLIENT_KEY = f"{ENV_PREFIX}CLIENT_KEY"  # no setting: the key that commands show to a server
 
 
 class SettingsError(Exception):
@@ -154,7 +155,7 @@ def unknown_variables() -> list[str]:
     """A line for each ``XCIT_`` variable that is no setting: most likely a slip of the pen."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
     lines = []
-    for name in sorted(set(os.environ) - known):
+    for name in sorted(set(os.environ) - known - {CLIENT_KEY}):
         if name.startswith(ENV_PREFIX):
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""

@@ -21,8 +21,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
-from benchmarks.client import Connection, post_image, read_images
-from benchmarks.load import Load, Outcome, apply_load, closed_loop, open_loop
+from benchmarks.client import post_image, read_images
 from benchmarks.machine import provenance
 from benchmarks.parts import TOP_K, load_parts, mean_parts, measure_parts
 from benchmarks.report import (
@@ -34,6 +33,8 @@ from benchmarks.report import (
     parts_table,
 )
 from benchmarks.server import Usage, read_usage, served_model, started_server
+from client.connection import Connection
+from client.load import Load, Outcome, apply_load, closed_loop, open_loop
 from model import Classifier
 
 WARM_UP_SECONDS = 3.0

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.client import Connection, get
+from benchmarks.client import get
+from client.connection import Connection
 
 LOADING_SECONDS = 120.0
 DRAINING_SECONDS = 30.0

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.client import Connection, post_image
+from benchmarks.client import post_image
 from benchmarks.machine import provenance
 from benchmarks.server import read_metrics, started_server
+from client.connection import Connection
 
 CALLERS = 16
 READINGS = 100

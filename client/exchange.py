@@ -1,9 +1,6 @@
 """HTTP as both clients speak it: what goes out, and what an answer or its absence means."""
 
-import os
 import re
-import socket
-import ssl
 import time
 from contextlib import suppress
 from dataclasses import fields
@@ -24,6 +21,7 @@ from client.errors import (
     UnexpectedAnswer,
     Unreachable,
 )
+from client.reasons import reason_of
 from client.results import Health, Model, Prediction, Row, ServedModel
 
 TIMEOUT = 30.0  # seconds
@@ -127,18 +125,15 @@ def no_answer(error: httpx.RequestError, url: str, timeout: float) -> ClientErro
 
 def _reason(error: httpx.RequestError) -> str:
     """What the operating system says, further down a chain of errors, or else the error itself."""
-    reason = str(error)
-    cause = error.__cause__ if isinstance(error, httpx.NetworkError) else None
+    cause: BaseException | None = error if isinstance(error, httpx.NetworkError) else None
     while cause is not None:
-        if isinstance(cause, socket.gaierror | ssl.SSLError):  # with numbers of their own
-            reason, cause = cause.strerror or reason, None
-        elif isinstance(cause, OSError) and cause.errno:
-            reason, cause = os.strerror(cause.errno), None
-        elif isinstance(cause, BaseExceptionGroup):
+        if isinstance(cause, OSError) and (reason := reason_of(cause)):
+            return reason
+        if isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
         else:
             cause = cause.__cause__ or cause.__context__
-    return reason[:1].lower() + reason[1:]
+    return str(error)
 
 
 def raise_unless_ok(response: httpx.Response) -> None:

@@ -24,6 +24,7 @@ README = (ROOT / "README.md").read_text()
 PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 TRACING = (ROOT / "docs" / "tracing.md").read_text()
+CLIENT = (ROOT / "docs" / "client.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 
@@ -145,7 +146,7 @@ def test_commands_in_the_readme_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z-]+)", README)) - {"nothing"} <= targets
     parser = build_parser()
-    for command in re.findall(r"^\$ xcit-serve (.*)$", README, re.MULTILINE):
+    for command in re.findall(r"^\$ xcit-serve (.*)$", README + CLIENT, re.MULTILINE):
         parser.parse_args(command.split())
 
 

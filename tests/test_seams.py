@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 APP_LAYERS = [
     {"app.__main__"},
     {"app.cli"},
-    {"app.offline", "app.server"},
+    {"app.bench"},
+    {"app.offline", "app.remote", "app.server"},
     {"app.main", "app.protocol"},
     {"app.api.cloud", "app.api.explain"},
     {
@@ -37,7 +39,7 @@ APP_LAYERS = [
     {"app.engine"},
     {"app.admission", "app.batcher", "app.metrics", "app.logs", "app.preprocess_pool"},
     {"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},
-    {"app.console", "app.cores", "app.errors", "app.settings", "app.timings"},
+    {"app.console", "app.cores", "app.errors", "app.extras", "app.settings", "app.timings"},
 ]
 MODEL_LAYERS = [
     {"model.train"},
@@ -66,10 +68,11 @@ MODEL_LAYERS = [
     {"model.errors"},
 ]
 CLIENT_LAYERS = [
-    {"client"},
-    {"client.asynchronous", "client.sync"},
+    {"client", "client.plot", "client.report", "client.sample"},
+    {"client.asynchronous", "client.load", "client.sync"},
+    {"client.connection"},
     {"client.exchange", "client.images", "client.ordered", "client.progress"},
-    {"client.results", "client.retries"},
+    {"client.reasons", "client.results", "client.retries"},
     {"client.errors"},
 ]
 MEETING_PLACES = {"app.main", "app.offline"}
@@ -80,6 +83,7 @@ FORBIDDEN = {
 }
 
 
+@cache
 def modules(package: str) -> dict[str, Path]:
     found = {}
     for path in sorted((ROOT / package).rglob("*.py")):
@@ -131,6 +135,15 @@ def test_imports_point_down(package: str, layers: list[set[str]]) -> None:
     for module, path in files.items():
         for name in imports(path) & set(files):
             assert height[name] > height[module], f"{module} imports {name}"
+
+
+def test_only_the_commands_that_ask_a_server_know_the_client() -> None:
+    asking = {
+        module
+        for module, path in modules("app").items()
+        if any(name.partition(".")[0] == "client" for name in imports(path))
+    }
+    assert asking == {"app.bench", "app.remote"}
 
 
 def test_the_service_side_needs_no_torch() -> None:

@@ -7,11 +7,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.client import Connection
 from benchmarks.compare.contenders import Contender
 from benchmarks.compare.processes import Server, started
-from benchmarks.load import Load, apply_load, closed_loop
 from benchmarks.server import served_model
+from client.connection import Connection
+from client.load import Load, apply_load, closed_loop
 
 WARM_UP_SECONDS = 3.0
 IDLE_SECONDS = 5.0

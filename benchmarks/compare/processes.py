@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.client import Connection
 from benchmarks.compare.contenders import Contender
 from benchmarks.server import free_port
+from client.connection import Connection
 
 LOADING_SECONDS = 120.0
 ENDING_SECONDS = 30.0  # for the first process; then as much for those it leaves behind

@@ -67,6 +67,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers every prediction; its server counts connections."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: "Counting"
 
     def setup(self) -> None:

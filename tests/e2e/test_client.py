@@ -25,7 +25,7 @@ from client import (
 
 from .conftest import ROOT, SLOW_SERVICE, Server, StartServer, free_port
 
-DOCUMENT = (ROOT / "docs" / "client.md").read_text()
+DOCUMENT = (ROOT / "docs" / "client.md").read_text() + (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
 
 
@@ -130,7 +130,7 @@ def test_a_restart_is_waited_for(start_server: StartServer) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0])
-def test_the_document_s_examples_run(server: Server, photo: Path, block: str) -> None:
+def test_the_examples_of_the_documents_run(server: Server, photo: Path, block: str) -> None:
     (photo.parent / "photos").mkdir()
     for name in "ab":
         (photo.parent / "photos" / f"{name}.jpg").write_bytes(photo.read_bytes())

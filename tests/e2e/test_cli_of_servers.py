@@ -1,0 +1,274 @@
+"""The commands that ask a server, as a user types them."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from app.api_keys import new_key
+from app.cli import main
+from app.settings import CLIENT_KEY, unknown_variables
+
+from .conftest import ROOT, Server, StartServer, environment, free_port
+
+Run = Callable[..., tuple[int, str, list[str]]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """``xcit-serve`` with the given arguments: exit code, stdout, lines of stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, list[str]]:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        told = capsys.readouterr()
+        return code, told.out, told.err.splitlines()
+
+    return call
+
+
+KEY, KEY_LINE = new_key("tests")
+
+
+@pytest.fixture(scope="module")
+def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write_text(KEY_LINE)
+    return start_server(api_keys_file=keys)
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CLIENT_KEY, KEY)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    Image.effect_noise((200, 150), 60).convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """The URL of a server of pages."""
+
+    class Pages(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<h1>It works!</h1>")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as pages:
+        thread = Thread(target=pages.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{pages.server_port}"
+        pages.shutdown()
+        thread.join()
+
+
+def test_a_server_says_what_the_model_here_says(run: Run, server: Server, photo: Path) -> None:
+    code, local, _ = run("predict", photo, "--json", "--top-k", 3)
+    assert code == 0
+    code, remote, err = run("predict", photo, "--json", "--top-k", 3, "--url", server.url)
+    assert (code, err) == (0, [])
+    for ours, theirs in zip(json.loads(local), json.loads(remote), strict=True):
+        assert ours["file"] == theirs["file"] == str(photo)
+        for row, other in zip(ours["predictions"], theirs["predictions"], strict=True):
+            assert row["label"] == other["label"]
+            assert row.keys() == other.keys()
+    table = run("predict", photo, "--top-k", 3, "--url", server.url)[1].splitlines()
+    assert len(table) == 3
+    assert table[0].startswith(f"{photo}  ")
+    assert "%" in table[0]
+
+
+def test_images_that_cannot_be_classified_are_told_in_order(
+    run: Run, server: Server, photo: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(photo.read_bytes()[:1500])
+    files = [photo, broken, tmp_path / "absent.jpg", tmp_path, photo]
+    code, out, err = run("predict", *files, "--json", "--url", server.url, "--concurrency", 2)
+    assert code == 1
+    assert [answer["file"] for answer in json.loads(out)] == [str(photo)] * 2
+    assert err == [
+        f"xcit-serve: {broken}: the JPEG data is truncated or corrupt",
+        f"xcit-serve: {tmp_path / 'absent.jpg'}: No such file or directory",
+        f"xcit-serve: {tmp_path}: is a directory; name the files in it",
+    ]
+
+
+def test_a_key_comes_as_a_flag_or_from_the_environment(
+    run: Run, server: Server, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("predict", photo, "--url", server.url)[0] == 0
+    assert run("predict", photo, "--url", server.url, "--api-key", "wrong")[0] == 1
+    monkeypatch.delenv(CLIENT_KEY)
+    assert run("predict", photo, "--url", server.url, "--api-key", KEY)[0] == 0
+    code, _, err = run("predict", photo, photo, "--url", server.url)
+    assert code == 1
+    (line,) = err
+    assert line.startswith(f"xcit-serve: {photo}: a key is needed: send Authorization: Bearer")
+
+
+def test_the_clients_key_is_no_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XCIT_CLIENT_KEYS", "x")
+    assert [line.split()[0] for line in unknown_variables()] == ["XCIT_CLIENT_KEYS"]
+
+
+MISTAKES = [
+    ("predict x --url localhost", 2, "'localhost' is no URL of a service"),
+    ("predict x --url http://x --checkpoint a", 2, "--checkpoint is for a model here, not at"),
+    ("predict x --url http://x --image-size 64", 2, "--image-size is for a model here, not at"),
+    ("predict x --url http://x --backend torch", 2, "--backend is for a model here, not at --url"),
+    ("predict x --url http://x --api-key ü", 2, "the API key is empty, or not of printable ASCII"),
+    ("predict x --url http://x --concurrency 513", 2, "--concurrency=513: must be from 1 to 512"),
+    ("predict x --concurrency 3", 2, "--concurrency is for a server: name it by --url"),
+    ("predict x --api-key s3cret", 2, "--api-key is for a server: name it by --url"),
+    ("bench --url x", 2, "'x' is no URL of a service"),
+    ("bench --url http://x --concurrency 1.5", 2, "must be whole numbers, separated by commas"),
+    ("bench --url http://x --rate 0", 2, "--rate=0: must be from 0.01 to 10,000"),
+    ("bench --url http://x --rate nan", 2, "--rate=nan: must be from 0.01 to 10,000"),
+    ("bench --url http://x --rate 5,1e5", 2, "--rate=5,1e5: must be from 0.01 to 10,000"),
+    ("bench --url http://x --seconds 4000", 2, "--seconds=4000: must be from 0.1 to 3,600"),
+    ("bench --url http://x --seconds 1,2", 2, "--seconds=1,2: must be one number"),
+    ("bench --url http://x --warmup -1", 2, "--warmup=-1: must be from 0 to 600"),
+    ("bench --url http://x --timeout 0", 2, "--timeout=0: must be from 0.1 to 600"),
+    ("bench --url http://x --plot a.jpg", 2, "--plot=a.jpg: the name must end in .png"),
+    ("bench --url http://x --json /no/x", 2, "/no/x: there is no directory /no"),
+    ("bench /absent --url http://x", 1, "/absent: No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("command", "code", "message"), MISTAKES)
+def test_mistakes_are_one_line(run: Run, command: str, code: int, message: str) -> None:
+    returned, out, err = run(*command.split())
+    assert (returned, out) == (code, "")
+    (line,) = err
+    assert line.startswith("xcit-serve: ")
+    assert message in line
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize("command", [["predict", "x"], ["bench"]], ids=["predict", "bench"])
+def test_a_server_that_is_none_is_one_line(run: Run, command: list[str], stranger: str) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    code, out, err = run(*command, "--url", url)
+    told = f"xcit-serve: cannot reach {url}: connection refused; is the service running?"
+    assert (code, out, err) == (1, "", [told])
+    code, out, (line,) = run(*command, "--url", stranger)
+    assert (code, out) == (1, "")
+    assert "answered with text/html that is not a health report; is it xcit-serve?" in line
+
+
+def test_top_k_is_held_against_the_servers_model(run: Run, server: Server, photo: Path) -> None:
+    told = ["xcit-serve: --top-k=11: must be from 1 to 10"]
+    assert run("predict", photo, "--top-k", 11, "--url", server.url) == (2, "", told)
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "message"),
+    [
+        ("httpx", ["predict", "x", "--url", "http://x"], "'xcit-serve[client]' brings it"),
+        ("httpx", ["bench", "--url", "http://x"], "'xcit-serve[client]' brings it"),
+        ("matplotlib", ["bench", "--url", "http://x", "--plot", "x.png"], "'xcit-serve[train]'"),
+    ],
+)
+def test_a_missing_extra_is_named(package: str, arguments: list[str], message: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; from app.cli import main;"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program} sys.exit(main({arguments}))"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("xcit-serve: ")
+    assert package in line
+    assert message in line
+
+
+def test_bench_tells_what_it_saw(run: Run, server: Server, photo: Path, tmp_path: Path) -> None:
+    report, plot = tmp_path / "report.json", tmp_path / "plot.png"
+    code, out, err = run(
+        *("bench", photo, "--url", server.url, "--concurrency", "1,4", "--rate", "20"),
+        *("--seconds", 1, "--warmup", 0.2, "--json", report, "--plot", plot),
+    )
+    assert (code, err) == (0, [])
+    lines = out.splitlines()
+    assert lines[0].startswith(f"{server.url}: xcit-cifar10 1 on cpu")
+    names = ["closed loop of 1", "closed loop of 4", "open loop, 20 a second"]
+    rows = [line for name in names for line in lines if line.startswith(f"{name}  ")]
+    assert len(rows) == 3
+    for name in names:
+        assert f"{name}, latency from due to answered" in lines
+    told: dict[str, Any] = json.loads(report.read_text())
+    assert (told["url"], told["images"], told["interrupted"]) == (server.url, 1, False)
+    assert told["model"]["name"] == "xcit-cifar10"
+    for load, name, row in zip(told["loads"], names, rows, strict=True):
+        assert load["load"] == name
+        assert load["statuses"] == {"200": load["requests"]}
+        assert load["requests"] > 0
+        assert 0 < load["latency_ms"]["p50"] <= load["latency_ms"]["p99"]
+        assert f"{load['requests']:,} x 200" in row
+    with Image.open(plot) as image:
+        assert image.format == "PNG"
+
+
+def test_bench_makes_up_an_image(run: Run, server: Server) -> None:
+    code, out, _ = run("bench", "--url", server.url, "--seconds", 0.5, "--warmup", 0)
+    assert code == 0
+    assert "1 image(s) of" in out
+
+
+def test_bench_fails_where_nothing_succeeded(run: Run, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("no image")
+    code, out, err = run("bench", tmp_path / "x", "--url", server.url, "--seconds", 0.3)
+    assert (code, err) == (1, ["xcit-serve: no request succeeded"])
+    assert "x 415, such as: {" in out
+
+
+def test_an_interrupted_bench_tells_what_was_measured(server: Server, tmp_path: Path) -> None:
+    report, out = tmp_path / "report.json", tmp_path / "out"
+    command = ["bench", "--url", server.url, "--seconds", "600", "--concurrency", "1,2"]
+    with out.open("w") as stdout:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "app", *command, "--warmup", "0", "--json", str(report)],
+            cwd=ROOT,
+            env=environment(client_key=KEY),
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    with process:
+        while "count x status" not in out.read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == "xcit-serve: interrupted: this is what was measured so far\n"
+    assert "closed loop of 1  " in out.read_text()
+    assert "closed loop of 2" not in out.read_text()
+    told = json.loads(report.read_text())
+    assert told["interrupted"] is True
+    assert told["loads"][0]["statuses"]["200"] > 0
