@@ -133,7 +133,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
 def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     parser.add_argument("--checkpoint", help=f"{CHECKPOINT}; the bundled one if absent")
-    parser.add_argument("--top-k", type=int, default=5, help="classes an image [5]")
+    parser.add_argument("--top-k", type=int, metavar="N", help="classes an image [5, or all]")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_device_options(parser)
     add_checkpoint_options(parser)

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 import model
+from app.api.parameters import check_top_k
 from app.console import complain, show_answers
 from app.cores import usable_cores
 from app.settings import SettingsError
@@ -30,11 +31,8 @@ def predict_files(args: argparse.Namespace) -> int:
         classifier.backend.open()
     except model.ModelError as error:
         return complain(str(error))
-    if not 1 <= args.top_k <= classifier.spec.num_classes:
-        raise SettingsError(
-            f"--top-k={args.top_k}: must be from 1 to {classifier.spec.num_classes}"
-        )
-    answers, mistakes = classify_files(classifier, args.images, args.top_k)
+    top_k = check_top_k(args.top_k, classifier.spec.num_classes)
+    answers, mistakes = classify_files(classifier, args.images, top_k)
     show_answers(answers, as_json=args.json)
     return complain(*mistakes) if mistakes else 0
 

@@ -9,12 +9,12 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+from app.api.parameters import check_top_k
 from app.console import complain, show_answers
 from app.settings import CLIENT_KEY, SettingsError
 from client import (
     AsyncClient,
     ClientError,
-    Health,
     InvalidOption,
     Prediction,
     Unauthorized,
@@ -55,10 +55,11 @@ async def ask(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]
     answers: list[dict[str, Any]] = []
     mistakes: list[str] = []
     async with AsyncClient(args.url, api_key(args), timeout(args)) as client:
-        check_top_k(args.top_k, await client.health())
+        model = (await client.health()).model  # not known while it loads
+        top_k = check_top_k(args.top_k, model.num_classes if model else math.inf)
         outcomes = client.predict_many(
             args.images,
-            args.top_k,
+            top_k,
             concurrency=concurrency,
             progress=len(args.images) > FEW and sys.stderr.isatty(),
         )
@@ -83,13 +84,6 @@ def rows(prediction: Prediction) -> list[dict[str, Any]]:
         {name: value for name, value in asdict(row).items() if value is not None}
         for row in prediction.rows
     ]
-
-
-def check_top_k(top_k: int, health: Health) -> None:
-    """Raises `SettingsError` if the model has not so many classes, where it is known by now."""
-    classes = health.model.num_classes if health.model else math.inf
-    if not 1 <= top_k <= classes:
-        raise SettingsError(f"--top-k={top_k}: must be from 1 to {classes}")
 
 
 def api_key(args: argparse.Namespace) -> str | None:

@@ -306,7 +306,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
     print(json.dumps(asdict(report), indent=2) if args.json else report)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.train", description="Train an XCiT.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -327,8 +327,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     test.add_argument("data", type=Path, help="image folder, or a tar of one")
     test.add_argument("--json", action="store_true", help="print one JSON object")
     test.set_defaults(command=evaluate_command)
+    return parser
 
-    args = parser.parse_args(argv)
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
     try:
         args.command(args)
     except ModelError as error:

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from app.errors import InvalidParameter
+from app.settings import SettingsError
 
 DEFAULT_TOP_K = 5
 PATIENCE_HEADER = "X-Request-Timeout-Ms"
@@ -34,6 +35,14 @@ def parse_top_k(text: str | None, classes: int) -> int:
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not 1 <= int(text) <= classes:
         raise InvalidParameter(f"top_k is {text[:20]!r}; it must be a number from 1 to {classes}")
     return int(text)
+
+
+def check_top_k(asked: int | None, classes: float) -> int:
+    """As `parse_top_k`, of the flag ``--top-k``; raises `SettingsError`."""
+    top_k = int(min(DEFAULT_TOP_K, classes)) if asked is None else asked
+    if not 1 <= top_k <= classes:
+        raise SettingsError(f"--top-k={top_k}: must be from 1 to {classes}")
+    return top_k
 
 
 def parse_patience(text: str | None) -> float:

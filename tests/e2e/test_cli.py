@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from PIL import Image
 
 from app.cli import main
 from app.settings import Settings
-from model import BUNDLED_CHECKPOINT, read_checkpoint
+from model import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoint
 
 from .conftest import ROOT, environment
 
@@ -86,6 +86,23 @@ def test_predict_as_json_skips_and_tells_what_cannot_be_read(
         f"xcit-serve: {broken}: the JPEG data is truncated or corrupt",
         f"xcit-serve: {tmp_path / 'absent.jpg'}: No such file or directory",
     ]
+
+
+def test_predict_shows_all_classes_of_a_model_that_has_but_a_few(
+    xcit_serve: Command, photo: Path, tmp_path: Path
+) -> None:
+    whole = read_checkpoint(BUNDLED_CHECKPOINT)
+    spec = replace(
+        whole.spec,
+        hyperparameters={**whole.spec.hyperparameters, "num_classes": 3},
+        labels=whole.spec.labels[:3],
+    )
+    heads = {k: v[:3].clone() for k, v in whole.state.items() if k.startswith("mlp_head.1.")}
+    few = tmp_path / "few.safetensors"
+    write_checkpoint(few, spec, {**whole.state, **heads})
+    done = xcit_serve("predict", photo, "--checkpoint", few)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 3
 
 
 def test_explain_draws_a_head_or_the_mean(xcit_serve: Command, photo: Path, tmp_path: Path) -> None:
