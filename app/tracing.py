@@ -177,7 +177,7 @@ class RequestTrace:
     def note(self, error: Exception) -> None:
         """An error as an event of the span; a defect with its stack."""
         if isinstance(error, ServiceError):
-            told = {"exception.type": error.problem, "exception.message": error.detail[:SHOWN]}
+            told = {"exception.type": error.problem, "exception.message": error.detail}
             self._span.add_event("exception", told)
         else:
             self._span.record_exception(error)

@@ -16,6 +16,7 @@ from app.main import create_app
 from app.metrics import Metrics
 from app.settings import ENV_PREFIX, Settings
 from app.timings import PHASES
+from app.tracing import FLUSH
 
 from .app.conftest import make_settings
 
@@ -66,7 +67,8 @@ def test_compose_is_more_patient_than_the_drain() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     grace = re.search(r"stop_grace_period: \S*?(\d+)s", compose)
     assert grace
-    assert int(grace[1]) > float(default_of("drain_delay_s")) + int(default_of("drain_timeout_s"))
+    drain = float(default_of("drain_delay_s")) + int(default_of("drain_timeout_s"))
+    assert int(grace[1]) > drain + FLUSH
 
 
 def test_the_readme_lists_every_route() -> None:

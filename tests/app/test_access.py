@@ -173,12 +173,14 @@ async def test_pages_of_other_origins_may_ask_where_they_are_named(
     async with running(classifier, cors_origins=origins) as (client, _):
         response = await client.post("/predict", content=b"1", headers=theirs)
         assert response.headers["access-control-allow-origin"] == "https://friend.example"
-        assert "X-Request-ID" in response.headers["access-control-expose-headers"]
+        exposed = response.headers["access-control-expose-headers"]
+        assert {"X-Request-ID", "traceresponse"} <= set(exposed.split(", "))
         response = await client.post("/predict", content=b"", headers=theirs)
         assert response.status_code == 400
         assert response.headers["access-control-allow-origin"] == "https://friend.example"
         response = await client.options("/predict", headers=asks)
         assert response.headers["access-control-allow-methods"] == "GET, POST"
+        assert "traceparent" in response.headers["access-control-allow-headers"]
         stranger = await client.post("/predict", content=b"1", headers={"Origin": "https://x.y"})
         assert "access-control-allow-origin" not in stranger.headers
 
