@@ -183,7 +183,7 @@ def test_the_lock_satisfies_the_project() -> None:
         re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     )
     extras = project["optional-dependencies"]
-    for text in [*project["dependencies"], *extras["fast"], *extras["hub"]]:
+    for text in [*project["dependencies"], *extras["fast"], *extras["hub"], *extras["tracing"]]:
         requirement = Requirement(text)
         pin = pins[requirement.name.replace("_", "-")]
         assert requirement.specifier.contains(pin), text

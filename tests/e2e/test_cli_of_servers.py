@@ -246,6 +246,11 @@ def test_bench_fails_where_nothing_succeeded(run: Run, server: Server, tmp_path:
     assert "x 415, such as: {" in out
 
 
+def obey_interrupts() -> None:
+    """As at a terminal: what a shell starts in the background is told to ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupted_bench_tells_what_was_measured(server: Server, tmp_path: Path) -> None:
     report, out = tmp_path / "report.json", tmp_path / "out"
     command = ["bench", "--url", server.url, "--seconds", "600", "--concurrency", "1,2"]
@@ -257,6 +262,7 @@ def test_an_interrupted_bench_tells_what_was_measured(server: Server, tmp_path: 
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=obey_interrupts,
         )
     with process:
         while "count x status" not in out.read_text():
