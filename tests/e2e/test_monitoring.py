@@ -209,10 +209,12 @@ def test_every_alert_fires_when_it_should_and_else_does_not() -> None:
 # --- with one -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_metrics_are_well_formed(run: Run) -> None:
     promtool("check", "metrics", given=run.metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked", QUERIES, ids=lambda asked: f"{asked[0]['title']}: {asked[1]['legendFormat']}"
 )
@@ -229,6 +231,7 @@ def test_a_panel_has_something_to_show(
         assert max(numbers) <= 1.2, "shares, and what a rate over a few scrapes adds to them"
 
 
+@pytest.mark.slow
 def test_batches_grow_with_the_callers(run: Run) -> None:
     mean = query("Images a batch", "{{instance}}")
     assert not any(value > 0 for value in run.prometheus.values(mean, run.idle)), "NaN or none"
@@ -236,11 +239,13 @@ def test_batches_grow_with_the_callers(run: Run) -> None:
     assert run.prometheus.value(query("Images a batch", "at most"), run.loaded) == MAX_BATCH_SIZE
 
 
+@pytest.mark.slow
 def test_images_a_second_are_those_that_the_callers_had(run: Run) -> None:
     images = run.prometheus.value(query("Images, batches and padding", "images"), run.loaded)
     assert 0.5 < images / run.load.throughput < 2
 
 
+@pytest.mark.slow
 def test_phases_add_up_to_no_more_than_the_request(run: Run) -> None:
     duration = 'xcit_request_duration_seconds_{}{{endpoint="/predict"}}[$__rate_interval]'
     total, count = (f"sum(rate({duration.format(part)}))" for part in ("sum", "count"))
@@ -250,6 +255,7 @@ def test_phases_add_up_to_no_more_than_the_request(run: Run) -> None:
     assert 0.5 * whole < sum(phases) <= 1.01 * whole
 
 
+@pytest.mark.slow
 def test_quantiles_are_in_order_and_near_what_the_callers_saw(run: Run) -> None:
     p50, p95, p99 = (
         run.prometheus.value(query("Time of a prediction", f"p{p}"), run.loaded)
@@ -259,6 +265,7 @@ def test_quantiles_are_in_order_and_near_what_the_callers_saw(run: Run) -> None:
     assert 0.25 < p50 / run.load.percentile(50) < 3, "the buckets are of a factor of 2"
 
 
+@pytest.mark.slow
 def test_every_request_is_counted_and_every_refusal_told(run: Run) -> None:
     requests = 'xcit_requests_total{{endpoint="/predict", code="{}"}}'
     counted = {c: run.prometheus.value(requests.format(c), run.end) for c in (200, 503)}
@@ -269,6 +276,7 @@ def test_every_request_is_counted_and_every_refusal_told(run: Run) -> None:
     assert run.prometheus.value(rejected, run.end) == counted[503] > 0
 
 
+@pytest.mark.slow
 def test_refusals_show_after_an_overload_and_not_before(run: Run) -> None:
     refused = query("Share that was lost", "refused: 503")
     assert run.prometheus.value(refused, run.loaded) == 0
@@ -279,6 +287,7 @@ def test_refusals_show_after_an_overload_and_not_before(run: Run) -> None:
     assert len(run.prometheus.values(reasons, run.overloaded)) == 1
 
 
+@pytest.mark.slow
 def test_room_shrinks_as_load_grows(run: Run) -> None:
     periods = [(run.start, run.idle), (run.idle, run.loaded), (run.loaded, run.overloaded)]
     for legend, bound in (("{{instance}} images", 0.9), ("{{instance}} bytes", 0)):
@@ -292,6 +301,7 @@ def test_room_shrinks_as_load_grows(run: Run) -> None:
         assert 0.1 < loaded < 1.1
 
 
+@pytest.mark.slow
 def test_alerts_are_about_what_happens(run: Run) -> None:
     rules = {
         rule["alert"]: rule["expr"]
@@ -309,6 +319,7 @@ def test_alerts_are_about_what_happens(run: Run) -> None:
         assert true - bursts == expected
 
 
+@pytest.mark.slow
 def test_prometheus_takes_all_alerts_and_none_is_broken(run: Run) -> None:
     limit = time.monotonic() + PATIENCE
     while True:  # until each has been evaluated
