@@ -160,10 +160,10 @@ export XCIT_PUBLISH PROMETHEUS_PUBLISH
 
 bytes() { "$DOCKER" image inspect --format '{{.Size}}' "$1"; }
 found() { "$DOCKER" run --rm --user 0 --entrypoint find "$image" / -xdev "$@"; }
-settings() { # host and port are the container's own affair
+settings() { # host, port and cloud are the container's own affair
   "$DOCKER" run --rm --entrypoint python "$image" -c '
 from app.settings import Settings
-print(*("XCIT_" + name.upper() for name in Settings.model_fields if name not in ("host", "port")))' |
+print(*("XCIT_" + name.upper() for name in Settings.model_fields if name not in ("host", "port", "cloud")))' |
     tr ' ' '\n' | sort
 }
 elsewhere() { grep '^ *ports:' docker-compose.yml | grep -v ':-127\.0\.0\.1:' || true; }

@@ -69,11 +69,11 @@ def check_names() -> None:
 
 
 def check_queries() -> None:
-    """Each query of the dashboard finds something."""
+    """Each query of the dashboard finds something, but for what is shown only if it happened."""
     for expression in queries:
         for name, value in VARIABLES.items():
             expression = expression.replace(name, value)
-        assert query(expression), f"nothing found for {expression}"
+        assert query(expression) or expression.endswith("> 0"), f"nothing found for {expression}"
 
 
 {
