@@ -116,6 +116,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()  # what was sent ahead is answered before more is taken
         if self.cycle.response_complete and self.cycle.more_body:
             self._stop_timer()
             self._timer = self.loop.call_later(LINGER, self._cut)
