@@ -147,6 +147,7 @@ def create_app(
             pipeline,
             lifecycle,
             keys,
+            door,
             max_rows=settings.max_queue_size,
             max_bytes=settings.max_body_bytes,
         )

@@ -101,6 +101,13 @@ def decode_base64(text: str) -> bytes:
         raise BadRequest(f"the image is no valid base64: {error}") from error
 
 
+def first_mistake(error: ValidationError) -> str:
+    """Where in a body, and what."""
+    mistake = error.errors()[0]
+    where = ".".join(map(str, mistake["loc"]))[:80] or "body"
+    return f"{where}: {mistake['msg']}"
+
+
 def _image_of_json(body: bytes) -> bytes:
     try:
         text = JsonImage.model_validate_json(body).image

@@ -6,13 +6,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.api.body import decode_base64, read_body
+from app.api.body import decode_base64, first_mistake, read_body
 from app.api.callers import key_scheme
-from app.api.errors import problems
+from app.api.errors import OF_THE_IMAGE, OF_THE_REQUEST, problems
 from app.api.parameters import PARAMETERS, parse_top_k
-from app.api.predict import OF_THE_IMAGE, OF_THE_REQUEST, REQUEST_BODY, predict_image
+from app.api.predict import REQUEST_BODY, predict_image
 from app.api.schemas import Predictions, Probe
-from app.api.waiting import while_connected, within
+from app.api.waiting import receive, while_connected
 from app.api_keys import ApiKeys
 from app.cloud import Contract
 from app.errors import BadRequest, TooManyImages
@@ -87,8 +87,7 @@ def router(
         """Classify many images: all of them, or none."""
         record: RequestRecord = request.state.record
         with pipeline.upload() as hold:
-            with record.timings.phase("read"):
-                body = await within(record.deadline, read_body(request, hold))
+            body = await receive(record, read_body(request, hold))
             asked = parse(body)
             images = [decode_base64(instance.b64) for instance in asked.instances]
             top_k = parse_top_k(asked.top_k, pipeline.served.num_classes)
@@ -120,10 +119,8 @@ def parse(body: bytes) -> VertexRequest:
     try:
         request = VertexRequest.model_validate_json(body)
     except ValidationError as error:
-        mistake = error.errors()[0]
-        where = ".".join(map(str, mistake["loc"]))[:80] or "body"
         raise BadRequest(
-            f'the body is not {{"instances": [{{"b64": "<base64>"}}]}}: {where}: {mistake["msg"]}'
+            f'the body is not {{"instances": [{{"b64": "<base64>"}}]}}: {first_mistake(error)}'
         ) from error
     if not request.instances:
         raise BadRequest("there are no instances")

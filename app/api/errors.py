@@ -10,11 +10,42 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app.api.schemas import Problem
-from app.errors import InvalidParameter, ServiceError, Unavailable
+from app.errors import (
+    BadRequest,
+    BodyTooLarge,
+    DeadlineExceeded,
+    Draining,
+    ImageTooLarge,
+    InternalError,
+    InvalidImage,
+    InvalidParameter,
+    NotReady,
+    Overloaded,
+    RequestTimeout,
+    ServiceError,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMediaType,
+)
 from app.record import RequestRecord
 
 MEDIA_TYPE = "application/problem+json"
 PROTOCOL_V2 = "/v2"  # where clients read ``error``, the detail once more
+# What any request for a prediction may meet, and what any image.
+OF_THE_REQUEST = (
+    BadRequest,
+    Unauthorized,
+    RequestTimeout,
+    BodyTooLarge,
+    InvalidParameter,
+    InternalError,
+    NotReady,
+    Overloaded,
+    Draining,
+    DeadlineExceeded,
+)
+OF_THE_IMAGE = (InvalidImage, ImageTooLarge, UnsupportedMediaType)
+
 RETRY_AFTER = {
     "description": "Seconds until it is worth another try.",
     "required": True,

@@ -7,10 +7,10 @@ from starlette.responses import Response
 
 from app.api.body import read_image
 from app.api.callers import key_scheme
-from app.api.errors import problems
+from app.api.errors import OF_THE_IMAGE, OF_THE_REQUEST, problems
 from app.api.parameters import PATIENCE_PARAMETER
-from app.api.predict import OF_THE_IMAGE, OF_THE_REQUEST, REQUEST_BODY
-from app.api.waiting import while_connected, within
+from app.api.predict import REQUEST_BODY
+from app.api.waiting import receive, while_connected
 from app.api_keys import ApiKeys
 from app.errors import InvalidParameter
 from app.pipeline import Pipeline
@@ -50,8 +50,7 @@ def router(pipeline: Pipeline, keys: ApiKeys | None) -> APIRouter:
         record: RequestRecord = request.state.record
         head = parse_head(request.query_params.get("head", MEAN), pipeline.served.heads)
         with pipeline.upload() as hold:
-            with record.timings.phase("read"):
-                image = await within(record.deadline, read_image(request, hold))
+            image = await receive(record, read_image(request, hold))
             picture = await while_connected(
                 request, pipeline.explain(image, head, record.deadline, record.timings)
             )

@@ -19,7 +19,7 @@ from fastapi import APIRouter, Request, Response
 from app.api.body import read_body
 from app.api.callers import key_scheme
 from app.api.door import Door
-from app.api.errors import problems
+from app.api.errors import OF_THE_IMAGE, OF_THE_REQUEST, problems
 from app.api.oip_tensors import (
     OUTPUTS,
     InferRequest,
@@ -28,26 +28,17 @@ from app.api.oip_tensors import (
     read_inference,
     write_outputs,
 )
-from app.api.waiting import while_connected, within
+from app.api.waiting import receive, while_connected
 from app.api_keys import ApiKeys
 from app.classifier import ModelInfo
 from app.errors import (
     BadRequest,
     BodyTooLarge,
-    DeadlineExceeded,
     Draining,
-    ImageTooLarge,
-    InternalError,
-    InvalidImage,
-    InvalidParameter,
     NotReady,
-    Overloaded,
-    RequestTimeout,
     ServiceError,
     TooManyImages,
-    Unauthorized,
     UnknownModel,
-    UnsupportedMediaType,
 )
 from app.lifecycle import Lifecycle
 from app.pipeline import Pipeline
@@ -64,20 +55,7 @@ IN_CONFIG = {
 
 NOT_NOW: dict[int | str, dict[str, Any]] = {503: {"description": "Not now"}}
 OF_A_MODEL = (UnknownModel, NotReady, Draining)
-OF_AN_INFERENCE = (
-    BadRequest,
-    InvalidImage,
-    Unauthorized,
-    RequestTimeout,
-    BodyTooLarge,
-    ImageTooLarge,
-    TooManyImages,
-    UnsupportedMediaType,
-    InvalidParameter,
-    InternalError,
-    Overloaded,
-    DeadlineExceeded,
-)
+OF_AN_INFERENCE = (*OF_THE_REQUEST, *OF_THE_IMAGE, TooManyImages)
 MODEL = {
     "name": "name",
     "in": "path",
@@ -132,6 +110,7 @@ def router(
     pipeline: Pipeline,
     lifecycle: Lifecycle,
     keys: ApiKeys | None,
+    door: Door,
     *,
     max_rows: int,
     max_bytes: int,
@@ -139,12 +118,12 @@ def router(
     """The routes.
 
     Args:
-        keys: who may ask for an inference, where not everybody may.
+        keys: what is told of in OpenAPI.
+        door: asked for each inference, when its route is found.
         max_rows: in one request.
         max_bytes: of a body, once it is inflated.
     """
     routes = APIRouter(tags=["open inference protocol"], prefix="/v2")
-    door = Door(pipeline, keys)
     statistics: dict[str, Statistics] = defaultdict(Statistics)
 
     def find(request: Request) -> tuple[Signature, ModelInfo]:
@@ -268,11 +247,8 @@ def router(
         timings = record.timings
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
         with pipeline.upload() as hold:
-            with timings.phase("read"):
-                body = await within(record.deadline, read_body(request, hold))
-                inflated = inflate(body, request.headers.get("content-encoding", ""), max_bytes)
-                hold(len(inflated) - len(body))
-            asked = read_inference(inflated, header_length, model, info.num_classes, max_rows)
+            body = await receive(record, read_inflated(request, hold, max_bytes))
+            asked = read_inference(body, header_length, model, info.num_classes, max_rows)
             deadline = min(record.deadline, timings.started + asked.timeout)
             answers = await while_connected(
                 request, pipeline.predict_many(asked.images, asked.top_k, deadline, timings)
@@ -315,7 +291,7 @@ def of_a_model(
             parameters = [*named, *told.get("parameters", ())]
             add(
                 prefix + path,
-                responses=problems(*OF_A_MODEL, *errors),
+                responses=problems(*dict.fromkeys((*OF_A_MODEL, *errors))),
                 openapi_extra={**told, "parameters": parameters},
                 **options,
             )(handler)
@@ -340,6 +316,14 @@ def parse_header_length(text: str | None) -> int | None:
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
         raise BadRequest(f"{HEADER_LENGTH} is {text[:20]!r}; it must be a number of bytes")
     return int(text)
+
+
+async def read_inflated(request: Request, hold: Callable[[int], None], limit: int) -> bytes:
+    """The body as it was before its Content-Encoding; see `read_body` and `inflate`."""
+    body = await read_body(request, hold)
+    inflated = inflate(body, request.headers.get("content-encoding", ""), limit)
+    hold(len(inflated) - len(body))
+    return inflated
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.api.body import decode_base64
+from app.api.body import decode_base64, first_mistake
 from app.classifier import Input, Tensor
 from app.errors import BadRequest, TooManyImages
 from app.pipeline import Answer
@@ -199,6 +199,20 @@ class Behind:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output that is asked for.
+
+    Attributes:
+        top_k: of the best classes; 0 for all, as numbers.
+        binary: behind the JSON instead of in it.
+    """
+
+    name: str
+    top_k: int
+    binary: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Inference:
     """What a request asks for: images, and outputs for each.
 
@@ -207,14 +221,14 @@ class Inference:
     """
 
     images: list[Input]
-    outputs: list[RequestOutput]
+    outputs: list[Wanted]
     id: str | None = None
     timeout: float = math.inf
 
     @property
     def top_k(self) -> int:
         """How many of the best classes are needed."""
-        return max(1, *(int(output.parameters["classification"]) for output in self.outputs))
+        return max(1, *(output.top_k for output in self.outputs))
 
 
 def read_inference(
@@ -256,9 +270,7 @@ def _parse(content: bytes) -> InferRequest:
     try:
         request = InferRequest.model_validate_json(content)
     except ValidationError as error:
-        mistake = error.errors()[0]
-        where = ".".join(map(str, mistake["loc"]))[:80] or "body"
-        raise BadRequest(f"no inference request: {where}: {mistake['msg']}") from error
+        raise BadRequest(f"no inference request: {first_mistake(error)}") from error
     for part in (request, *request.inputs, *(request.outputs or ())):
         for name in NOT_HERE & set(part.parameters):
             raise BadRequest(f"parameter {name!r} is of an extension that is not here")
@@ -278,7 +290,7 @@ def is_count(value: object) -> TypeGuard[int]:
 
 def check_outputs(
     outputs: Sequence[RequestOutput] | None, parameters: Mapping[str, Any], classes: int
-) -> list[RequestOutput]:
+) -> list[Wanted]:
     """The outputs that are wanted, all if none is named; `BadRequest` for what cannot be had."""
     wanted = outputs or [RequestOutput(name=name) for name in OUTPUTS]
     if len({output.name for output in wanted}) < len(wanted):
@@ -296,34 +308,34 @@ def check_outputs(
                 f"output {output.name!r}: classification is {top_k!r:.40}; "
                 f"it must be a number from 1 to {classes}"
             )
-        of_it = {"binary_data": binary, "classification": top_k}
-        checked.append(RequestOutput(name=output.name, parameters=of_it))
+        checked.append(Wanted(output.name, top_k, binary))
     return checked
 
 
 def write_outputs(
-    answers: Sequence[Answer], wanted: Sequence[RequestOutput]
+    answers: Sequence[Answer], wanted: Sequence[Wanted]
 ) -> tuple[list[ResponseOutput], bytes]:
     """The outputs' JSON, and the bytes behind it."""
     outputs, behind = [], []
     for output in wanted:
         rows = [memoryview(getattr(answer.classification, output.name)) for answer in answers]
-        top_k = output.parameters["classification"]
         found = ResponseOutput(
             name=output.name,
-            datatype="BYTES" if top_k else "FP32",
-            shape=[len(rows), top_k or len(rows[0])],
+            datatype="BYTES" if output.top_k else "FP32",
+            shape=[len(rows), output.top_k or len(rows[0])],
         )
-        if top_k:
+        if output.top_k:
             texts = [
                 f"{row[best.class_id]:f}:{best.class_id}:{best.label}"
                 for answer, row in zip(answers, rows, strict=True)
-                for best in answer.predictions[:top_k]
+                for best in answer.predictions[: output.top_k]
             ]
-        if not output.parameters["binary_data"]:
-            found.data = texts if top_k else [value for row in rows for value in row.tolist()]
+        if not output.binary:
+            found.data = (
+                texts if output.top_k else [value for row in rows for value in row.tolist()]
+            )
         else:
-            pieces = [*map(_element, texts)] if top_k else [*map(bytes, rows)]
+            pieces = [*map(_element, texts)] if output.top_k else [*map(bytes, rows)]
             found.parameters = {"binary_data_size": sum(map(len, pieces))}
             behind += pieces
         outputs.append(found)

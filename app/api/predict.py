@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from app.api.body import Part, read_image, read_images
 from app.api.callers import key_scheme
-from app.api.errors import problem_of, problems
+from app.api.errors import OF_THE_IMAGE, OF_THE_REQUEST, problem_of, problems
 from app.api.parameters import PARAMETERS, parse_top_k
 from app.api.schemas import (
     BatchPredictions,
@@ -15,25 +15,9 @@ from app.api.schemas import (
     PredictionRow,
     Predictions,
 )
-from app.api.waiting import while_connected, within
+from app.api.waiting import receive, while_connected
 from app.api_keys import ApiKeys
-from app.errors import (
-    BadRequest,
-    BodyTooLarge,
-    DeadlineExceeded,
-    Draining,
-    ImageTooLarge,
-    InternalError,
-    InvalidImage,
-    InvalidParameter,
-    NotReady,
-    Overloaded,
-    RequestTimeout,
-    ServiceError,
-    TooManyImages,
-    Unauthorized,
-    UnsupportedMediaType,
-)
+from app.errors import ServiceError, TooManyImages
 from app.pipeline import Answer, Pipeline
 from app.record import RequestRecord
 
@@ -71,19 +55,6 @@ BATCH_REQUEST_BODY = {
         },
     },
 }
-OF_THE_REQUEST = (
-    BadRequest,
-    Unauthorized,
-    RequestTimeout,
-    BodyTooLarge,
-    InvalidParameter,
-    InternalError,
-    NotReady,
-    Overloaded,
-    Draining,
-    DeadlineExceeded,
-)
-OF_THE_IMAGE = (InvalidImage, ImageTooLarge, UnsupportedMediaType)
 
 
 def router(pipeline: Pipeline, keys: ApiKeys | None) -> APIRouter:
@@ -112,8 +83,7 @@ def router(pipeline: Pipeline, keys: ApiKeys | None) -> APIRouter:
         record: RequestRecord = request.state.record
         top_k = parse_top_k(request.query_params.get("top_k"), pipeline.served.num_classes)
         with pipeline.upload() as hold:
-            with record.timings.phase("read"):
-                parts = await within(record.deadline, read_images(request, hold))
+            parts = await receive(record, read_images(request, hold))
             images = [part.content for part in parts]
             answers = await while_connected(
                 request, pipeline.predict_many(images, top_k, record.deadline, record.timings)
@@ -136,8 +106,7 @@ async def predict_image(request: Request, pipeline: Pipeline) -> Response:
     record: RequestRecord = request.state.record
     top_k = parse_top_k(request.query_params.get("top_k"), pipeline.served.num_classes)
     with pipeline.upload() as hold:
-        with record.timings.phase("read"):
-            image = await within(record.deadline, read_image(request, hold))
+        image = await receive(record, read_image(request, hold))
         answer = await while_connected(
             request, pipeline.predict(image, top_k, record.deadline, record.timings)
         )

@@ -7,15 +7,17 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from app.errors import ClientDisconnected, RequestTimeout
+from app.record import RequestRecord
 
 Result = TypeVar("Result")
 
 
-async def within(deadline: float, reading: Coroutine[Any, Any, Result]) -> Result:
-    """The result of ``reading`` a body; raises `RequestTimeout` if it takes too long."""
+async def receive(record: RequestRecord, reading: Coroutine[Any, Any, Result]) -> Result:
+    """The result of ``reading`` a body, a phase; raises `RequestTimeout` if it takes too long."""
     try:
-        async with asyncio.timeout_at(deadline):
-            return await reading
+        with record.timings.phase("read"):
+            async with asyncio.timeout_at(record.deadline):
+                return await reading
     except TimeoutError as error:
         raise RequestTimeout("the body did not arrive in time; send it at once") from error
 
