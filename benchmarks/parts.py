@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 from model import BackendOptions, Classifier, load_classifier
 
@@ -54,9 +55,18 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
     return Cost(fmean(cost.cpu for cost in costs), fmean(cost.wall for cost in costs))
 
 
-def load_parts(checkpoint: Path, backend: str, precision: str) -> Classifier:
-    """The classifier as a stream of the server has it: warm, on one thread."""
-    options = BackendOptions(backend=backend, device="cpu", precision=precision, streams=1)
+def load_parts(checkpoint: Path, served: Mapping[str, Any]) -> Classifier:
+    """The classifier as a stream of the server has it: warm, on one thread.
+
+    Args:
+        served: what ``/healthz`` says of the model.
+    """
+    options = BackendOptions(
+        backend=served["backend"].partition("-")[0],
+        device=served["device"],
+        precision=served["precision"],
+        streams=1,
+    )
     classifier = load_classifier(checkpoint, options=options, max_batch_size=max(BATCH_SIZES))
     classifier.open()
     classifier.warm_up()

@@ -50,7 +50,7 @@ async def benchmark(args: argparse.Namespace) -> None:
     loads: list[LoadResult] = []
     async with server(args) as url:
         served = await served_model(url)
-        classifier = load_parts(args.checkpoint, served["backend"], served["precision"])
+        classifier = load_parts(args.checkpoint, served)
         if served["checkpoint_sha256"] != classifier.sha256:
             raise RuntimeError(f"{url} serves another checkpoint than {args.checkpoint}")
         parts = [measure_parts(classifier, images)]

@@ -44,7 +44,7 @@ class Family:
     head: str
     build: Callable[..., nn.Module]
     infer: Callable[[StateDict], Hyperparameters]
-    simplify: Callable[[Any, PreprocessSpec], nn.Module]
+    simplify: Callable[[Any, PreprocessSpec], nn.Sequential]
     untold: tuple[str, ...] = ()
     adapt: Callable[[StateDict], StateDict] = dict
 

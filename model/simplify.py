@@ -19,13 +19,13 @@ Affine = tuple[Tensor, Tensor]
 Module = Any  # torch knows no types of a module's parts
 
 
-def plain(network: nn.Module, preprocess: PreprocessSpec) -> nn.Module:
+def plain(network: nn.Module, preprocess: PreprocessSpec) -> nn.Sequential:
     """Pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``, nothing rewritten."""
     return nn.Sequential(Normalise(preprocess), network)
 
 
 @torch.no_grad()
-def simplify_vit_pytorch(network: XCiT, preprocess: PreprocessSpec) -> nn.Module:
+def simplify_vit_pytorch(network: XCiT, preprocess: PreprocessSpec) -> nn.Sequential:
     """As `plain`, but batch norms and layer scales are gone.
 
     Normalisation stays: a LayerNorm over the channels of a whole patch comes right after it.
@@ -37,7 +37,7 @@ def simplify_vit_pytorch(network: XCiT, preprocess: PreprocessSpec) -> nn.Module
 
 
 @torch.no_grad()
-def simplify_published(network: PublishedXCiT, preprocess: PreprocessSpec) -> nn.Module:
+def simplify_published(network: PublishedXCiT, preprocess: PreprocessSpec) -> nn.Sequential:
     """As `plain` at the size of ``preprocess``, but norms, scales and positions are worked in."""
     parts: Module = network
     size = preprocess.image_size

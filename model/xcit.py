@@ -185,7 +185,10 @@ class CrossCovarianceAttention(nn.Module):
         similarity = cosine_similarity(q, k) * self.temperature.exp()  # (b, heads, c, c)
         attention = self.dropout(similarity.softmax(dim=-1))
         out = rearrange(
-            v @ attention.transpose(-2, -1), "b heads (h w) c -> b h w (heads c)", h=h, w=w
+            v @ attention.to(v.dtype).transpose(-2, -1),
+            "b heads (h w) c -> b h w (heads c)",
+            h=h,
+            w=w,
         )
         return self.to_out(out)
 

@@ -1,6 +1,7 @@
 """Which backend runs a network: by device, by what is installed, by what agrees and is fast."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +51,7 @@ class BackendOptions:
     cache_dir: Path | None = None
 
 
-Network = Callable[[], nn.Module]
+Network = Callable[[], nn.Sequential]
 Build = Callable[[int, int], Backend]
 
 
@@ -61,7 +62,7 @@ def choose_backend(
 
     Args:
         network: makes a network of its own for each: pixels ``(b, h, w, 3)`` of bytes to logits
-            ``(b, classes)``, in 32 bits on the CPU.
+            ``(b, classes)``, in 32 bits on the CPU; what comes first takes the bytes.
         image_size: pixels a side.
         expected: what 32-bit PyTorch says of `self_test_images`: probabilities ``(b, classes)``.
 
@@ -193,10 +194,17 @@ def _divide_cores(
 
 
 def throughput(backend: Backend, pixels: Pixels, seconds: float) -> float:
-    """Images a second over all streams, each running the batch ``pixels`` for so many seconds."""
+    """Images a second over all streams, each running the batch ``pixels`` for so many seconds.
+
+    They begin together, after the first pass of each, which may be a long one.
+    """
+    warm = threading.Barrier(backend.streams)
 
     def run(_: int) -> float:
-        backend.logits(pixels)
+        try:
+            backend.logits(pixels)
+        finally:
+            warm.wait()
         begun, passes = time.perf_counter(), 0
         while (elapsed := time.perf_counter() - begun) < seconds or not passes:
             backend.logits(pixels)

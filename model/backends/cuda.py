@@ -1,12 +1,15 @@
 """PyTorch on an NVIDIA GPU: the whole forward pass of a batch size as one launch."""
 
 import threading
-from dataclasses import dataclass
+import weakref
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model.backends.torch import DTYPES, device_errors, narrow
+from model.backends.torch import DTYPES, device_errors
 from model.preprocess import AnyPixels
 from model.scores import Logits
 
@@ -26,15 +29,45 @@ class Recording:
     logits: Tensor
 
 
+@dataclass(slots=True, weakref_slot=True)
+class Lane:
+    """What one thread has on the device; its recordings share their memory, as one runs at a time.
+
+    Libraries keep memory for every CUDA stream that ever was, so one whose thread has ended is
+    taken again.
+    """
+
+    stream: torch.cuda.Stream
+    pool: Any = field(default_factory=torch.cuda.graph_pool_handle)
+    recordings: dict[tuple[torch.Size, torch.dtype], Recording] = field(default_factory=dict)
+
+
+_idle_streams: dict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
+
+
+def open_lane(device: torch.device) -> Lane:
+    idle = _idle_streams[device]
+    try:
+        stream = idle.pop()
+    except IndexError:
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    lane = Lane(stream)
+    weakref.finalize(lane, idle.append, stream)
+    return lane
+
+
 class CudaBackend:
     """A CUDA graph for each batch size, on a CUDA stream for each thread.
 
     XCiT is bound by launches: a graph makes one of hundreds. With two threads, the pixels of a
     batch cross the bus while the other's pass is running.
 
+    Behind its first step all of the network is in ``precision``, norms and residuals included,
+    where autocast would keep those in 32 bits: what they move to and from memory is most of a pass.
+
     Args:
-        network: pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``, in 32 bits; it is
-            changed for 16.
+        network: two steps: pixels ``(b, h, w, 3)`` of bytes to what the rest takes, in 32 bits,
+            and that to logits ``(b, classes)``. It is changed for 16 bits.
         precision: of `DTYPES`.
     """
 
@@ -43,49 +76,52 @@ class CudaBackend:
     pads = True
 
     def __init__(
-        self, network: nn.Module, device: torch.device, precision: str, *, streams: int = 2
+        self, network: nn.Sequential, device: torch.device, precision: str, *, streams: int = 2
     ) -> None:
         self.device, self.precision, self.streams = str(device), precision, streams
         self._device, self._dtype = device, DTYPES[precision]
         network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network = narrow(network, self._dtype)
+        self._first, rest = network
+        self._rest = rest.to(self._dtype)
         self._thread = threading.local()
+        self._one_records = threading.Lock()
 
     def open(self) -> None:
-        self._thread.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        self._thread.recordings = {}
+        torch.set_num_threads(self.threads)
+        if not hasattr(self._thread, "lane"):
+            self._thread.lane = open_lane(self._device)
 
     @torch.inference_mode()
     def logits(self, pixels: AnyPixels) -> Logits:
-        with device_errors(self.device), torch.cuda.stream(self._thread.stream):
-            recording = self._recording(torch.from_numpy(pixels))
+        lane: Lane = self._thread.lane
+        with device_errors(self.device), torch.cuda.stream(lane.stream):
+            recording = self._recording(lane, torch.from_numpy(pixels))
             recording.staged.copy_(torch.from_numpy(pixels))
             recording.pixels.copy_(recording.staged, non_blocking=True)
             recording.graph.replay()
             return recording.logits.cpu().numpy()
 
-    def _recording(self, pixels: Tensor) -> Recording:
+    def _recording(self, lane: Lane, pixels: Tensor) -> Recording:
         """The one for batches of this size, of bytes or of floats."""
-        recordings: dict[tuple[torch.Size, torch.dtype], Recording] = self._thread.recordings
         kind = pixels.shape, pixels.dtype
-        if kind not in recordings:
-            recordings[kind] = self._record(*kind)
-        return recordings[kind]
+        if kind not in lane.recordings:
+            with self._one_records:
+                lane.recordings[kind] = self._record(lane, *kind)
+        return lane.recordings[kind]
 
-    def _record(self, shape: torch.Size, dtype: torch.dtype) -> Recording:
+    def _record(self, lane: Lane, shape: torch.Size, dtype: torch.dtype) -> Recording:
         staged = torch.zeros(shape, dtype=dtype, pin_memory=True)
         pixels = staged.to(self._device)
         for _ in range(WARM_UP_PASSES):
             self._forward(pixels)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._thread.stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(
+            graph, pool=lane.pool, stream=lane.stream, capture_error_mode="thread_local"
+        ):
             logits = self._forward(pixels)
         return Recording(graph, staged, pixels, logits)
 
     def _forward(self, pixels: Tensor) -> Tensor:
-        """Logits ``(b, classes)`` in 32 bits; casts are recorded, so none may be cached."""
-        with torch.autocast(
-            "cuda", self._dtype, enabled=self._dtype != torch.float32, cache_enabled=False
-        ):
-            logits: Tensor = self._network(pixels)
+        """Logits ``(b, classes)`` in 32 bits."""
+        logits: Tensor = self._rest(self._first(pixels).to(self._dtype))
         return logits.float()

@@ -16,9 +16,7 @@ from model.backends.choose import (
     choose_backend,
     disagreement,
     probabilities,
-    self_test_images,
 )
-from model.backends.cuda import CudaBackend
 from model.backends.openvino import OpenVINOBackend, to_graph
 from model.backends.torch import TorchBackend, choose_device
 from model.errors import DeviceError, ModelError
@@ -45,7 +43,7 @@ def _threads() -> Iterator[None]:
 
 
 @pytest.fixture
-def whole(spec: ModelSpec, network: XCiT) -> nn.Module:
+def whole(spec: ModelSpec, network: XCiT) -> nn.Sequential:
     """Pixels to logits, with weights as training leaves them."""
     network.load_state_dict(realistic_weights(network.state_dict()))
     return plain(network, spec.preprocess).eval()
@@ -72,7 +70,7 @@ def answers(network: nn.Module, pixels: AnyPixels) -> Scores:
 @pytest.mark.parametrize("run", [on_openvino, on_torch])
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.04)])
 def test_every_backend_gives_the_networks_probabilities_at_any_batch_size(
-    whole: nn.Module,
+    whole: nn.Sequential,
     run: Callable[[nn.Module, str], Backend],
     precision: str,
     tolerance: float,
@@ -92,7 +90,7 @@ def test_every_backend_gives_the_networks_probabilities_at_any_batch_size(
 
 @pytest.mark.parametrize("run", [on_openvino, on_torch])
 def test_a_backend_takes_pixels_between_two_levels(
-    whole: nn.Module, run: Callable[[nn.Module, str], Backend]
+    whole: nn.Sequential, run: Callable[[nn.Module, str], Backend]
 ) -> None:
     pixels = (noise(3) * 0.99 - 0.3).astype(np.float32)
     backend = run(whole, "float32")
@@ -156,7 +154,7 @@ def assert_simplified(
     assert not any("gamma" in name for name, _ in simpler.named_parameters() if "cls" not in name)
 
 
-def test_auto_takes_openvino_on_a_cpu(whole: nn.Module) -> None:
+def test_auto_takes_openvino_on_a_cpu(whole: nn.Sequential) -> None:
     backend = choose_backend(
         lambda: whole, SIZE, probabilities(whole, SIZE), BackendOptions(device="cpu", cores=2)
     )
@@ -164,7 +162,7 @@ def test_auto_takes_openvino_on_a_cpu(whole: nn.Module) -> None:
     assert backend.streams * backend.threads == 2
 
 
-def test_a_compiled_model_is_kept_for_the_next_start(whole: nn.Module, tmp_path: Path) -> None:
+def test_a_compiled_model_is_kept_for_the_next_start(whole: nn.Sequential, tmp_path: Path) -> None:
     cache = tmp_path / "made" / "here"
     options = BackendOptions(backend="openvino", device="cpu", streams=1, cache_dir=cache)
     expected = probabilities(whole, SIZE)
@@ -183,7 +181,7 @@ def test_a_compiled_model_is_kept_for_the_next_start(whole: nn.Module, tmp_path:
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_done_without(
-    whole: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    whole: nn.Sequential, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     options = BackendOptions(backend="openvino", device="cpu", cache_dir=tmp_path / "file" / "x")
@@ -193,7 +191,7 @@ def test_a_cache_that_cannot_be_written_is_told_and_done_without(
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_backend_precision_and_streams_can_be_chosen(whole: nn.Module, precision: str) -> None:
+def test_backend_precision_and_streams_can_be_chosen(whole: nn.Sequential, precision: str) -> None:
     options = BackendOptions(backend="torch", device="cpu", precision=precision, cores=4, streams=2)
     backend = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
     assert (backend.name, backend.precision) == ("torch", precision)
@@ -202,7 +200,7 @@ def test_backend_precision_and_streams_can_be_chosen(whole: nn.Module, precision
 
 
 def test_a_backend_that_disagrees_is_replaced_and_that_is_told(
-    whole: nn.Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Wrong(OpenVINOBackend):
         def logits(self, pixels: AnyPixels) -> Logits:
@@ -221,7 +219,7 @@ def test_a_backend_that_disagrees_is_replaced_and_that_is_told(
 
 
 def test_a_backend_that_cannot_be_built_is_replaced(
-    whole: nn.Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(network: nn.Module, image_size: int) -> object:
         raise RuntimeError("no rule for aten::secret\nand more")
@@ -234,7 +232,7 @@ def test_a_backend_that_cannot_be_built_is_replaced(
     assert "openvino in float32 is not used: no rule for aten::secret" in caplog.text
 
 
-def test_weights_that_no_backend_can_follow_are_refused(whole: nn.Module) -> None:
+def test_weights_that_no_backend_can_follow_are_refused(whole: nn.Sequential) -> None:
     expected = probabilities(whole, SIZE)[:, ::-1]
     with pytest.raises(ModelError, match="no backend on cpu gives the answers of 32-bit PyTorch"):
         choose_backend(lambda: whole, SIZE, expected, BackendOptions(device="cpu"))
@@ -265,7 +263,7 @@ def test_agreement_is_on_every_probability_and_the_best_class() -> None:
 
 
 def test_a_single_threaded_stream_for_each_core_is_the_rule(
-    whole: nn.Module, monkeypatch: pytest.MonkeyPatch
+    whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = {4: 100.0, 2: 105.0, 1: 90.0}
     monkeypatch.setattr(choose, "throughput", lambda backend, *_: rates[backend.streams])
@@ -290,7 +288,7 @@ def test_a_device_that_is_not_there_is_told(device: str) -> None:
 
 
 def test_a_backend_that_is_not_there_is_told(
-    whole: nn.Module, monkeypatch: pytest.MonkeyPatch
+    whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choose, "find_spec", lambda name: None)
     expected = probabilities(whole, SIZE)
@@ -306,22 +304,3 @@ def test_a_lost_device_is_told_apart_from_a_bad_batch() -> None:
 
     with pytest.raises(DeviceError, match="illegal memory access"):
         TorchBackend(Lost(), CPU, "float32").logits(noise(1))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
-@pytest.mark.parametrize("kind", [CudaBackend, TorchBackend])
-def test_a_gpu_agrees_with_the_cpu(
-    whole: nn.Module, kind: type[CudaBackend] | type[TorchBackend], precision: str
-) -> None:
-    expected = probabilities(whole, SIZE)
-    backend = kind(whole, torch.device("cuda"), precision)
-    for _ in range(2):
-        assert disagreement(backend, expected, SIZE) is None
-    pixels = self_test_images(SIZE)
-    assert softmax(backend.logits(pixels[1:3])) == pytest.approx(expected[1:3], abs=0.04)
-    floats = pixels[1:3].astype(np.float32)
-    assert softmax(backend.logits(floats)) == pytest.approx(expected[1:3], abs=0.04)
-    chosen = choose_backend(lambda: whole, SIZE, expected, BackendOptions(device="cuda"))
-    assert (chosen.name, chosen.streams) == ("torch-cudagraphs", 2)

@@ -1,0 +1,82 @@
+"""The service on an NVIDIA GPU, for who has one."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from .conftest import Server, StartServer
+from .test_contract import picture
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+PICTURES = [picture(size=(40 + n, 60 - n)) for n in range(8)]
+RELOADS = 7
+
+
+@pytest.fixture(scope="module")
+def server(start_server: StartServer) -> Iterator[Server]:
+    server = start_server(device="cuda", admin_token="secret")
+    yield server
+    assert server.stop() == 0
+
+
+def predictions(server: Server, image: bytes) -> list[dict[str, Any]]:
+    answer = server.client.post("/predict?top_k=10", content=image)
+    assert answer.status_code == 200, answer.text
+    return sorted(answer.json()["predictions"], key=lambda row: row["class_id"])
+
+
+def test_it_says_what_it_runs_on(server: Server) -> None:
+    model = server.client.get("/healthz").json()["model"]
+    assert (model["device"], model["backend"]) == ("cuda", "torch-cudagraphs")
+    assert model["streams"] == 2
+
+
+def test_it_answers_as_on_the_cpu(server: Server, start_server: StartServer) -> None:
+    exact = start_server(device="cpu", backend="torch", precision="float32")
+    for image in PICTURES:
+        for found, expected in zip(
+            predictions(server, image), predictions(exact, image), strict=True
+        ):
+            assert found["score"] == pytest.approx(expected["score"], abs=0.04)
+    assert exact.stop() == 0
+
+
+def test_many_callers_share_batches_and_get_their_own_answers(server: Server) -> None:
+    alone = [predictions(server, image) for image in PICTURES]
+
+    def ask(number: int) -> None:
+        with httpx.Client(base_url=server.url, timeout=30) as client:
+            for turn in range(20):
+                which = (number + turn) % len(PICTURES)
+                rows = client.post("/predict?top_k=10", content=PICTURES[which]).json()
+                scores = {row["class_id"]: row["score"] for row in rows["predictions"]}
+                assert scores == pytest.approx(
+                    {row["class_id"]: row["score"] for row in alone[which]}, abs=0.01
+                )
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(ask, range(32)))
+    text = server.client.get("/metrics").text
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+    assert float(samples["xcit_batch_size_sum"]) > 1.5 * float(samples["xcit_batch_size_count"])
+
+
+def test_reloads_leave_no_memory_of_the_device_behind(server: Server) -> None:
+    free = []
+    for _ in range(RELOADS):
+        admin = {"Authorization": "Bearer secret"}
+        assert server.client.post("/admin/reload", headers=admin, timeout=60).status_code == 200
+        predictions(server, PICTURES[0])
+        time.sleep(0.5)  # for the old model to go
+        free.append(torch.cuda.mem_get_info()[0])
+    # the first ones meet threads and streams in new pairs, for each of which libraries keep memory
+    assert free[RELOADS // 2] - free[-1] < 2**25
