@@ -49,6 +49,7 @@ FROM dependencies AS application
 
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY app app
+COPY client client
 COPY model model
 # Without isolation: setuptools is there, as torch asks for it.
 RUN python -m pip --python /opt/venv/bin/python install \

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.console import complain, show
+from app.console import INTERRUPTED, complain, show
 from app.extras import extra
 from app.remote import DEFAULT_CONCURRENCY, api_key, number, numbers, timeout
 from app.settings import SettingsError
@@ -19,7 +19,6 @@ from client.load import Load, Outcome, apply_load, closed_loop, open_loop
 from client.report import TABLE_HEAD, histogram, remarks, summary, table_row
 from client.sample import sample_picture
 
-INTERRUPTED = 130  # the exit code, as shells have it
 MAX_OUTSTANDING = 512  # of an open loop: more than a server should admit
 
 

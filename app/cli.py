@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.cloud import follow_cloud
-from app.console import complain, leave, show
+from app.console import INTERRUPTED, complain, leave, show
 from app.extras import MissingExtra, extra
 from app.settings import (
     CLIENT_KEY,
@@ -25,7 +25,7 @@ CHECKPOINT = "weight file, name of a published variant, or hf-hub:OWNER/NAME[@RE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code: 0 well, 1 it failed, 2 it was asked wrongly."""
+    """Run one command; its exit code: 0 well, 1 it failed, 2 it was asked wrongly, 130 stopped."""
     args = build_parser().parse_args(argv)
     try:
         return int(args.command(args))
@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(*str(error).splitlines(), code=2)
     except MissingExtra as error:
         return complain(str(error))
+    except KeyboardInterrupt:
+        return complain("interrupted", code=INTERRUPTED)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+INTERRUPTED = 130  # the exit code, as shells have it
+
 
 def complain(*lines: str, code: int = 1) -> int:
     """Say what is wrong on stderr, a line each; the exit code to end with."""

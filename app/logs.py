@@ -9,7 +9,11 @@ from typing import Any
 
 from app.record import RequestRecord, current_record
 
-ROUTINE = {"/livez", "/readyz", "/metrics"}  # asked every few seconds, by machines
+# Asked every second or so, by machines or by the page.
+ROUTINE = {
+    *("/livez", "/readyz", "/healthz", "/metrics"),
+    *("/v2/health/live", "/v2/health/ready", "/ping"),
+}
 
 access_logger = logging.getLogger("app.access")
 

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 import model
@@ -21,7 +22,7 @@ from app.api.errors import add_error_handlers
 from app.api.middleware import RequestScope
 from app.api_keys import ApiKeys, KeysError
 from app.classifier import Classifier, Input, ModelInfo, Tensor
-from app.cloud import read_contract
+from app.cloud import Contract, read_contract
 from app.cores import usable_cores
 from app.errors import (
     BadRequest,
@@ -136,13 +137,10 @@ def create_app(
     app.state.reload = reload
     app.state.observe_refusal = meters.observe_refusal
     door, guarded = Door(pipeline, keys), ["/predict", "/predict/batch", "/explain"]
-    if contract := read_contract(settings, environ):  # first: its routes may be named as ours
-        app.include_router(cloud.router(contract, pipeline, lifecycle, keys))
-        guarded.append(contract.predict_route)
-    app.include_router(predict.router(pipeline, keys))
-    app.include_router(explain.router(pipeline, keys))
-    app.include_router(health.router(lifecycle, pipeline))
-    app.include_router(
+    routers = [
+        predict.router(pipeline, keys),
+        explain.router(pipeline, keys),
+        health.router(lifecycle, pipeline),
         oip.router(
             pipeline,
             lifecycle,
@@ -150,12 +148,18 @@ def create_app(
             door,
             max_rows=settings.max_queue_size,
             max_bytes=settings.max_body_bytes,
-        )
-    )
-    app.include_router(metrics.router(meters.registry, keys if settings.metrics_need_key else None))
-    app.include_router(page.router())
+        ),
+        metrics.router(meters.registry, keys if settings.metrics_need_key else None),
+        page.router(),
+    ]
     if settings.admin_token:
-        app.include_router(admin.router(reload, settings.admin_token.get_secret_value()))
+        routers.append(admin.router(reload, settings.admin_token.get_secret_value()))
+    if contract := read_contract(settings, environ):
+        leave_to(contract, routers)
+        routers.append(cloud.router(contract, pipeline, lifecycle, keys))
+        guarded.append(contract.predict_route)
+    for router in routers:
+        app.include_router(router)
     add_error_handlers(app)
     app.add_middleware(
         RequestScope,
@@ -167,6 +171,17 @@ def create_app(
     if origins := settings.cors_origins.replace(",", " ").split():
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     return app
+
+
+def leave_to(contract: Contract, routers: Sequence[APIRouter]) -> None:
+    """Take away those of our own routes that a cloud names its own after."""
+    its = {contract.health_route, contract.predict_route}
+    for router in routers:
+        router.routes[:] = [
+            route
+            for route in router.routes
+            if not (isinstance(route, APIRoute) and route.path in its)
+        ]
 
 
 def reload_keys(keys: ApiKeys) -> None:

@@ -216,6 +216,7 @@ client() { timeout 60 python3 "$here/smoke_client.py" "$1" "http://$XCIT_PUBLISH
 
 check "an image gets its classes"       client predict
 check "what is no image is refused"     client refuse
+check "it can be measured from inside"  inside 'xcit-serve bench --url http://localhost:8000 --seconds 1 --warmup 0'
 
 # --- monitoring -----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from app.api.callers import key_scheme
 from app.api.errors import OF_THE_IMAGE, OF_THE_REQUEST, problems
 from app.api.parameters import PARAMETERS, parse_top_k
 from app.api.predict import REQUEST_BODY, predict_image
-from app.api.schemas import Predictions, Probe
+from app.api.schemas import Predictions, Probe, body_schema
 from app.api.waiting import receive, while_connected
 from app.api_keys import ApiKeys
 from app.cloud import Contract
@@ -60,7 +60,7 @@ class VertexResponse(BaseModel):
 
 VERTEX_BODY = {
     "required": True,
-    "content": {"application/json": {"schema": VertexRequest.model_json_schema()}},
+    "content": {"application/json": {"schema": body_schema(VertexRequest)}},
 }
 
 

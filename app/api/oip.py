@@ -28,6 +28,7 @@ from app.api.oip_tensors import (
     read_inference,
     write_outputs,
 )
+from app.api.schemas import body_schema
 from app.api.waiting import receive, while_connected
 from app.api_keys import ApiKeys
 from app.classifier import ModelInfo
@@ -77,7 +78,7 @@ EXAMPLE = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data
 REQUEST_BODY = {
     "required": True,
     "content": {
-        "application/json": {"schema": InferRequest.model_json_schema(), "example": EXAMPLE},
+        "application/json": {"schema": body_schema(InferRequest), "example": EXAMPLE},
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     },
 }

@@ -14,6 +14,7 @@ from app.api.schemas import (
     Model,
     PredictionRow,
     Predictions,
+    body_schema,
 )
 from app.api.waiting import receive, while_connected
 from app.api_keys import ApiKeys
@@ -32,7 +33,7 @@ REQUEST_BODY = {
                 "properties": {"file": {"type": "string", "format": "binary"}},
             }
         },
-        "application/json": {"schema": JsonImage.model_json_schema()},
+        "application/json": {"schema": body_schema(JsonImage)},
         "image/*": _BINARY,
         "application/octet-stream": _BINARY,
     },

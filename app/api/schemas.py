@@ -1,6 +1,6 @@
 """What goes over the wire, in and out."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -104,3 +104,24 @@ class Probe(BaseModel):
     """The answer of a probe."""
 
     state: str
+
+
+def body_schema(body: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a body that is not read by FastAPI, for the OpenAPI document.
+
+    In one piece: what it refers to among its own definitions would not be found there.
+    """
+    schema = body.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def in_place(part: Any) -> Any:
+        match part:
+            case {"$ref": str(reference)}:
+                return in_place(definitions[reference.rpartition("/")[2]])
+            case dict():
+                return {name: in_place(value) for name, value in part.items()}
+            case list():
+                return [in_place(value) for value in part]
+        return part
+
+    return dict(in_place(schema))

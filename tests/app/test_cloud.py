@@ -85,6 +85,11 @@ async def test_a_route_named_as_one_of_ours_is_vertex_ais(classifier: FakeClassi
     assert (await client.get("/healthz")).json() == {"state": "ready"}
     response = await client.post("/predict", json=instances(b"3"))
     assert len(response.json()["predictions"][0]["predictions"]) == 5
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    told = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert (told["title"], paths["/healthz"]["get"]["tags"]) == ("VertexRequest", ["cloud"])
+    assert told["properties"]["instances"]["items"]["required"] == ["b64"]
+    assert "/predict/batch" in paths
 
 
 @pytest.mark.parametrize(

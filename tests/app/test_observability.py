@@ -3,9 +3,12 @@
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import httpx
@@ -16,8 +19,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.cores import usable_cores
 from app.errors import StartupError
 from app.logs import JsonFormatter, TextFormatter
+from app.main import create_app
 
-from .conftest import FakeClassification, FakeClassifier, running, starting, until
+from .conftest import (
+    FakeClassification,
+    FakeClassifier,
+    make_settings,
+    running,
+    starting,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -240,6 +251,18 @@ async def test_openapi_tells_every_error_of_predict(classifier: FakeClassifier) 
         *("multipart/form-data", "application/json", "application/octet-stream", "image/*")
     }
     assert {"/livez", "/readyz", "/healthz", "/metrics"} < set(document["paths"])
+
+
+@pytest.mark.parametrize("cloud", [None, "sagemaker", "vertex"])
+def test_whatever_openapi_refers_to_is_there(cloud: str | None) -> None:
+    document = create_app(make_settings(cloud=cloud), environ={}).openapi()
+    references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)))
+    assert references
+    for reference in references:
+        root, *path = reference.split("/")
+        assert root == "#"
+        assert reduce(getitem, path, document), reference
+    assert '"$defs"' not in json.dumps(document)
 
 
 async def test_the_access_line_has_id_phases_and_batch(

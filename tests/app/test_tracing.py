@@ -178,12 +178,12 @@ async def test_two_traceparents_are_none_and_a_bad_tracestate_is_dropped(
     other = f"00-{'1' * 32}-{PARENT}-01"
     async with running(classifier, tracing=True) as (client, _):
         twice = [("traceparent", SAMPLED["traceparent"]), ("traceparent", other)]
-        await client.get("/healthz", headers=twice)
+        await client.get("/v2", headers=twice)
         bad = {**SAMPLED, "tracestate": "=,no state;"}
-        await client.get("/healthz", headers=bad)
+        await client.get("/v2", headers=bad)
         both = [*SAMPLED.items(), ("tracestate", "a=1"), ("tracestate", "b=2")]
-        await client.get("/healthz", headers=both)
-    found = [(span.parent, span.state) for span in collector.named("GET /healthz")]
+        await client.get("/v2", headers=both)
+    found = [(span.parent, span.state) for span in collector.named("GET /v2")]
     assert found == [("", ""), (PARENT, ""), (PARENT, "a=1,b=2")]
 
 
@@ -347,7 +347,7 @@ async def test_probes_and_scrapes_are_not_traced(
     classifier: FakeClassifier, collector: Collector
 ) -> None:
     async with running(classifier, tracing=True) as (client, _):
-        for path in ("/livez", "/readyz", "/metrics"):
+        for path in ("/livez", "/readyz", "/healthz", "/metrics", "/v2/health/live"):
             response = await client.get(path, headers=SAMPLED)
             assert "traceresponse" not in response.headers
     assert not collector.asked.is_set()
@@ -375,8 +375,8 @@ async def test_the_servers_address_is_the_one_that_the_client_used(
     classifier: FakeClassifier, collector: Collector, host: str, address: str, port: int | None
 ) -> None:
     async with running(classifier, tracing=True) as (client, _):
-        await client.get("/healthz", headers={"Host": host})
-    found = collector.the("GET /healthz").attributes
+        await client.get("/v2", headers={"Host": host})
+    found = collector.the("GET /v2").attributes
     assert (found["server.address"], found.get("server.port")) == (address, port)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -249,6 +250,24 @@ def test_bench_fails_where_nothing_succeeded(run: Run, server: Server, tmp_path:
 def obey_interrupts() -> None:
     """As at a terminal: what a shell starts in the background is told to ignore them."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_an_interrupted_command_says_so_and_no_more() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app", "predict", "x", "--url", url],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=obey_interrupts,
+        )
+        with process:
+            silent.settimeout(30)
+            with silent.accept()[0]:
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "xcit-serve: interrupted\n")
 
 
 def test_an_interrupted_bench_tells_what_was_measured(server: Server, tmp_path: Path) -> None:
