@@ -23,7 +23,7 @@ from benchmarks.report import table
 from model.backends.base import Backend
 from model.backends.choose import throughput
 from model.backends.cuda import CudaBackend
-from model.backends.torch import TorchBackend
+from model.backends.torch import TorchBackend, narrow, to_script
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.families import FAMILIES
 from model.simplify import plain
@@ -44,16 +44,17 @@ def contenders_on_cpu(checkpoint: Checkpoint, cores: int) -> dict[str, Backend]:
     graph = to_graph(simplify(checkpoint.build(), preprocess), preprocess.image_size)
     plainly = plain(checkpoint.build(), preprocess)
     as_trained = TorchBackend(plainly, torch.device("cpu"), "float32", streams=cores)
-    found: dict[str, Backend] = {"torch, as trained": as_trained}
+    found: dict[str, Backend] = {"torch, eager, as trained": as_trained}
     for precision in PRECISIONS:
         for streams, threads in ((cores, 1), (1, cores)):
             split = f"{precision}, {streams} x {threads}"
             found[f"openvino, {split}"] = OpenVINOBackend(
                 graph, precision, streams=streams, threads=threads
             )
-            network = simplify(checkpoint.build(), preprocess)
+            network = narrow(simplify(checkpoint.build(), preprocess), precision)
+            script = to_script(network, preprocess.image_size)
             found[f"torch, {split}"] = TorchBackend(
-                network, torch.device("cpu"), precision, streams=streams, threads=threads
+                script, torch.device("cpu"), precision, streams=streams, threads=threads
             )
     return found
 
@@ -65,7 +66,10 @@ def contenders_on_gpu(checkpoint: Checkpoint, device: torch.device) -> dict[str,
     kinds = {"torch": TorchBackend, "cudagraphs": CudaBackend}
     return {
         f"{name}, {precision}, {streams} streams": kind(
-            simplify(checkpoint.build(), preprocess), device, precision, streams=streams
+            narrow(simplify(checkpoint.build(), preprocess), precision),
+            device,
+            precision,
+            streams=streams,
         )
         for name, kind in kinds.items()
         for precision in PRECISIONS

@@ -15,7 +15,13 @@ from torch import nn
 
 from model.backends.base import Backend
 from model.backends.cuda import CudaBackend
-from model.backends.torch import TorchBackend, choose_device, fastest_precision
+from model.backends.torch import (
+    TorchBackend,
+    choose_device,
+    fastest_precision,
+    narrow,
+    to_script,
+)
 from model.errors import ModelError
 from model.preprocess import Pixels
 from model.scores import Scores, softmax
@@ -162,9 +168,11 @@ def _builder(
         return lambda streams, threads: OpenVINOBackend(
             graph, precision, streams=streams, threads=threads, cache_dir=cache
         )
-    module = network()
+    module: nn.Module = narrow(network(), precision)
     if name == "torch-cudagraphs":
         return lambda streams, threads: CudaBackend(module, device, precision, streams=streams)
+    if device.type == "cpu":
+        module = to_script(module, image_size)
     return lambda streams, threads: TorchBackend(
         module, device, precision, streams=streams, threads=threads
     )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.backends.torch import DTYPES, device_errors
+from model.backends.torch import device_errors
 from model.preprocess import AnyPixels
 from model.scores import Logits
 
@@ -62,13 +62,9 @@ class CudaBackend:
     XCiT is bound by launches: a graph makes one of hundreds. With two threads, the pixels of a
     batch cross the bus while the other's pass is running.
 
-    Behind its first step all of the network is in ``precision``, norms and residuals included,
-    where autocast would keep those in 32 bits: what they move to and from memory is most of a pass.
-
     Args:
-        network: two steps: pixels ``(b, h, w, 3)`` of bytes to what the rest takes, in 32 bits,
-            and that to logits ``(b, classes)``. It is changed for 16 bits.
-        precision: of `DTYPES`.
+        network: pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``; see `narrow`.
+        precision: what it computes in, of `DTYPES`.
     """
 
     name = "torch-cudagraphs"
@@ -76,13 +72,11 @@ class CudaBackend:
     pads = True
 
     def __init__(
-        self, network: nn.Sequential, device: torch.device, precision: str, *, streams: int = 2
+        self, network: nn.Module, device: torch.device, precision: str, *, streams: int = 2
     ) -> None:
         self.device, self.precision, self.streams = str(device), precision, streams
-        self._device, self._dtype = device, DTYPES[precision]
-        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._first, rest = network
-        self._rest = rest.to(self._dtype)
+        self._device = device
+        self._network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._thread = threading.local()
         self._one_records = threading.Lock()
 
@@ -113,15 +107,10 @@ class CudaBackend:
         staged = torch.zeros(shape, dtype=dtype, pin_memory=True)
         pixels = staged.to(self._device)
         for _ in range(WARM_UP_PASSES):
-            self._forward(pixels)
+            self._network(pixels)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(
             graph, pool=lane.pool, stream=lane.stream, capture_error_mode="thread_local"
         ):
-            logits = self._forward(pixels)
+            logits = self._network(pixels)
         return Recording(graph, staged, pixels, logits)
-
-    def _forward(self, pixels: Tensor) -> Tensor:
-        """Logits ``(b, classes)`` in 32 bits."""
-        logits: Tensor = self._rest(self._first(pixels).to(self._dtype))
-        return logits.float()

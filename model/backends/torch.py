@@ -1,10 +1,12 @@
-"""PyTorch, eager, on whatever device it knows."""
+"""PyTorch, on whatever device it knows; on a CPU as one graph, without the GIL."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.jit import optimized_execution  # type: ignore[attr-defined]
 
 from model.errors import DeviceError, ModelError, OutOfMemory
 from model.preprocess import AnyPixels
@@ -18,12 +20,12 @@ DTYPES = {
 
 
 class TorchBackend:
-    """Operation by operation: the plainest way, and the one that the others are compared with.
+    """A network as it is: the plainest way, which works wherever PyTorch does.
 
     Args:
-        network: pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``, in 32 bits; it is
-            changed for 16.
-        precision: of `DTYPES`.
+        network: pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``; see `narrow` and
+            `to_script`.
+        precision: what it computes in, of `DTYPES`.
         streams, threads: how many batches run side by side, and the CPU's threads of each.
     """
 
@@ -41,20 +43,18 @@ class TorchBackend:
     ) -> None:
         self.device, self.precision = str(device), precision
         self.streams, self.threads = streams, threads
-        self._device, self._dtype = device, DTYPES[precision]
-        self._network = narrow(network.to(device), self._dtype)
+        self._device = device
+        self._network = network.to(device)
 
     def open(self) -> None:
         torch.set_num_threads(self.threads)
 
     @torch.inference_mode()
     def logits(self, pixels: AnyPixels) -> Logits:
-        with (
-            device_errors(self.device),
-            torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
-        ):
+        # Scripts as they are: to rewrite one for every new size takes longer than it saves.
+        with device_errors(self.device), optimized_execution(should_optimize=False):
             logits: Tensor = self._network(torch.from_numpy(pixels).to(self._device))
-            return logits.float().cpu().numpy()
+            return logits.cpu().numpy()
 
 
 @contextmanager
@@ -70,12 +70,48 @@ def device_errors(device: str) -> Iterator[None]:
         raise
 
 
-def narrow(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Matrices and kernels in ``dtype``, once: autocast would do it again in every pass."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            module.to(dtype)
-    return network
+class Cast(nn.Module):
+    """The same numbers in another type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return numbers.to(self.dtype)
+
+
+def narrow(network: nn.Sequential, precision: str) -> nn.Sequential:
+    """The network, which it uses up, in ``precision`` behind its first step; logits in 32 bits.
+
+    All of it, norms and residuals included, where autocast would keep those in 32 bits: what they
+    move to and from memory is a large part of a pass.
+
+    Args:
+        network: two steps: pixels ``(b, h, w, 3)`` to what the rest takes, and that to logits.
+        precision: of `DTYPES`.
+    """
+    first, rest = network
+    dtype = DTYPES[precision]
+    return nn.Sequential(first, Cast(dtype), rest.to(dtype), Cast(torch.float32))
+
+
+def to_script(network: nn.Module, image_size: int) -> nn.Module:
+    """The network as a graph for the CPU and batches of any size, by TorchScript.
+
+    It computes the same, operation by operation, but Python has no part in a pass: threads do not
+    wait for each other's turn at the interpreter. It is not frozen, which is no faster, and would
+    keep the weights for as long as the process lives, as TorchScript keeps every graph.
+
+    Args:
+        network: pixels ``(b, h, w, 3)`` to logits ``(b, classes)``.
+        image_size: pixels a side.
+    """
+    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated, and sizes are numbers
+        traced: nn.Module = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
+    return traced
 
 
 def choose_device(name: str) -> torch.device:

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from model import BUNDLED_CHECKPOINT
+from model import BUNDLED_CHECKPOINT, ModelSpec, PreprocessSpec, write_checkpoint
+from model.xcit import XCiT
 
 from .conftest import ROOT, Server, StartServer
 from .test_contract import picture
@@ -129,16 +130,37 @@ def test_what_cannot_be_served_is_told_and_the_old_model_stays(
     assert served(server) == "second"
 
 
-def test_reloads_come_one_after_the_other_and_leave_nothing_behind(
-    start_server: StartServer, checkpoint: Path
+@pytest.fixture
+def wide_checkpoint(tmp_path: Path) -> Path:
+    """One with weights of over 150 MB, and few steps: TorchScript keeps some memory for each."""
+    sizes = {"image_size": 32, "patch_size": 16, "num_classes": 10, "dim": 1024, "depth": 1}
+    hyperparameters = sizes | {"cls_depth": 1, "heads": 8, "dim_head": 128, "mlp_dim": 8192}
+    spec = ModelSpec(
+        name="wide",
+        version="1",
+        family="vit_pytorch",
+        hyperparameters=hyperparameters,
+        preprocess=PreprocessSpec(32),
+        labels=tuple("abcdefghij"),
+    )
+    path = tmp_path / "wide.safetensors"
+    write_checkpoint(path, spec, XCiT(**hyperparameters).state_dict())
+    assert path.stat().st_size > 150e6
+    return path
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_reloads_come_one_after_the_other_and_keep_no_model(
+    start_server: StartServer, wide_checkpoint: Path, backend: str
 ) -> None:
     # Streams are not left to measurement: a second thread of OpenMP takes 130 MB of its own, once.
-    server = start_server(checkpoint=checkpoint, admin_token="secret", backend="torch", streams=2)
+    settings = {"backend": backend, "precision": "float32", "streams": 2, "max_batch_size": 1}
+    server = start_server(checkpoint=wide_checkpoint, admin_token="secret", **settings)
 
     def reload() -> int:
         return server.client.post("/admin/reload", headers=ADMIN).status_code
 
-    assert reload() == 200
+    assert [reload() for _ in range(3)] == [200] * 3  # until the heap is as large as it gets
     threads, memory = server.threads(), server.memory()
     statuses: list[int] = []
     together = [threading.Thread(target=lambda: statuses.append(reload())) for _ in range(3)]
@@ -149,4 +171,4 @@ def test_reloads_come_one_after_the_other_and_leave_nothing_behind(
     assert sorted(statuses) == [200, 409, 409]
     assert [reload() for _ in range(4)] == [200] * 4
     assert server.threads() <= threads + 2
-    assert server.memory() < memory + 15e6, "models that are not served any more are kept"
+    assert server.memory() < memory + 150e6, "models that are not served any more are kept"

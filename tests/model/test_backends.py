@@ -18,7 +18,7 @@ from model.backends.choose import (
     probabilities,
 )
 from model.backends.openvino import OpenVINOBackend, to_graph
-from model.backends.torch import TorchBackend, choose_device
+from model.backends.torch import TorchBackend, choose_device, narrow, to_script
 from model.errors import DeviceError, ModelError
 from model.preprocess import AnyPixels, Pixels
 from model.scores import Logits, Scores, best_classes, softmax
@@ -49,12 +49,15 @@ def whole(spec: ModelSpec, network: XCiT) -> nn.Sequential:
     return plain(network, spec.preprocess).eval()
 
 
-def on_openvino(network: nn.Module, precision: str) -> Backend:
-    return OpenVINOBackend(to_graph(network, SIZE), precision, streams=2, threads=1)
+Run = Callable[..., Backend]
 
 
-def on_torch(network: nn.Module, precision: str) -> Backend:
-    return TorchBackend(network, CPU, precision)
+def on_openvino(network: nn.Sequential, precision: str, size: int = SIZE) -> Backend:
+    return OpenVINOBackend(to_graph(network, size), precision, streams=2, threads=1)
+
+
+def on_torch(network: nn.Sequential, precision: str, size: int = SIZE) -> Backend:
+    return TorchBackend(to_script(narrow(network, precision), size), CPU, precision)
 
 
 def noise(count: int, size: int = SIZE) -> Pixels:
@@ -71,7 +74,7 @@ def answers(network: nn.Module, pixels: AnyPixels) -> Scores:
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.04)])
 def test_every_backend_gives_the_networks_probabilities_at_any_batch_size(
     whole: nn.Sequential,
-    run: Callable[[nn.Module, str], Backend],
+    run: Run,
     precision: str,
     tolerance: float,
 ) -> None:
@@ -89,22 +92,20 @@ def test_every_backend_gives_the_networks_probabilities_at_any_batch_size(
 
 
 @pytest.mark.parametrize("run", [on_openvino, on_torch])
-def test_a_backend_takes_pixels_between_two_levels(
-    whole: nn.Sequential, run: Callable[[nn.Module, str], Backend]
-) -> None:
+def test_a_backend_takes_pixels_between_two_levels(whole: nn.Sequential, run: Run) -> None:
     pixels = (noise(3) * 0.99 - 0.3).astype(np.float32)
     backend = run(whole, "float32")
     backend.open()
     assert np.abs(softmax(backend.logits(pixels)) - answers(whole, pixels)).max() < 1e-5
 
 
-def test_openvino_follows_the_published_family() -> None:
+@pytest.mark.parametrize("run", [on_openvino, on_torch])
+def test_every_backend_follows_the_published_family(run: Run) -> None:
     network = PublishedXCiT(**TINY).eval()
     network.load_state_dict(realistic_weights(network.state_dict()))
     preprocess = PreprocessSpec(64)
     expected = answers(plain(network, preprocess), noise(3, 64))
-    graph = to_graph(simplify_published(network, preprocess), 64)
-    backend = OpenVINOBackend(graph, "float32", streams=1, threads=1)
+    backend = run(simplify_published(network, preprocess), "float32", 64)
     backend.open()
     assert np.abs(softmax(backend.logits(noise(3, 64))) - expected).max() < 1e-5
 

@@ -19,7 +19,7 @@ from model.backends.choose import (
     probabilities,
 )
 from model.backends.cuda import CudaBackend
-from model.backends.torch import TorchBackend
+from model.backends.torch import TorchBackend, narrow
 from model.errors import OutOfMemory
 from model.preprocess import Pixels
 from model.scores import softmax
@@ -73,7 +73,7 @@ def test_a_gpu_agrees_with_the_cpu_at_every_batch_size(
 ) -> None:
     batches = [noise(count, seed=count) for count in (1, 2, 3, 8, 8, 5)]
     expected = [answers(whole, pixels) for pixels in batches]
-    backend = kind(whole, GPU, precision)
+    backend = kind(narrow(whole, precision), GPU, precision)
     backend.open()
     for _ in range(2):  # the first time each size is recorded, then replayed
         for pixels, scores in zip(batches, expected, strict=True):
@@ -89,7 +89,9 @@ def test_a_published_network_agrees_too(precision: str) -> None:
     network.load_state_dict(realistic_weights(network.state_dict()))
     preprocess = PreprocessSpec(32)
     expected = probabilities(plain(network.eval(), preprocess), 32)
-    backend = CudaBackend(simplify_published(network, preprocess), GPU, precision)
+    backend = CudaBackend(
+        narrow(simplify_published(network, preprocess), precision), GPU, precision
+    )
     assert disagreement(backend, expected, 32) is None
 
 
@@ -138,7 +140,7 @@ class Mean(nn.Module):
     def forward(self, pixels):
         return pixels.float().mean((1, 2))
 
-backend = CudaBackend(nn.Sequential(Mean(), nn.Linear(3, 2)), torch.device("cuda"), "float32")
+backend = CudaBackend(Mean(), torch.device("cuda"), "float32")
 backend.open()
 backend.logits(np.zeros((1, 4, 4, 3), np.uint8))
 table = torch.zeros(3, device="cuda")
