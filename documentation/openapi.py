@@ -1,9 +1,9 @@
 """The HTTP API as Markdown: routes and schemas as in OpenAPI, with answers to examples."""
 
+import asyncio
 import json
 import logging
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,9 +11,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from starlette.testclient import TestClient
+import httpx
 
 from app.api_keys import new_key
+from app.lifecycle import Lifecycle, State
 from app.main import create_app
 from app.settings import Settings
 from client.sample import sample_picture
@@ -21,7 +22,6 @@ from client.sample import sample_picture
 Schema = dict[str, Any]
 
 PHOTO = "dog.jpg"
-PROBLEM = "Problem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +42,39 @@ class Service:
 
 
 @cache
-def ask_service() -> Service:
+def service() -> Service:
     """Run the service on the bundled model, with everything that has a route, and ask it."""
     logging.disable()
+    try:
+        return asyncio.run(ask_service())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+async def ask_service() -> Service:
     with tempfile.TemporaryDirectory() as folder:
         key, line = new_key("docs")
         keys = Path(folder, "keys")
         keys.write_text(line)
         choices = {"api_keys_file": keys, "admin_token": "token", "cache_dir": None}
         settings = Settings.model_validate(Settings.model_construct().model_dump() | choices)
-        app = create_app(settings, environ={})
-        with TestClient(app, headers={"X-API-Key": key}) as client:
-            while client.get("/healthz").json()["state"] == "loading":
-                time.sleep(0.05)
-            openapi = app.openapi()
-            examples = {
-                (method, path): example
-                for path, method, route in operations(openapi)
-                if (example := ask(client, path, method, route))
-            }
+        lifecycle = Lifecycle()
+        app = create_app(settings, lifecycle=lifecycle, environ={})
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app),
+            base_url="http://localhost:8000",
+            headers={"X-API-Key": key},
+        )
+        async with app.router.lifespan_context(app), client:
+            while lifecycle.state is State.LOADING:
+                await asyncio.sleep(0.05)
+            examples = {}
+            for path, method, route in operations(app.openapi()):
+                if example := await ask(client, path, method, route):
+                    examples[method, path] = example
             accepted = {"Accept": "application/openmetrics-text"}
-            metrics = client.get("/metrics", headers=accepted).text
-    logging.disable(logging.NOTSET)
-    return Service(openapi, examples, metrics)
+            metrics = await client.get("/metrics", headers=accepted)
+    return Service(app.openapi(), examples, metrics.text)
 
 
 def operations(openapi: Schema) -> Iterator[tuple[str, str, Schema]]:
@@ -74,7 +84,7 @@ def operations(openapi: Schema) -> Iterator[tuple[str, str, Schema]]:
             yield path, method.upper(), route
 
 
-def ask(client: TestClient, path: str, method: str, route: Schema) -> Example | None:
+async def ask(client: httpx.AsyncClient, path: str, method: str, route: Schema) -> Example | None:
     """Ask a route that answers with JSON and changes nothing."""
     answer = route["responses"]["200"].get("content", {})
     if "application/json" not in answer or path.startswith("/admin"):
@@ -85,29 +95,31 @@ def ask(client: TestClient, path: str, method: str, route: Schema) -> Example | 
     url = f"localhost:8000{path}"
     if "multipart/form-data" in bodies:
         files = {"file": (PHOTO, sample_picture())}
-        command, found = f"curl -F file=@{PHOTO} {url}", client.post(path, files=files)
+        command = f"curl -F file=@{PHOTO} {url}"
+        found = await client.post(path, files=files)
     elif "application/json" in bodies:
         body = bodies["application/json"]["example"]
         command = f"curl --json '{json.dumps(body)}' {url}"
-        found = client.post(path, json=body)
+        found = await client.post(path, json=body)
     else:
         flag = "" if method == "GET" else f"-X {method} "
-        command, found = f"curl {flag}{url}", client.request(method, path)
+        command = f"curl {flag}{url}"
+        found = await client.request(method, path)
     assert found.status_code == 200, found.text
     return Example(command, json.dumps(found.json(), indent=2) if found.content else "")
 
 
 def http_api() -> str:
     """Every route by its tag, and every schema."""
-    service = ask_service()
-    schemas = dict(service.openapi["components"]["schemas"])
+    found = service()
+    schemas = dict(found.openapi["components"]["schemas"])
     parts = []
-    by_tag = groupby(operations(service.openapi), lambda found: found[2]["tags"][0])
+    by_tag = groupby(operations(found.openapi), lambda each: each[2]["tags"][0])
     for tag, routes in by_tag:
         parts.append(f"## {tag.capitalize()}")
-        for (method, _), same in groupby(routes, lambda found: (found[1], found[2]["summary"])):
+        for (method, _), same in groupby(routes, lambda each: (each[1], each[2]["summary"])):
             paths, _, (route, *_) = zip(*same, strict=True)
-            parts += describe_route(method, paths, route, service, schemas)
+            parts += describe_route(method, paths, route, found, schemas)
     parts.append("## Schemas")
     described: set[str] = set()
     while names := sorted(set(schemas) - described):  # those met in others come along
@@ -118,7 +130,7 @@ def http_api() -> str:
 
 
 def describe_route(
-    method: str, paths: Sequence[str], route: Schema, service: Service, schemas: dict[str, Schema]
+    method: str, paths: Sequence[str], route: Schema, asked: Service, schemas: dict[str, Schema]
 ) -> Iterator[str]:
     """A route; those after the first path are the same by another name."""
     yield f"### `{method} {paths[0]}` {{#{method.lower()}-{slug(paths[0])}}}"
@@ -141,7 +153,7 @@ def describe_route(
             ),
         )
     yield table(("status", "answer", "what"), answers_of(route, schemas))
-    if example := service.examples.get((method, paths[0])):
+    if example := asked.examples.get((method, paths[0])):
         yield f"```console\n$ {example.command}\n```"
         if example.answer:
             yield f"```json\n{example.answer}\n```"
@@ -206,10 +218,12 @@ def type_of(schema: Schema, schemas: dict[str, Schema] | None = None) -> str:
 
 
 def bounds_of(schema: Schema) -> Iterator[str]:
+    if {"minimum", "maximum"} <= schema.keys():
+        yield f"{schema['minimum']:,} to {schema['maximum']:,}"
+        return
     words = {"minimum": "at least", "exclusiveMinimum": "over", "maximum": "at most"}
-    for bound, word in words.items():
-        if bound in schema:
-            yield f"{word} {schema[bound]:,}"
+    for bound in sorted(words.keys() & schema.keys()):
+        yield f"{words[bound]} {schema[bound]:,}"
 
 
 def default_of(schema: Schema) -> str:

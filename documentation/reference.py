@@ -23,8 +23,10 @@ import app.errors
 import client
 import model.train
 from app.settings import ENV_PREFIX, Settings
-from documentation.openapi import ask_service, default_of, http_api, operations, table, type_of
+from client.images import ImageLike
+from documentation.openapi import default_of, http_api, operations, service, table, type_of
 
+WIDTH = 80  # characters of a signature on one line
 MARK = re.compile(r"^<!-- reference: ([\w-]+) -->$", re.MULTILINE)
 
 
@@ -37,11 +39,10 @@ def settings() -> str:
     """Every setting: variable, flag, type, default, meaning."""
     schemas = Settings.model_json_schema()["properties"]
     return table(
-        ("variable", "flag", "type", "default", "meaning"),
+        ("variable and flag", "type", "default", "meaning"),
         [
             (
-                f"`{variable}`{{#{variable.lower()}}}",
-                f"`--{name.replace('_', '-')}`",
+                f"`{variable}`{{#{variable.lower()}}}<br>`--{name.replace('_', '-')}`",
                 type_of(schemas[name]).removesuffix(" or null"),
                 default_of(schemas[name]),
                 code(field.description or ""),
@@ -55,7 +56,7 @@ def settings() -> str:
 def metrics() -> str:
     """Every metric of the service's own: name, type, labels, meaning."""
     rows = []
-    for family in read_metrics(ask_service().metrics):
+    for family in read_metrics(service().metrics):
         if family.name.startswith("xcit_"):
             name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
             labels = {label: None for sample in family.samples for label in sample.labels}
@@ -98,7 +99,7 @@ def leaves(error: type[app.errors.ServiceError]) -> Iterator[type[app.errors.Ser
 
 def routes_with(error: type[app.errors.ServiceError]) -> Iterator[str]:
     """The paths whose contract has a problem, without those that are the same by version."""
-    for path, _, route in operations(ask_service().openapi):
+    for path, _, route in operations(service().openapi):
         answer = route["responses"].get(str(error.status), {})
         if f"`{error.problem}`" in answer.get("description", "") and "{version}" not in path:
             yield path
@@ -112,13 +113,21 @@ def command_line() -> str:
 
 
 def describe_parser(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for command, listed in subcommands(parser):
+        yield f"## `{command.prog}`"
+        yield code(command.description or f"{listed}.".capitalize())
+        if command.get_default("command") is not app.cli.serve_command:  # it has `settings`
+            yield table(("argument", "meaning"), arguments(command))
+
+
+def subcommands(
+    parser: argparse.ArgumentParser,
+) -> Iterator[tuple[argparse.ArgumentParser, str | None]]:
+    """The commands of a parser, and what ``--help`` says of each."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            helps = {choice.dest: choice.help for choice in action._choices_actions}
-            for name, command in action.choices.items():
-                yield f"## `{command.prog}` {{#{name}-of-{parser.prog.split()[-1]}}}"
-                yield code(command.description or f"{helps[name]}.".capitalize())
-                yield table(("argument", "meaning"), [*arguments(command)])
+            helps = (listed.help for listed in action._choices_actions)
+            yield from zip(action.choices.values(), helps, strict=True)
 
 
 def arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
@@ -163,9 +172,17 @@ def describe_name(name: str) -> Iterator[str]:
 
 
 def signature(name: str, function: Callable[..., Any]) -> str:
-    text = re.sub(r"\b(?:\w+\.)+(?=[A-Z])", "", str(inspect.signature(function)))
-    text = text.replace("(self, ", "(").replace("(self)", "()")
-    return f"```python\n{name}{textwrap.shorten(text, 10_000)}\n```"
+    """As Python has it, without modules; a long one with a line for each parameter."""
+    text = str(inspect.signature(function)).replace(
+        inspect.formatannotation(ImageLike), "ImageLike"
+    )
+    text = re.sub(r"\b(?:\w+\.)+(?=[A-Z])", "", text)
+    text = name + re.sub(r"^\(self(, )?", "(", text)
+    if len(text) > WIDTH:
+        inside, _, result = text.removeprefix(f"{name}(").rpartition(")")
+        parameters = re.split(r", (?=\*|\w+:)", inside)
+        text = "\n    ".join([f"{name}(", *(f"{each}," for each in parameters)]) + f"\n){result}"
+    return f"```python\n{text}\n```"
 
 
 def prose(value: object) -> str:

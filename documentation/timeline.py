@@ -14,7 +14,12 @@ from documentation.drawing import Picture
 
 STREAMS = 2
 LARGEST = 4
-LEFT, SCALE, ROW = 100, 7.4, 19  # pixels: before the first millisecond, of one, of a waiting item
+WIDTH, LEFT, SCALE, ROW = (
+    760,
+    100,
+    7,
+    19,
+)  # pixels; SCALE is of a millisecond, ROW of a waiting item
 
 
 def seconds_of(size: int) -> float:
@@ -89,7 +94,7 @@ def draw(story: Story, title: str) -> str:
         places[item] = row
     streams = 22 + ROW * len(rows)
     last = max((batch.started + batch.seconds) * 1e3 for batch, _ in story.batches)
-    picture = Picture(round(LEFT + SCALE * last + 20), streams + 46 * STREAMS + 36, title)
+    picture = Picture(WIDTH, streams + 46 * STREAMS + 36, title)
     picture.text(LEFT - 16, 21, "waiting", "bold", "end")
     for item, arrival in enumerate(story.arrivals, 1):
         y = 16 + ROW * places[item]
