@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +20,7 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)(?P<path>[^)#\s]+)")  # (#, http: and mailto: are not)
 AT_A_GLANCE = "at-a-glance.md"  # what README.md is here, as index.md is another page
+UNLISTED = InclusionLevel.NOT_IN_NAV  # unless the navigation does list it
 PICTURES = {".png", ".svg"}
 LANGUAGES = {"Makefile": "make", ".py": "python", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 
@@ -84,10 +85,10 @@ def _shown(path: Path, config: MkDocsConfig) -> File:
     """A file of the repository as a file of the site."""
     uri = _place(path).as_posix()
     if path.suffix in {".md", *PICTURES}:
-        return File.generated(config, uri, abs_src_path=str(path))
+        return File.generated(config, uri, abs_src_path=str(path), inclusion=UNLISTED)
     language = LANGUAGES.get(path.suffix or path.name, "text")
     name = path.relative_to(ROOT)
     code = (
         f"---\nsearch: {{exclude: true}}\n---\n# {name}\n\n~~~~{language}\n{path.read_text()}~~~~\n"
     )
-    return File.generated(config, uri, content=code)
+    return File.generated(config, uri, content=code, inclusion=UNLISTED)
