@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from app.api.errors import MEDIA_TYPE as PROBLEM_TYPE
 from app.api_keys import new_key
 from app.lifecycle import Lifecycle, State
 from app.main import create_app
@@ -106,7 +108,13 @@ async def ask(client: httpx.AsyncClient, path: str, method: str, route: Schema) 
         command = f"curl {flag}{url}"
         found = await client.request(method, path)
     assert found.status_code == 200, found.text
-    return Example(command, json.dumps(found.json(), indent=2) if found.content else "")
+    return Example(command, pretty(found.json()) if found.content else "")
+
+
+def pretty(answer: object) -> str:
+    """As JSON, with lists of plain values on one line."""
+    text = json.dumps(answer, indent=2)
+    return re.sub(r"\[[^][{}]+\]", lambda found: " ".join(found[0].split()), text)
 
 
 def http_api() -> str:
@@ -167,10 +175,12 @@ def describe_parameter(parameter: Schema, schemas: dict[str, Schema]) -> tuple[s
 
 
 def answers_of(route: Schema, schemas: dict[str, Schema]) -> Iterator[tuple[str, str, str]]:
-    for status, answer in route["responses"].items():
+    for status, answer in sorted(route["responses"].items()):
         content = answer.get("content", {})
         kinds = dict.fromkeys(type_of(each.get("schema", {}), schemas) for each in content.values())
         what = answer["description"].replace("Successful Response", "")
+        if PROBLEM_TYPE in content:
+            what = re.sub(r"`([\w-]+)`", r"[`\1`](problems.md#\1)", what)
         headers = ", ".join(f"`{name}`" for name in answer.get("headers", {}))
         yield status, ", ".join(kinds), what + (f"; with {headers}" if headers else "")
 

@@ -5,11 +5,11 @@ gets it when the site is built.
 """
 
 import argparse
-import dataclasses
 import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -154,20 +154,15 @@ def describe_name(name: str) -> Iterator[str]:
     if not issubclass(value, Exception):
         yield signature(name, value)
     yield prose(value)
-    fields = (
-        {field.name for field in dataclasses.fields(value)}
-        if dataclasses.is_dataclass(value)
-        else set()
-    )
     for member, function in vars(value).items():
-        if not member.startswith("_") and member not in fields:
-            if isinstance(function, property):
-                yield f"### `{name}.{member}`"
-            elif inspect.isfunction(function):
-                yield f"### `{name}.{member}()`"
-                yield signature(member, function)
-            else:
-                continue
+        if member.startswith("_"):
+            continue
+        if isinstance(function, FunctionType):
+            yield f"### `{name}.{member}()`"
+            yield signature(member, function)
+            yield prose(function)
+        elif isinstance(function, property):
+            yield f"### `{name}.{member}`"
             yield prose(function)
 
 
@@ -178,6 +173,8 @@ def signature(name: str, function: Callable[..., Any]) -> str:
     )
     text = re.sub(r"\b(?:\w+\.)+(?=[A-Z])", "", text)
     text = name + re.sub(r"^\(self(, )?", "(", text)
+    if inspect.isclass(function):
+        text = text.removesuffix(" -> None")
     if len(text) > WIDTH:
         inside, _, result = text.removeprefix(f"{name}(").rpartition(")")
         parameters = re.split(r", (?=\*|\w+:)", inside)
