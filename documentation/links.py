@@ -2,7 +2,7 @@
 
 Documents link to each other, to code and to results by where these lie, as a forge shows them.
 Whatever is linked to becomes a part of the site: documents as pages, code as a page that shows it,
-pictures as they are.
+a folder as a page that lists it, pictures as they are.
 """
 
 import os
@@ -35,8 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if path not in known and DOCS not in path.parents:
             files.append(_shown(path, config))
         known.add(path)
-        if path.suffix == ".md":
-            waiting += set(_linked(path)) - known
+        waiting += set(_linked(path)) - known
     return files
 
 
@@ -46,18 +45,19 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     here = Path(page.file.src_uri).parent
 
     def follow(link: re.Match[str]) -> str:
-        target = _place(_resolve(source, link["path"]))
-        return os.path.relpath(target, here)
+        target = _resolve(source, link["path"])
+        return os.path.relpath(_place(target), here) if target.exists() else link["path"]
 
-    return LINK.sub(follow, markdown)
+    return LINK.sub(follow, markdown) if source.suffix == ".md" else markdown
 
 
 def _linked(path: Path) -> Iterator[Path]:
-    """The files that a document links to; those that are not there are the build's to tell."""
-    for link in LINK.finditer(path.read_text()):
-        target = _resolve(path, link["path"])
-        if target.is_file():
-            yield target
+    """What a document links to, or a folder holds; what is not there is the build's to tell."""
+    if path.is_dir():
+        yield from path.iterdir()
+    elif path.suffix == ".md":
+        targets = (_resolve(path, link["path"]) for link in LINK.finditer(path.read_text()))
+        yield from (target for target in targets if target.exists())
 
 
 def _resolve(source: Path, link: str) -> Path:
@@ -65,9 +65,11 @@ def _resolve(source: Path, link: str) -> Path:
 
 
 def _source(uri: str) -> Path:
-    """The file of a page."""
+    """The file that a page shows."""
     if uri == AT_A_GLANCE:
         return README
+    if (ROOT / uri.removesuffix(".md")).is_file():
+        return ROOT / uri.removesuffix(".md")
     return DOCS / uri if (DOCS / uri).exists() else ROOT / uri
 
 
@@ -78,17 +80,22 @@ def _place(path: Path) -> Path:
     if path == README:
         return Path(AT_A_GLANCE)
     inside = path.relative_to(ROOT)
+    if path.is_dir():
+        return inside / "index.md"
     return inside if path.suffix in {".md", *PICTURES} else Path(f"{inside}.md")
 
 
 def _shown(path: Path, config: MkDocsConfig) -> File:
-    """A file of the repository as a file of the site."""
+    """A file or folder of the repository as a file of the site."""
     uri = _place(path).as_posix()
     if path.suffix in {".md", *PICTURES}:
         return File.generated(config, uri, abs_src_path=str(path), inclusion=UNLISTED)
-    language = LANGUAGES.get(path.suffix or path.name, "text")
     name = path.relative_to(ROOT)
-    code = (
-        f"---\nsearch: {{exclude: true}}\n---\n# {name}\n\n~~~~{language}\n{path.read_text()}~~~~\n"
-    )
-    return File.generated(config, uri, content=code, inclusion=UNLISTED)
+    if path.is_dir():
+        items = [f"- [{each.name}]({each.name})" for each in sorted(path.iterdir())]
+        content = "\n".join([f"# {name}/\n", *items])
+    else:
+        language = LANGUAGES.get(path.suffix or path.name, "text")
+        hidden = "---\nsearch: {exclude: true}\n---"
+        content = f"{hidden}\n# {name}\n\n~~~~{language}\n{path.read_text()}~~~~\n"
+    return File.generated(config, uri, content=content, inclusion=UNLISTED)
