@@ -19,7 +19,7 @@ TORCH := $(shell grep '^torch==' requirements.txt)
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all check fix sbom bench train image smoke clean
+.PHONY: help serve test test-all check docs docs-serve fix sbom bench train image smoke clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -39,6 +39,12 @@ check: $(VENV)/dev.done ## formatting, lint, types, seams, known vulnerabilities
 	$(BIN)/mypy
 	$(BIN)/pytest --quiet tests/test_seams.py
 	$(BIN)/python scripts/audit.py
+
+docs: $(VENV)/dev.done ## build the documentation site into site/
+	$(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(VENV)/dev.done ## show the documentation site on http://localhost:8001, as it is written
+	$(BIN)/python -m mkdocs serve --dev-addr localhost:8001
 
 fix: $(VENV)/dev.done ## format, and mend what lint can
 	$(BIN)/ruff check --fix .
@@ -64,7 +70,7 @@ smoke: ## build the image, bring it up hardened, use it and take it down
 	scripts/docker-smoke.sh
 
 clean: ## remove what the other targets made, but for training runs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info sbom.cdx.json
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info sbom.cdx.json site
 
 $(VENV)/python.done:
 	$(PYTHON) -m venv $(VENV)

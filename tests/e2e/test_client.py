@@ -1,10 +1,7 @@
-"""The Python client, beside real servers; and what its document shows."""
+"""The Python client, beside real servers."""
 
 import asyncio
-import re
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -23,10 +20,7 @@ from client import (
     Unreachable,
 )
 
-from .conftest import ROOT, SLOW_SERVICE, Server, StartServer, free_port
-
-DOCUMENT = (ROOT / "docs" / "client.md").read_text() + (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+from .conftest import SLOW_SERVICE, Server, StartServer, free_port
 
 
 @pytest.fixture(scope="module")
@@ -127,22 +121,3 @@ def test_a_restart_is_waited_for(start_server: StartServer) -> None:
         assert first.stop() == 0
         start_server(*SLOW_SERVICE, wait=False, port=first.port)
         assert client.predict(b"0.01").best.label == "0.01"
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0])
-def test_the_examples_of_the_documents_run(server: Server, photo: Path, block: str) -> None:
-    (photo.parent / "photos").mkdir()
-    for name in "ab":
-        (photo.parent / "photos" / f"{name}.jpg").write_bytes(photo.read_bytes())
-    (photo.parent / "photos" / "c.jpg").write_bytes(b"no image")
-    assert "http://localhost:8000" in block
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block.replace("http://localhost:8000", server.url)],
-        cwd=photo.parent,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout or (photo.parent / "looked.png").exists()

@@ -1,0 +1,1 @@
+"""What makes the documentation site out of docs/: its hooks, its generated parts, its pictures."""

@@ -1,0 +1,178 @@
+"""What the documents show as code is no invention: commands exist, and so do their arguments."""
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import yaml
+
+import model.train
+from app.cli import build_parser
+from app.settings import ENV_PREFIX, Settings
+from app.tracing import FLUSH
+
+from .documents import DOCUMENTS, ROOT, Block, blocks, read_blocks
+
+LANGUAGES = {"", "console", "json", "promql", "python", "text", "yaml"}
+COMMANDS = [(block, line) for block in blocks("console") for line in block.commands()]
+MANIFEST = ROOT / "deploy" / "kubernetes.yml"
+
+
+def check_xcit_serve(words: list[str]) -> None:
+    build_parser().parse_args(words)
+
+
+def check_python(words: list[str]) -> None:
+    if words[0] != "-m":
+        assert words[0] in {block.title for block in blocks("python")}
+    elif words[1] == "model.train":
+        model.train.build_parser().parse_args(words[2:])
+    else:
+        assert find_spec(words[1])
+
+
+def check_make(words: list[str]) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {word for word in words if "=" not in word} <= targets
+
+
+def check_docker(words: list[str]) -> None:
+    if words[0] != "compose":
+        assert words[0] in {"build", "run"}
+        return
+    rest = iter(words[1:])
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    services = compose["services"]
+    known = {"up", "stop", "start", "restart", "kill", *services}
+    for word in rest:
+        if word == "-f":
+            assert (ROOT / next(rest)).exists()
+        elif word == "--profile":
+            assert next(rest) in {
+                name for each in services.values() for name in each.get("profiles", [])
+            }
+        elif word in {"--project-name", "--signal"}:
+            next(rest)
+        else:
+            assert word in known | {"--detach"}
+
+
+def check_kubectl(words: list[str]) -> None:
+    if "--filename" in words:
+        assert (ROOT / words[words.index("--filename") + 1]).exists()
+    names = {f"{each['kind'].lower()}/{each['metadata']['name']}" for each in manifest().values()}
+    assert {word for word in words if "/xcit" in word} <= names
+
+
+def check_pip(words: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = re.findall(r"\[([\w,]+)\]", " ".join(words))
+    assert set(",".join(extras).split(",")) <= set(project["optional-dependencies"])
+
+
+def check_curl(words: list[str]) -> None:
+    """Those to the service are run in `tests.e2e.test_documents`."""
+    (url,) = (word for word in words if word.startswith("localhost:"))
+    assert re.match(r"localhost:(8000|8080|9090)/", url)
+
+
+def check_nothing(words: list[str]) -> None:
+    """The tutorial's, which are run in `tests.e2e.test_tutorial`."""
+
+
+CHECKS: dict[str, Callable[[list[str]], None]] = {
+    "xcit-serve": check_xcit_serve,
+    "python": check_python,
+    "python3": check_python,
+    "make": check_make,
+    "docker": check_docker,
+    "kubectl": check_kubectl,
+    "pip": check_pip,
+    "curl": check_curl,
+    "mkdir": check_nothing,
+    "mv": check_nothing,
+    "source": check_nothing,
+}
+
+
+@pytest.mark.parametrize(("block", "line"), COMMANDS, ids=str)
+def test_every_command_can_be_given(block: Block, line: str) -> None:
+    words = shlex.split(line, comments=True)
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    while re.match(r"[A-Z_]+=", words[0]):
+        name = words.pop(0).partition("=")[0]
+        assert not name.startswith(ENV_PREFIX) or name in known | {"XCIT_PUBLISH"}
+    CHECKS[words[0]](words[1:])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_block_is_of_a_kind_that_is_checked(document: Any) -> None:
+    found = [*read_blocks(document)]
+    assert {block.language for block in found} <= LANGUAGES
+    assert document.read_text().count("```") == 2 * len(found)
+
+
+@pytest.mark.parametrize("block", blocks("json"), ids=str)
+def test_json_is_json(block: Block) -> None:
+    json.loads(block.text)
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_yaml_is_yaml(block: Block) -> None:
+    content = yaml.safe_load(block.text)
+    if (block.title or "").startswith("docker-compose"):
+        compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+        assert set(content["services"]) <= set(compose["services"])
+
+
+def manifest() -> dict[str, Any]:
+    """What is applied in Kubernetes, by kind."""
+    return {part["kind"]: part for part in yaml.safe_load_all(MANIFEST.read_text())}
+
+
+def test_the_kubernetes_manifest_fits_the_service() -> None:
+    parts = manifest()
+    deployment = parts["Deployment"]["spec"]
+    pod = deployment["template"]["spec"]
+    (container,) = pod["containers"]
+    given = {
+        each["name"].removeprefix(ENV_PREFIX).lower(): each["value"] for each in container["env"]
+    }
+    settings = Settings(**given)
+    drain = settings.drain_delay_s + settings.drain_timeout_s + FLUSH
+    assert pod["terminationGracePeriodSeconds"] > drain
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+    probe = container["readinessProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] < settings.drain_delay_s
+    assert pod["enableServiceLinks"] is False, "XCIT_PORT would be the service's address"
+    assert container["resources"]["requests"]["cpu"] == container["resources"]["limits"]["cpu"]
+    labels = deployment["template"]["metadata"]["labels"]
+    for selector in (
+        deployment["selector"]["matchLabels"],
+        parts["Service"]["spec"]["selector"],
+        parts["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+    ):
+        assert selector == labels
+
+
+def test_the_kubernetes_manifest_is_as_hardened_as_compose() -> None:
+    pod = manifest()["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    user = pod["securityContext"]
+    assert f"USER {user['runAsUser']}:{user['runAsGroup']}" in dockerfile
+    rights = container["securityContext"]
+    assert rights["readOnlyRootFilesystem"] is True
+    assert rights["allowPrivilegeEscalation"] is False
+    assert rights["capabilities"] == {"drop": ["ALL"]}
+    mounted = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    assert set(mounted) == {each["name"] for each in pod["volumes"]}
+    assert set(mounted.values()) == {"/tmp", "/cache"}
+    assert [port["containerPort"] for port in container["ports"]] == [8000]
+    assert "EXPOSE 8000" in dockerfile
