@@ -14,12 +14,9 @@ from documentation.drawing import Picture
 
 STREAMS = 2
 LARGEST = 4
-WIDTH, LEFT, SCALE, ROW = (
-    760,
-    100,
-    7,
-    19,
-)  # pixels; SCALE is of a millisecond, ROW of a waiting item
+WIDTH, LEFT = 760, 100  # pixels
+SCALE = 7  # of a millisecond
+ROW = 19  # of a waiting item
 
 
 def seconds_of(size: int) -> float:
