@@ -62,9 +62,17 @@ def follow_cloud(settings: Settings, environ: Mapping[str, str]) -> Settings:
 
 
 def find_weights(directory: Path) -> str | None:
-    """The weight file in ``directory``, if any; raises `SettingsError` if there are several."""
-    found = sorted(path for pattern in WEIGHTS for path in directory.glob(pattern))
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+    """The weight file somewhere below ``directory``; none if nothing at all is there.
+
+    Raises:
+        SettingsError: there are several, or other files alone.
+    """
+    found = sorted(path for pattern in WEIGHTS for path in directory.rglob(pattern))
+    if len(found) == 1:
+        return str(found[0])
+    if found:
+        names = ", ".join(str(path.relative_to(directory)) for path in found)
         raise SettingsError(f"{directory} holds {names}; XCIT_CHECKPOINT must say which to serve")
-    return str(found[0]) if found else None
+    if directory.is_dir() and any(directory.iterdir()):
+        raise SettingsError(f"{directory} holds no weights: {', '.join(WEIGHTS)}")
+    return None

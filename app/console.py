@@ -12,8 +12,15 @@ INTERRUPTED = 130  # the exit code, as shells have it
 def complain(*lines: str, code: int = 1) -> int:
     """Say what is wrong on stderr, a line each; the exit code to end with."""
     for line in lines:
-        print(f"xcit-serve: {line}", file=sys.stderr)
+        print(f"xcit-serve: {printable(line)}", file=sys.stderr)
     return code
+
+
+def printable(text: str) -> str:
+    """A text as one line that no terminal obeys: it may come from a server."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 def show(*lines: str) -> None:
@@ -31,7 +38,7 @@ def show_answers(answers: Sequence[Mapping[str, Any]], *, as_json: bool) -> None
     for answer in answers:
         for rank, row in enumerate(answer["predictions"]):
             file = answer["file"] if rank == 0 else ""
-            print(f"{file:<{width}}  {row['score']:6.2%}  {row['label']}")
+            print(f"{file:<{width}}  {row['score']:6.2%}  {printable(row['label'])}")
 
 
 def leave(failure: str | None) -> NoReturn:

@@ -42,6 +42,12 @@ class ServiceError(Exception):
         super().__init__(detail)
         self.detail = detail
 
+    def of_many(self, number: int, count: int) -> "ServiceError":
+        """The same, and where it is the image's fault, which of ``count`` in one request it was."""
+        if count > 1 and self.status < 500:
+            self.detail = f"image {number} of {count}, counted from 0: {self.detail}"
+        return self
+
     @classmethod
     def reason(cls) -> str:
         """The value of the label ``reason`` in ``xcit_rejected_total``."""

@@ -5,15 +5,15 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Set
 from typing import Any
 
 from app.record import RequestRecord, current_record
 
 # Asked every second or so, by machines or by the page.
-ROUTINE = {
-    *("/livez", "/readyz", "/healthz", "/metrics"),
-    *("/v2/health/live", "/v2/health/ready", "/ping"),
-}
+ROUTINE = {"/livez", "/readyz", "/healthz", "/metrics", "/v2/health/live", "/v2/health/ready"}
+
+OWN = {"app", "model", "uvicorn"}  # who say nothing as a client sent it
 
 access_logger = logging.getLogger("app.access")
 
@@ -27,8 +27,8 @@ def set_up_logs(level: str, log_format: str) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of files: a hundred lines for a bad one
 
 
-def log_request(record: RequestRecord) -> None:
-    """The access line of a finished request."""
+def log_request(record: RequestRecord, routine: Set[str]) -> None:
+    """The access line of a finished request; of a ``routine`` route, for who wants to see all."""
     timings = record.timings
     fields: dict[str, Any] = {
         "method": record.method,
@@ -43,7 +43,7 @@ def log_request(record: RequestRecord) -> None:
         fields["batch_size"] = timings.batch_size
     if record.rejection is not None:
         fields["rejection"] = record.rejection
-    level = logging.DEBUG if record.endpoint in ROUTINE else logging.INFO
+    level = logging.DEBUG if record.endpoint in routine else logging.INFO
     access_logger.log(level, "request", extra={"fields": fields})
 
 
@@ -68,10 +68,10 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={_quote(value)}" for key, value in _fields(record).items())
-        line = (
-            f"{_timestamp(record)} {record.levelname:<7} "
-            f"{record.name}: {record.getMessage()}{fields}"
-        )
+        message = record.getMessage()
+        if record.name.partition(".")[0] not in OWN:
+            message = _quote(message)
+        line = f"{_timestamp(record)} {record.levelname:<7} {record.name}: {message}{fields}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

@@ -6,7 +6,7 @@ It is also where the service meets the model: `ServedClassifier` speaks both lan
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.lifecycle import Lifecycle
-from app.logs import log_request
+from app.logs import ROUTINE, log_request
 from app.metrics import Metrics
 from app.pipeline import Pipeline
 from app.record import RequestRecord
@@ -92,7 +92,9 @@ def create_app(
     lifecycle.listen(meters.show_state)
     load = load or partial(load_model, settings)
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
-    tracing = open_tracing() if settings.tracing else None
+    contract = read_contract(settings, environ)
+    routine = ROUTINE | ({contract.health_route} if contract else set())
+    tracing = open_tracing(routine) if settings.tracing else None
     pipeline = Pipeline(
         settings, lifecycle, meters, load, on_loaded, tracing.observe_batch if tracing else None
     )
@@ -121,7 +123,7 @@ def create_app(
         return info
 
     def observe(record: RequestRecord) -> None:
-        log_request(record)
+        log_request(record, routine)
         meters.observe_request(record)
         if record.trace:
             record.trace.end(record)
@@ -154,9 +156,9 @@ def create_app(
     ]
     if settings.admin_token:
         routers.append(admin.router(reload, settings.admin_token.get_secret_value()))
-    if contract := read_contract(settings, environ):
+    if contract:
         leave_to(contract, routers)
-        routers.append(cloud.router(contract, pipeline, lifecycle, keys))
+        routers.insert(0, cloud.router(contract, pipeline, lifecycle, keys))
         guarded.append(contract.predict_route)
     for router in routers:
         app.include_router(router)
@@ -193,12 +195,12 @@ def reload_keys(keys: ApiKeys) -> None:
         raise ReloadFailed(f"{error}; keys and model stay as they are") from error
 
 
-def open_tracing() -> "Tracing":
-    """What traces requests; raises `SettingsError` if it is not there or cannot be used."""
+def open_tracing(routine: Set[str]) -> "Tracing":
+    """What traces all but ``routine`` requests; raises `SettingsError` if it cannot be had."""
     try:
         from app.tracing import Tracing
 
-        return Tracing()
+        return Tracing(routine)
     except ImportError as error:
         raise SettingsError(
             f"{ENV_PREFIX}TRACING needs OpenTelemetry: pip install 'xcit-serve[tracing]'"

@@ -61,9 +61,9 @@ class Answers:
     def all(self) -> list[Answer]:
         """An answer to each; raises the first error there is."""
         answers = []
-        for outcome in self.outcomes:
+        for number, outcome in enumerate(self.outcomes):
             if isinstance(outcome, ServiceError):
-                raise outcome
+                raise outcome.of_many(number, len(self.outcomes))
             answers.append(outcome)
         return answers
 

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from http import HTTPMethod
 from threading import Thread
 from weakref import WeakKeyDictionary
@@ -41,7 +41,7 @@ from starlette.types import Scope
 
 from app.engine import Job
 from app.errors import ServiceError
-from app.logs import ROUTINE, Seldom
+from app.logs import Seldom
 from app.record import RequestRecord
 from app.settings import SettingsError
 from app.timings import Batch
@@ -69,12 +69,16 @@ logger = logging.getLogger(__name__)
 class Tracing:
     """Makes spans and has them sent, as OpenTelemetry's variables say.
 
+    Args:
+        routine: routes that are not traced.
+
     Raises:
         SettingsError: one of the variables cannot be obeyed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, routine: Set[str]) -> None:
         check_environment()
+        self._routine = routine
         told = OTELResourceDetector().detect().attributes
         self._resource = Resource.create({SERVICE_NAME: "xcit-serve"} | dict(told))
         self._sender = None
@@ -90,7 +94,7 @@ class Tracing:
 
     def begin(self, record: RequestRecord, scope: Scope) -> "RequestTrace | None":
         """The trace of a request, its caller's where it says so; ``None`` where it has none."""
-        if record.path in ROUTINE:
+        if record.path in self._routine:
             return None
         shift = time.time_ns() - time.monotonic_ns()
         headers = Headers(scope=scope)

@@ -119,4 +119,6 @@ class AsyncClient:
 
 async def _encode(image: ImageLike) -> bytes:
     """In a thread, as files and PNG take their time; bytes are there already."""
-    return image if isinstance(image, bytes) else await asyncio.to_thread(encode, image)
+    if isinstance(image, bytes):
+        return encode(image)
+    return await asyncio.to_thread(encode, image)

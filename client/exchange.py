@@ -33,6 +33,13 @@ _OF_THE_IMAGE = {
     "/problems/invalid-image",
     "/problems/unsupported-media-type",
 }
+_MALFORMED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)  # as JSON, or as ours
 _BY_STATUS: dict[int, type[ServiceError]] = {
     401: Unauthorized,
     429: Unavailable,
@@ -149,7 +156,7 @@ def raise_unless_ok(response: httpx.Response) -> None:
     try:
         problem = response.json()
         kind, title, detail, request_id = (str(problem[name]) for name in _MEMBERS)
-    except (ValueError, KeyError, TypeError) as mistake:
+    except _MALFORMED as mistake:
         raise UnexpectedAnswer(
             f"{where} answered {status} without a problem document; is it xcit-serve?",
             status,
@@ -168,13 +175,15 @@ def read_prediction(response: httpx.Response) -> Prediction:
             Row(int(row["class_id"]), str(row["label"]), float(row["score"]), row.get("synset"))
             for row in answer["predictions"]
         )
+        if not rows:
+            raise ValueError("no class")
         return Prediction(
             Model(str(model["name"]), str(model["version"])),
             rows,
             parse_server_timing(response.headers.get("Server-Timing", "")),
             response.headers.get("X-Request-ID", ""),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as mistake:
+    except _MALFORMED as mistake:
         raise _unexpected(response, "a prediction") from mistake
 
 
@@ -184,7 +193,7 @@ def read_health(response: httpx.Response) -> Health:
         answer = response.json()
         model = answer["model"] and _pick(ServedModel, answer["model"])
         return _pick(Health, {**answer, "model": model})
-    except (ValueError, KeyError, TypeError) as mistake:
+    except _MALFORMED as mistake:
         raise _unexpected(response, "a health report") from mistake
 
 

@@ -37,11 +37,11 @@ def encode(image: ImageLike) -> bytes:
             or ``(height, width, 3)``.
 
     Raises:
-        UnreadableImage: it is none of these, or cannot be read.
+        UnreadableImage: it is none of these, is empty, or cannot be read.
     """
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, bytearray | memoryview):
+    if isinstance(image, bytes | bytearray | memoryview):
+        if not len(image):
+            raise UnreadableImage("no bytes: an image has some")
         return bytes(image)
     if isinstance(image, str | os.PathLike):
         return _read(Path(image))

@@ -138,7 +138,7 @@ def sniff_format(data: bytes) -> str:
     for signature, image_format in _SIGNATURES.items():
         if data.startswith(signature):
             return image_format
-    raise UnsupportedImage("the body is no JPEG, PNG, WebP, GIF, BMP or TIFF image")
+    raise UnsupportedImage("it is no JPEG, PNG, WebP, GIF, BMP or TIFF image")
 
 
 def _open(data: bytes, image_format: str, max_pixels: int) -> Image.Image:

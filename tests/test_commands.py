@@ -94,6 +94,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "kubectl": check_kubectl,
     "pip": check_pip,
     "curl": check_curl,
+    "echo": check_curl,  # what it is given
     "mkdir": check_nothing,
     "mv": check_nothing,
     "source": check_nothing,

@@ -27,11 +27,12 @@ APP_LAYERS = [
         "app.api.predict",
     },
     {"app.api.door", "app.api.oip_tensors"},
+    {"app.api.body"},
     {
-        "app.api.body",
         "app.api.callers",
         "app.api.errors",
         "app.api.headers",
+        "app.api.json_text",
         "app.api.parameters",
         "app.api.waiting",
     },

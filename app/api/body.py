@@ -12,9 +12,9 @@ from multipart import (
     PushMultipartParser,
     parse_options_header,
 )
-from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
+from app.api.json_text import parse_json
 from app.api.schemas import JsonImage
 from app.errors import BadRequest, ClientDisconnected
 
@@ -59,6 +59,8 @@ async def read_image(request: Request, hold: Callable[[int], None]) -> bytes:
     Raises:
         BadRequest: there is none, or more than one, or the form around it is broken.
     """
+    if encoding := request.headers.get("content-encoding"):
+        raise BadRequest(f"Content-Encoding is {encoding[:20]!r}; an image is sent as it is")
     body = await read_body(request, hold)
     media_type, options = parse_options_header(request.headers.get("content-type", ""))
     if media_type == "multipart/form-data":
@@ -101,20 +103,22 @@ def decode_base64(text: str) -> bytes:
         raise BadRequest(f"the image is no valid base64: {error}") from error
 
 
-def first_mistake(error: ValidationError) -> str:
-    """Where in a body, and what."""
-    mistake = error.errors()[0]
-    where = ".".join(map(str, mistake["loc"]))[:80] or "body"
-    return f"{where}: {mistake['msg']}"
+def decode_all(texts: Sequence[object]) -> list[bytes]:
+    """Images in base64, as `decode_base64`; a `BadRequest` says which is none."""
+    images = []
+    for number, text in enumerate(texts):
+        try:
+            if not isinstance(text, str):
+                raise BadRequest(f"it is a string of base64, and not {text!r:.40}")
+            images.append(decode_base64(text))
+        except BadRequest as error:
+            raise error.of_many(number, len(texts)) from error
+    return images
 
 
 def _image_of_json(body: bytes) -> bytes:
-    try:
-        text = JsonImage.model_validate_json(body).image
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise BadRequest(f'the body is not {{"image": "<base64>"}}: {reason}') from error
-    return decode_base64(text)
+    asked = parse_json(JsonImage, body, 'the body is not {"image": "<base64>"}')
+    return decode_base64(asked.image)
 
 
 def _image_of_multipart(body: bytes, boundary: str) -> bytes:
@@ -140,5 +144,5 @@ def _parse_multipart(body: bytes, boundary: str, names: Sequence[str]) -> list[P
         raise BadRequest(f"broken multipart body: {error}") from error
     for segment, _ in parts:
         if segment.name not in names:
-            raise BadRequest(f"unknown part {segment.name!r}; expected one part named 'file'")
+            raise BadRequest(f"unknown part {segment.name!r:.80}; an image is a part named 'file'")
     return [Part(segment.name, segment.filename, b"".join(chunks)) for segment, chunks in parts]

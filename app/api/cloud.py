@@ -1,15 +1,16 @@
 """The routes that a cloud's model hosting prescribes: SageMaker's and Vertex AI's."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast
 
-from app.api.body import decode_base64, first_mistake, read_body
+from app.api.body import decode_all, read_body
 from app.api.callers import key_scheme
 from app.api.errors import OF_THE_IMAGE, OF_THE_REQUEST, problems
-from app.api.parameters import PARAMETERS, parse_top_k
+from app.api.json_text import parse_json
+from app.api.parameters import PARAMETERS, PATIENCE_PARAMETER, parse_top_k
 from app.api.predict import REQUEST_BODY, predict_image
 from app.api.schemas import Predictions, Probe, body_schema
 from app.api.waiting import receive, while_connected
@@ -42,7 +43,7 @@ class VertexRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    instances: list[Instance]
+    instances: Annotated[list[Instance], FailFast()]
     parameters: VertexParameters | None = None
 
     @property
@@ -89,7 +90,7 @@ def router(
         with pipeline.upload() as hold:
             body = await receive(record, read_body(request, hold))
             asked = parse(body)
-            images = [decode_base64(instance.b64) for instance in asked.instances]
+            images = decode_all([instance.b64 for instance in asked.instances])
             top_k = parse_top_k(asked.top_k, pipeline.served.num_classes)
             answers = await while_connected(
                 request, pipeline.predict_many(images, top_k, record.deadline, record.timings)
@@ -109,19 +110,16 @@ def router(
         add_prediction(
             response_model_exclude_none=True,
             responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE, TooManyImages),
-            openapi_extra={"requestBody": VERTEX_BODY},
+            openapi_extra={"parameters": [PATIENCE_PARAMETER], "requestBody": VERTEX_BODY},
         )(vertex)
     return routes
 
 
 def parse(body: bytes) -> VertexRequest:
     """The request; raises `BadRequest` if it is none."""
-    try:
-        request = VertexRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise BadRequest(
-            f'the body is not {{"instances": [{{"b64": "<base64>"}}]}}: {first_mistake(error)}'
-        ) from error
+    request = parse_json(
+        VertexRequest, body, 'the body is not {"instances": [{"b64": "<base64>"}]}'
+    )
     if not request.instances:
         raise BadRequest("there are no instances")
     return request

@@ -28,6 +28,7 @@ from app.api.oip_tensors import (
     read_inference,
     write_outputs,
 )
+from app.api.parameters import PATIENCE_PARAMETER
 from app.api.schemas import body_schema
 from app.api.waiting import receive, while_connected
 from app.api_keys import ApiKeys
@@ -227,7 +228,7 @@ def router(
         routes.post,
         "/infer",
         *OF_AN_INFERENCE,
-        told={"parameters": [LENGTH], "requestBody": REQUEST_BODY},
+        told={"parameters": [LENGTH, PATIENCE_PARAMETER], "requestBody": REQUEST_BODY},
         dependencies=key_scheme(keys),
         response_model=InferResponse,
     )

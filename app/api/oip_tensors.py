@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated, Any, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from app.api.body import decode_base64, first_mistake
+from app.api.body import decode_all
+from app.api.json_text import parse_json
 from app.classifier import Input, Tensor
 from app.errors import BadRequest, TooManyImages
 from app.pipeline import Answer
@@ -37,7 +38,7 @@ class Part(BaseModel):
 class RequestInput(Part):
     """A tensor; its ``data`` is absent where ``binary_data_size`` bytes follow the JSON."""
 
-    shape: list[Annotated[int, Field(ge=0, strict=True)]]
+    shape: Annotated[list[Annotated[int, Field(ge=0, strict=True)]], FailFast()]
     datatype: str
     data: list[Any] | None = None
 
@@ -53,8 +54,8 @@ class InferRequest(BaseModel):
 
     id: str | None = None
     parameters: dict[str, Any] = {}
-    inputs: list[RequestInput]
-    outputs: list[RequestOutput] | None = None
+    inputs: Annotated[list[RequestInput], FailFast()]
+    outputs: Annotated[list[RequestOutput], FailFast()] = []
 
 
 class ResponseOutput(BaseModel):
@@ -114,7 +115,7 @@ class Signature:
                 f"its shape has {rows * math.prod(self.shape)}"
             )
         if self.datatype == "BYTES":
-            return [*map(_decode, values)]
+            return [*decode_all(values)]
         try:
             return self.split(memoryview(array("f", values)).cast("B"), rows)
         except (TypeError, OverflowError) as error:
@@ -138,7 +139,9 @@ class Signature:
         if not rows:
             raise BadRequest(f"input {self.input!r} has no rows")
         if rows > max_rows:
-            raise TooManyImages(f"{rows} rows in one request; at most {max_rows} are accepted")
+            raise TooManyImages(
+                f"{rows!s:.20} rows in one request; at most {max_rows} are accepted"
+            )
 
     def images_of_raw(self, content: memoryview, max_rows: int) -> list[Input]:
         """Of a body that is the input and nothing else: one image, or rows of numbers."""
@@ -247,7 +250,7 @@ def read_inference(
     content = memoryview(body)
     if header_length == 0:
         images = signature.images_of_raw(content, max_rows)
-        return Inference(images, check_outputs(None, {}, classes))
+        return Inference(images, check_outputs([], {}, classes))
     if header_length is None:
         header_length = len(content)
     if header_length > len(content):
@@ -267,12 +270,10 @@ def read_inference(
 
 
 def _parse(content: bytes) -> InferRequest:
-    try:
-        request = InferRequest.model_validate_json(content)
-    except ValidationError as error:
-        raise BadRequest(f"no inference request: {first_mistake(error)}") from error
-    for part in (request, *request.inputs, *(request.outputs or ())):
-        for name in NOT_HERE & set(part.parameters):
+    request = parse_json(InferRequest, content, "no inference request")
+    parts = [*request.inputs, *request.outputs]
+    for parameters in (request.parameters, *(part.parameters for part in parts)):
+        for name in NOT_HERE & set(parameters):
             raise BadRequest(f"parameter {name!r} is of an extension that is not here")
     return request
 
@@ -289,7 +290,7 @@ def is_count(value: object) -> TypeGuard[int]:
 
 
 def check_outputs(
-    outputs: Sequence[RequestOutput] | None, parameters: Mapping[str, Any], classes: int
+    outputs: Sequence[RequestOutput], parameters: Mapping[str, Any], classes: int
 ) -> list[Wanted]:
     """The outputs that are wanted, all if none is named; `BadRequest` for what cannot be had."""
     wanted = outputs or [RequestOutput(name=name) for name in OUTPUTS]
@@ -347,16 +348,11 @@ def _element(text: str) -> bytes:
     return _LENGTH.pack(len(content)) + content
 
 
-def _decode(element: object) -> bytes:
-    if not isinstance(element, str):
-        raise BadRequest(f"an image in JSON is a string of base64, and not {element!r:.40}")
-    return decode_base64(element)
-
-
 def flatten(data: list[Any]) -> list[Any]:
     """Elements of an array that may be nested, row by row."""
     while data and isinstance(data[0], list):
-        if not all(isinstance(part, list) for part in data):
+        size = len(data[0])
+        if not all(isinstance(part, list) and len(part) == size for part in data):
             raise BadRequest("data is nested unevenly")
         data = [*chain.from_iterable(data)]
     return data

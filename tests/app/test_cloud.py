@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,15 @@ async def test_a_route_named_as_one_of_ours_is_vertex_ais(classifier: FakeClassi
         (b"{}", 400, "instances: Field required"),
         (json.dumps(instances()).encode(), 400, "there are no instances"),
         (b'{"instances": [{"image": "MQ=="}]}', 400, "instances.0.b64: Field required"),
-        (b'{"instances": [{"b64": "%"}]}', 400, "no valid base64"),
+        (b'{"instances": [{"b64": "%"}]}', 400, "the image is no valid base64"),
+        (b'{"instances": [{"b64": ""}, {"b64": "%"}]}', 400, "image 1 of 2, counted from 0: the"),
         (json.dumps(instances(b"1", parameters={"top_k": 11})).encode(), 422, "from 1 to 10"),
         (json.dumps(instances(b"1", parameters={"k": 1})).encode(), 400, "parameters.k: Extra"),
-        (json.dumps(instances(b"1", b"bad")).encode(), 400, "it does not decode"),
+        (
+            json.dumps(instances(b"1", b"bad")).encode(),
+            400,
+            "image 1 of 2, counted from 0: it does not decode",
+        ),
         (json.dumps(instances(*[b"1"] * 257)).encode(), 413, "257 images in one request"),
     ],
 )
@@ -143,3 +149,31 @@ def test_sagemakers_weights_are_served(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "more.pth").touch()
     with pytest.raises(SettingsError, match=r"holds mine\.safetensors, more\.pth; XCIT_CHECKPOINT"):
         find_weights(tmp_path)
+
+
+def test_weights_in_a_folder_of_the_archive_are_found_and_none_are_told(tmp_path: Path) -> None:
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "model.onnx").touch()
+    with pytest.raises(SettingsError, match=r"holds no weights: \*\.safetensors, \*\.pth"):
+        find_weights(tmp_path)
+    weights = tmp_path / "export" / "mine.pt"
+    weights.touch()
+    assert find_weights(tmp_path) == str(weights)
+    assert find_weights(tmp_path / "nowhere") is None
+
+
+async def test_a_route_may_be_one_that_ours_would_match(classifier: FakeClassifier) -> None:
+    client = await vertex(classifier, AIP_PREDICT_ROUTE="/v2/models/xcit/infer")
+    response = await client.post("/v2/models/xcit/infer", json=instances(b"3", b"7"))
+    assert len(response.json()["predictions"]) == 2
+
+
+async def test_the_clouds_probe_is_routine(
+    classifier: FakeClassifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "app.access")
+    client = await vertex(classifier, AIP_HEALTH_ROUTE="/probe")
+    await client.get("/probe")
+    assert not caplog.records
+    await client.get("/v2")
+    assert len(caplog.records) == 1

@@ -284,6 +284,14 @@ async def test_the_access_line_has_id_phases_and_batch(
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
 def test_a_log_line_is_one_line_whatever_a_client_sends(formatter: logging.Formatter) -> None:
     record = logging.makeLogRecord(
-        {"msg": "request", "fields": {"path": "/a\nINFO forged: line"}, "levelname": "INFO"}
+        {
+            "name": "some.library",
+            "msg": "no header: %s",
+            "args": ("\x9b31m\nINFO forged: line path=/b",),
+            "fields": {"path": "/a\nINFO forged: line"},
+            "levelname": "INFO",
+        }
     )
-    assert "\n" not in formatter.format(record)
+    line = formatter.format(record)
+    assert line.isprintable()
+    assert " path=/b" not in line.replace('"no header: \\u009b31m\\nINFO forged: line path=/b"', "")

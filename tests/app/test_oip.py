@@ -5,6 +5,8 @@ import base64
 import gzip
 import json
 import struct
+import time
+import tracemalloc
 import zlib
 from array import array
 from typing import Any
@@ -264,7 +266,20 @@ REFUSED = {
         {"content": gzip.compress(b"{}")[:-4], "headers": {"content-encoding": "gzip"}},
         "is not whole",
     ),
-    "an image that does not decode": (request_of(images(b"1", b"bad")), "it does not decode"),
+    "an image that does not decode": (
+        request_of(images(b"1", b"bad")),
+        "image 1 of 2, counted from 0: it does not decode",
+    ),
+}
+BOMBS = {
+    "empty objects": b'{"inputs": [' + b"{}," * 6_000_000 + b"{}]}",
+    "empty lists": b'{"inputs": [{"data": [' + b"[]," * 6_000_000 + b"[]]}]}",
+    "numbers": b'{"inputs": [{"data": [' + b"0," * 9_000_000 + b"0]}]}",
+    "texts": b'{"inputs": [' + b'"",' * 6_000_000 + b'""]}',
+    "unknown members": b"{" + b'"a":0,' * 3_000_000 + b'"a":0}',
+    "mistakes in inputs": b'{"inputs": [' + b"0," * 1_900_000 + b"0]}",
+    "mistakes in outputs": b'{"inputs": [], "outputs": [' + b"0," * 1_900_000 + b"0]}",
+    "mistakes in a shape": b'{"inputs": [{"shape": [' + b"-1," * 1_900_000 + b"0]}]}",
 }
 REFUSED_TENSORS = {
     "shape": (request_of(tensor(*[0] * 12, shape=[3, 2, 2])), "expected [-1, 3, 2, 2]"),
@@ -289,6 +304,21 @@ async def test_what_is_no_request_is_refused(
 ) -> None:
     async with running(classifier) as (client, _):
         assert message in error(await client.post(INFER, **request_), 400)
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+async def test_json_that_stands_for_gigabytes_is_refused_at_once(
+    classifier: FakeClassifier, bomb: bytes
+) -> None:
+    body, headers = gzip.compress(bomb, 1), {"content-encoding": "gzip"}
+    async with running(classifier) as (client, _):
+        tracemalloc.start()
+        begun = time.thread_time()
+        error(await client.post(INFER, content=body, headers=headers), 400)
+        seconds, (_, most) = time.thread_time() - begun, tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert seconds < 0.5
+    assert most < 2**26
 
 
 @pytest.mark.parametrize(("request_", "message"), REFUSED_TENSORS.values(), ids=REFUSED_TENSORS)

@@ -114,6 +114,10 @@ async def test_top_k_out_of_range_names_the_range(classifier: FakeClassifier, to
 
 BAD_REQUESTS = {
     "empty": ({"content": b""}, "holds no image"),
+    "compressed": (
+        {"content": b"3", "headers": {"content-encoding": "gzip"}},
+        "Content-Encoding is 'gzip'; an image is sent as it is",
+    ),
     "empty multipart file": ({"files": {"file": b""}}, "holds no image"),
     "multipart without parts": (multipart(), "holds no image"),
     "two images": (multipart(("file", b"1"), ("file", b"2")), "2 images in one request"),

@@ -116,7 +116,7 @@ async def test_errors_are_the_problem_documents(classifier: FakeClassifier) -> N
             await client.predict(b"bad")
         with pytest.raises(ServiceError, match="from 1 to 10") as parameter:
             await client.predict(b"3", top_k=11)
-        with pytest.raises(ServiceError, match="holds no image"):
+        with pytest.raises(UnreadableImage, match="no bytes"):
             await client.predict(b"")
     error = caught.value
     assert (error.status, error.type) == (400, "/problems/invalid-image")

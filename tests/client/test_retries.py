@@ -118,6 +118,11 @@ LASTING = {
     "bad request": (problem(400, "bad-request"), ServiceError),
     "no key": (problem(401, "unauthorized"), ServiceError),
     "no route": (problem(404, "not-found"), ServiceError),
+    "nested": (httpx.Response(200, content=b"[" * 100_000), UnexpectedAnswer),
+    "no class": (
+        httpx.Response(200, json={"model": {"name": "x", "version": "1"}, "predictions": []}),
+        UnexpectedAnswer,
+    ),
     "no route of a stranger": (httpx.Response(404, html="<h1>what?</h1>"), UnexpectedAnswer),
     "bad parameter": (problem(422, "invalid-parameter"), ServiceError),
     "defect": (problem(500, "internal-error"), ServiceError),

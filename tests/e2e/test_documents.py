@@ -21,7 +21,7 @@ CURLS = [
     (block, command)
     for block in blocks("console")
     for command in block.commands()
-    if command.startswith("curl ") and block.document != TUTORIAL
+    if "curl " in command and block.document != TUTORIAL
 ]
 QUERIES = blocks("promql")
 

@@ -105,7 +105,9 @@ def test_a_hangup_replaces_the_model_and_loses_nothing(
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize("rubbish", [b"", b"no weights at all", None])
+@pytest.mark.parametrize(
+    "rubbish", [pytest.param(b"", marks=pytest.mark.slow), b"no weights at all", None]
+)
 def test_what_cannot_be_served_is_told_and_the_old_model_stays(
     start_server: StartServer, checkpoint: Path, rubbish: bytes | None
 ) -> None:
@@ -149,7 +151,7 @@ def wide_checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_reloads_come_one_after_the_other_and_keep_no_model(
     start_server: StartServer, wide_checkpoint: Path, backend: str
 ) -> None:
