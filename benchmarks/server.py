@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.client import get
+from benchmarks.ports import free_port
 from client.connection import Connection
 
 LOADING_SECONDS = 120.0
@@ -95,8 +95,3 @@ async def is_ready(url: str) -> bool:
             return (await connection.send(get("/readyz"))).status == 200
     except (OSError, EOFError):
         return False
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

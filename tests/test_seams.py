@@ -157,3 +157,12 @@ def test_the_client_needs_httpx_and_no_more() -> None:
     others = ["torch", "PIL", "numpy", "tqdm", "fastapi", "pydantic", "matplotlib"]
     program = f"import sys; sys.modules.update(dict.fromkeys({others})); import client"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=ROOT)
+
+
+def test_peers_of_the_comparison_need_nothing_that_their_environments_lack() -> None:
+    peers = ROOT / "benchmarks" / "compare" / "peers"
+    needed = {"benchmarks.ports", "benchmarks.compare.peers"}
+    for path in peers.glob("*.py"):
+        ours = {name for name in imports(path) if name.startswith(("benchmarks", "client", "app"))}
+        assert {name for name in ours if not name.startswith(tuple(needed))} == set(), path
+    assert not {name for name in imports(ROOT / "benchmarks" / "ports.py") if name != "socket"}

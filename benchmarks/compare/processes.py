@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.compare.contenders import Contender
-from benchmarks.server import free_port
+from benchmarks.ports import free_port
 from client.connection import Connection
 
 LOADING_SECONDS = 120.0

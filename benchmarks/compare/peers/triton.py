@@ -21,7 +21,7 @@ from benchmarks.compare.peers.network import (
     arguments,
     load_network,
 )
-from benchmarks.server import free_port
+from benchmarks.ports import free_port
 
 Arrays = dict[str, NDArray[np.generic]]
 
