@@ -21,10 +21,15 @@ class LoadResult:
 
 @dataclass(frozen=True, slots=True)
 class LoneRequest:
-    """A single request: its seconds, those of its bare parts, milliseconds by server phase."""
+    """A single request: its seconds, those of its bare parts, milliseconds by server phase.
+
+    Attributes:
+        probe: seconds of a request without an image, to a server that is as cold.
+    """
 
     latency: float
     bare: float
+    probe: float
     phases: Mapping[str, float]
 
 
@@ -79,12 +84,13 @@ def cpu_row(result: LoadResult) -> list[str]:
 
 
 def lone_text(lone: Sequence[LoneRequest]) -> str:
-    latency, bare, surplus = (
+    latency, bare, surplus, probe = (
         1e3 * median(seconds)
         for seconds in (
             [request.latency for request in lone],
             [request.bare for request in lone],
             [request.latency - request.bare for request in lone],
+            [request.probe for request in lone],
         )
     )
     phases = ", ".join(
@@ -93,6 +99,7 @@ def lone_text(lone: Sequence[LoneRequest]) -> str:
     return (
         f"A lone request: median {latency:.2f} ms at the client; the same image through preprocess "
         f"and model alone, in turn with it, {bare:.2f} ms; median surplus **{surplus:+.2f} ms**. "
+        f"`GET /livez`, sent as rarely, takes {probe:.2f} ms. "
         f"The server's phases, medians in ms: {phases}."
     )
 

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
-from benchmarks.client import post_image, read_images
+from benchmarks.client import get, post_image, read_images
 from benchmarks.machine import provenance
 from benchmarks.parts import TOP_K, load_parts, mean_parts, measure_parts
 from benchmarks.report import (
@@ -33,7 +33,7 @@ from benchmarks.report import (
     parts_table,
 )
 from benchmarks.server import Usage, read_usage, served_model, started_server
-from client.connection import Connection
+from client.connection import Answer, Connection
 from client.load import Load, Outcome, apply_load, closed_loop, open_loop
 from model import Classifier
 
@@ -100,14 +100,25 @@ async def send_alone(
 ) -> list[LoneRequest]:
     """One request after the other; after each, the same image through the bare parts."""
     lone: list[LoneRequest] = []
+
+    def bare(image: bytes) -> float:
+        begun = time.perf_counter()
+        classifier.predict([classifier.preprocess(image)], TOP_K)
+        return time.perf_counter() - begun
+
     with closing(Connection(url)) as connection:
-        for image in itertools.islice(itertools.cycle(images), LONE_REQUESTS):
+
+        async def send(request: bytes) -> tuple[Answer, float]:
             begun = time.perf_counter()
-            answer = await connection.send(post_image(image))
-            answered = time.perf_counter()
-            classifier.predict([classifier.preprocess(image)], TOP_K)
-            bare = time.perf_counter() - answered
-            lone.append(LoneRequest(answered - begun, bare, answer.phases()))
+            answer = await connection.send(request)
+            return answer, time.perf_counter() - begun
+
+        for image in itertools.islice(itertools.cycle(images), LONE_REQUESTS):
+            answer, latency = await send(post_image(image))
+            parts = bare(image)
+            _, probe = await send(get("/livez"))
+            bare(image)
+            lone.append(LoneRequest(latency, parts, probe, answer.phases()))
     return lone
 
 
