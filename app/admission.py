@@ -15,15 +15,24 @@ class Admission:
     """Counts admitted, unanswered images, and the bytes of bodies, also of those still arriving.
 
     A slow upload holds the bytes that have come and no place among the images.
+
+    Args:
+        at_once: images that are worked on side by side: fewer keep nobody waiting, however slow.
     """
 
     def __init__(
-        self, max_images: int, max_bytes: int, *, clock: Callable[[], float] = time.monotonic
+        self,
+        max_images: int,
+        max_bytes: int,
+        *,
+        at_once: int = 1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.images = 0
         self.bytes = 0
         self._max_images = max_images
         self._max_bytes = max_bytes
+        self._at_once = at_once
         self._clock = clock
         self._work = 0.0  # images in the last seconds of work, and those seconds; both fade
         self._seconds = 0.0
@@ -80,7 +89,7 @@ class Admission:
         if self.bytes >= self._max_bytes:
             raise self._overloaded(f"{self.bytes} bytes of images are held")
         left, expected = deadline - self._clock(), self.expected_wait(count)
-        if self.images and 0 < left < expected:  # with none, one more shows how fast it is
+        if self.images >= self._at_once and 0 < left < expected:
             raise Overloaded(
                 f"an answer would take about {expected:.1f} s, and {left:.1f} s are left",
                 retry_after=self.retry_after(),

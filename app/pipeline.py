@@ -101,9 +101,12 @@ class Pipeline:
         self._settings = settings
         self._lifecycle = lifecycle
         self._metrics = metrics
-        self._admission = Admission(settings.max_queue_size, settings.max_queue_bytes)
+        workers = settings.preprocess_workers or usable_cores()
+        self._admission = Admission(
+            settings.max_queue_size, settings.max_queue_bytes, at_once=workers
+        )
         self._preprocess_pool = PreprocessPool(
-            settings.preprocess_workers or usable_cores(),
+            workers,
             settings.request_timeout_s,
             on_failure=lifecycle.fail,
         )

@@ -22,9 +22,17 @@ def clock() -> Clock:
     return Clock()
 
 
-def busy(clock: Clock, *, images: int, rate: float, batches: int = 20, size: int = 4) -> Admission:
+def busy(
+    clock: Clock,
+    *,
+    images: int,
+    rate: float,
+    batches: int = 20,
+    size: int = 4,
+    at_once: int = 1,
+) -> Admission:
     """An admission with so many images, that has run batches at so many images a second."""
-    admission = Admission(max_images=1000, max_bytes=100, clock=clock)
+    admission = Admission(max_images=1000, max_bytes=100, at_once=at_once, clock=clock)
     for _ in range(batches):
         end(admission, size)
         clock.now += size / rate
@@ -158,3 +166,11 @@ def test_nobody_is_refused_for_a_throughput_that_is_not_known(clock: Clock) -> N
     admission = Admission(max_images=10, max_bytes=100, clock=clock)
     admission.images = 9
     admission.check(clock.now + 0.001)
+
+
+def test_a_worker_that_is_free_takes_a_request_however_slow_the_others_are(clock: Clock) -> None:
+    admission = busy(clock, images=1, rate=0.01, at_once=2)
+    admission.check(clock.now + 10)
+    admission.images = 2
+    with pytest.raises(Overloaded, match=r"about 300\.0 s"):
+        admission.check(clock.now + 10)

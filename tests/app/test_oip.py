@@ -317,7 +317,7 @@ async def test_json_that_stands_for_gigabytes_is_refused_at_once(
         error(await client.post(INFER, content=body, headers=headers), 400)
         seconds, (_, most) = time.thread_time() - begun, tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert seconds < 0.5
+    assert seconds < 2
     assert most < 2**26
 
 
