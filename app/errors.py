@@ -42,11 +42,10 @@ class ServiceError(Exception):
         super().__init__(detail)
         self.detail = detail
 
-    def of_many(self, number: int, count: int) -> "ServiceError":
-        """The same, and where it is the image's fault, which of ``count`` in one request it was."""
+    def name_image(self, number: int, count: int) -> None:
+        """Say which of ``count`` images in one request it was, where it is the image's fault."""
         if count > 1 and self.status < 500:
             self.detail = f"image {number} of {count}, counted from 0: {self.detail}"
-        return self
 
     @classmethod
     def reason(cls) -> str:

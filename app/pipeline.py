@@ -63,7 +63,8 @@ class Answers:
         answers = []
         for number, outcome in enumerate(self.outcomes):
             if isinstance(outcome, ServiceError):
-                raise outcome.of_many(number, len(self.outcomes))
+                outcome.name_image(number, len(self.outcomes))
+                raise outcome
             answers.append(outcome)
         return answers
 

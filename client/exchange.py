@@ -33,13 +33,8 @@ _OF_THE_IMAGE = {
     "/problems/invalid-image",
     "/problems/unsupported-media-type",
 }
-_MALFORMED = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)  # as JSON, or as ours
+# What an answer that is no JSON, or none of ours, leads to.
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _BY_STATUS: dict[int, type[ServiceError]] = {
     401: Unauthorized,
     429: Unavailable,

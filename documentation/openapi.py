@@ -211,8 +211,6 @@ def type_of(schema: Schema, schemas: dict[str, Schema] | None = None) -> str:
         return f"[`{name}`](#{slug(name)})"
     if "properties" in schema and "title" in schema:
         schemas.setdefault(schema["title"], schema)
-        for name, definition in schema.get("$defs", {}).items():
-            schemas.setdefault(name, definition)
         return type_of({"$ref": schema["title"]}, schemas)
     if "properties" in schema:
         members = schema["properties"].items()

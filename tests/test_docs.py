@@ -16,6 +16,7 @@ from app.metrics import Metrics
 from app.settings import ENV_PREFIX, Settings
 from app.timings import PHASES
 from app.tracing import FLUSH
+from documentation.reference import leaves
 
 from .app.conftest import make_settings
 from .documents import DOCUMENTS, ROOT
@@ -30,11 +31,6 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 def default_of(name: str) -> str:
     default = Settings.model_fields[name].default
     return "" if default is None else str(default)
-
-
-def leaves(error: type[ServiceError]) -> set[type[ServiceError]]:
-    children = error.__subclasses__()
-    return {error} if not children else set().union(*map(leaves, children))
 
 
 def test_the_readme_lists_every_setting_with_default_and_meaning() -> None:

@@ -112,7 +112,8 @@ def decode_all(texts: Sequence[object]) -> list[bytes]:
                 raise BadRequest(f"it is a string of base64, and not {text!r:.40}")
             images.append(decode_base64(text))
         except BadRequest as error:
-            raise error.of_many(number, len(texts)) from error
+            error.name_image(number, len(texts))
+            raise
     return images
 
 

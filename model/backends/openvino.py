@@ -13,6 +13,7 @@ from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import nn
 
+from model.backends.torch import to_script
 from model.preprocess import AnyPixels
 from model.scores import Logits
 
@@ -90,12 +91,11 @@ def to_graph(network: nn.Module, image_size: int) -> openvino.Model:
         network: pixels ``(b, h, w, 3)`` to logits ``(b, classes)``, in 32 bits.
         image_size: pixels a side.
     """
-    example = torch.zeros(2, image_size, image_size, 3)
+    script = to_script(network, image_size)
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is deprecated, and sizes are numbers
-        traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
-        decoder = TorchScriptPythonDecoder(traced)  # must outlive what is made of it
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated
+        decoder = TorchScriptPythonDecoder(script)  # must outlive what is made of it
         frontend = FrontEndManager().load_by_framework("pytorch")
         graph = frontend.convert(frontend.load(decoder))
-    graph.reshape([-1, *example.shape[1:]])
+    graph.reshape([-1, image_size, image_size, 3])
     return graph

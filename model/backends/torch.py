@@ -97,7 +97,7 @@ def narrow(network: nn.Sequential, precision: str) -> nn.Sequential:
 
 
 def to_script(network: nn.Module, image_size: int) -> nn.Module:
-    """The network as a graph for the CPU and batches of any size, by TorchScript.
+    """The network as a graph for batches of any size, of bytes or floats, by TorchScript.
 
     It computes the same, operation by operation, but Python has no part in a pass: threads do not
     wait for each other's turn at the interpreter. It is not frozen, which is no faster, and would
@@ -107,7 +107,7 @@ def to_script(network: nn.Module, image_size: int) -> nn.Module:
         network: pixels ``(b, h, w, 3)`` to logits ``(b, classes)``.
         image_size: pixels a side.
     """
-    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+    example = torch.zeros(2, image_size, image_size, 3)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript is deprecated, and sizes are numbers
         traced: nn.Module = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
