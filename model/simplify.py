@@ -4,6 +4,7 @@ What only training needs, or only the first pass, is worked into the weights: ba
 scales, normalisation, positions. Each function here uses up the network that it is given.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -26,14 +27,20 @@ def plain(network: nn.Module, preprocess: PreprocessSpec) -> nn.Sequential:
 
 @torch.no_grad()
 def simplify_vit_pytorch(network: XCiT, preprocess: PreprocessSpec) -> nn.Sequential:
-    """As `plain`, but batch norms and layer scales are gone.
+    """As `plain`, but batch norms and layer scales are gone, and pixels are normalised as patches.
 
-    Normalisation stays: a LayerNorm over the channels of a whole patch comes right after it.
+    Normalisation stays an operation: a LayerNorm over a whole patch comes right after it.
     """
     for layer in (*network.xcit_transformer.layers, *network.cls_transformer.layers):
         for i, branch in enumerate(layer):
             layer[i] = without_scale(branch)
-    return plain(network, preprocess)
+    tokens = network.pos_embedding.shape[1]
+    patch_layers: Module = network.xcit_transformer.layers
+    for layer in patch_layers:
+        shrink_channels(layer[0].to_qkv, tokens)
+    network.to_patch_embedding[0] = nn.Identity()
+    patch_size = preprocess.image_size // math.isqrt(tokens)
+    return nn.Sequential(NormalisedPatches(preprocess, patch_size), network)
 
 
 @torch.no_grad()
@@ -52,6 +59,7 @@ def simplify_published(network: PublishedXCiT, preprocess: PreprocessSpec) -> nn
     stem[0] = absorb_inputs(stem[0], normalisation(preprocess), size)
 
     for block in parts.blocks:
+        shrink_channels(block.attn.qkv, grid**2)
         scale_outputs(block.attn.proj, block.gamma1)
         scale_outputs(block.mlp.fc2, block.gamma2)
         scale_outputs(block.local_mp.conv2, block.gamma3)
@@ -87,11 +95,22 @@ def normalisation(preprocess: PreprocessSpec) -> Affine:
     return 1 / (255 * std), -mean / std
 
 
+def shrink_channels(qkv: Module, tokens: int) -> None:
+    """Let the products of queries and keys, summed over ``tokens``, stay in the range of 16 bits.
+
+    Both become smaller by a power of two, which leaves their cosines the very same.
+    """
+    scale = torch.ones(len(qkv.weight))
+    scale[: len(scale) * 2 // 3] = 2.0 ** -math.ceil(math.log2(tokens) / 2)
+    scale_outputs(qkv, scale)
+
+
 def scale_outputs(layer: Module, scale: Tensor, shift: Tensor | None = None) -> None:
     """Let a linear layer or a convolution give ``scale`` times what it gave, plus ``shift``."""
-    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias * scale
     layer.weight = frozen(layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1)))
-    layer.bias = frozen(bias if shift is None else bias + shift)
+    if layer.bias is not None:
+        shift = layer.bias * scale + (0 if shift is None else shift)
+    layer.bias = None if shift is None else frozen(shift)
 
 
 def absorb_inputs(convolution: Module, affine: Affine, size: int) -> "MappedConv2d":
@@ -108,6 +127,32 @@ def absorb_inputs(convolution: Module, affine: Affine, size: int) -> "MappedConv
         weight = convolution.weight * rearrange(scale, "1 c 1 1 -> c 1 1 1")
     convolution.weight, convolution.bias = frozen(weight), None
     return MappedConv2d(convolution, bias)
+
+
+class NormalisedPatches(nn.Module):
+    """Pixels ``(b, h, w, 3)`` of bytes to normalised patches ``(b, n, d)``, 32-bit float.
+
+    First cut, then normalised: rows as long as a patch are quicker to scale than those of a pixel.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, preprocess: PreprocessSpec, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        scale, shift = (each.repeat(patch_size**2) for each in normalisation(preprocess))
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = rearrange(
+            pixels.float(),
+            "b (h p1) (w p2) c -> b (h w) (p1 p2 c)",
+            p1=self.patch_size,
+            p2=self.patch_size,
+        )
+        return torch.addcmul(self.shift, patches, self.scale)
 
 
 class MappedConv2d(nn.Module):

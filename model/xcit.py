@@ -4,7 +4,7 @@ Attention runs over channels instead of tokens: its matrix is ``dim_head x dim_h
 resolution, so the cost of an image grows linearly with its patches. State-dict keys are those of
 the PyPI package vit-pytorch, whose weights load unchanged and give the same logits.
 
-In comments: b batch, (h w) the grid of patches, n = h * w tokens, d channels.
+In comments: b batch, h and w the grid of patches, n = h * w tokens, d channels.
 """
 
 from collections.abc import Iterable
@@ -51,16 +51,16 @@ class XCiT(nn.Module):
                 f"image_size {image_size} must be a multiple of patch_size {patch_size}"
             )
         patch_dim = 3 * patch_size**2
-        num_patches = (image_size // patch_size) ** 2
+        grid = image_size // patch_size
 
         self.to_patch_embedding = nn.Sequential(
-            Rearrange("b c (h p1) (w p2) -> b h w (p1 p2 c)", p1=patch_size, p2=patch_size),
+            Rearrange("b c (h p1) (w p2) -> b (h w) (p1 p2 c)", p1=patch_size, p2=patch_size),
             nn.LayerNorm(patch_dim),
             nn.Linear(patch_dim, dim),
             nn.LayerNorm(dim),
         )
         # Not randn, which imports sympy on the meta device, where networks are sized: 0.3 s.
-        self.pos_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_patches, dim)))
+        self.pos_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, grid**2, dim)))
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim)))
         self.dropout = nn.Dropout(emb_dropout)
         self.xcit_transformer = Transformer(
@@ -69,7 +69,7 @@ class XCiT(nn.Module):
                     dim,
                     layer,
                     CrossCovarianceAttention(dim, heads, dim_head, dropout),
-                    LocalPatchInteraction(dim, local_patch_kernel_size),
+                    LocalPatchInteraction(dim, local_patch_kernel_size, grid),
                     FeedForward(dim, mlp_dim, dropout),
                 )
                 for layer in range(1, depth + 1)
@@ -92,11 +92,8 @@ class XCiT(nn.Module):
         self.mlp_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        patches = self.to_patch_embedding(images)
-        _, h, w, _ = patches.shape
-        patches = patches + rearrange(self.pos_embedding, "1 (h w) d -> 1 h w d", h=h, w=w)
-        patches = self.xcit_transformer(self.dropout(patches))
-        patches = rearrange(self.final_norm(patches), "b h w d -> b (h w) d")
+        patches = self.to_patch_embedding(images) + self.pos_embedding
+        patches = self.final_norm(self.xcit_transformer(self.dropout(patches)))
         cls_token = repeat(self.cls_token, "d -> b 1 d", b=images.shape[0])
         cls_token = self.cls_transformer(cls_token, patches)
         return self.mlp_head(rearrange(cls_token, "b 1 d -> b d"))
@@ -131,7 +128,7 @@ class Layer(nn.ModuleList):
 
 
 class PatchLayer(Layer):
-    """Patches ``(b, h, w, d)`` through attention, local interaction and feed-forward."""
+    """Patches ``(b, n, d)`` through attention, local interaction and feed-forward."""
 
     def forward(self, patches: Tensor) -> Tensor:
         for branch in self:
@@ -162,7 +159,7 @@ class LayerScale(nn.Module):
 
 
 class CrossCovarianceAttention(nn.Module):
-    """Attention between the channels of ``(b, h, w, d)``, over all its positions at once."""
+    """Attention between the channels of ``(b, n, d)``, over all its tokens at once."""
 
     def __init__(self, dim: int, heads: int, dim_head: int, dropout: float) -> None:
         super().__init__()
@@ -174,33 +171,26 @@ class CrossCovarianceAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.to_out = nn.Sequential(nn.Linear(inner_dim, dim), nn.Dropout(dropout))
 
-    def forward(self, patches: Tensor) -> Tensor:
-        _, h, w, _ = patches.shape
+    def forward(self, tokens: Tensor) -> Tensor:
         q, k, v = rearrange(
-            self.to_qkv(self.norm(patches)),
-            "b h w (qkv heads c) -> qkv b heads (h w) c",
+            self.to_qkv(self.norm(tokens)),
+            "b n (qkv heads c) -> qkv b heads n c",
             qkv=3,
             heads=self.heads,
         ).unbind()
         similarity = cosine_similarity(q, k) * self.temperature.exp()  # (b, heads, c, c)
         attention = self.dropout(similarity.softmax(dim=-1))
-        out = rearrange(
-            v @ attention.to(v.dtype).transpose(-2, -1),
-            "b heads (h w) c -> b h w (heads c)",
-            h=h,
-            w=w,
-        )
-        return self.to_out(out)
+        out = v @ attention.to(v.dtype).transpose(-2, -1)
+        return self.to_out(rearrange(out, "b heads n c -> b n (heads c)"))
 
 
 def cosine_similarity(q: Tensor, k: Tensor) -> Tensor:
     """Of every channel of ``q`` with every one of ``k``, ``(..., n, c)`` to ``(..., c, c)``.
 
     Tokens stay rows, as the linear layers leave them, and the small product is divided instead of
-    the long ``k``: a fifth less time in training. ``q`` is not spared, so that no sum over tokens
-    leaves the range of 16 bits.
+    the long factors.
     """
-    return ((q * inverse_norms(q).to(q.dtype)).transpose(-2, -1) @ k) * inverse_norms(k)
+    return (q.transpose(-2, -1) @ k) * (inverse_norms(q).transpose(-2, -1) * inverse_norms(k))
 
 
 def inverse_norms(channels: Tensor) -> Tensor:
@@ -210,21 +200,21 @@ def inverse_norms(channels: Tensor) -> Tensor:
 
 
 class LocalPatchInteraction(nn.Module):
-    """Two depth-wise convolutions over the grid ``(b, h, w, d)``: how neighbours talk."""
+    """Two depth-wise convolutions over the square grid of ``(b, n, d)``: how neighbours talk."""
 
-    def __init__(self, dim: int, kernel_size: int) -> None:
+    def __init__(self, dim: int, kernel_size: int, grid: int) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"local_patch_kernel_size {kernel_size} must be odd")
         padding = kernel_size // 2
         self.net = nn.Sequential(
             nn.LayerNorm(dim),
-            Rearrange("b h w d -> b d h w"),
+            Rearrange("b (h w) d -> b d h w", h=grid, w=grid),
             nn.Conv2d(dim, dim, kernel_size, padding=padding, groups=dim),
             nn.BatchNorm2d(dim),
             nn.GELU(),
             nn.Conv2d(dim, dim, kernel_size, padding=padding, groups=dim),
-            Rearrange("b d h w -> b h w d"),
+            Rearrange("b d h w -> b (h w) d"),
         )
 
     def forward(self, patches: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """XCiT as its authors published it (arXiv 2106.09681), in the layout of timm.
 
-Apart from the idea it shares nothing with the family in `model.xcit`: a convolutional stem, Fourier
-positions that fit any grid, and a class attention that changes the patches too. Official and timm
-weights give the logits of timm's implementation; `model.families` brings official keys into this
-layout.
+It shares cross-covariance attention with the family in `model.xcit` and little else: here are a
+convolutional stem, Fourier positions that fit any grid, and a class attention that changes the
+patches too. Official and timm weights give the logits of timm's implementation; `model.families`
+brings official keys into this layout.
 
 In comments: b batch, (h w) the grid of patches, n = h * w tokens, d channels.
 """
@@ -15,6 +15,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from model.xcit import cosine_similarity
 
 NORM_EPS = 1e-6
 
@@ -162,13 +164,12 @@ class CrossCovarianceAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         q, k, v = rearrange(
-            self.qkv(tokens), "b n (qkv heads c) -> qkv b heads c n", qkv=3, heads=self.heads
+            self.qkv(tokens), "b n (qkv heads c) -> qkv b heads n c", qkv=3, heads=self.heads
         ).unbind()
-        similarity = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(
-            -2, -1
-        )  # (b, heads, c, c)
-        attention = (similarity * self.temperature).softmax(dim=-1)
-        return self.proj(rearrange(attention @ v, "b heads c n -> b n (heads c)"))
+        similarity = cosine_similarity(q, k) * self.temperature  # (b, heads, c, c)
+        attention = similarity.softmax(dim=-1).to(v.dtype)
+        out = v @ attention.transpose(-2, -1)
+        return self.proj(rearrange(out, "b heads n c -> b n (heads c)"))
 
 
 class LocalPatchInteraction(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from model.backends import choose
 from model.backends.base import Backend
 from model.backends.choose import (
+    TOLERANCE,
     BackendOptions,
     choose_backend,
     disagreement,
@@ -153,6 +154,27 @@ def assert_simplified(
     left = {type(module).__name__ for module in simpler.modules()}
     assert not left & {"BatchNorm2d", "LayerScale", "FourierPositions"}
     assert not any("gamma" in name for name, _ in simpler.named_parameters() if "cls" not in name)
+
+
+@pytest.mark.parametrize(
+    ("network", "simplify", "size", "part"),
+    [
+        (XCiT(**HYPERPARAMETERS), simplify_vit_pytorch, SIZE, "to_qkv.weight"),
+        (PublishedXCiT(**TINY), simplify_published, 64, "blocks.0.attn.qkv.weight"),
+    ],
+)
+def test_long_queries_and_keys_stay_in_the_range_of_16_bits(
+    network: nn.Module, simplify: Callable[..., nn.Sequential], size: int, part: str
+) -> None:
+    network.eval().load_state_dict(realistic_weights(network.state_dict()))
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if name.endswith(part):
+                weight[: len(weight) * 2 // 3] *= 100
+    preprocess = PreprocessSpec(size)
+    expected = answers(plain(network, preprocess), noise(3, size))
+    backend = on_torch(simplify(network, preprocess), "float16", size)
+    assert np.abs(softmax(backend.logits(noise(3, size))) - expected).max() < TOLERANCE["float16"]
 
 
 def test_auto_takes_openvino_on_a_cpu(whole: nn.Sequential) -> None:
