@@ -227,6 +227,7 @@ def load_model(settings: Settings) -> Classifier:
                     precision=settings.precision,
                     cores=usable_cores(),
                     streams=settings.streams,
+                    serving=True,
                     cache_dir=settings.cache_dir,
                 ),
                 max_batch_size=settings.max_batch_size,

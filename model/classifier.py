@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from model.checkpoint import NO_OVERRIDES, read_checkpoint
 from model.description import Overrides
 from model.errors import ModelError
 from model.families import FAMILIES
+from model.passes import Passes, cheapest_passes
+from model.photo import preprocess_seconds
 from model.preprocess import (
     DEFAULT_MAX_PIXELS,
     AnyPixels,
@@ -33,13 +36,12 @@ DEFAULT_BACKEND = BackendOptions()
 logger = logging.getLogger(__name__)
 
 SCORE_DIGITS = 6
-# Images a batch by device, where measurement finds no smaller one as good.
-LARGEST_BATCH = {"cpu": 16}
-LARGE_BATCH = 64
 MAX_BATCH_SECONDS = 0.25
 NEAR_BEST = 0.95
-TRIALS = 3
+TRIALS = 3  # of each size, or as many more as take so long
+TRIAL_SECONDS = 0.15
 WARM_UP_PASSES = 2
+REQUEST_SECONDS = 7e-4  # of a core, to receive a photo and to answer, beside decoding
 HOP_SECONDS = 3e-4  # what a batch costs its server beside the pass: from queue to thread and back
 
 
@@ -101,7 +103,8 @@ class Classifier:
         self.explainer = explainer
         self._max_pixels = max_pixels
         self._chosen = max_batch_size
-        self.max_batch_size = max_batch_size or LARGEST_BATCH.get(backend.device, LARGE_BATCH)
+        self.max_batch_size = max_batch_size or backend.largest_batch
+        self._passes: Sequence[Passes] = ()
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -148,27 +151,37 @@ class Classifier:
                     break
             self._time_batch(bucket)
             found[bucket] = self._time_batch(bucket)
-        for _ in range(TRIALS - 1):  # in turn, as a machine's speed drifts
+        begun, rounds = time.perf_counter(), 1
+        while rounds < TRIALS or time.perf_counter() - begun < TRIAL_SECONDS:
+            # in turn, as a machine's speed drifts
             found = {size: min(seconds, self._time_batch(size)) for size, seconds in found.items()}
+            rounds += 1
         return found
 
     def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
         """Choose ``max_batch_size``, unless the caller did, by what `time_batches` found.
 
         It is the smallest that comes near the best throughput: what is larger only lets callers
-        wait for each other.
+        wait for each other. How batches between two buckets are computed is chosen as well.
 
         Args:
             timings: of each stream, measured side by side.
         """
-        common = set.intersection(*(set(found) for found in timings))
+        common = sorted(set.intersection(*(set(found) for found in timings)))
         rates = {
-            size: sum(size / (found[size] + HOP_SECONDS) for found in timings)
-            for size in sorted(common)
+            size: sum(size / (found[size] + HOP_SECONDS) for found in timings) for size in common
         }
         enough = NEAR_BEST * max(rates.values())
         if not self._chosen:
             self.max_batch_size = next(size for size, rate in rates.items() if rate >= enough)
+        self._passes = cheapest_passes(
+            {
+                size: sum(found[size] for found in timings)
+                for size in common
+                if size <= self.max_batch_size
+            }
+        )
+        self.backend.keep(self.buckets)
         logger.info(
             "batches of at most %d: images/s by size %s",
             self.max_batch_size,
@@ -193,9 +206,15 @@ class Classifier:
 
     def padded_size(self, count: int) -> int:
         """Rows that a batch of ``count`` items is computed with."""
+        return sum(self._divide(count))
+
+    def _divide(self, count: int) -> Passes:
+        """The passes that a batch of ``count`` items is computed in."""
         if not self.backend.pads:
-            return count
-        return next(bucket for bucket in self.buckets if bucket >= count)
+            return (count,)
+        if count < len(self._passes):
+            return self._passes[count]
+        return (next(bucket for bucket in self.buckets if bucket >= count),)
 
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
         """What is said of each item, with its ``top_k`` best classes.
@@ -205,15 +224,16 @@ class Classifier:
             OutOfMemory: the batch does not fit into the device's memory.
             DeviceError: the device is lost.
         """
-        padding = self.padded_size(len(items)) - len(items)
-        batch: Any = np.stack([*items, *[items[0]] * padding])
-        logits = self.backend.logits(batch)[: len(items)]
+        passes = self._divide(len(items))
+        rows = iter([*items, *[items[0]] * (sum(passes) - len(items))])
+        batches: Any = [np.stack([*islice(rows, size)]) for size in passes]
+        logits = np.concatenate([self.backend.logits(batch) for batch in batches])[: len(items)]
         if not np.isfinite(logits).all():
             raise ModelError("the network gave NaN or infinity for an image of this batch")
         scores, class_ids = best_classes(logits, top_k)
         labels = self.spec.labels
         synsets = self.spec.synsets or (None,) * len(labels)
-        rows = [
+        predictions = [
             [
                 Prediction(
                     class_id,
@@ -225,7 +245,7 @@ class Classifier:
             ]
             for row_ids, row_scores in zip(class_ids.tolist(), scores.tolist(), strict=True)
         ]
-        return [*map(Classification, rows, logits)]
+        return [*map(Classification, predictions, logits)]
 
 
 def load_classifier(
@@ -255,6 +275,7 @@ def load_classifier(
         preprocess.image_size,
         probabilities(plain(found.build(), preprocess), preprocess.image_size),
         options,
+        preprocess_seconds(preprocess) + REQUEST_SECONDS if options.serving else 0,
     )
     logger.info(
         "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s, %d streams of %d threads",

@@ -1,5 +1,6 @@
 """Who executes the forward pass."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 from model.preprocess import AnyPixels
@@ -14,7 +15,8 @@ class Backend(Protocol):
     Attributes:
         streams: how many threads should call `logits` side by side.
         threads: of the CPU's, that work on one call.
-        pads: whether a batch of a new size is dear, so that it pays to fill up to a warm one.
+        largest_batch: images of the largest that may be worth while, to be measured.
+        pads: whether a batch of a new size is dear, so that it pays to make do with warm ones.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Backend(Protocol):
     precision: str
     streams: int
     threads: int
+    largest_batch: int
     pads: bool
 
     def open(self) -> None:
@@ -34,3 +37,6 @@ class Backend(Protocol):
             OutOfMemory: the batch does not fit into the device's memory.
             DeviceError: the device is lost.
         """
+
+    def keep(self, sizes: Collection[int]) -> None:
+        """Forget what was prepared for batches of any other size."""

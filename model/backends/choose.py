@@ -1,6 +1,7 @@
 """Which backend runs a network: by device, by what is installed, by what agrees and is fast."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +47,7 @@ class BackendOptions:
         precision: ``auto``, ``float32``, ``bfloat16``, ``float16``.
         cores: how many cores of the CPU to use.
         streams: how many batches to run side by side, where measurement is not to decide.
+        serving: whether images are also received, decoded and answered on those cores.
         cache_dir: where compiled models are kept, so that the next start need not compile.
     """
 
@@ -54,6 +56,7 @@ class BackendOptions:
     precision: str = "auto"
     cores: int = 1
     streams: int | None = None
+    serving: bool = False
     cache_dir: Path | None = None
 
 
@@ -62,7 +65,11 @@ Build = Callable[[int, int], Backend]
 
 
 def choose_backend(
-    network: Network, image_size: int, expected: Scores, options: BackendOptions
+    network: Network,
+    image_size: int,
+    expected: Scores,
+    options: BackendOptions,
+    beside: float = 0.0,
 ) -> Backend:
     """The first backend, from the one asked for down to plain PyTorch, that agrees with it.
 
@@ -71,6 +78,7 @@ def choose_backend(
             ``(b, classes)``, in 32 bits on the CPU; what comes first takes the bytes.
         image_size: pixels a side.
         expected: what 32-bit PyTorch says of `self_test_images`: probabilities ``(b, classes)``.
+        beside: seconds of a core that each image takes before and after the network.
 
     Raises:
         ModelError: what is asked for cannot be had here, or nothing agrees.
@@ -79,7 +87,7 @@ def choose_backend(
     for name, precision in _ladder(options, device):
         try:
             build = _builder(name, precision, network, image_size, device, options.cache_dir)
-            backend = _divide_cores(build, image_size, device, options)
+            backend = _divide_cores(build, image_size, device, options, beside)
             flaw = disagreement(backend, expected, image_size)
         except RuntimeError as error:
             flaw = str(error).partition("\n")[0]
@@ -179,18 +187,39 @@ def _builder(
 
 
 def _divide_cores(
-    build: Build, image_size: int, device: torch.device, options: BackendOptions
+    build: Build,
+    image_size: int,
+    device: torch.device,
+    options: BackendOptions,
+    beside: float,
 ) -> Backend:
-    """The backend with as many streams as asked for, or as measure fastest."""
+    """The backend with as many streams as asked for, or as measurements speak for.
+
+    On a CPU these are no more than keep pace with what else an image takes: fewer streams run
+    fuller batches, and leave cores to the rest. Where all cores are needed, they may work together.
+    """
     cores = options.cores
     if options.streams or device.type != "cpu":
         streams = options.streams or (2 if device.type == "cuda" else 1)
         return build(streams, max(1, cores // streams))
     image = self_test_images(image_size)[:1]
-    best, most = build(cores, 1), 0.0
-    if cores > 1:
-        most = FEWER_STREAMS * throughput(best, image, TRIAL_SECONDS)
-        logger.info("%d streams of 1 thread: %.0f images/s", cores, most / FEWER_STREAMS)
+    single = build(1, 1)
+    rate = throughput(single, image, TRIAL_SECONDS)
+    needed = math.ceil(cores / (1 + rate * beside))
+    logger.info(
+        "1 stream of 1 thread: %.0f images/s; with %.1f ms beside it, %d of %d cores are needed",
+        rate,
+        1e3 * beside,
+        needed,
+        cores,
+    )
+    if needed == 1:
+        return single
+    best = build(needed, 1)
+    if needed < cores:
+        return best
+    most = FEWER_STREAMS * throughput(best, image, TRIAL_SECONDS)
+    logger.info("%d streams of 1 thread: %.0f images/s", cores, most / FEWER_STREAMS)
     for streams in dict.fromkeys((cores // 2, cores // 4)):
         if streams:
             other = build(streams, cores // streams)

@@ -3,6 +3,7 @@
 import threading
 import weakref
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,7 @@ class CudaBackend:
 
     name = "torch-cudagraphs"
     threads = 1
+    largest_batch = 64
     pads = True
 
     def __init__(
@@ -94,6 +96,8 @@ class CudaBackend:
             recording.pixels.copy_(recording.staged, non_blocking=True)
             recording.graph.replay()
             return recording.logits.cpu().numpy()
+
+    def keep(self, sizes: Collection[int]) -> None: ...  # recordings share their memory
 
     def _recording(self, lane: Lane, pixels: Tensor) -> Recording:
         """The one for batches of this size, of bytes or of floats."""

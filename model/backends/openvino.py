@@ -4,6 +4,7 @@ import logging
 import tempfile
 import threading
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +24,22 @@ _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 class OpenVINOBackend:
-    """One compiled graph for batches of any size, and a request on it for each thread.
+    """A compiled graph for each batch size, and a request on it for each thread.
+
+    A graph that knows its batch size is much faster than one for any: operations are merged, and
+    nothing is copied from one layout to another around convolutions.
 
     Args:
         graph: see `to_graph`.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         streams, threads: how many batches run side by side, and the threads of each.
-        cache_dir: where the compiled graph is kept, for who compiles the same here again.
+        cache_dir: where compiled graphs are kept, for who compiles the same here again.
     """
 
     name = "openvino"
     device = "cpu"
-    pads = False
+    largest_batch = 8  # each size takes start-up time and memory, for a few per cent beyond
+    pads = True
 
     def __init__(
         self,
@@ -46,27 +51,46 @@ class OpenVINOBackend:
         cache_dir: Path | None = None,
     ) -> None:
         self.precision, self.streams, self.threads = precision, streams, threads
-        self._compiled = openvino.Core().compile_model(
-            graph,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
-                "NUM_STREAMS": streams,
-                "INFERENCE_NUM_THREADS": streams * threads,
-                "ENABLE_CPU_PINNING": False,  # decoding shares the cores
-                **({"CACHE_DIR": str(cache_dir)} if cache_dir else {}),
-            },
-        )
-        self._thread = threading.local()
+        self._graph, self._core = graph, openvino.Core()
+        self._settings = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": streams * threads,
+            "ENABLE_CPU_PINNING": False,  # decoding shares the cores
+            **({"CACHE_DIR": str(cache_dir)} if cache_dir else {}),
+        }
+        self._by_size: dict[int, CompiledGraph] = {}
+        self._one_compiles = threading.Lock()
 
-    def open(self) -> None:
-        self._thread.request = self._compiled.create_infer_request()
+    def open(self) -> None: ...
 
     def logits(self, pixels: AnyPixels) -> Logits:
+        request = self._compiled(len(pixels)).request
         floats = pixels.astype(np.float32, copy=False)
-        outputs = self._thread.request.infer(floats, share_inputs=True, share_outputs=True)
+        outputs = request.infer(floats, share_inputs=True, share_outputs=True)
         logits: Logits = outputs[0].copy()  # the next pass writes where this one did
         return logits
+
+    def keep(self, sizes: Collection[int]) -> None:
+        self._by_size = {size: kept for size, kept in self._by_size.items() if size in sizes}
+
+    def _compiled(self, size: int) -> "CompiledGraph":
+        with self._one_compiles:
+            if size not in self._by_size:
+                graph = self._graph.clone()
+                graph.reshape([size, *graph.inputs[0].partial_shape[1:]])
+                self._by_size[size] = CompiledGraph(
+                    self._core.compile_model(graph, "CPU", self._settings)
+                )
+            return self._by_size[size]
+
+
+class CompiledGraph(threading.local):
+    """A graph for batches of one size, and the request of the calling thread on it."""
+
+    def __init__(self, model: openvino.CompiledModel) -> None:
+        self._model = model
+        self.request = model.create_infer_request()
 
 
 def make_cache(directory: Path) -> Path | None:
@@ -82,7 +106,7 @@ def make_cache(directory: Path) -> Path | None:
 
 
 def to_graph(network: nn.Module, image_size: int) -> openvino.Model:
-    """The network as OpenVINO's graph, for batches of any size.
+    """The network as OpenVINO's graph, for batches of any size until it is compiled.
 
     By TorchScript and the frontend itself: `openvino.convert_model` takes three times as long, and
     sends telemetry.

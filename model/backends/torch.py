@@ -1,7 +1,7 @@
 """PyTorch, on whatever device it knows; on a CPU as one graph, without the GIL."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -43,6 +43,7 @@ class TorchBackend:
     ) -> None:
         self.device, self.precision = str(device), precision
         self.streams, self.threads = streams, threads
+        self.largest_batch = 16 if device.type == "cpu" else 64
         self._device = device
         self._network = network.to(device)
 
@@ -55,6 +56,8 @@ class TorchBackend:
         with device_errors(self.device), optimized_execution(should_optimize=False):
             logits: Tensor = self._network(torch.from_numpy(pixels).to(self._device))
             return logits.cpu().numpy()
+
+    def keep(self, sizes: Collection[int]) -> None: ...  # nothing is prepared for any
 
 
 @contextmanager

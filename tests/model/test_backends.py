@@ -1,7 +1,7 @@
 """Who runs the forward pass: each backend beside plain PyTorch, and which of them is chosen."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -263,12 +263,15 @@ def test_weights_that_no_backend_can_follow_are_refused(whole: nn.Sequential) ->
 
 def test_agreement_is_on_every_probability_and_the_best_class() -> None:
     class Fixed:
-        name, device, precision, streams, threads, pads = "fixed", "cpu", "bfloat16", 1, 1, False
+        name, device, precision = "fixed", "cpu", "bfloat16"
+        streams, threads, largest_batch, pads = 1, 1, 4, False
 
         def __init__(self, found: Scores) -> None:
             self.found = found
 
         def open(self) -> None: ...
+
+        def keep(self, sizes: Collection[int]) -> None: ...
 
         def logits(self, pixels: AnyPixels) -> Logits:
             return np.log(self.found)
@@ -300,6 +303,17 @@ def test_a_single_threaded_stream_for_each_core_is_the_rule(
     assert streams() == 2
     rates[1] = 130.0
     assert streams() == 1
+
+
+@pytest.mark.parametrize(("beside", "streams"), [(0.0, 4), (0.002, 4), (0.02, 2), (0.5, 1)])
+def test_the_network_gets_the_cores_that_keep_pace_with_the_rest_of_the_work(
+    whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch, beside: float, streams: int
+) -> None:
+    monkeypatch.setattr(choose, "throughput", lambda backend, *_: 100.0)
+    options = BackendOptions(backend="torch", device="cpu", precision="float32", cores=4)
+    expected = probabilities(whole, SIZE)
+    backend = choose_backend(lambda: whole, SIZE, expected, options, beside)
+    assert (backend.streams, backend.threads) == (streams, 1)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "mps"])

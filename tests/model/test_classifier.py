@@ -3,6 +3,7 @@
 import io
 import re
 import time
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from model.checkpoint import write_checkpoint
 from model.classifier import Classifier, load_classifier
 from model.errors import InvalidTensor, ModelError
 from model.normalise import Normalise
+from model.photo import make_photo, preprocess_seconds
 from model.preprocess import AnyPixels, Pixels
 from model.saliency import Explainer
 from model.scores import Logits
@@ -29,13 +31,18 @@ from model.xcit import XCiT
 class FakeBackend:
     """Answers with the mean brightness of each image as the probability of class 0."""
 
-    name, device, precision, streams, threads, pads = "fake", "cpu", "float32", 1, 1, True
+    name, device, precision = "fake", "cpu", "float32"
+    streams, threads, largest_batch, pads = 1, 1, 16, True
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.kept: Collection[int] = ()
         self.spoil = False
 
     def open(self) -> None: ...
+
+    def keep(self, sizes: Collection[int]) -> None:
+        self.kept = sizes
 
     def logits(self, pixels: AnyPixels) -> Logits:
         self.sizes.append(len(pixels))
@@ -87,7 +94,10 @@ def test_a_batch_is_padded_to_a_warm_bucket_and_padding_is_dropped(spec: ModelSp
     assert backend.sizes == [4, 3]
 
 
-def test_every_bucket_is_run_before_it_is_timed(spec: ModelSpec) -> None:
+def test_every_bucket_is_run_before_it_is_timed(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.classifier.TRIAL_SECONDS", 0)
     backend = FakeBackend()
     found = on(spec, backend, max_batch_size=6).time_batches()
     assert backend.sizes == [1, 1, 2, 2, 4, 4, 6, 6, *2 * [1, 2, 4, 6]]
@@ -124,13 +134,28 @@ def test_batches_that_would_hold_callers_for_long_are_not_even_tried(spec: Model
 def test_the_smallest_batch_that_is_nearly_fastest_is_the_largest_that_is_run(
     spec: ModelSpec, timings: list[dict[int, float]], size: int
 ) -> None:
-    classifier = on(spec, FakeBackend())
+    backend = FakeBackend()
+    classifier = on(spec, backend)
     assert classifier.max_batch_size == 16
     classifier.settle(timings)
     assert classifier.max_batch_size == size
+    assert backend.kept == classifier.buckets, "memory for sizes that are never run"
     chosen = on(spec, FakeBackend(), max_batch_size=3)
     chosen.settle(timings)
     assert chosen.max_batch_size == 3
+
+
+def test_a_batch_between_two_buckets_is_divided_where_that_is_quicker(spec: ModelSpec) -> None:
+    backend = FakeBackend()
+    classifier = on(spec, backend, max_batch_size=8)
+    classifier.settle([{1: 2.0, 2: 3.0, 4: 4.5, 8: 8.0}] * 2)
+    rows = classifier.predict([grey(25 * number) for number in range(5)], 2)
+    assert backend.sizes == [1, 4]
+    shares = [row.probabilities[0] for row in rows]
+    assert shares == pytest.approx([25 * number / 255 for number in range(5)], abs=1e-6)
+    classifier.predict([grey(0)] * 7, 1)
+    assert backend.sizes[2:] == [8]
+    assert [classifier.padded_size(count) for count in (3, 5, 6, 7)] == [4, 5, 6, 8]
 
 
 def test_nan_is_an_error_and_no_answer(spec: ModelSpec) -> None:
@@ -214,6 +239,30 @@ def test_load_classifier_goes_from_file_to_prediction(
     (found,) = classifier.predict([classifier.preprocess(buffer.getvalue())], 3)
     assert sum(row.score for row in found.predictions) == pytest.approx(1, abs=3e-6)
     assert len(classifier.sha256) == 64
+
+
+@pytest.mark.parametrize(("serving", "streams"), [(True, 1), (False, 2)])
+def test_where_decoding_takes_the_cores_the_network_leaves_them(
+    tmp_path: Any,
+    spec: ModelSpec,
+    network: XCiT,
+    monkeypatch: pytest.MonkeyPatch,
+    serving: bool,
+    streams: int,
+) -> None:
+    path = tmp_path / "small.safetensors"
+    write_checkpoint(path, spec, network.state_dict())
+    monkeypatch.setattr("model.classifier.preprocess_seconds", lambda spec: 9.0)
+    monkeypatch.setattr("model.backends.choose.throughput", lambda *_: 100.0)
+    options = BackendOptions(device="cpu", cores=2, serving=serving)
+    assert load_classifier(path, options=options).backend.streams == streams
+
+
+def test_a_photo_to_time_decoding_by_is_as_large_as_most() -> None:
+    data = make_photo()
+    assert Image.open(io.BytesIO(data)).size == (500, 375)
+    assert 80_000 < len(data) < 130_000
+    assert 1e-4 < preprocess_seconds(PreprocessSpec(32)) < 0.1
 
 
 def test_normalise_is_the_specs_mean_and_std() -> None:
