@@ -51,11 +51,12 @@ MODEL_LAYERS = [
     {"model.backends.choose"},
     {"model.backends.cuda", "model.backends.openvino"},
     {"model.backends.torch"},
-    {"model.backends.base", "model.checkpoint"},
+    {"model.backends.base", "model.checkpoint", "model.photo"},
     {"model.description", "model.preprocess", "model.scores", "model.source"},
     {"model.hub", "model.timm_config", "model.variants"},
     {"model.families", "model.imagenet", "model.sidecar"},
     {"model.simplify"},
+    {"model.xcit_published"},
     {
         "model.augment",
         "model.muon",
@@ -63,10 +64,9 @@ MODEL_LAYERS = [
         "model.recipe",
         "model.structure",
         "model.xcit",
-        "model.xcit_published",
     },
     {"model.spec"},
-    {"model.errors"},
+    {"model.errors", "model.passes"},
 ]
 CLIENT_LAYERS = [
     {"client", "client.plot", "client.report", "client.sample"},
