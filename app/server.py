@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
@@ -28,6 +29,9 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 
 ACCEPTED_AT_ONCE = 16
+# Seconds for which a thread may keep the interpreter from others. With Python's 5 ms, a thread that
+# has decoded an image or run a batch waits for the event loop, and cores are idle meanwhile.
+TURN_SECONDS = 5e-5
 
 
 def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> str | None:
@@ -35,6 +39,7 @@ def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> s
 
     ``load`` makes the classifier, see `create_app`.
     """
+    sys.setswitchinterval(TURN_SECONDS)
     lifecycle = Lifecycle()
     app = create_app(settings, load, lifecycle=lifecycle, on_loaded=keep_heap)
     config = uvicorn.Config(
