@@ -37,7 +37,8 @@ CEILING_SIDE = {"cpu": 2048, "cuda": 8192}
 
 def contenders_on_cpu(checkpoint: Checkpoint, cores: int) -> dict[str, Backend]:
     """Every backend in every precision, in single-threaded streams and as one pass on all cores."""
-    from model.backends.openvino import OpenVINOBackend, to_graph  # an optional dependency
+    from model.backends.openvino import OpenVINOBackend  # an optional dependency
+    from model.backends.openvino_graph import to_graph
 
     preprocess = checkpoint.spec.preprocess
     simplify = FAMILIES[checkpoint.spec.family].simplify

@@ -49,7 +49,7 @@ MODEL_LAYERS = [
     {"model.classifier", "model.dataset"},
     {"model.saliency"},
     {"model.backends.choose"},
-    {"model.backends.cuda", "model.backends.openvino"},
+    {"model.backends.cuda", "model.backends.openvino", "model.backends.openvino_graph"},
     {"model.backends.torch"},
     {"model.backends.base", "model.checkpoint", "model.photo"},
     {"model.description", "model.preprocess", "model.scores", "model.source"},

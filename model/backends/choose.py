@@ -32,6 +32,7 @@ TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 4e-2}
 # Streams share nothing, and the threads of a pass wait for each other and for whatever else runs:
 # measured alone, they must be this much faster to be worth it.
 FEWER_STREAMS = 1.1
+TRIALS = 2
 TRIAL_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
@@ -165,14 +166,11 @@ def _builder(
 ) -> Build:
     """Makes backends of one kind, for so many streams of so many threads."""
     if name == "openvino":
-        from model.backends.openvino import (  # an optional dependency
-            OpenVINOBackend,
-            make_cache,
-            to_graph,
-        )
+        from model.backends.openvino import OpenVINOBackend  # an optional dependency
+        from model.backends.openvino_graph import kept_graph, make_cache
 
-        graph = to_graph(network(), image_size)
         cache = make_cache(cache_dir) if cache_dir else None
+        graph = kept_graph(network(), image_size, cache)
         return lambda streams, threads: OpenVINOBackend(
             graph, precision, streams=streams, threads=threads, cache_dir=cache
         )
@@ -202,9 +200,9 @@ def _divide_cores(
     if options.streams or device.type != "cpu":
         streams = options.streams or (2 if device.type == "cuda" else 1)
         return build(streams, max(1, cores // streams))
-    image = self_test_images(image_size)[:1]
+    batch = self_test_images(image_size)  # as many as will wait for a stream under load
     single = build(1, 1)
-    rate = throughput(single, image, TRIAL_SECONDS)
+    rate = throughput(single, batch, TRIAL_SECONDS)
     needed = math.ceil(cores / (1 + rate * beside))
     logger.info(
         "1 stream of 1 thread: %.0f images/s; with %.1f ms beside it, %d of %d cores are needed",
@@ -215,19 +213,20 @@ def _divide_cores(
     )
     if needed == 1:
         return single
-    best = build(needed, 1)
     if needed < cores:
-        return best
-    most = FEWER_STREAMS * throughput(best, image, TRIAL_SECONDS)
-    logger.info("%d streams of 1 thread: %.0f images/s", cores, most / FEWER_STREAMS)
-    for streams in dict.fromkeys((cores // 2, cores // 4)):
-        if streams:
-            other = build(streams, cores // streams)
-            found = throughput(other, image, TRIAL_SECONDS)
-            logger.info("%d of %d: %.0f images/s", streams, other.threads, found)
-            if found > most:
-                best, most = other, found
-    return best
+        return build(needed, 1)
+    counts = [count for count in dict.fromkeys((cores, cores // 2, cores // 4)) if count]
+    backends = [build(streams, cores // streams) for streams in counts]
+    rates = [0.0 for _ in backends]
+    for _ in range(TRIALS):  # in turn, as a machine's speed drifts
+        found = [throughput(backend, batch, TRIAL_SECONDS) for backend in backends]
+        rates = [*map(max, rates, found)]
+    for backend, rate in zip(backends, rates, strict=True):
+        logger.info(
+            "%d streams of %d threads: %.0f images/s", backend.streams, backend.threads, rate
+        )
+    rates[0] *= FEWER_STREAMS
+    return backends[rates.index(max(rates))]
 
 
 def throughput(backend: Backend, pixels: Pixels, seconds: float) -> float:

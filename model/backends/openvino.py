@@ -1,24 +1,14 @@
 """OpenVINO, on a CPU: the network as one graph, compiled for this processor's own arithmetic."""
 
-import logging
-import tempfile
 import threading
-import warnings
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import openvino
-import torch
-from openvino.frontend import FrontEndManager
-from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-from torch import nn
 
-from model.backends.torch import to_script
 from model.preprocess import AnyPixels
 from model.scores import Logits
-
-logger = logging.getLogger(__name__)
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
@@ -91,35 +81,3 @@ class CompiledGraph(threading.local):
     def __init__(self, model: openvino.CompiledModel) -> None:
         self._model = model
         self.request = model.create_infer_request()
-
-
-def make_cache(directory: Path) -> Path | None:
-    """The directory for compiled graphs; ``None``, and a line in the log, where it is no use."""
-    directory = directory.expanduser()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return directory
-    except OSError as error:
-        logger.warning("compiled models are not kept in %s: %s", directory, error)
-        return None
-
-
-def to_graph(network: nn.Module, image_size: int) -> openvino.Model:
-    """The network as OpenVINO's graph, for batches of any size until it is compiled.
-
-    By TorchScript and the frontend itself: `openvino.convert_model` takes three times as long, and
-    sends telemetry.
-
-    Args:
-        network: pixels ``(b, h, w, 3)`` to logits ``(b, classes)``, in 32 bits.
-        image_size: pixels a side.
-    """
-    script = to_script(network, image_size)
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is deprecated
-        decoder = TorchScriptPythonDecoder(script)  # must outlive what is made of it
-        frontend = FrontEndManager().load_by_framework("pytorch")
-        graph = frontend.convert(frontend.load(decoder))
-    graph.reshape([-1, image_size, image_size, 3])
-    return graph

@@ -178,4 +178,5 @@ def test_reloads_come_one_after_the_other_and_keep_no_model(
     assert sorted(statuses) == [200, 409, 409]
     assert [reload() for _ in range(4)] == [200] * 4
     assert server.threads() <= threads + 2
-    assert server.memory() < memory + 150e6, "models that are not served any more are kept"
+    two_models = 2 * wide_checkpoint.stat().st_size
+    assert server.memory() < memory + two_models, "of five that are served no more, some are kept"

@@ -18,7 +18,8 @@ from model.backends.choose import (
     disagreement,
     probabilities,
 )
-from model.backends.openvino import OpenVINOBackend, to_graph
+from model.backends.openvino import OpenVINOBackend
+from model.backends.openvino_graph import fingerprint, to_graph
 from model.backends.torch import TorchBackend, choose_device, narrow, to_script
 from model.errors import DeviceError, ModelError
 from model.preprocess import AnyPixels, Pixels
@@ -185,22 +186,70 @@ def test_auto_takes_openvino_on_a_cpu(whole: nn.Sequential) -> None:
     assert backend.streams * backend.threads == 2
 
 
-def test_a_compiled_model_is_kept_for_the_next_start(whole: nn.Sequential, tmp_path: Path) -> None:
-    cache = tmp_path / "made" / "here"
+Started = Callable[[], Backend]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "made" / "here"
+
+
+@pytest.fixture
+def start(whole: nn.Sequential, cache: Path) -> Started:
+    """As a service starts, on a cache of its own."""
     options = BackendOptions(backend="openvino", device="cpu", streams=1, cache_dir=cache)
     expected = probabilities(whole, SIZE)
-    choose_backend(lambda: whole, SIZE, expected, options)
-    (kept,) = cache.iterdir()
-    size, written = kept.stat().st_size, kept.stat().st_mtime_ns
-    backend = choose_backend(lambda: whole, SIZE, expected, options)
-    assert backend.name == "openvino"
-    assert [path.stat().st_mtime_ns for path in cache.iterdir()] == [written], "compiled again"
+    return lambda: choose_backend(lambda: whole, SIZE, expected, options)
 
+
+def written(cache: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+
+
+def test_a_compiled_model_is_kept_for_the_next_start(
+    start: Started, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start()
+    kept = written(cache)
+    assert sorted(path.suffix for path in kept) == [".bin", ".blob", ".xml"]
+    monkeypatch.delattr("model.backends.openvino_graph.to_graph")
+    assert start().name == "openvino"
+    assert written(cache) == kept, "compiled again"
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".blob", ".xml"])
+def test_half_a_file_in_the_cache_is_made_anew(start: Started, cache: Path, suffix: str) -> None:
+    start()
+    (kept,) = cache.glob(f"*{suffix}")
+    size = kept.stat().st_size
     kept.chmod(0o600)
     kept.write_bytes(kept.read_bytes()[: size // 2])
-    backend = choose_backend(lambda: whole, SIZE, expected, options)
-    assert backend.name == "openvino"
+    assert start().name == "openvino"
     assert kept.stat().st_size > 0.9 * size, "the broken one is still there"
+
+
+def test_a_full_disk_is_told_and_done_without(
+    start: Started, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    assert start().name == "openvino"
+    assert "No space left on device" in caplog.text
+    assert not [*cache.glob("*.xml")]
+
+
+def test_what_makes_another_graph_has_another_fingerprint() -> None:
+    def seen(size: int = SIZE, *, seed: int = 0, **changes: int) -> str:
+        torch.manual_seed(seed)
+        network = XCiT(**(HYPERPARAMETERS | changes))
+        return fingerprint(plain(network, PreprocessSpec(SIZE)), size)
+
+    one = seen()
+    assert one == seen()
+    others = [seen(2 * SIZE), seen(seed=1), seen(heads=1, dim_head=16)]
+    assert len({one, *others}) == 1 + len(others)
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_done_without(
@@ -247,7 +296,7 @@ def test_a_backend_that_cannot_be_built_is_replaced(
     def fail(network: nn.Module, image_size: int) -> object:
         raise RuntimeError("no rule for aten::secret\nand more")
 
-    monkeypatch.setattr("model.backends.openvino.to_graph", fail)
+    monkeypatch.setattr("model.backends.openvino_graph.to_graph", fail)
     backend = choose_backend(
         lambda: whole, SIZE, probabilities(whole, SIZE), BackendOptions(device="cpu")
     )

@@ -1,0 +1,90 @@
+"""A network as OpenVINO's graph: made of PyTorch's, or read from where it is kept.
+
+To trace and to convert it takes a second or more of a start.
+"""
+
+import hashlib
+import io
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import openvino
+import torch
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+from torch import nn
+
+from model.backends.torch import to_script
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def make_cache(directory: Path) -> Path | None:
+    """The directory for graphs; ``None``, and a line in the log, where it is no use."""
+    directory = directory.expanduser()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
+    except OSError as error:
+        logger.warning("compiled models are not kept in %s: %s", directory, error)
+        return None
+
+
+def kept_graph(network: nn.Module, image_size: int, cache: Path | None) -> openvino.Model:
+    """As `to_graph`, kept in a directory, if there is one, for who asks for the same again."""
+    if cache is None:
+        return to_graph(network, image_size)
+    kept = cache / f"{fingerprint(network, image_size)}.xml"
+    if kept.exists():
+        try:
+            return openvino.Core().read_model(kept)
+        except RuntimeError:
+            logger.warning("%s is broken, and made anew", kept)
+    graph = to_graph(network, image_size)
+    try:
+        with tempfile.TemporaryDirectory(dir=cache) as directory:
+            made = Path(directory) / kept.name
+            openvino.save_model(graph, made, compress_to_fp16=False)
+            for suffix in (".bin", ".xml"):  # who finds the latter finds both
+                made.with_suffix(suffix).replace(kept.with_suffix(suffix))
+        return openvino.Core().read_model(kept)
+    except (OSError, RuntimeError) as error:
+        logger.warning("the graph is not kept in %s: %s", cache, error)
+        return graph
+
+
+def fingerprint(network: nn.Module, image_size: int) -> str:
+    """A digest of all that its graph is made of: weights and structure, code, and libraries."""
+    saved = io.BytesIO()
+    torch.save(network, saved)
+    libraries = f"{torch.__version__} {openvino.__version__} {image_size}"
+    code = [path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))]
+    digest = hashlib.sha256()
+    for part in (saved.getvalue(), libraries.encode(), *code):
+        digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def to_graph(network: nn.Module, image_size: int) -> openvino.Model:
+    """The network as OpenVINO's graph, for batches of any size until it is compiled.
+
+    By TorchScript and the frontend itself: `openvino.convert_model` takes three times as long, and
+    sends telemetry.
+
+    Args:
+        network: pixels ``(b, h, w, 3)`` to logits ``(b, classes)``, in 32 bits.
+        image_size: pixels a side.
+    """
+    script = to_script(network, image_size)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated
+        decoder = TorchScriptPythonDecoder(script)  # must outlive what is made of it
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        graph = frontend.convert(frontend.load(decoder))
+    graph.reshape([-1, image_size, image_size, 3])
+    return graph
