@@ -27,8 +27,8 @@ help: ## list the targets
 serve: $(VENV)/app.done ## serve the bundled checkpoint on http://localhost:8000
 	$(BIN)/xcit-serve serve
 
-test: $(VENV)/dev.done ## run all tests but the slow ones
-	$(BIN)/pytest -m 'not slow'
+test: $(VENV)/dev.done ## run all tests but the slow ones, two files at a time
+	$(BIN)/pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 test-all: $(VENV)/dev.done ## run all tests
 	$(BIN)/pytest
