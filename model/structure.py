@@ -15,6 +15,7 @@ MAX_SCANS = 100  # encoders write about ten
 MAX_SEGMENTS = 2_000  # a large colour profile has 300
 MAX_STRIPS = 65_536  # or tiles
 
+_SEQUENTIAL_FRAMES = {0xC0, 0xC1}
 _START_OF_SCAN = 0xDA
 _STANDALONE = {0x01, *range(0xD0, 0xDA)}  # markers without a length
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what is no restart and no data
@@ -32,24 +33,29 @@ def check_structure(data: bytes, image_format: str, max_pixels: int) -> None:
 
 
 def _check_jpeg(data: bytes) -> None:
-    scans = 0
-    for segments, marker in enumerate(_jpeg_markers(data), 1):
-        scans += marker == _START_OF_SCAN
+    scans, components = 0, b""
+    for segments, (marker, start) in enumerate(_jpeg_segments(data), 1):
+        if marker in _SEQUENTIAL_FRAMES:
+            components = data[start + 7 : start + 8]
+        if marker == _START_OF_SCAN:
+            scans += 1
+            if components and data[start + 2 : start + 3] == components:
+                return  # this scan has it all: no decoder goes over another
         if scans > MAX_SCANS:
             raise ImageTooLarge(f"the JPEG has over {MAX_SCANS} scans; save it with fewer")
         if segments > MAX_SEGMENTS:
             raise ImageTooLarge(f"the JPEG has over {MAX_SEGMENTS} segments; save it without them")
 
 
-def _jpeg_markers(data: bytes) -> Iterator[int]:
-    """Codes of the markers of the first picture, whose segments are not looked into."""
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The segments of the first picture: code of the marker, and where what follows it begins."""
     position = 2
     while match := _MARKER.search(data, position):
         marker = data[match.start() + 1]
         position = match.end()
         if marker == 0xD9:
             return
-        yield marker
+        yield marker, position
         if marker not in _STANDALONE:
             length = int.from_bytes(data[position : position + 2], "big")
             position += max(2, length)

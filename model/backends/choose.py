@@ -32,6 +32,7 @@ TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 4e-2}
 # Streams share nothing, and the threads of a pass wait for each other and for whatever else runs:
 # measured alone, they must be this much faster to be worth it.
 FEWER_STREAMS = 1.1
+BUSY = 0.8  # of its time, at most, for a stream that shall keep pace
 TRIALS = 2
 TRIAL_SECONDS = 0.05
 
@@ -70,7 +71,7 @@ def choose_backend(
     image_size: int,
     expected: Scores,
     options: BackendOptions,
-    beside: float = 0.0,
+    beside: Callable[[], float] = lambda: 0.0,
 ) -> Backend:
     """The first backend, from the one asked for down to plain PyTorch, that agrees with it.
 
@@ -79,7 +80,7 @@ def choose_backend(
             ``(b, classes)``, in 32 bits on the CPU; what comes first takes the bytes.
         image_size: pixels a side.
         expected: what 32-bit PyTorch says of `self_test_images`: probabilities ``(b, classes)``.
-        beside: seconds of a core that each image takes before and after the network.
+        beside: measures the seconds of a core that each image takes before and after the network.
 
     Raises:
         ModelError: what is asked for cannot be had here, or nothing agrees.
@@ -189,7 +190,7 @@ def _divide_cores(
     image_size: int,
     device: torch.device,
     options: BackendOptions,
-    beside: float,
+    beside: Callable[[], float],
 ) -> Backend:
     """The backend with as many streams as asked for, or as measurements speak for.
 
@@ -201,13 +202,15 @@ def _divide_cores(
         streams = options.streams or (2 if device.type == "cuda" else 1)
         return build(streams, max(1, cores // streams))
     batch = self_test_images(image_size)  # as many as will wait for a stream under load
-    single = build(1, 1)
-    rate = throughput(single, batch, TRIAL_SECONDS)
-    needed = math.ceil(cores / (1 + rate * beside))
+    single, rate, seconds = build(1, 1), 0.0, math.inf
+    for _ in range(TRIALS):  # in turn, as a machine's speed drifts
+        rate = max(rate, throughput(single, batch, TRIAL_SECONDS))
+        seconds = min(seconds, beside())
+    needed = min(cores, math.ceil(cores / (1 + rate * seconds) / BUSY))
     logger.info(
         "1 stream of 1 thread: %.0f images/s; with %.1f ms beside it, %d of %d cores are needed",
         rate,
-        1e3 * beside,
+        1e3 * seconds,
         needed,
         cores,
     )
@@ -218,7 +221,7 @@ def _divide_cores(
     counts = [count for count in dict.fromkeys((cores, cores // 2, cores // 4)) if count]
     backends = [build(streams, cores // streams) for streams in counts]
     rates = [0.0 for _ in backends]
-    for _ in range(TRIALS):  # in turn, as a machine's speed drifts
+    for _ in range(TRIALS):
         found = [throughput(backend, batch, TRIAL_SECONDS) for backend in backends]
         rates = [*map(max, rates, found)]
     for backend, rate in zip(backends, rates, strict=True):

@@ -354,14 +354,16 @@ def test_a_single_threaded_stream_for_each_core_is_the_rule(
     assert streams() == 1
 
 
-@pytest.mark.parametrize(("beside", "streams"), [(0.0, 4), (0.002, 4), (0.02, 2), (0.5, 1)])
+@pytest.mark.parametrize(
+    ("beside", "streams"), [(0.0, 4), (0.002, 4), (0.01, 3), (0.02, 2), (0.5, 1)]
+)
 def test_the_network_gets_the_cores_that_keep_pace_with_the_rest_of_the_work(
     whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch, beside: float, streams: int
 ) -> None:
     monkeypatch.setattr(choose, "throughput", lambda backend, *_: 100.0)
     options = BackendOptions(backend="torch", device="cpu", precision="float32", cores=4)
     expected = probabilities(whole, SIZE)
-    backend = choose_backend(lambda: whole, SIZE, expected, options, beside)
+    backend = choose_backend(lambda: whole, SIZE, expected, options, lambda: beside)
     assert (backend.streams, backend.threads) == (streams, 1)
 
 

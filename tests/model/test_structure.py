@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 from contextlib import suppress
 
 import pytest
@@ -51,6 +52,34 @@ def test_segments_are_counted() -> None:
     check_structure(jpeg(segment * (MAX_SEGMENTS - 1), SCAN), "JPEG", MANY_PIXELS)
     with pytest.raises(ImageTooLarge, match="over 2000 segments"):
         check_structure(jpeg(segment * (MAX_SEGMENTS + 1)), "JPEG", MANY_PIXELS)
+
+
+@pytest.mark.parametrize("frame", [0xC0, 0xC1, 0xC2])
+@pytest.mark.parametrize("components", [1, 3])
+def test_a_scan_of_all_components_is_the_last_that_a_sequential_decoder_reads(
+    frame: int, components: int
+) -> None:
+    head = b"\xff%c\0\x0b\x08\0\x10\0\x10%c\x01\x11\0" % (frame, components)
+    data = jpeg(head, SCAN * 1000)
+    if frame != 0xC2 and components == 1:
+        check_structure(data, "JPEG", MANY_PIXELS)
+    else:
+        with pytest.raises(ImageTooLarge, match="over 100 scans"):
+            check_structure(data, "JPEG", MANY_PIXELS)
+
+
+def test_a_decoder_goes_over_a_sequential_jpeg_but_once() -> None:
+    def seconds(data: bytes) -> float:
+        begun = time.perf_counter()
+        with suppress(OSError):
+            Image.open(io.BytesIO(data)).load()
+        return time.perf_counter() - begun
+
+    once = encode(Image.new("RGB", (4000, 4000), "grey"), "JPEG")
+    scan = once[once.rindex(b"\xff\xda") : -2]
+    often = once[:-2] + scan * 100 + once[-2:]
+    check_structure(often, "JPEG", MANY_PIXELS)
+    assert seconds(often) < 20 * min(seconds(once) for _ in range(3))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
