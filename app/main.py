@@ -139,8 +139,9 @@ def create_app(
     app.state.reload = reload
     app.state.observe_refusal = meters.observe_refusal
     door, guarded = Door(pipeline, keys), ["/predict", "/predict/batch", "/explain"]
+    predictions = predict.router(pipeline, keys)
     routers = [
-        predict.router(pipeline, keys),
+        predictions,
         explain.router(pipeline, keys),
         health.router(lifecycle, pipeline),
         oip.router(
@@ -168,6 +169,11 @@ def create_app(
         max_body_bytes=settings.max_body_bytes,
         observe=observe,
         doors={("POST", path): door for path in guarded},
+        direct={
+            ("POST", route.path): route.endpoint
+            for route in predictions.routes
+            if isinstance(route, APIRoute)
+        },
         begin_trace=tracing.begin if tracing else None,
     )
     if origins := settings.cors_origins.replace(",", " ").split():

@@ -41,7 +41,7 @@ NEAR_BEST = 0.97
 TRIALS = 4  # of each size, or as many more as take so long
 TRIAL_SECONDS = 0.2
 WARM_UP_PASSES = 2
-REQUEST_SECONDS = 7e-4  # of a core, to receive a photo and to answer, beside decoding
+REQUEST_SECONDS = 1.1e-3  # of a busy core, to receive a photo and to answer, beside decoding
 HOP_SECONDS = 3e-4  # what a batch costs its server beside the pass: from queue to thread and back
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.routing import Router
 
 from .conftest import FakeClassification, FakeClassifier, running, until
 
@@ -334,6 +335,19 @@ async def test_the_frameworks_refusals_take_the_same_form(
 ) -> None:
     async with running(classifier) as (client, _):
         problem(await client.request(method, path), status, name)
+
+
+async def test_predictions_do_not_depend_on_a_search_through_all_routes(
+    classifier: FakeClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def search(*_: object) -> None:
+        raise AssertionError("routes were searched")
+
+    async with running(classifier) as (client, _):
+        monkeypatch.setattr(Router, "__call__", search)
+        assert (await client.post("/predict", content=b"3")).status_code == 200
+        assert (await client.post("/predict/batch", **multipart(("file", b"3")))).status_code == 200
+        assert (await client.get("/livez")).status_code == 500
 
 
 async def test_concurrent_callers_each_get_their_own_answer() -> None:
