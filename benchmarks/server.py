@@ -69,12 +69,13 @@ async def served_model(url: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def started_server(checkpoint: Path) -> AsyncIterator[str]:
+async def started_server(checkpoint: Path, *options: str) -> AsyncIterator[str]:
     """The URL of a server of our own; ``XCIT_`` variables reach it, SIGTERM ends it."""
     port = free_port()
     command = [sys.executable, "-m", "app", "serve", "--host=127.0.0.1", f"--port={port}"]
+    command += [f"--checkpoint={checkpoint}", *options]
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([*command, f"--checkpoint={checkpoint}"], stderr=log)
+        process = subprocess.Popen(command, stderr=log)
         try:
             url = f"http://127.0.0.1:{port}"
             async with asyncio.timeout(LOADING_SECONDS):
@@ -82,7 +83,7 @@ async def started_server(checkpoint: Path) -> AsyncIterator[str]:
                     if process.poll() is not None:
                         log.seek(0)
                         raise RuntimeError(f"the server did not start: {log.read()}")
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.02)
             yield url
         finally:
             process.terminate()

@@ -38,8 +38,9 @@ logger = logging.getLogger(__name__)
 SCORE_DIGITS = 6
 MAX_BATCH_SECONDS = 0.25
 NEAR_BEST = 0.97
-TRIALS = 4  # of each size, or as many more as take so long
+TRIALS = 4  # rounds, or as many more as take so long
 TRIAL_SECONDS = 0.2
+MOST_PASSES = 8  # of a small batch in a round
 WARM_UP_PASSES = 2
 REQUEST_SECONDS = 1.1e-3  # of a busy core, to receive a photo and to answer, beside decoding
 HOP_SECONDS = 3e-4  # what a batch costs its server beside the pass: from queue to thread and back
@@ -147,15 +148,18 @@ class Classifier:
         self.predict([self._blank()], 1)
 
     def time_batches(self) -> dict[int, float]:
-        """Run every bucket in the calling thread: seconds by batch size, the mean of a few passes.
+        """Run every bucket in the calling thread: seconds by batch size, the mean of many passes.
 
-        Not the least: where the machine is fast for moments, a small batch finds one sooner.
+        Not the least, and small batches as long as large ones: where the machine is fast for
+        moments, a short measurement finds one sooner.
         """
-        sums = dict.fromkeys(self.buckets, 0.0)
+        largest = self.buckets[-1]
+        passes = {size: min(MOST_PASSES, largest // size) for size in self.buckets}
+        sums = dict.fromkeys(passes, 0.0)
         begun, rounds = time.perf_counter(), 0
         while rounds < TRIALS or time.perf_counter() - begun < TRIAL_SECONDS:
-            # in turn, as a machine's speed drifts
-            sums = {size: seconds + self._time_batch(size) for size, seconds in sums.items()}
+            for size, count in passes.items():  # in turn, as a machine's speed drifts
+                sums[size] += sum(self._time_batch(size) for _ in range(count)) / count
             rounds += 1
         return {size: seconds / rounds for size, seconds in sums.items()}
 
