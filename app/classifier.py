@@ -15,6 +15,7 @@ class ModelInfo:
     checkpoint_sha256: str
     device: str
     backend: str
+    backend_reason: str
     precision: str
     streams: int
     max_batch_size: int

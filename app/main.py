@@ -265,6 +265,7 @@ class ServedClassifier:
             checkpoint_sha256=self._classifier.sha256,
             device=backend.device,
             backend=backend.name,
+            backend_reason=self._classifier.reason,
             precision=backend.precision,
             streams=backend.streams,
             max_batch_size=self._classifier.max_batch_size,

@@ -152,6 +152,7 @@ class Metrics:
                 "checkpoint_sha256": info.checkpoint_sha256,
                 "device": info.device,
                 "backend": info.backend,
+                "backend_reason": info.backend_reason,
                 "precision": info.precision,
             }
         )

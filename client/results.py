@@ -51,6 +51,7 @@ class ServedModel:
     checkpoint_sha256: str
     device: str
     backend: str
+    backend_reason: str
     precision: str
     streams: int
     max_batch_size: int

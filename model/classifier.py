@@ -84,6 +84,7 @@ class Classifier:
     called `open`.
 
     Attributes:
+        reason: why it runs on this backend.
         max_batch_size: images a batch, at most; see `settle`.
         explainer: who shows where the network looks.
     """
@@ -95,12 +96,14 @@ class Classifier:
         backend: Backend,
         explainer: Explainer,
         *,
+        reason: str = "",
         max_batch_size: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         self.spec = spec
         self.sha256 = sha256
         self.backend = backend
+        self.reason = reason
         self.explainer = explainer
         self._max_pixels = max_pixels
         self._chosen = max_batch_size
@@ -275,7 +278,7 @@ def load_classifier(
     found = read_checkpoint(checkpoint, overrides)
     spec, preprocess = found.spec, found.spec.preprocess
     family = FAMILIES[spec.family]
-    backend = choose_backend(
+    backend, reason = choose_backend(
         lambda: family.simplify(found.build(), preprocess),
         preprocess.image_size,
         probabilities(plain(found.build(), preprocess), preprocess.image_size),
@@ -283,7 +286,7 @@ def load_classifier(
         lambda: preprocess_seconds(preprocess) + REQUEST_SECONDS if options.serving else 0.0,
     )
     logger.info(
-        "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s, %d streams of %d threads",
+        "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s, %d streams of %d threads: %s",
         spec.name,
         spec.family,
         spec.num_classes,
@@ -294,12 +297,14 @@ def load_classifier(
         backend.precision,
         backend.streams,
         backend.threads,
+        reason,
     )
     return Classifier(
         spec,
         found.sha256,
         backend,
         Explainer(found.build, spec, max_pixels),
+        reason=reason,
         max_batch_size=max_batch_size,
         max_pixels=max_pixels,
     )

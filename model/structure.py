@@ -1,7 +1,8 @@
 """What a file would cost to decode, read from its structure before any decoder sees it.
 
 Pixels alone do not bound the work. A progressive JPEG is gone over once for each of its scans, and
-a scan takes a hundred bytes; a TIFF lists its strips one by one, and a tile may be larger than the
+a scan takes a hundred bytes; a PNG may have a million chunks, each of which Pillow looks into, and
+a BMP millions of runs; a TIFF lists its strips one by one, and a tile may be larger than the
 picture that is cut from it.
 """
 
@@ -13,12 +14,16 @@ from model.errors import ImageTooLarge
 
 MAX_SCANS = 100  # encoders write about ten
 MAX_SEGMENTS = 2_000  # a large colour profile has 300
+MAX_CHUNKS = 65_536  # of a PNG; encoders write them of 8 KB and more
+MAX_RUN_BYTES = 4 * 2**20  # of a BMP in runs, which Pillow decodes in Python
 MAX_STRIPS = 65_536  # or tiles
 
 _SEQUENTIAL_FRAMES = {0xC0, 0xC1}
 _START_OF_SCAN = 0xDA
 _STANDALONE = {0x01, *range(0xD0, 0xDA)}  # markers without a length
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what is no restart and no data
+
+_RUNS = (b"\1\0\0\0", b"\2\0\0\0")  # a BMP's compression: of 8 bits, of 4
 
 _STRIP_OFFSETS, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS = 273, 322, 323, 324
 _INTEGERS = {3: "H", 4: "I", 16: "Q"}  # TIFF's types of one value
@@ -28,6 +33,10 @@ def check_structure(data: bytes, image_format: str, max_pixels: int) -> None:
     """Raise `ImageTooLarge` for a file that takes far more work than its pixels."""
     if image_format == "JPEG":
         _check_jpeg(data)
+    elif image_format == "PNG":
+        _check_png(data)
+    elif image_format == "BMP":
+        _check_bmp(data)
     elif image_format == "TIFF":
         _check_tiff(data, max_pixels)
 
@@ -59,6 +68,21 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
         if marker not in _STANDALONE:
             length = int.from_bytes(data[position : position + 2], "big")
             position += max(2, length)
+
+
+def _check_png(data: bytes) -> None:
+    position = 8  # behind the signature
+    for _ in range(MAX_CHUNKS):
+        length = int.from_bytes(data[position : position + 4], "big")
+        position += 12 + length
+        if position >= len(data):
+            return
+    raise ImageTooLarge(f"the PNG has over {MAX_CHUNKS} chunks; save it with fewer")
+
+
+def _check_bmp(data: bytes) -> None:
+    if data[30:34] in _RUNS and len(data) > MAX_RUN_BYTES:
+        raise ImageTooLarge(f"the BMP has over {MAX_RUN_BYTES} bytes of runs; save it without")
 
 
 def _check_tiff(data: bytes, max_pixels: int) -> None:

@@ -79,6 +79,7 @@ class ServedModel(BaseModel):
     checkpoint_sha256: str
     device: str
     backend: str
+    backend_reason: str
     precision: str
     streams: int
     max_batch_size: int

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +63,13 @@ class BackendOptions:
     cache_dir: Path | None = None
 
 
+class Choice(NamedTuple):
+    """A backend, and why it."""
+
+    backend: Backend
+    reason: str
+
+
 Network = Callable[[], nn.Sequential]
 Build = Callable[[int, int], Backend]
 
@@ -72,7 +80,7 @@ def choose_backend(
     expected: Scores,
     options: BackendOptions,
     beside: Callable[[], float] = lambda: 0.0,
-) -> Backend:
+) -> Choice:
     """The first backend, from the one asked for down to plain PyTorch, that agrees with it.
 
     Args:
@@ -86,6 +94,7 @@ def choose_backend(
         ModelError: what is asked for cannot be had here, or nothing agrees.
     """
     device = choose_device(options.device)
+    grounds = [_grounds(options, device)]
     for name, precision in _ladder(options, device):
         try:
             build = _builder(name, precision, network, image_size, device, options.cache_dir)
@@ -94,8 +103,9 @@ def choose_backend(
         except RuntimeError as error:
             flaw = str(error).partition("\n")[0]
         if flaw is None:
-            return backend
+            return Choice(backend, "; ".join((*grounds, "agrees with 32-bit PyTorch")))
         logger.warning("backend %s in %s is not used: %s", name, precision, flaw)
+        grounds.append(f"not {name} in {precision}: {flaw}")
     raise ModelError(f"no backend on {device} gives the answers of 32-bit PyTorch")
 
 
@@ -133,6 +143,19 @@ def disagreement(backend: Backend, expected: Scores, image_size: int) -> str | N
     return None
 
 
+def _grounds(options: BackendOptions, device: torch.device) -> str:
+    """Why the search begins where it does."""
+    if options.backend != "auto":
+        return f"{options.backend} was asked for"
+    if device.type == "cpu" and not _openvino_is_installed():
+        return "openvino is not installed"
+    return f"first choice on {device.type}"
+
+
+def _openvino_is_installed() -> bool:
+    return find_spec("openvino") is not None
+
+
 def _ladder(options: BackendOptions, device: torch.device) -> Iterator[tuple[str, str]]:
     """Names and precisions, the best first."""
     precision = fastest_precision(device) if options.precision == "auto" else options.precision
@@ -142,7 +165,7 @@ def _ladder(options: BackendOptions, device: torch.device) -> Iterator[tuple[str
 
 
 def _names(options: BackendOptions, device: torch.device) -> tuple[str, ...]:
-    installed = find_spec("openvino") is not None
+    installed = _openvino_is_installed()
     if options.backend == "openvino":
         if device.type != "cpu":
             raise ModelError(f"backend openvino runs on cpu, not on {device}")

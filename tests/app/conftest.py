@@ -24,6 +24,7 @@ INFO = ModelInfo(
     checkpoint_sha256="0" * 64,
     device="cpu",
     backend="fake",
+    backend_reason="there is no other",
     precision="float32",
     streams=1,
     max_batch_size=16,

@@ -185,12 +185,14 @@ async def test_state_and_model_are_told(classifier: FakeClassifier) -> None:
         read = await scrape(client)
         assert [read("xcit_state", state=s) for s in ("loading", "ready")] == [0, 1]
         info = {"name": "fake", "family": "none", "checkpoint_sha256": "0" * 64}
+        info["backend_reason"] = "there is no other"
         assert (
             read("xcit_model_info", **info, device="cpu", backend="fake", precision="float32") == 1
         )
         health = (await client.get("/healthz")).json()
         assert health["state"] == "ready"
         assert health["model"]["name"] == "fake"
+        assert health["model"]["backend_reason"] == "there is no other"
         lifecycle.drain()
         read = await scrape(client)
         assert [read("xcit_state", state=s) for s in ("ready", "draining")] == [0, 1]

@@ -179,11 +179,12 @@ def test_long_queries_and_keys_stay_in_the_range_of_16_bits(
 
 
 def test_auto_takes_openvino_on_a_cpu(whole: nn.Sequential) -> None:
-    backend = choose_backend(
+    backend, reason = choose_backend(
         lambda: whole, SIZE, probabilities(whole, SIZE), BackendOptions(device="cpu", cores=2)
     )
     assert backend.name == "openvino"
     assert backend.streams * backend.threads == 2
+    assert reason == "first choice on cpu; agrees with 32-bit PyTorch"
 
 
 Started = Callable[[], Backend]
@@ -199,7 +200,7 @@ def start(whole: nn.Sequential, cache: Path) -> Started:
     """As a service starts, on a cache of its own."""
     options = BackendOptions(backend="openvino", device="cpu", streams=1, cache_dir=cache)
     expected = probabilities(whole, SIZE)
-    return lambda: choose_backend(lambda: whole, SIZE, expected, options)
+    return lambda: choose_backend(lambda: whole, SIZE, expected, options).backend
 
 
 def written(cache: Path) -> dict[Path, int]:
@@ -257,16 +258,18 @@ def test_a_cache_that_cannot_be_written_is_told_and_done_without(
 ) -> None:
     (tmp_path / "file").touch()
     options = BackendOptions(backend="openvino", device="cpu", cache_dir=tmp_path / "file" / "x")
-    backend = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
+    backend, reason = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
     assert backend.name == "openvino"
     assert "compiled models are not kept" in caplog.text
+    assert reason == "openvino was asked for; agrees with 32-bit PyTorch"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_backend_precision_and_streams_can_be_chosen(whole: nn.Sequential, precision: str) -> None:
     options = BackendOptions(backend="torch", device="cpu", precision=precision, cores=4, streams=2)
-    backend = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
+    backend, reason = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
     assert (backend.name, backend.precision) == ("torch", precision)
+    assert reason.startswith("torch was asked for; ")
     backend.open()
     assert (backend.streams, torch.get_num_threads()) == (2, 2)
 
@@ -281,13 +284,15 @@ def test_a_backend_that_disagrees_is_replaced_and_that_is_told(
     monkeypatch.setattr("model.backends.openvino.OpenVINOBackend", Wrong)
     caplog.set_level(logging.WARNING)
     options = BackendOptions(device="cpu", precision="bfloat16")
-    backend = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
+    backend, reason = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
     assert backend.name == "torch"
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(" is not used: a probability is")[0] for line in told] == [
         "backend openvino in bfloat16",
         "backend openvino in float32",
     ]
+    for precision in ("bfloat16", "float32"):
+        assert f"not openvino in {precision}: a probability is" in reason
 
 
 def test_a_backend_that_cannot_be_built_is_replaced(
@@ -297,11 +302,12 @@ def test_a_backend_that_cannot_be_built_is_replaced(
         raise RuntimeError("no rule for aten::secret\nand more")
 
     monkeypatch.setattr("model.backends.openvino_graph.to_graph", fail)
-    backend = choose_backend(
+    backend, reason = choose_backend(
         lambda: whole, SIZE, probabilities(whole, SIZE), BackendOptions(device="cpu")
     )
     assert backend.name == "torch"
     assert "openvino in float32 is not used: no rule for aten::secret" in caplog.text
+    assert "; not openvino in float32: no rule for aten::secret; agrees with" in reason
 
 
 def test_weights_that_no_backend_can_follow_are_refused(whole: nn.Sequential) -> None:
@@ -345,7 +351,8 @@ def test_a_single_threaded_stream_for_each_core_is_the_rule(
     options = BackendOptions(backend="torch", device="cpu", precision="float32", cores=4)
 
     def streams() -> int:
-        return choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options).streams
+        expected = probabilities(whole, SIZE)
+        return choose_backend(lambda: whole, SIZE, expected, options).backend.streams
 
     assert streams() == 4
     rates[2] = 120.0
@@ -363,7 +370,7 @@ def test_the_network_gets_the_cores_that_keep_pace_with_the_rest_of_the_work(
     monkeypatch.setattr(choose, "throughput", lambda backend, *_: 100.0)
     options = BackendOptions(backend="torch", device="cpu", precision="float32", cores=4)
     expected = probabilities(whole, SIZE)
-    backend = choose_backend(lambda: whole, SIZE, expected, options, lambda: beside)
+    backend = choose_backend(lambda: whole, SIZE, expected, options, lambda: beside).backend
     assert (backend.streams, backend.threads) == (streams, 1)
 
 
@@ -382,7 +389,9 @@ def test_a_backend_that_is_not_there_is_told(
     expected = probabilities(whole, SIZE)
     with pytest.raises(ModelError, match=r"not installed: pip install 'xcit-serve\[openvino\]'"):
         choose_backend(lambda: whole, SIZE, expected, BackendOptions(backend="openvino"))
-    assert choose_backend(lambda: whole, SIZE, expected, BackendOptions()).name == "torch"
+    backend, reason = choose_backend(lambda: whole, SIZE, expected, BackendOptions(device="cpu"))
+    assert backend.name == "torch"
+    assert reason == "openvino is not installed; agrees with 32-bit PyTorch"
 
 
 def test_a_lost_device_is_told_apart_from_a_bad_batch() -> None:

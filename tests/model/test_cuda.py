@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from model.backends.base import Backend
 from model.backends.choose import (
     TOLERANCE,
     BackendOptions,
@@ -111,7 +110,7 @@ def test_streams_record_and_run_side_by_side(whole: nn.Sequential) -> None:
 
 def test_cuda_graphs_are_what_auto_chooses(whole: nn.Sequential) -> None:
     expected = probabilities(whole, SIZE)
-    chosen: Backend = choose_backend(lambda: whole, SIZE, expected, BackendOptions())
+    chosen = choose_backend(lambda: whole, SIZE, expected, BackendOptions()).backend
     assert (chosen.name, chosen.streams, chosen.device) == ("torch-cudagraphs", 2, "cuda")
     assert chosen.precision in {"bfloat16", "float16"}
 

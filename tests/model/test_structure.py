@@ -3,7 +3,7 @@
 import io
 import struct
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.errors import ImageTooLarge
-from model.structure import MAX_SCANS, MAX_SEGMENTS, MAX_STRIPS, check_structure
+from model.structure import (
+    MAX_CHUNKS,
+    MAX_RUN_BYTES,
+    MAX_SCANS,
+    MAX_SEGMENTS,
+    MAX_STRIPS,
+    check_structure,
+)
 
 from .test_preprocess import encode, photo
 
@@ -82,6 +89,24 @@ def test_a_decoder_goes_over_a_sequential_jpeg_but_once() -> None:
     assert seconds(often) < 20 * min(seconds(once) for _ in range(3))
 
 
+def test_chunks_of_a_png_are_counted() -> None:
+    chunk = b"\0\0\0\x04tEXt" + b"a\0b." + bytes(4)
+    head = b"\x89PNG\r\n\x1a\n"
+    check_structure(head + chunk * MAX_CHUNKS, "PNG", MANY_PIXELS)
+    check_structure(head + b"\xff" * 1000, "PNG", MANY_PIXELS)
+    check_structure(head, "PNG", MANY_PIXELS)
+    with pytest.raises(ImageTooLarge, match="over 65536 chunks"):
+        check_structure(head + chunk * (MAX_CHUNKS + 1), "PNG", MANY_PIXELS)
+
+
+@pytest.mark.parametrize(("compression", "accepted"), [(0, True), (1, False), (2, False)])
+def test_runs_of_a_bmp_are_bounded(compression: int, accepted: bool) -> None:
+    head = b"BM".ljust(30, b"\0") + compression.to_bytes(4, "little")
+    check_structure(head.ljust(MAX_RUN_BYTES, b"\1"), "BMP", MANY_PIXELS)
+    with nullcontext() if accepted else pytest.raises(ImageTooLarge, match="bytes of runs"):
+        check_structure(head.ljust(MAX_RUN_BYTES + 1, b"\1"), "BMP", MANY_PIXELS)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("kind", [3, 4])
@@ -103,7 +128,7 @@ def test_a_directory_that_ends_too_early_is_left_to_the_decoder(cut: int) -> Non
 
 @given(st.sampled_from([b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\xff\xd8\xff"]), st.binary())
 def test_whatever_comes_nothing_but_a_refusal_comes_of_it(head: bytes, rest: bytes) -> None:
-    for image_format in ("JPEG", "TIFF"):
+    for image_format in ("JPEG", "PNG", "BMP", "TIFF"):
         with suppress(ImageTooLarge):
             check_structure(head + rest, image_format, 100)
 
