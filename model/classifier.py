@@ -283,7 +283,7 @@ def load_classifier(
         preprocess.image_size,
         probabilities(plain(found.build(), preprocess), preprocess.image_size),
         options,
-        lambda: preprocess_seconds(preprocess) + REQUEST_SECONDS if options.serving else 0.0,
+        (lambda: preprocess_seconds(preprocess) + REQUEST_SECONDS) if options.serving else None,
     )
     logger.info(
         "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s, %d streams of %d threads: %s",

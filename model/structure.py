@@ -73,9 +73,9 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
 def _check_png(data: bytes) -> None:
     position = 8  # behind the signature
     for _ in range(MAX_CHUNKS):
-        length = int.from_bytes(data[position : position + 4], "big")
-        position += 12 + length
-        if position >= len(data):
+        length, name = data[position : position + 4], data[position + 4 : position + 8]
+        position += 12 + int.from_bytes(length, "big")
+        if name == b"IEND" or position >= len(data):
             return
     raise ImageTooLarge(f"the PNG has over {MAX_CHUNKS} chunks; save it with fewer")
 

@@ -79,7 +79,7 @@ def choose_backend(
     image_size: int,
     expected: Scores,
     options: BackendOptions,
-    beside: Callable[[], float] = lambda: 0.0,
+    beside: Callable[[], float] | None = None,
 ) -> Choice:
     """The first backend, from the one asked for down to plain PyTorch, that agrees with it.
 
@@ -88,7 +88,8 @@ def choose_backend(
             ``(b, classes)``, in 32 bits on the CPU; what comes first takes the bytes.
         image_size: pixels a side.
         expected: what 32-bit PyTorch says of `self_test_images`: probabilities ``(b, classes)``.
-        beside: measures the seconds of a core that each image takes before and after the network.
+        beside: measures the seconds of a core that each image takes before and after the network,
+            where the network does not have the cores for itself.
 
     Raises:
         ModelError: what is asked for cannot be had here, or nothing agrees.
@@ -213,7 +214,7 @@ def _divide_cores(
     image_size: int,
     device: torch.device,
     options: BackendOptions,
-    beside: Callable[[], float],
+    beside: Callable[[], float] | None,
 ) -> Backend:
     """The backend with as many streams as asked for, or as measurements speak for.
 
@@ -221,26 +222,25 @@ def _divide_cores(
     fuller batches, and leave cores to the rest. Where all cores are needed, they may work together.
     """
     cores = options.cores
-    if options.streams or device.type != "cpu":
+    if options.streams or device.type != "cpu" or cores == 1:
         streams = options.streams or (2 if device.type == "cuda" else 1)
         return build(streams, max(1, cores // streams))
     batch = self_test_images(image_size)  # as many as will wait for a stream under load
-    single, rate, seconds = build(1, 1), 0.0, math.inf
-    for _ in range(TRIALS):  # in turn, as a machine's speed drifts
-        rate = max(rate, throughput(single, batch, TRIAL_SECONDS))
-        seconds = min(seconds, beside())
-    needed = min(cores, math.ceil(cores / (1 + rate * seconds) / BUSY))
-    logger.info(
-        "1 stream of 1 thread: %.0f images/s; with %.1f ms beside it, %d of %d cores are needed",
-        rate,
-        1e3 * seconds,
-        needed,
-        cores,
-    )
-    if needed == 1:
-        return single
-    if needed < cores:
-        return build(needed, 1)
+    if beside:
+        single, rate, seconds = build(1, 1), 0.0, math.inf
+        for _ in range(TRIALS):  # in turn, as a machine's speed drifts
+            rate = max(rate, throughput(single, batch, TRIAL_SECONDS))
+            seconds = min(seconds, beside())
+        needed = math.ceil(cores / (1 + rate * seconds) / BUSY)
+        logger.info(
+            "1 stream of 1 thread: %.0f images/s; with %.1f ms beside it, %d of %d cores needed",
+            rate,
+            1e3 * seconds,
+            min(needed, cores),
+            cores,
+        )
+        if needed < cores:
+            return single if needed == 1 else build(needed, 1)
     counts = [count for count in dict.fromkeys((cores, cores // 2, cores // 4)) if count]
     backends = [build(streams, cores // streams) for streams in counts]
     rates = [0.0 for _ in backends]

@@ -95,6 +95,8 @@ def test_chunks_of_a_png_are_counted() -> None:
     check_structure(head + chunk * MAX_CHUNKS, "PNG", MANY_PIXELS)
     check_structure(head + b"\xff" * 1000, "PNG", MANY_PIXELS)
     check_structure(head, "PNG", MANY_PIXELS)
+    end = b"\0\0\0\0IEND" + bytes(4)
+    check_structure(head + end + bytes(12 * MAX_CHUNKS), "PNG", MANY_PIXELS)  # behind the picture
     with pytest.raises(ImageTooLarge, match="over 65536 chunks"):
         check_structure(head + chunk * (MAX_CHUNKS + 1), "PNG", MANY_PIXELS)
 
