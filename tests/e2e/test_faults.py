@@ -72,7 +72,7 @@ def test_a_decoder_that_runs_away_takes_no_worker(start_server: StartServer) -> 
     settings = {"preprocess_workers": 2, "request_timeout_s": 1}
     server = start_server(*SLOW_SERVICE, **settings)
     assert server.post(b"nap 60").status_code == 504
-    time.sleep(0.1)  # the request was late; the decoder, which began after it, is so just now
+    time.sleep(0.5)  # the request was late; the decoder, which began after it, is so by now
     for _ in range(4):  # more than one at a time, or the other worker would do
         assert post_together(server, b"nap 0.6", b"nap 0.6") == [200, 200]
     assert "1 decoders have not ended for 1 s" in server.log.read_text()
@@ -84,6 +84,7 @@ def test_decoders_that_have_all_run_away_end_the_process(start_server: StartServ
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(server.post, b"nap 60") for _ in range(2)]
         assert [answer.result().status_code for answer in answers] == [504, 504]
+    time.sleep(0.5)  # their decoders may have begun a little later than the requests
     server.post(b"0")
     assert_ends(server, "2 decoders have run away")
 
