@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Set
 from typing import Any
 
-from app.record import RequestRecord, current_record
+from app.record import RequestRecord, current_record, shorten
 
 # Asked every second or so, by machines or by the page.
 ROUTINE = {"/livez", "/readyz", "/healthz", "/metrics", "/v2/health/live", "/v2/health/ready"}
@@ -32,7 +32,7 @@ def log_request(record: RequestRecord, routine: Set[str]) -> None:
     timings = record.timings
     fields: dict[str, Any] = {
         "method": record.method,
-        "path": record.path,
+        "path": shorten(record.path),
         "status": record.status,
         "duration_ms": round(1e3 * timings.total(), 2),
         **{f"{phase}_ms": round(1e3 * seconds, 2) for phase, seconds in timings.phases.items()},

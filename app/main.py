@@ -81,7 +81,7 @@ def create_app(
         environ: where a cloud says what it wants; see `app.cloud`.
 
     Its ``state.reload`` loads what is to be loaded once more; see `Pipeline.reload`. Its
-    ``state.observe_refusal`` counts a request that was refused before it came in here.
+    ``state.metrics`` are the `Metrics`, for what the server counts before a request comes in here.
 
     Raises:
         KeysError: the file of API keys cannot be used.
@@ -103,13 +103,14 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(pipeline.start())
         loading.add_done_callback(partial(_report_defect, lifecycle))
-        yield
-        loading.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await loading
-        await pipeline.stop()
-        if tracing:
-            await tracing.close()
+        with suppress(asyncio.CancelledError):  # the process ends at once
+            yield
+            loading.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await loading
+            await pipeline.stop()
+            if tracing:
+                await tracing.close()
 
     async def reload() -> ModelInfo:
         try:
@@ -137,7 +138,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.reload = reload
-    app.state.observe_refusal = meters.observe_refusal
+    app.state.metrics = meters
     door, guarded = Door(pipeline, keys), ["/predict", "/predict/batch", "/explain"]
     predictions = predict.router(pipeline, keys)
     routers = [
@@ -317,4 +318,5 @@ def image_errors() -> Iterator[None]:
 def _report_defect(lifecycle: Lifecycle, loading: "asyncio.Task[None]") -> None:
     """Loading ends by itself with READY or FAILED; an exception out of it is a defect."""
     if not loading.cancelled() and (error := loading.exception()):
+        logger.error("unexpected error while loading", exc_info=error)
         lifecycle.fail(f"loading failed: {error!r}")

@@ -42,12 +42,11 @@ from starlette.types import Scope
 from app.engine import Job
 from app.errors import ServiceError
 from app.logs import Seldom
-from app.record import RequestRecord
+from app.record import SHOWN, RequestRecord
 from app.settings import SettingsError
 from app.timings import Batch
 
 FLUSH = 2.0  # seconds, at the end, for what has not been sent
-SHOWN = 256  # characters of what a client sent; spans wait in memory
 
 CHOICES = {
     "OTEL_TRACES_EXPORTER": {"otlp", "none"},

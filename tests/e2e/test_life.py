@@ -155,7 +155,7 @@ def test_sigterm_while_loading_exits_0() -> None:
     )
     assert process.stderr
     for line in process.stderr:
-        if "Uvicorn running" in line:
+        if "listening on" in line:
             break
     process.send_signal(signal.SIGTERM)
     process.stderr.read()
