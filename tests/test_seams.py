@@ -49,9 +49,15 @@ MODEL_LAYERS = [
     {"model.classifier", "model.dataset"},
     {"model.saliency"},
     {"model.backends.choose"},
-    {"model.backends.cuda", "model.backends.openvino", "model.backends.openvino_graph"},
-    {"model.backends.torch"},
-    {"model.backends.base", "model.checkpoint", "model.photo"},
+    {
+        "model.backends.cuda",
+        "model.backends.openvino",
+        "model.backends.openvino_graph",
+        "model.backends.streams",
+    },
+    {"model.backends.agreement", "model.backends.torch"},
+    {"model.backends.base", "model.backends.cache", "model.checkpoint", "model.photo"},
+    {"model.prediction"},
     {"model.description", "model.preprocess", "model.scores", "model.source"},
     {"model.hub", "model.timm_config", "model.variants"},
     {"model.families", "model.imagenet", "model.sidecar"},
@@ -66,7 +72,8 @@ MODEL_LAYERS = [
         "model.xcit",
     },
     {"model.spec"},
-    {"model.errors", "model.passes"},
+    {"model.tuning"},
+    {"model.errors", "model.passes", "model.timing"},
 ]
 CLIENT_LAYERS = [
     {"client", "client.plot", "client.report", "client.sample"},

@@ -216,3 +216,16 @@ async def test_a_reload_that_fails_keeps_what_is_served() -> None:
             "weights.pt: neither a safetensors nor a PyTorch file; fake is still served"
         )
         assert (await client.post("/predict", content=b"3")).is_success
+
+
+async def test_a_reload_measures_streams_and_batch_sizes_once_more() -> None:
+    loads = [FakeClassifier(streams=2, max_batch_size=8), FakeClassifier(max_batch_size=2)]
+    second = loads[0]
+    async with starting(loads.pop, admin_token="secret") as (client, lifecycle):
+        await until(lambda: lifecycle.ready)
+        served = (await client.get("/healthz")).json()["model"]
+        assert (served["streams"], served["max_batch_size"]) == (1, 2)
+        await client.post("/admin/reload", headers={"Authorization": "Bearer secret"})
+        assert second.timings == [{1: 0.5}, {1: 0.5}]
+        served = (await client.get("/healthz")).json()["model"]
+        assert served["max_batch_size"] == 8
