@@ -72,7 +72,7 @@ class MicroBatcher(Generic[Item, Result]):
             `DeviceFailure` out of it ends the batcher: every item, and ``on_failure``, get it.
             `OutOfMemory` halves the batch.
         streams: one single-threaded executor each.
-        max_batch_size: items a batch, at most.
+        max_batch_size: maximum number of items per batch.
         max_batch_delay: seconds that the oldest item may wait for a full batch. A full batch runs
             at once and whole. By default items wait for nothing but a free stream.
         max_queue_size: items waiting, at most.
@@ -288,7 +288,7 @@ class MicroBatcher(Generic[Item, Result]):
 
 
 def reject(entries: Sequence[Entry[Item, Result]], make_error: Callable[[], Exception]) -> None:
-    """End the entries that still wait, each with an exception of its own."""
+    """End the entries that still wait, each with a new exception."""
     for entry in entries:
         if not entry.future.done():
             entry.future.set_exception(make_error())

@@ -502,7 +502,7 @@ async def test_callers_of_a_batcher_that_ended_get_an_exception_each(failure: Ex
 )
 async def test_a_failed_item_is_freed_without_the_garbage_collector(failure: Exception) -> None:
     class Item:
-        """What a weak reference can point to."""
+        """Supports weak references."""
 
     def run(items: list[Any]) -> Sequence[int]:
         raise type(failure)(str(failure))
@@ -521,7 +521,7 @@ async def test_a_failed_item_is_freed_without_the_garbage_collector(failure: Exc
 
 
 async def raised_by(call: Coroutine[Any, Any, Any]) -> Exception:
-    """What a call raises, without our own frame."""
+    """The exception that a call raises."""
     try:
         await call
     except Exception as error:
