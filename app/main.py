@@ -24,6 +24,7 @@ from app.api_keys import ApiKeys, KeysError
 from app.classifier import Classifier, Input, ModelInfo, Tensor
 from app.cloud import Contract, read_contract
 from app.cores import usable_cores
+from app.engines import Replacement
 from app.errors import (
     BadRequest,
     DeviceFailure,
@@ -76,11 +77,11 @@ def create_app(
 
     Args:
         load: makes the classifier, in an inference thread; by default what ``settings`` say.
-        lifecycle: for who must know or change the state from outside, as the server does.
+        lifecycle: where the server reads and changes the state.
         on_loaded: called whenever a model has been put to work.
         environ: where a cloud says what it wants; see `app.cloud`.
 
-    Its ``state.reload`` loads what is to be loaded once more; see `Pipeline.reload`. Its
+    Its ``state.reload`` loads model and keys again, and uses both or neither. Its
     ``state.observe_refusal`` counts a request that was refused before it came in here.
 
     Raises:
@@ -111,16 +112,14 @@ def create_app(
         if tracing:
             await tracing.close()
 
-    async def reload() -> ModelInfo:
+    async def reload() -> Replacement:
         try:
-            if keys:
-                reload_keys(keys)
-            info = await pipeline.reload()
+            replacement = await pipeline.reload(read_new_keys(keys) if keys else lambda: None)
         except ReloadFailed:
             meters.reload_failed.set(1)
             raise
         meters.reload_failed.set(0)
-        return info
+        return replacement
 
     def observe(record: RequestRecord) -> None:
         log_request(record, routine)
@@ -192,10 +191,10 @@ def leave_to(contract: Contract, routers: Sequence[APIRouter]) -> None:
         ]
 
 
-def reload_keys(keys: ApiKeys) -> None:
-    """Read the file of API keys once more; raises `ReloadFailed` if it cannot be used."""
+def read_new_keys(keys: ApiKeys) -> Callable[[], None]:
+    """What puts the keys of the file to use; raises `ReloadFailed` if the file cannot be used."""
     try:
-        keys.reload()
+        return keys.read_again()
     except KeysError as error:
         logger.warning("not reloaded: %s", error)
         raise ReloadFailed(f"{error}; keys and model stay as they are") from error
@@ -292,9 +291,12 @@ class ServedClassifier:
                 return self._classifier.unnormalise(image.values)
             return self._classifier.preprocess(image)
 
-    def explain(self, data: bytes, head: int | None) -> bytes:
+    def prepare_explanation(self, data: bytes) -> model.Views:
         with image_errors():
-            return self._classifier.explainer.picture(data, head)
+            return self._classifier.explainer.prepare(data)
+
+    def explain(self, item: model.Views, head: int | None) -> bytes:
+        return self._classifier.explainer.draw(item, head)
 
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[model.Classification]:
         try:

@@ -19,7 +19,7 @@ from model.errors import (
 )
 from model.evaluate import Report, evaluate
 from model.prediction import Classification, Prediction
-from model.saliency import load_explainer
+from model.saliency import Views, load_explainer
 from model.spec import ModelSpec, PreprocessSpec
 
 BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "xcit-cifar10.safetensors"
@@ -44,6 +44,7 @@ __all__ = [
     "PreprocessSpec",
     "Report",
     "UnsupportedImage",
+    "Views",
     "evaluate",
     "load_classifier",
     "load_explainer",

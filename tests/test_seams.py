@@ -37,8 +37,10 @@ APP_LAYERS = [
         "app.api.waiting",
     },
     {"app.api.schemas", "app.pipeline", "app.tracing"},
+    {"app.engines"},
     {"app.engine"},
-    {"app.admission", "app.batcher", "app.metrics", "app.logs", "app.preprocess_pool"},
+    {"app.admission", "app.batcher", "app.metrics", "app.logs", "app.worker_pool"},
+    {"app.held_bytes", "app.throughput"},
     {"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},
     {"app.console", "app.cores", "app.errors", "app.extras", "app.settings", "app.timings"},
 ]
