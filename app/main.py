@@ -9,17 +9,20 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 
 import model
 from app.api import admin, cloud, explain, health, metrics, oip, page, predict
 from app.api.door import Door
 from app.api.errors import add_error_handlers
+from app.api.hosts import AllowedHosts, allowed_hosts
 from app.api.middleware import RequestScope
+from app.api.origins import CORS, CrossSiteCheck, parse_origins
 from app.api_keys import ApiKeys, KeysError
 from app.classifier import Classifier, Input, ModelInfo, Tensor
 from app.cloud import Contract, read_contract
@@ -41,6 +44,7 @@ from app.logs import ROUTINE, log_request
 from app.metrics import Metrics
 from app.pipeline import Pipeline
 from app.record import RequestRecord
+from app.secret_files import read_secret
 from app.settings import ENV_PREFIX, Settings, SettingsError
 from model.preprocess import AnyPixels
 
@@ -54,14 +58,6 @@ IMAGE_ERRORS: dict[type[model.ImageError], type[ServiceError]] = {
     model.InvalidImage: InvalidImage,
     model.ImageTooLarge: ImageTooLarge,
     model.InvalidTensor: BadRequest,
-}
-CORS: dict[str, Any] = {
-    "allow_methods": ["GET", "POST"],
-    "allow_headers": [
-        *("Authorization", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms"),
-        *("traceparent", "tracestate"),
-    ],
-    "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After", "traceresponse"],
 }
 
 
@@ -86,7 +82,8 @@ def create_app(
 
     Raises:
         KeysError: the file of API keys cannot be used.
-        SettingsError: a cloud's contract cannot be kept, or requests cannot be traced.
+        SettingsError: a cloud's contract cannot be kept, requests cannot be traced, or a secret,
+            a host, an origin or the path prefix cannot be used.
     """
     lifecycle = lifecycle or Lifecycle()
     meters = Metrics()
@@ -96,6 +93,8 @@ def create_app(
     contract = read_contract(settings, environ)
     routine = ROUTINE | ({contract.health_route} if contract else set())
     tracing = open_tracing(routine) if settings.tracing else None
+    hosts = AllowedHosts(allowed_hosts(settings.allowed_hosts, settings.host), routine)
+    origins = parse_origins(settings.cors_origins)
     pipeline = Pipeline(
         settings, lifecycle, meters, load, on_loaded, tracing.observe_batch if tracing else None
     )
@@ -131,6 +130,7 @@ def create_app(
         title="xcit-serve",
         summary="XCiT image classification: one image in, its most likely classes out.",
         lifespan=lifespan,
+        docs_url=None,  # which would load its scripts from elsewhere; see app.api.page
         redoc_url=None,
         redirect_slashes=False,  # whose target would be the Host that the client chose
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -152,16 +152,17 @@ def create_app(
             max_bytes=settings.max_body_bytes,
         ),
         metrics.router(meters.registry, keys if settings.metrics_need_key else None),
-        page.router(),
+        page.router(settings.root_path),
     ]
-    if settings.admin_token:
-        routers.append(admin.router(reload, settings.admin_token.get_secret_value()))
+    if token := read_admin_token(settings):
+        routers.append(admin.router(reload, token))
     if contract:
         leave_to(contract, routers)
         routers.insert(0, cloud.router(contract, pipeline, lifecycle, keys))
         guarded.append(contract.predict_route)
     for router in routers:
         app.include_router(router)
+        check_root_path(settings.root_path, router.routes)
     add_error_handlers(app)
     app.add_middleware(
         RequestScope,
@@ -174,8 +175,10 @@ def create_app(
             if isinstance(route, APIRoute)
         },
         begin_trace=tracing.begin if tracing else None,
+        checks=[hosts.check, CrossSiteCheck(origins).check],
+        root_path=settings.root_path,
     )
-    if origins := settings.cors_origins.replace(",", " ").split():
+    if origins:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     return app
 
@@ -189,6 +192,26 @@ def leave_to(contract: Contract, routers: Sequence[APIRouter]) -> None:
             for route in router.routes
             if not (isinstance(route, APIRoute) and route.path in its)
         ]
+
+
+def read_admin_token(settings: Settings) -> str | None:
+    """The admin token, given directly or in a file; raises `SettingsError` if it is unusable."""
+    token = settings.admin_token.get_secret_value() if settings.admin_token else None
+    return read_secret(f"{ENV_PREFIX}ADMIN_TOKEN", token, settings.admin_token_file)
+
+
+def check_root_path(root_path: str, routes: Sequence[BaseRoute]) -> None:
+    """Refuse a prefix that could be the beginning of a route: raises `SettingsError`.
+
+    Of a proxy that strips the prefix, such a route would lose its beginning once more.
+    """
+    first = root_path.split("/")[1:2]
+    for route in routes:
+        if first and isinstance(route, APIRoute) and route.path.split("/")[1:2] == first:
+            raise SettingsError(
+                f"{ENV_PREFIX}ROOT_PATH={root_path}: /{first[0]} is a route of the service; "
+                "choose another prefix"
+            )
 
 
 def read_new_keys(keys: ApiKeys) -> Callable[[], None]:

@@ -32,7 +32,9 @@ APP_LAYERS = [
         "app.api.callers",
         "app.api.errors",
         "app.api.headers",
+        "app.api.hosts",
         "app.api.json_text",
+        "app.api.origins",
         "app.api.parameters",
         "app.api.waiting",
     },
@@ -41,7 +43,10 @@ APP_LAYERS = [
     {"app.engine"},
     {"app.admission", "app.batcher", "app.metrics", "app.logs", "app.worker_pool"},
     {"app.held_bytes", "app.throughput"},
-    {"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},
+    {
+        *{"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},
+        *{"app.otel_environment", "app.secret_files"},
+    },
     {"app.console", "app.cores", "app.errors", "app.extras", "app.settings", "app.timings"},
 ]
 MODEL_LAYERS = [

@@ -159,8 +159,12 @@ async def running(
 
 
 def make_settings(**choices: Any) -> Settings:
-    """Settings of a test alone: neither environment nor ``.env`` are asked."""
-    return Settings.model_validate(Settings.model_construct().model_dump() | choices)
+    """The defaults but for ``choices`` and for hosts, of which any is allowed.
+
+    Neither the environment nor ``.env`` is read.
+    """
+    defaults = Settings.model_construct().model_dump() | {"allowed_hosts": "*"}
+    return Settings.model_validate(defaults | choices)
 
 
 async def until(condition: Callable[[], bool]) -> None:
