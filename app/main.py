@@ -46,6 +46,7 @@ from app.pipeline import Pipeline
 from app.record import RequestRecord
 from app.secret_files import read_secret
 from app.settings import ENV_PREFIX, Settings, SettingsError
+from app.side_thread import SideThread
 from model.preprocess import AnyPixels
 
 if TYPE_CHECKING:  # what it imports is needed where requests are traced alone
@@ -98,6 +99,7 @@ def create_app(
     pipeline = Pipeline(
         settings, lifecycle, meters, load, on_loaded, tracing.observe_batch if tracing else None
     )
+    side = SideThread()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -108,6 +110,7 @@ def create_app(
         with suppress(asyncio.CancelledError, Exception):
             await loading
         await pipeline.stop()
+        side.stop()
         if tracing:
             await tracing.close()
 
@@ -138,16 +141,17 @@ def create_app(
     app.state.reload = reload
     app.state.observe_refusal = meters.observe_refusal
     door, guarded = Door(pipeline, keys), ["/predict", "/predict/batch", "/explain"]
-    predictions = predict.router(pipeline, keys)
+    predictions = predict.router(pipeline, keys, side, max_images=settings.max_queue_size)
     routers = [
         predictions,
-        explain.router(pipeline, keys),
+        explain.router(pipeline, keys, side),
         health.router(lifecycle, pipeline),
         oip.router(
             pipeline,
             lifecycle,
             keys,
             door,
+            side,
             max_rows=settings.max_queue_size,
             max_bytes=settings.max_body_bytes,
         ),
@@ -158,7 +162,12 @@ def create_app(
         routers.append(admin.router(reload, token))
     if contract:
         leave_to(contract, routers)
-        routers.insert(0, cloud.router(contract, pipeline, lifecycle, keys))
+        routers.insert(
+            0,
+            cloud.router(
+                contract, pipeline, lifecycle, keys, side, max_images=settings.max_queue_size
+            ),
+        )
         guarded.append(contract.predict_route)
     for router in routers:
         app.include_router(router)

@@ -27,13 +27,15 @@ APP_LAYERS = [
         "app.api.predict",
     },
     {"app.api.door", "app.api.oip_tensors"},
-    {"app.api.body"},
+    {"app.api.answers", "app.api.body", "app.api.inflation", "app.api.oip_outputs"},
+    {"app.api.forms", "app.api.json_text"},
+    {"app.api.base64_text", "app.api.number_text", "app.api.oip_schemas"},
     {
         "app.api.callers",
         "app.api.errors",
         "app.api.headers",
         "app.api.hosts",
-        "app.api.json_text",
+        "app.api.oip_statistics",
         "app.api.origins",
         "app.api.parameters",
         "app.api.waiting",
@@ -48,6 +50,7 @@ APP_LAYERS = [
         *{"app.otel_environment", "app.secret_files"},
     },
     {"app.console", "app.cores", "app.errors", "app.extras", "app.settings", "app.timings"},
+    {"app.quoting", "app.side_thread"},
 ]
 MODEL_LAYERS = [
     {"model.train"},

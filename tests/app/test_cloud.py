@@ -100,7 +100,7 @@ async def test_a_route_named_as_one_of_ours_is_vertex_ais(classifier: FakeClassi
         (b"{}", 400, "instances: Field required"),
         (json.dumps(instances()).encode(), 400, "there are no instances"),
         (b'{"instances": [{"image": "MQ=="}]}', 400, "instances.0.b64: Field required"),
-        (b'{"instances": [{"b64": "%"}]}', 400, "the image is no valid base64"),
+        (b'{"instances": [{"b64": "%"}]}', 400, "the image is not valid base64"),
         (b'{"instances": [{"b64": ""}, {"b64": "%"}]}', 400, "image 1 of 2, counted from 0: the"),
         (json.dumps(instances(b"1", parameters={"top_k": 11})).encode(), 422, "from 1 to 10"),
         (json.dumps(instances(b"1", parameters={"k": 1})).encode(), 400, "parameters.k: Extra"),
