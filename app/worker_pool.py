@@ -40,16 +40,16 @@ class Timed(Generic[T]):
 class WorkerPool:
     """Runs calls in ``workers`` threads.
 
-    A thread cannot be ended from outside, so one whose call is stuck (see `Watch`) is replaced,
-    and leaves when its call ends. There are at most twice as many threads as ``workers``: once as
-    many calls are stuck, the next that get stuck take workers away. When all threads are stuck, no
-    call can run any more, and ``on_lost`` is called with the reason.
+    A thread cannot be ended from outside. So a thread whose call is stuck (see `Watch`) is
+    replaced, and ends when its call does. There are at most ``2 * workers`` threads; after that,
+    each further stuck call takes a worker away. When all threads are stuck, no call can run any
+    more, and ``on_lost`` is called with the reason.
 
     Args:
         name: of the threads, and of what they run, in messages.
         stuck_after: seconds of computing, or of not computing at all, after which a call is stuck.
         clock: seconds, monotonic.
-        cpu_clock: called in each thread, makes the clock of what that thread computes.
+        cpu_clock: called in each thread; returns the clock of that thread's CPU time.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class WorkerPool:
     ) -> Timed[T]:
         """The result of ``work`` in one of the threads.
 
-        A cancelled caller takes its work out of the queue. If a thread has begun it, it goes on.
+        If the caller is cancelled, its work leaves the queue. Work that has begun runs to its end.
 
         Args:
-            on_end: called on the event loop once the work has ended, or was taken out of the
-                queue, and no thread refers to it any more.
+            on_end: called on the event loop once the work has ended or left the queue, and no
+                thread refers to it any more.
         """
         self.count_stuck()
         loop = asyncio.get_running_loop()
@@ -95,7 +95,7 @@ class WorkerPool:
             del call  # an error in its future would refer to itself through this frame
 
     def count_stuck(self) -> int:
-        """The number of stuck calls. Those that got stuck since the last time are replaced."""
+        """Count the stuck calls, and replace the threads of those that are new."""
         with self._lock:
             found = {key for key, watch in self._threads.items() if watch and watch.is_stuck()}
             new = len(found - self._stuck)
@@ -110,7 +110,7 @@ class WorkerPool:
         return len(found)
 
     def stop(self) -> None:
-        """Cancel what waits, and let each thread end with what it runs."""
+        """Cancel the waiting calls, and end each thread after the call that it runs."""
         try:
             while call := self._calls.get_nowait():
                 call.future.cancel()
@@ -134,15 +134,15 @@ class WorkerPool:
                     self._threads[key] = Watch(self._stuck_after, self._clock, cpu)
                 outcome = attempt(work)
                 del work
+                staying = self._finish_call(key)
                 call.end(outcome)
                 del outcome
-            del call  # not to be kept while the thread waits for the next one
-            staying = self._is_to_stay(key)
+            del call  # else it would be kept until the next one comes
         with self._lock:
             self._threads.pop(key, None)
 
-    def _is_to_stay(self, key: object) -> bool:
-        """Whether a thread whose call has ended goes on: not if it has been replaced."""
+    def _finish_call(self, key: object) -> bool:
+        """Note that a thread's call has ended; returns whether the thread is still needed."""
         with self._lock:
             self._stuck.discard(key)
             if len(self._threads) - len(self._stuck) > self._size:
@@ -153,31 +153,34 @@ class WorkerPool:
 
 
 class Watch:
-    """Tells whether the call that a thread begins now is stuck.
+    """Decides whether the call that a thread begins now is stuck.
 
-    It is once the thread has computed for ``stuck_after`` seconds, or hardly at all for as long: it
-    waits for what never comes. The time of day alone says nothing, as calls that share cores, or
-    Python's lock, take longer without being stuck.
+    A call is stuck when its thread has computed for ``stuck_after`` seconds, or has hardly computed
+    for as long, because it waits for something that never happens. Elapsed time alone is no sign:
+    calls that share cores or the interpreter lock take longer without being stuck.
     """
 
-    HARDLY = 1e-3  # of the time; a hundred threads that share a core get ten times that
+    HARDLY = 1e-3  # of the elapsed time; a hundred threads on one core get ten times as much
 
     def __init__(self, stuck_after: float, clock: Clock, cpu: Clock) -> None:
         self._stuck_after = stuck_after
         self._clock = clock
         self._cpu = cpu
-        self._begun = cpu()
-        self._mark = (clock(), self._begun)  # the last time that it was seen to compute
+        self._begun = (clock(), cpu())
+        self._mark = self._begun  # when the thread was last seen to have computed
         self._idle = False
 
     def is_stuck(self) -> bool:
-        now, cpu = self._clock(), self._cpu()
+        now = self._clock()
+        if now - self._begun[0] < self._stuck_after:
+            return False
+        cpu = self._cpu()
         seconds, computed = now - self._mark[0], cpu - self._mark[1]
         if seconds >= self._stuck_after:
             self._idle = computed < self.HARDLY * seconds
             if not self._idle:
                 self._mark = (now, cpu)
-        return self._idle or cpu - self._begun >= self._stuck_after
+        return self._idle or cpu - self._begun[1] >= self._stuck_after
 
 
 class _Call(Generic[T]):

@@ -38,6 +38,7 @@ class Gate:
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.open = threading.Event()
+        self.ended = threading.Event()
 
     def __call__(self) -> str:
         self.begun.set()
@@ -68,7 +69,7 @@ async def pooling(
 async def hold(pool: WorkerPool) -> tuple[Gate, "asyncio.Task[Timed[str]]"]:
     """Occupy a thread."""
     gate = Gate()
-    task = asyncio.create_task(pool.run(gate))
+    task = asyncio.create_task(pool.run(gate, gate.ended.set))
     await until(gate.begun.is_set)
     return gate, task
 
@@ -236,6 +237,7 @@ def test_there_are_always_as_many_threads_as_there_can_be(
                         task.cancel()
                     gate.open.set()
                     await asyncio.gather(task, return_exceptions=True)
+                    await until(gate.ended.is_set)
                     was_stuck = clock.now - begun >= STUCK_AFTER
                     await until_stuck(pool, len(stuck) - was_stuck)
             stuck = [begun for _, _, begun in running if clock.now - begun >= STUCK_AFTER]
@@ -327,13 +329,13 @@ async def test_a_loop_that_has_ended_does_not_trouble_a_call_that_ends_later() -
     pools: list[Any] = []
 
     async def ask() -> None:
-        pools.append(WorkerPool(1, "decoder", stuck_after=STUCK_AFTER))
+        pools.append(WorkerPool(1, "orphan", stuck_after=STUCK_AFTER))
         task = asyncio.create_task(pools[0].run(gate))
         await until(gate.begun.is_set)
         task.cancel()
 
     await asyncio.to_thread(lambda: asyncio.run(ask()))
-    (thread,) = (each for each in threading.enumerate() if each.name == "decoder")
+    (thread,) = (each for each in threading.enumerate() if each.name == "orphan")
     pools[0].stop()
     gate.open.set()
     await asyncio.to_thread(thread.join, 10)
