@@ -39,7 +39,7 @@ APP_LAYERS = [
     {"app.api.schemas", "app.pipeline", "app.tracing"},
     {"app.engine"},
     {"app.admission", "app.batcher", "app.metrics", "app.logs", "app.preprocess_pool"},
-    {"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},
+    {"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.memory", "app.record"},
     {"app.console", "app.cores", "app.errors", "app.extras", "app.settings", "app.timings"},
 ]
 MODEL_LAYERS = [
