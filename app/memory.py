@@ -10,14 +10,14 @@ from app.settings import Settings
 
 MIB = 2**20
 BASE = 450 * MIB  # Python, PyTorch, OpenVINO
-MODEL = 330 * MIB  # beside its weights: compiled graphs, activations, what building one leaves
+MODEL = 330 * MIB  # without its weights: compiled graphs, activations, remains of building it
 WEIGHT_COPIES = 8  # in the layouts of the batch sizes, and while a graph is made
 MODELS = 2  # the old and the new one during a reload
 EXPLANATIONS = 1  # decoded at once
 # Of the worst picture of any format, while it is decoded and converted: a WebP image.
 BYTES_PER_PIXEL = 17
 OWN_GROUPS = Path("/proc/self/cgroup")
-NO_LIMIT = 2**60  # cgroup v1 writes the largest multiple of a page where there is no limit
+NO_LIMIT = 2**60  # cgroup v1 writes a larger number for an unlimited group
 
 logger = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
-"""PyTorch's choice of streams when the service starts beside a busy neighbour.
+"""Throughput on PyTorch after the service has started next to a busy process.
 
     python -m benchmarks.neighbour --starts 20 --out benchmarks/results/neighbour.md
 
 A process that is busy in bursts runs while the server starts, measures and chooses. Throughput is
-then measured twice: beside the neighbour, and while it is stopped. The reference is a server that
-started and was measured on a quiet machine. A closed loop sends a made-up photo.
+then measured twice: while that process runs, and while it is stopped. The reference is a server
+that started and was measured on a quiet machine. A closed loop sends a made-up photo.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Bursts:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start: what was chosen, and images a second beside the neighbour and without it."""
+    """The choice of one start, and images per second with the busy processes and without."""
 
     streams: int
     max_batch_size: int
@@ -93,7 +93,7 @@ async def throughput(url: str, seconds: float) -> float:
 
 
 async def start(checkpoint: Path, seconds: float, processes: Sequence[int] = ()) -> Start:
-    """One start beside ``processes``, which are stopped for the second measurement."""
+    """One start next to ``processes``, which are stopped for the second measurement."""
     async with started_server(checkpoint, "--backend=torch", "--device=cpu") as url:
         served = await served_model(url)
         beside = await throughput(url, seconds)

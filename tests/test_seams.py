@@ -57,6 +57,7 @@ MODEL_LAYERS = [
     },
     {"model.backends.agreement", "model.backends.torch"},
     {"model.backends.base", "model.backends.cache", "model.checkpoint", "model.photo"},
+    {"model.backends.openvino_runtime"},
     {"model.prediction"},
     {"model.description", "model.preprocess", "model.scores", "model.source"},
     {"model.hub", "model.timm_config", "model.variants"},

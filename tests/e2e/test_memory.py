@@ -1,4 +1,4 @@
-"""Memory as the kernel counts it, beside what `app.memory` says."""
+"""Memory as the kernel counts it, compared with the estimate of `app.memory`."""
 
 import io
 import subprocess
@@ -85,7 +85,7 @@ def test_no_picture_takes_more_bytes_a_pixel_than_the_estimate_has(name: str, si
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    output = 8 * 3 * size**2  # what the model gets, and what it was before it was turned upright
+    output = 8 * 3 * size**2  # the model's input, twice: as resized, and turned upright
     assert int(done.stdout) - output <= BYTES_PER_PIXEL * SIDE**2
 
 
