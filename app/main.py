@@ -41,6 +41,7 @@ from app.errors import (
 )
 from app.lifecycle import Lifecycle
 from app.logs import ROUTINE, log_request
+from app.memory import memory_limit, warn_of_memory
 from app.metrics import Metrics
 from app.pipeline import Pipeline
 from app.record import RequestRecord
@@ -248,31 +249,32 @@ def open_tracing(routine: Set[str]) -> "Tracing":
 
 def load_model(settings: Settings) -> Classifier:
     """The classifier that ``settings`` name; raises `StartupError` if it cannot be served."""
+    cores = usable_cores()
     try:
-        return ServedClassifier(
-            model.load_classifier(
-                settings.checkpoint or model.BUNDLED_CHECKPOINT,
-                model.Overrides(
-                    labels=settings.labels,
-                    image_size=settings.image_size,
-                    preprocess=settings.preprocess,
-                    hyperparameters=settings.hyperparameters,
-                ),
-                model.BackendOptions(
-                    backend=settings.backend,
-                    device=settings.device,
-                    precision=settings.precision,
-                    cores=usable_cores(),
-                    streams=settings.streams,
-                    serving=True,
-                    cache_dir=settings.cache_dir,
-                ),
-                max_batch_size=settings.max_batch_size,
-                max_pixels=settings.max_pixels,
-            )
+        classifier = model.load_classifier(
+            settings.checkpoint or model.BUNDLED_CHECKPOINT,
+            model.Overrides(
+                labels=settings.labels,
+                image_size=settings.image_size,
+                preprocess=settings.preprocess,
+                hyperparameters=settings.hyperparameters,
+            ),
+            model.BackendOptions(
+                backend=settings.backend,
+                device=settings.device,
+                precision=settings.precision,
+                cores=cores,
+                streams=settings.streams,
+                serving=True,
+                cache_dir=settings.cache_dir,
+            ),
+            max_batch_size=settings.max_batch_size,
+            max_pixels=settings.max_pixels,
         )
     except model.ModelError as error:
         raise StartupError(str(error)) from error
+    warn_of_memory(settings, cores, classifier.weight_bytes, memory_limit())
+    return ServedClassifier(classifier)
 
 
 class ServedClassifier:

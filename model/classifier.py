@@ -51,6 +51,7 @@ class Classifier:
 
     Attributes:
         reason: why it runs on this backend.
+        weight_bytes: size of the weights.
         max_batch_size: the largest batch, in images; see `settle`.
         explainer: shows where the network looks.
     """
@@ -63,6 +64,7 @@ class Classifier:
         explainer: Explainer,
         *,
         reason: str = "",
+        weight_bytes: int = 0,
         max_batch_size: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         clock: Clock = time.perf_counter,
@@ -71,6 +73,7 @@ class Classifier:
         self.sha256 = sha256
         self.backend = backend
         self.reason = reason
+        self.weight_bytes = weight_bytes
         self.explainer = explainer
         self._max_pixels = max_pixels
         self._clock = clock
@@ -263,6 +266,7 @@ def load_classifier(
         backend,
         Explainer(found.build, spec, max_pixels),
         reason=reason,
+        weight_bytes=sum(tensor.nbytes for tensor in found.state.values()),
         max_batch_size=max_batch_size,
         max_pixels=max_pixels,
     )

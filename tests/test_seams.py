@@ -47,7 +47,7 @@ APP_LAYERS = [
     {"app.held_bytes", "app.throughput"},
     {
         *{"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},
-        *{"app.otel_environment", "app.secret_files"},
+        *{"app.memory", "app.otel_environment", "app.secret_files"},
     },
     {"app.console", "app.cores", "app.errors", "app.extras", "app.settings", "app.timings"},
     {"app.quoting", "app.side_thread"},
@@ -67,6 +67,7 @@ MODEL_LAYERS = [
     },
     {"model.backends.agreement", "model.backends.torch"},
     {"model.backends.base", "model.backends.cache", "model.checkpoint", "model.photo"},
+    {"model.backends.openvino_runtime"},
     {"model.prediction"},
     {"model.description", "model.preprocess", "model.scores", "model.source"},
     {"model.hub", "model.timm_config", "model.variants"},

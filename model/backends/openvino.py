@@ -6,9 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-import openvino
 
 from model.backends.cache import seal
+from model.backends.openvino_runtime import openvino
 from model.preprocess import AnyPixels
 from model.scores import Logits
 

@@ -10,13 +10,11 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import openvino
 import torch
-from openvino.frontend import FrontEndManager
-from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import nn
 
 from model.backends.cache import seal
+from model.backends.openvino_runtime import openvino
 from model.backends.torch import to_script
 
 logger = logging.getLogger(__name__)
@@ -70,6 +68,9 @@ def to_graph(network: nn.Module, image_size: int) -> openvino.Model:
         network: pixels ``(b, h, w, 3)`` to logits ``(b, classes)``, in 32 bits.
         image_size: pixels a side.
     """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
     script = to_script(network, image_size)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript is deprecated

@@ -1,8 +1,6 @@
 """The directory of compiled models: reused, private, and done without where it cannot be had."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -197,77 +195,6 @@ def test_the_default_directory_follows_home_and_xdg(
             monkeypatch.setenv(name, value)
     assert locate(Path("~/.cache/xcit-serve")) == Path(expected)
     assert locate(Path("/elsewhere")) == Path("/elsewhere")
-
-
-def no_passwd_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(uid: object) -> None:
-        raise KeyError(f"getpwuid(): uid not found: {uid}")
-
-    monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.setattr("pwd.getpwuid", unknown)
-
-
-@pytest.mark.parametrize(
-    ("home", "directory", "reason"),
-    [
-        (None, "~/.cache/xcit-serve", "Could not determine home directory"),
-        ("here", "~/.cache/xcit-serve", "HOME must be an absolute path"),
-        ("/dev/null", "~/.cache/xcit-serve", "Not a directory"),
-        ("/proc/nowhere", "~/.cache/xcit-serve", "No such file or directory"),
-        ("/", "~nobody-of-that-name/cache", "Could not determine home directory"),
-        ("/", "/" + "x" * 300, "File name too long"),
-    ],
-)
-def test_a_directory_that_cannot_be_had_costs_the_cache_and_not_the_backend(
-    whole: nn.Sequential,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    home: str | None,
-    directory: str,
-    reason: str,
-) -> None:
-    no_passwd_entry(monkeypatch)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.chdir(tmp_path)
-    if home is not None:
-        monkeypatch.setenv("HOME", home)
-    options = BackendOptions(device="cpu", cache_dir=Path(directory))
-    backend, _ = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
-    assert backend.name == "openvino"
-    assert f"compiled models are not kept in {directory}: " in caplog.text
-    assert reason in caplog.text
-    assert not [*tmp_path.iterdir()]
-
-
-FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-import torch
-from model.backends.agreement import probabilities
-from model.backends.base import BackendOptions
-from model.backends.choose import choose_backend
-from model.simplify import plain
-from model.spec import PreprocessSpec
-from model.xcit import XCiT
-from tests.model.conftest import HYPERPARAMETERS
-
-network = plain(XCiT(**HYPERPARAMETERS).eval(), PreprocessSpec(16)).eval()
-expected = probabilities(network, 16)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-options = BackendOptions(device="cpu", cache_dir=Path(sys.argv[1]))
-print(choose_backend(lambda: network, 16, expected, options).backend.name)
-"""
-
-
-def test_a_disk_that_takes_no_more_bytes_costs_the_cache_and_not_the_backend(cache: Path) -> None:
-    """In a process of its own, whose files may have 2,000 bytes."""
-    command = [sys.executable, "-c", FULL_DISK, str(cache)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.stdout == "openvino\n", result.stderr
-    assert "the graph is not kept" in result.stderr
-    assert not [*cache.glob("*.xml")]
 
 
 def test_a_kept_model_that_cannot_be_read_is_compiled_and_kept_no_more(
