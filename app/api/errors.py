@@ -14,12 +14,14 @@ from app.api.schemas import Problem
 from app.errors import (
     BadRequest,
     BodyTooLarge,
+    CrossSiteRequest,
     DeadlineExceeded,
     Draining,
     ImageTooLarge,
     InternalError,
     InvalidImage,
     InvalidParameter,
+    MisdirectedRequest,
     NotReady,
     Overloaded,
     RequestTimeout,
@@ -37,8 +39,10 @@ PROTOCOL_V2 = "/v2"  # where clients read ``error``, the detail once more
 OF_THE_REQUEST = (
     BadRequest,
     Unauthorized,
+    CrossSiteRequest,
     RequestTimeout,
     BodyTooLarge,
+    MisdirectedRequest,
     InvalidParameter,
     InternalError,
     NotReady,
@@ -103,7 +107,9 @@ async def _refuse_parameters(request: Request, error: Exception) -> Response:
 async def _refuse_route(request: Request, error: Exception) -> Response:
     """404 and 405."""
     assert isinstance(error, HTTPException)
-    path = shorten(request.url.path)
+    record: RequestRecord = request.state.record
+    path = shorten(record.path)
+    docs = f"{request.scope.get('root_path', '')}/docs"
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(allowed_methods(request))
@@ -112,9 +118,9 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
         type=f"/problems/{phrase.lower().replace(' ', '-')}",
         title=phrase.capitalize(),
         status=error.status_code,
-        detail=f"{request.method} {path}: {error.detail}; /docs lists what there is",
+        detail=f"{record.method} {path}: {error.detail}; {docs} lists the routes",
         instance=path,
-        request_id=request.state.record.request_id,
+        request_id=record.request_id,
     )
     return _respond(problem, headers)
 
