@@ -109,7 +109,12 @@ def test_operations_explain_every_metric() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_name_no_setting_that_is_not_there(document: Path) -> None:
-    others = {"PUBLISH", "IMAGE", "CLIENT_KEY", "CLIENT_KEY_FILE"}  # compose's own, and the client's
+    others = {
+        "PUBLISH",
+        "IMAGE",
+        "CLIENT_KEY",
+        "CLIENT_KEY_FILE",
+    }  # compose's own, and the client's
     known = {name.upper() for name in Settings.model_fields} | others
     assert set(re.findall(rf"{ENV_PREFIX}([A-Z_]+)", document.read_text())) <= known
 
