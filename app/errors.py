@@ -202,6 +202,18 @@ def rejection_reasons() -> list[str]:
     return sorted(error.reason() for error in leaves(ServiceError))
 
 
+def drop_tracebacks(error: BaseException | None) -> None:
+    """Let go of the frames that an error and its causes were raised through.
+
+    Frames hold the body of their request. An error that one of them refers to would keep them all
+    until the next garbage collection.
+    """
+    while error and error.__traceback__:
+        error.__traceback__ = None
+        drop_tracebacks(error.__cause__)
+        error = error.__context__
+
+
 class StartupError(Exception):
     """The model cannot be loaded; the text says why in one line."""
 

@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     batch_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     """Seconds that a batch may take; one that takes longer hangs, and the process ends."""
 
+    reload_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """Seconds that loading another model may take; after that the old one stays."""
+
     head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds for the request line and the headers of a request to arrive."""
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.door import Door
 from app.api.errors import problem_response
 from app.api.headers import security_headers
-from app.errors import BodyTooLarge, InternalError, ServiceError
+from app.errors import BodyTooLarge, InternalError, ServiceError, drop_tracebacks
 from app.record import RequestRecord, Trace, current_record
 
 SANE_REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
@@ -119,6 +119,7 @@ class RequestScope:
         except Exception as error:
             if record.trace:
                 record.trace.note(error)
+            raised: Exception = error
             if not isinstance(error, ServiceError):
                 logger.exception("unexpected error")
                 error = InternalError("the service failed; its log has the request id")
@@ -126,6 +127,7 @@ class RequestScope:
                 raise  # half an answer is out: the connection can only be closed
             if isinstance(error, BodyTooLarge):
                 await body.discard()
+            drop_tracebacks(raised)
             record.rejection = error.reason()
             await problem_response(error, record)(scope, body.receive, send)
 

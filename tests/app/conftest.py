@@ -96,9 +96,12 @@ class FakeClassifier:
             raise InvalidImage("it does not decode")
         return image
 
-    def explain(self, data: bytes, head: int | None) -> bytes:
+    def prepare_explanation(self, data: bytes) -> bytes:
+        return self.preprocess(data)
+
+    def explain(self, item: bytes, head: int | None) -> bytes:
         assert self.gate.wait(10), "no test opened the gate"
-        return b"%b by %b" % (self.preprocess(data), str(head).encode())
+        return b"%b by %b" % (item, str(head).encode())
 
     def padded_size(self, count: int) -> int:
         return count + count % 2

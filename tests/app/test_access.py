@@ -61,10 +61,12 @@ def test_keys_can_be_taken_away_and_a_broken_file_changes_nothing(
     keys = ApiKeys(keys_file)
     keys_file.write_text("nonsense\n")
     with pytest.raises(KeysError, match="line 1: must be NAME:SHA-256"):
-        keys.reload()
+        keys.read_again()
     assert keys.name_of({"x-api-key": alice[0]}) == "alice"
     keys_file.write_text(new_key("bob")[1])
-    keys.reload()
+    activate = keys.read_again()
+    assert keys.name_of({"x-api-key": alice[0]}) == "alice", "nothing is activated yet"
+    activate()
     with pytest.raises(Unauthorized):
         keys.name_of({"x-api-key": alice[0]})
 
@@ -77,6 +79,7 @@ def test_keys_can_be_taken_away_and_a_broken_file_changes_nothing(
         ("alice:123\n", "line 1: must be"),
         ("al ice:" + "0" * 64, "line 1: must be"),
         ("a:" + "0" * 64 + "\na:" + "1" * 64, "line 2: the name a is there twice"),
+        (f"a:{'0' * 64}\nb:{'0' * 64}", "line 2: b has the key of a; use a different key"),
     ],
 )
 def test_a_file_that_is_no_keys_file_is_told(tmp_path: Path, content: str, message: str) -> None:
@@ -198,6 +201,19 @@ async def test_a_reload_that_fails_keeps_what_is_served() -> None:
         response = await client.post("/admin/reload", headers=admin)
         detail = problem(response, 422, "reload-failed")
         assert detail == (
-            "weights.pt: neither a safetensors nor a PyTorch file; fake is still served"
+            "weights.pt: neither a safetensors nor a PyTorch file; fake 3 is still served"
         )
         assert (await client.post("/predict", content=b"3")).is_success
+
+
+async def test_a_reload_measures_streams_and_batch_sizes_once_more() -> None:
+    loads = [FakeClassifier(streams=2, max_batch_size=8), FakeClassifier(max_batch_size=2)]
+    second = loads[0]
+    async with starting(loads.pop, admin_token="secret") as (client, lifecycle):
+        await until(lambda: lifecycle.ready)
+        served = (await client.get("/healthz")).json()["model"]
+        assert (served["streams"], served["max_batch_size"]) == (1, 2)
+        await client.post("/admin/reload", headers={"Authorization": "Bearer secret"})
+        assert second.timings == [{1: 0.5}, {1: 0.5}]
+        served = (await client.get("/healthz")).json()["model"]
+        assert served["max_batch_size"] == 8

@@ -197,7 +197,7 @@ async def test_state_and_model_are_told(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, lifecycle):
         read = await scrape(client)
         assert [read("xcit_state", state=s) for s in ("loading", "ready")] == [0, 1]
-        info = {"name": "fake", "family": "none", "checkpoint_sha256": "0" * 64}
+        info = {"name": "fake", "version": "3", "family": "none", "checkpoint_sha256": "0" * 64}
         info["backend_reason"] = "there is no other"
         assert (
             read("xcit_model_info", **info, device="cpu", backend="fake", precision="float32") == 1
