@@ -592,23 +592,20 @@ def test_a_page_of_another_origin_cannot_send(
 
 
 def test_a_name_that_a_page_made_resolve_to_loopback_is_not_answered(
-    start_server: StartServer,
+    start_server: StartServer, browser: Browser
 ) -> None:
-    path = shutil.which("chromium")
-    if not path:
-        pytest.skip("there is no chromium to open the page in")
     server = start_server(*SLOW_SERVICE, allowed_hosts="")
-    with sync_playwright() as playwright:
-        rules = "--host-resolver-rules=MAP rebound.example 127.0.0.1"
-        browser = playwright.chromium.launch(executable_path=path, args=[rules])
-        page = browser.new_page()
-        answer = page.goto(f"http://rebound.example:{server.port}/healthz")
-        assert answer
-        assert answer.status == 421
-        answer = page.goto(f"http://localhost:{server.port}/healthz")
-        assert answer
-        assert answer.status == 200
-        browser.close()
+    rebound = browser.browser_type.launch(
+        executable_path=shutil.which("chromium"),
+        args=["--host-resolver-rules=MAP rebound.example 127.0.0.1"],
+    )
+    page = rebound.new_page()
+    answers = [
+        page.goto(f"http://{name}:{server.port}/healthz")
+        for name in ("rebound.example", "localhost")
+    ]
+    assert [answer and answer.status for answer in answers] == [421, 200]
+    rebound.close()
 
 
 @contextmanager
