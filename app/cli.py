@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.cloud import follow_cloud
-from app.console import INTERRUPTED, complain, leave, show
+from app.console import INTERRUPTED, complain, show
 from app.extras import MissingExtra, extra
 from app.otel_environment import without_opentelemetry
 from app.settings import (
@@ -80,10 +80,10 @@ def serve_command(args: argparse.Namespace) -> int:
     gc.disable()  # until the model is there: a tenth of the time to import and load
     with without_opentelemetry(os.environ):
         from app.logs import set_up_logs
-        from app.server import serve
+        from app.server import run
 
     set_up_logs(settings.log_level, settings.log_format)
-    leave(serve(settings))
+    run(settings)
 
 
 def add_key(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,8 @@
 """A bound on open connections, below the limit on open files.
 
-At the bound the connection that has been idle longest makes room for a new one. Where none is
-idle, a small reserve takes requests without a body, so that probes are answered at all times.
+At the bound the connection that has been idle longest is closed to make room for a new one. Busy
+ones cannot take all of the room: a reserve is kept for requests without a body, so that probes are
+answered at all times.
 """
 
 import logging
@@ -9,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from enum import Enum, auto
 from typing import Protocol
 
 try:
@@ -21,7 +21,7 @@ MAX_OPEN_FILES = 65_536  # the limit is not raised beyond this
 MAX_CONNECTIONS = 4096  # each may hold 64 KiB of a request head
 SPARE_FILES = 64  # for listeners, models being loaded, and connections just being closed
 LEAST = 16  # connections, however few files may be open
-RESERVE = 64  # connections beyond the bound, at most
+RESERVE = 64  # connections kept for requests without a body, at most
 LOG_INTERVAL = 60.0  # seconds between two warnings
 
 logger = logging.getLogger(__name__)
@@ -34,32 +34,24 @@ class Connection(Protocol):
         """Close at once."""
 
 
-class Place(Enum):
-    """What a new connection gets."""
-
-    ORDINARY = auto()
-    RESERVED = auto()  # for one request without a body
-    NONE = auto()
-
-
 class ConnectionLimit:
-    """The open connections, at most so many.
+    """The open connections, at most ``most``.
 
     Args:
-        bound: ordinary connections.
-        reserve: further ones, where no connection is idle.
-        on_refused: called for each connection that is closed or refused for want of room.
+        most: open connections.
+        reserve: how many of them are kept for requests without a body.
+        on_refused: called for each connection that is closed or refused to keep the limit.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
-        bound: int,
+        most: int,
         reserve: int,
         on_refused: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.bound = bound
+        self.most = most
         self._reserve = reserve
         self._on_refused = on_refused
         self._clock = clock
@@ -71,23 +63,29 @@ class ConnectionLimit:
         """Open connections."""
         return len(self._open)
 
-    def enter(self, connection: Connection) -> Place:
-        """Take in a new connection, idle as yet."""
-        full = len(self._open) >= self.bound + self._reserve
-        if full or (len(self._open) >= self.bound and len(self._idle) > self._reserve):
+    def __contains__(self, connection: Connection) -> bool:
+        return connection in self._open
+
+    def enter(self, connection: Connection) -> bool:
+        """Add a new, idle connection; false if there is no room even after closing an idle one."""
+        if len(self._open) >= self.most:
             self._warn()
             self._on_refused()
             if not self._idle:
-                return Place.NONE
+                return False
             self._evict_idlest()
-        ordinary = len(self._open) < self.bound
         self._open.add(connection)
         self._idle[connection] = None
-        return Place.ORDINARY if ordinary else Place.RESERVED
+        return True
 
     def leave(self, connection: Connection) -> None:
         self._open.discard(connection)
         self._idle.pop(connection, None)
+
+    def has_room_for_body(self, connection: Connection) -> bool:
+        """Whether a request with a body may come in on ``connection``, outside the reserve."""
+        busy = len(self._open) - len(self._idle)
+        return connection not in self._idle or busy < self.most - self._reserve
 
     def busy(self, connection: Connection) -> None:
         """A client waits for an answer on this connection."""
@@ -131,13 +129,13 @@ def raise_open_files() -> int:
 
 
 def choose_bound(max_open_files: int, open_files: int) -> tuple[int, int]:
-    """How many connections there may be, and how many of them in reserve."""
-    available = max(LEAST, max_open_files - open_files - SPARE_FILES)
-    reserve = min(RESERVE, available // 8)
-    return min(available - reserve, MAX_CONNECTIONS), reserve
+    """How many connections there may be, and how many of them are the reserve."""
+    most = min(max(LEAST, max_open_files - open_files - SPARE_FILES), MAX_CONNECTIONS)
+    return most, min(RESERVE, most // 8)
 
 
 def count_open_files() -> int:
+    """Files that this process has open now."""
     try:
         return len(os.listdir("/dev/fd"))  # noqa: PTH208 - names are all that is needed
     except OSError:

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from app.api.errors import problem_response
-from app.connection_limit import ConnectionLimit, Place
+from app.connection_limit import ConnectionLimit
 from app.errors import BadRequest, Overloaded, RequestTimeout, ServiceError
 from app.lingering import LingeringTransport
 from app.record import RequestRecord
@@ -35,6 +35,7 @@ from app.request_head import (
     too_many_fields,
 )
 
+PIECE = 16 * 2**10  # bytes parsed at once: the precision with which a head's bytes are counted
 MAX_WAITING = 16  # pipelined requests behind the one that is being answered
 LAST_CALL = 0.5  # seconds for a request to arrive before its connection is closed for good
 LINGER = 5.0  # seconds to send the rest of a body whose request has been answered, or to read
@@ -69,7 +70,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._keeps_alive = keeps_alive
         self._limit = limit
         self._on_refusal = on_refusal
-        self._place = Place.ORDINARY
         self._timer: asyncio.TimerHandle | None = None  # until a head or a body must be there
         self._reading: asyncio.TimerHandle | None = None  # until the client must have read
         self._held = 0  # bytes that the parser may keep: since the last head, body or end
@@ -79,11 +79,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._wire = LingeringTransport(transport, self.loop, self._seconds_to_linger)
         super().connection_made(self._wire)
-        self._place = self._limit.enter(self)
-        if self._place is Place.NONE:
-            self._refuse(Overloaded("too many connections are open", retry_after=1))
-        else:
+        if self._limit.enter(self):
             self._await_head()
+        else:
+            self._refuse(Overloaded("too many connections are open", retry_after=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._limit.leave(self)
@@ -105,11 +104,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._refusal or self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
-        self._held += len(data)
         try:
-            self._parse(data)
-            if self._held > MAX_HEAD_BYTES:
-                raise head_too_large()
+            for start in range(0, len(data), PIECE):
+                self._parse(data[start : start + PIECE])
         except HttpParserError as error:
             self._refuse(cause_of(error))
         except ServiceError as error:
@@ -133,7 +130,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return  # `_parse` continues without the upgrade
         self.url = check_head(self.parser.get_http_version(), self.url, self.headers)
-        self._check_place()
+        self._check_room()
         super().on_headers_complete()
         self.headers = []  # trailers are not header fields
         self._limit.busy(self)
@@ -187,8 +184,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Answer a request, in a context of its own: what ended the last one may have called."""
         self._latest = cycle
-        stays = self._keeps_alive() and self._place is Place.ORDINARY
-        cycle.keep_alive = cycle.keep_alive and stays
+        cycle.keep_alive = cycle.keep_alive and self._keeps_alive()
         Context().run(super()._start_asgi_task, cycle, app)
 
     def _running(self) -> RequestResponseCycle | None:
@@ -197,12 +193,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser, which stops at each request for another protocol."""
+        self._held += len(data)
         while data:
             try:
                 self.parser.feed_data(data)
-                return
+                break
             except HttpParserUpgrade as upgrade:
                 data = self._without_upgrade() + data[upgrade.args[0] :]
+        if self._held > MAX_HEAD_BYTES:
+            raise head_too_large()
 
     def _without_upgrade(self) -> bytes:
         """The head of the last request, to be read by a new parser as one for HTTP/1.1."""
@@ -214,14 +213,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self.parser = HttpRequestParser(self)
         return b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version.encode(), lines)
 
-    def _check_place(self) -> None:
+    def _check_room(self) -> None:
         """Refuse a request that this connection has no room for."""
         if len(self.pipeline) >= MAX_WAITING:
             raise BadRequest(
                 f"more than {MAX_WAITING} requests wait on this connection; read the answers to "
                 "some before sending more"
             )
-        if self._place is Place.RESERVED and self.parser.get_method() not in (b"GET", b"HEAD"):
+        bodiless = self.parser.get_method() in (b"GET", b"HEAD")
+        if not bodiless and not self._limit.has_room_for_body(self):
             raise Overloaded("too many connections are open", retry_after=1)
 
     def _await_head(self) -> None:
@@ -240,7 +240,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _seconds_to_linger(self) -> float:
         """How long a client may go on sending after the last answer."""
         unread = self._refusal or self.flow.read_paused or (self.cycle and self.cycle.more_body)
-        if not unread or self._place is Place.NONE:
+        if not unread or self not in self._limit:
             return 0.0
         return LINGER if self._keeps_alive() else LAST_CALL
 
@@ -250,7 +250,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._refusal = error.with_traceback(None)  # whose frames hold this connection
-        if self._place is not Place.NONE:
+        if self in self._limit:
             logger.info("connection closed: %s", error)
         cycle, running = self.cycle, self._running()
         if cycle and cycle.more_body and cycle.response_complete:

@@ -11,9 +11,9 @@ MAX_FIELDS = 100  # in a head, and in the trailers after a body
 
 Fields = list[tuple[bytes, bytes]]
 
-# RFC 3986: an IP literal or a registered name, and a port. Nothing here is optional whitespace.
+# RFC 3986: an IPv6 address in brackets or a registered name, and perhaps a port.
 _HOST = re.compile(
-    rb"(?:\[(?P<address>[\da-fA-F:.]+)\]|(?:[\w\-.~!$&'()*+,;=]|%[\da-fA-F]{2})*)"
+    rb"(?:\[(?P<address>[\da-fA-F:.]+)\]|(?:[\w\-.~!$&'()*+,;=]|%[\da-fA-F]{2})+)"
     rb"(?::(?P<port>\d{0,5}))?"
 )
 _ABSOLUTE = re.compile(rb"https?://(?P<authority>[^/?#]+)(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
@@ -53,17 +53,17 @@ def check_head(version: str, target: bytes, fields: Fields) -> bytes:
 
 
 def _check_hosts(version: str, hosts: Sequence[bytes]) -> None:
-    """RFC 9112, section 3.2."""
+    """RFC 9112, section 3.2: exactly one. It may be empty."""
     if len(hosts) > 1:
         raise BadRequest(f"the request has {len(hosts)} Host header fields; send exactly one")
     if not hosts and version != "1.0":
         raise BadRequest("the request has no Host header field; HTTP/1.1 requires one")
-    if hosts and not is_host(hosts[0].strip(b" \t")):
+    if hosts and hosts[0].strip(b" \t") and not is_host(hosts[0].strip(b" \t")):
         raise BadRequest("the Host header field is invalid; send HOST or HOST:PORT")
 
 
 def is_host(value: bytes) -> bool:
-    """Whether ``value`` is a host and an optional port. An empty host is one."""
+    """Whether ``value`` is a host and an optional port."""
     found = _HOST.fullmatch(value)
     if not found or int(found["port"] or 0) > 65535:
         return False

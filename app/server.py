@@ -15,7 +15,7 @@ from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,6 +27,7 @@ from app.connection_limit import (
     count_open_files,
     raise_open_files,
 )
+from app.console import leave
 from app.errors import ServiceError
 from app.lifecycle import Lifecycle, State
 from app.listeners import BACKLOG, accept_all, close_all, duplicate, open_listeners, url_of
@@ -43,27 +44,37 @@ ACCEPTED_AT_ONCE = 16
 TURN_SECONDS = 5e-5
 
 
-def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> str | None:
-    """Serve until stopped; the reason if the service failed, ``None`` after a clean stop.
+def run(settings: Settings, load: Callable[[], Classifier] | None = None) -> NoReturn:
+    """Serve until stopped, then end the process.
 
-    ``load`` makes the classifier, see `create_app`. Why the service cannot start, or failed, is in
-    the log as well.
+    The exit code is 0 after a clean stop, 1 after a failure, and 2 for settings that cannot be
+    used. The reason is in the log; where the log is text, it is also the last line on stderr.
+    ``load`` makes the classifier, see `create_app`.
+    """
+    try:
+        failure, code = serve(settings, load), 1
+    except SettingsError as error:
+        failure, code = str(error), 2
+        for line in failure.splitlines():
+            logger.error("cannot start: %s", line)
+    if failure is None:
+        leave(0)
+    leave(code, *(failure.splitlines() if settings.log_format == "text" else ()))
+
+
+def serve(settings: Settings, load: Callable[[], Classifier] | None) -> str | None:
+    """Serve until stopped; the reason if the service failed, ``None`` after a clean stop.
 
     Raises:
         SettingsError: the service cannot start with these settings.
     """
     sys.setswitchinterval(TURN_SECONDS)
     lifecycle = Lifecycle()
+    listeners = open_listeners(settings.host, settings.port)
     try:
-        listeners = open_listeners(settings.host, settings.port)
-        try:
-            server = create_server(settings, load, lifecycle, listeners)
-        except SettingsError:
-            close_all(listeners)
-            raise
-    except SettingsError as error:
-        for line in str(error).splitlines():
-            logger.error("cannot start: %s", line)
+        server = create_server(settings, load, lifecycle, listeners)
+    except SettingsError:
+        close_all(listeners)
         raise
     server.run()
     return lifecycle.failure
@@ -84,7 +95,7 @@ def create_server(
             BoundedProtocol,
             head_timeout=settings.head_timeout_s,
             keeps_alive=lambda: lifecycle.state in (State.LOADING, State.READY),
-            limit=limit_connections(metrics),
+            limit=limit_connections(metrics, len(listeners)),
             on_refusal=metrics.observe_refusal,
         ),
         timeout_keep_alive=settings.keep_alive_timeout_s,  # type: ignore[arg-type]
@@ -98,11 +109,12 @@ def create_server(
     return Server(config, listeners, lifecycle, app.state.reload, settings.drain_delay_s)
 
 
-def limit_connections(metrics: Metrics) -> ConnectionLimit:
+def limit_connections(metrics: Metrics, listeners: int) -> ConnectionLimit:
     """The limit that the open files of this process allow, with its metrics."""
-    bound, reserve = choose_bound(raise_open_files(), count_open_files())
-    limit = ConnectionLimit(bound, reserve, metrics.connections_refused.inc)
-    metrics.max_connections.set(bound)
+    open_files = count_open_files() + listeners * ACCEPTED_AT_ONCE
+    most, reserve = choose_bound(raise_open_files(), open_files)
+    limit = ConnectionLimit(most, reserve, metrics.connections_refused.inc)
+    metrics.max_connections.set(most)
     metrics.connections.set_function(lambda: len(limit))
     return limit
 

@@ -44,11 +44,12 @@ APP_LAYERS = [
     {"app.engines"},
     {"app.engine"},
     {"app.admission", "app.batcher", "app.metrics", "app.logs", "app.worker_pool"},
-    {"app.held_bytes", "app.throughput"},
+    {"app.connection_limit", "app.held_bytes", "app.lingering", "app.throughput"},
     {
         *{"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},
         *{"app.memory", "app.otel_environment", "app.secret_files"},
     },
+    {"app.listeners", "app.request_head"},
     {"app.console", "app.cores", "app.errors", "app.extras", "app.settings", "app.timings"},
     {"app.quoting", "app.side_thread"},
 ]

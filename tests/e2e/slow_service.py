@@ -19,10 +19,9 @@ from dataclasses import replace
 
 from app import pipeline
 from app.classifier import Input
-from app.console import leave
 from app.errors import DeviceFailure, InvalidImage, OutOfMemory
 from app.logs import set_up_logs
-from app.server import serve
+from app.server import run
 from app.settings import read_settings
 from tests.app.conftest import INFO, FakeClassification, FakePrediction
 
@@ -87,4 +86,4 @@ if __name__ == "__main__":
     settings = read_settings()
     pipeline.STUCK_AFTER = float(os.environ.get("XCIT_TEST_STUCK_AFTER", pipeline.STUCK_AFTER))
     set_up_logs(settings.log_level, settings.log_format)
-    leave(serve(settings, lambda: SlowClassifier(settings.max_batch_size or 16)))
+    run(settings, lambda: SlowClassifier(settings.max_batch_size or 16))
