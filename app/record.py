@@ -51,9 +51,9 @@ class RequestRecord:
 current_record: ContextVar[RequestRecord | None] = ContextVar("current_record", default=None)
 
 
-def shorten(text: str) -> str:
-    """A text of a client as it is shown: at most `SHOWN` characters."""
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+def shorten(text: str, most: int = SHOWN) -> str:
+    """A text that a client chose, cut to ``most`` characters where it is longer."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def current_trace() -> Trace | None:

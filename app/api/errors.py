@@ -100,7 +100,10 @@ def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
 
 async def _refuse_parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    details = (f"{mistake['loc'][-1]}: {mistake['msg']}" for mistake in error.errors())
+    details = (
+        f"{shorten(str(mistake['loc'][-1]))}: {shorten(mistake['msg'])}"
+        for mistake in error.errors()
+    )
     raise InvalidParameter("; ".join(details))
 
 
@@ -118,7 +121,7 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
         type=f"/problems/{phrase.lower().replace(' ', '-')}",
         title=phrase.capitalize(),
         status=error.status_code,
-        detail=f"{record.method} {path}: {error.detail}; {docs} lists the routes",
+        detail=f"{request.method} {path}: {error.detail}; {docs} lists the routes",
         instance=path,
         request_id=record.request_id,
     )
