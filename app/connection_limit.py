@@ -14,7 +14,7 @@ from typing import Protocol
 
 try:
     import resource
-except ImportError:  # Windows has no limit that could be asked for
+except ImportError:  # Windows has no such limit
     resource = None  # type: ignore[assignment]
 
 MAX_OPEN_FILES = 65_536  # the limit is not raised beyond this
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Connection(Protocol):
-    """What can be closed to make room."""
+    """A connection that can be closed to make room."""
 
     def evict(self) -> None:
         """Close at once."""
@@ -67,7 +67,7 @@ class ConnectionLimit:
         return connection in self._open
 
     def enter(self, connection: Connection) -> bool:
-        """Add a new, idle connection; false if there is no room even after closing an idle one."""
+        """Add a new, idle connection. False: all the others are busy, and it must be refused."""
         if len(self._open) >= self.most:
             self._warn()
             self._on_refused()
@@ -107,9 +107,9 @@ class ConnectionLimit:
             return
         self._quiet_until = self._clock() + LOG_INTERVAL
         logger.warning(
-            "%d connections are open, the most that the limit on open files allows: "
-            "idle ones are closed and others may be refused; raise the limit (ulimit -n) "
-            "or look for clients that do not close their connections",
+            "%d connections are open, the most that the limit on open files allows: idle ones "
+            "are closed, and new ones may be refused; raise the limit (ulimit -n) or look for "
+            "clients that do not close their connections",
             len(self._open),
         )
 

@@ -41,7 +41,7 @@ def open_listeners(host: str, port: int) -> list[socket.socket]:
 
 
 def resolve(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
-    """Families and socket addresses of a host; raises `SettingsError` if there are none."""
+    """Families and socket addresses of a host; raises `SettingsError` if it has none."""
     name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not name:
         raise SettingsError(f"the host is empty; set {HOST_SETTING} to an address of this machine")

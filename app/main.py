@@ -74,13 +74,13 @@ def create_app(
     """The whole service as one ASGI application.
 
     Args:
-        load: makes the classifier, in an inference thread; by default what ``settings`` say.
-        lifecycle: where the server reads and changes the state.
-        on_loaded: called whenever a model has been put to work.
-        environ: where a cloud says what it wants; see `app.cloud`.
+        load: makes the classifier, in an inference thread; by default as ``settings`` say.
+        lifecycle: the state, which the server reads and changes.
+        on_loaded: called after each model that begins to serve.
+        environ: variables of a cloud's contract; see `app.cloud`.
 
-    Its ``state.reload`` loads model and keys again, and uses both or neither. Its
-    ``state.metrics`` are the `Metrics`, which the server counts refused requests in as well.
+    The application's ``state.reload`` loads model and keys again, and uses both or neither. The
+    server counts connections and refused requests in ``state.metrics``.
 
     Raises:
         KeysError: the file of API keys cannot be used.

@@ -149,7 +149,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.pipeline:
-            self.flow.pause_reading()  # what was sent ahead is answered before more is read
+            self.flow.pause_reading()  # answer the pipelined requests before reading more
         if self._running():
             return
         self._limit.idle(self)
@@ -182,7 +182,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._reading = None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Answer a request, in a context of its own: what ended the last one may have called."""
+        """Answer a request in a new context: the current one may be the previous request's."""
         self._latest = cycle
         cycle.keep_alive = cycle.keep_alive and self._keeps_alive()
         Context().run(super()._start_asgi_task, cycle, app)
@@ -238,7 +238,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _seconds_to_linger(self) -> float:
-        """How long a client may go on sending after the last answer."""
+        """Seconds for a client to finish sending after the last answer."""
         unread = self._refusal or self.flow.read_paused or (self.cycle and self.cycle.more_body)
         if not unread or self not in self._limit:
             return 0.0
@@ -289,7 +289,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def cause_of(error: HttpParserError) -> ServiceError:
-    """What a callback of the parser raised, or else what the parser has to say."""
+    """The error that a callback of the parser raised, or else that the parser found."""
     if isinstance(error.__context__, ServiceError):
         return error.__context__
     return BadRequest("the request is not valid HTTP/1.1")

@@ -1,7 +1,7 @@
-"""uvicorn, with a drain: the first SIGTERM asks not to be routed to, then the service stops.
+"""uvicorn, with a drain: after the first SIGTERM the service is not ready, and later it stops.
 
 uvicorn closes its sockets first and informs the application last, so the drain begins in the signal
-handler. The signals are ours: a stop that was asked for ends with exit code 0.
+handler. uvicorn's own handlers are replaced, so that a stop by a signal has exit code 0.
 """
 
 import asyncio
@@ -208,9 +208,9 @@ class Server(uvicorn.Server):
         await super().shutdown([])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Signals interrupt anything; what they mean is decided in the event loop.
+        """Hand a signal, which can interrupt any code, to the event loop.
 
-        That happens in an empty context: the current one may be a request's, with its id.
+        The context is empty: the current one may be a request's, with its id.
         """
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._on_signal, sig, context=Context())

@@ -33,7 +33,7 @@ from app.errors import (
 from app.record import RequestRecord, shorten
 
 MEDIA_TYPE = "application/problem+json"
-MAX_DETAIL = 1024  # characters; what a client chose is shortened before, where it is quoted
+MAX_DETAIL = 1024  # characters; texts of clients in it have been shortened one by one
 PROTOCOL_V2 = "/v2"  # where clients read ``error``, the detail once more
 # What any request for a prediction may meet, and what any image.
 OF_THE_REQUEST = (

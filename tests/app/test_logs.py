@@ -1,4 +1,4 @@
-"""Lines of the log have an end, whoever writes them."""
+"""Log lines are bounded, those of libraries too."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""HTTP by hand: what is sent and received, byte by byte."""
+"""HTTP by hand: requests as bytes, and answers as bytes."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 def ask(server: Server, request: bytes) -> bytes:
     """Everything that the server sends until it closes the connection or its sending side."""
     with connect(server) as connection:
-        with suppress(ConnectionError):  # what is refused need not be taken to its end
+        with suppress(ConnectionError):  # the server may refuse before it has read everything
             connection.sendall(request)
         return read_to_end(connection)
 

@@ -1,4 +1,4 @@
-"""What a client chose is shortened wherever it is shown: in the log, `instance` and `detail`."""
+"""Texts of clients are shortened in the log, in `instance` and in `detail`."""
 
 import json
 import re
@@ -99,7 +99,7 @@ SENT = {
 
 @pytest.mark.parametrize("kind", ["text", "json", "strict"])
 @pytest.mark.parametrize("what", SENT)
-def test_what_a_client_chose_is_shown_shortened(
+def test_texts_of_clients_are_shown_shortened(
     chatty: Callable[[str], Server], kind: str, what: str
 ) -> None:
     server = chatty(kind)

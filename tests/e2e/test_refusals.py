@@ -103,7 +103,7 @@ def test_a_timeout_reaches_a_client_that_still_sends(open_server: Server) -> Non
                 received = connection.recv(2**16)
                 break
             connection.sendall(b"x" * 100)
-        for _ in range(20):  # and it may go on for a while
+        for _ in range(20):  # it continues to send for a while
             connection.sendall(b"x" * 100)
             time.sleep(0.01)
         connection.settimeout(10)

@@ -110,7 +110,7 @@ STRICT = {
     "broken keys": ("reload-failed", post(b"/admin/reload", b"", b"Authorization: Bearer t")),
 }
 LOADING = {"too early": ("not-ready", post(b"/predict", b"0"))}
-ELSEWHERE = {"request_timeout", "deadline_exceeded", "disconnected"}  # tests of their own, below
+ELSEWHERE = {"request_timeout", "deadline_exceeded", "disconnected"}  # tested separately, below
 UNTRIED = {"draining", "reload_in_progress"}  # states that do not last for 300 requests
 
 
