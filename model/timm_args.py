@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from model.errors import CheckpointError
-from model.pickles import Foreign
+from model.foreign import Foreign
 from model.sidecar import find_beside, read_text
 from model.timm_config import TimmConfig, parse_settings, without_nulls
 

@@ -5,6 +5,7 @@ import logging
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path, PosixPath
 from types import SimpleNamespace
 from typing import Any
@@ -134,8 +135,24 @@ def test_narrow_and_mixed_types_load_as_32_bits(
         (lambda s: prefixed("online_model.", other(s)) | prefixed("m.", s), "m", False),
         (lambda s: {"current_model_state": other(s), "state_dict": s}, "state_dict", False),
         (lambda s: {"a": s, "b": {key: t.clone() for key, t in s.items()}}, "a", False),
+        (
+            lambda s: {"ema": prefixed("online_model.", other(s)) | prefixed("ema_model.", s)},
+            "ema.ema_model",
+            True,
+        ),
+        (lambda s: {"model": other(s), "modelEma": s}, "modelEma", True),
+        (lambda s: {"student": other(s), "teacher": prefixed("net.", s)}, "teacher.net", True),
+        (
+            lambda s: {"state_dict": other(s), "callbacks": {"EMACallback": {"sd": s}}},
+            "callbacks.EMACallback.sd",
+            True,
+        ),
+        (lambda s: {"last": other(s), "best": s}, "best", False),
+        (lambda s: {"model": other(s), "best_model": s}, "best_model", False),
+        (lambda s: {"best": other(s), "best_ema": s}, "best_ema", True),
+        (lambda s: {"best": {"model": other(s), "ema": s}}, "best.ema", True),
     ],
-    ids=["timm", "nested", "flat", "ours", "ema-pytorch", "lightning", "twice the same"],
+    ids=str,
 )
 def test_of_several_networks_the_average_is_taken(
     save: Callable[[object], Path],
@@ -161,12 +178,77 @@ def test_networks_with_nothing_to_choose_by_are_listed(
     assert "holds several networks: state_dict, fold2.model; save the weights alone" in told
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["ema_of_gradients", "exp_avg", "optim.exp_avg_sq", "optimizer_state.ema", "x.momentum_buffer"],
+)
+@pytest.mark.parametrize("whole", [False, True])
 def test_an_optimiser_keyed_by_names_is_not_a_network(
+    save: Callable[[object], Path], published: State, place: str, whole: bool
+) -> None:
+    """What an optimiser averages are gradients; it keeps none for buffers, which may be added."""
+    kept = {k: t for k, t in other(published).items() if "running" not in k and COUNTER not in k}
+    averages: Any = other(published) if whole and "gradients" not in place else kept
+    for name in reversed(place.split(".")):
+        averages = {name: averages}
+    path = save({**averages, "model": published})
+    assert read_checkpoint(path).place == "model"
+    assert same(path, published)
+
+
+def test_deepspeeds_directory_of_zero_stages_1_and_2(tmp_path: Path, published: State) -> None:
+    step = tmp_path / "global_step3"
+    step.mkdir()
+    (tmp_path / "latest").write_text("global_step3")
+    (tmp_path / "zero_to_fp32.py").write_text("")
+    torch.save({"module": prefixed("module.", published)}, step / "mp_rank_00_model_states.pt")
+    optimiser = {"optimizer_state_dict": {"exp_avg": other(published)}}
+    torch.save(optimiser, step / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    assert same(tmp_path, published)
+
+
+def test_what_deepspeed_has_divided_is_named(
     save: Callable[[object], Path], published: State
 ) -> None:
-    momenta = {k: t for k, t in other(published).items() if "running" not in k and COUNTER not in k}
-    path = save({"ema_of_gradients": momenta, "model": published})
-    assert read_checkpoint(path).place == "model"
+    told = refusal(save({"module": {key: torch.empty(0) for key in published}}))
+    assert "zero_to_fp32.py DIRECTORY OUTPUT" in told
+
+
+def test_adapters_are_to_be_merged(save: Callable[[object], Path], published: State) -> None:
+    adapter = {"base_model.model.blocks.0.attn.qkv.lora_A.weight": torch.ones(4, 64)}
+    assert "LoRA adapters alone" in refusal(save(adapter))
+    beside = {**prefixed("base_model.model.", published), **adapter}
+    assert "LoRA adapters are not merged; merge them: model.merge_and_unload()" in refusal(
+        save(beside)
+    )
+
+
+class Training:
+    """Pickles name the classes inside it in several ways."""
+
+    class Stage(Enum):
+        FIRST = 1
+
+    class Options:
+        rate = 0.1
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_classes_of_the_users_own_beside_the_weights_are_left_out(
+    tmp_path: Path, published: State, protocol: int
+) -> None:
+    beside = [
+        Training.Stage.FIRST,
+        Training.Options(),
+        [].append,
+        ...,
+        NotImplemented,
+        1j,
+        range(3),
+        {1, 2},
+    ]
+    path = tmp_path / "weights.pt"
+    torch.save({"beside": beside, "model": published}, path, pickle_protocol=protocol)
     assert same(path, published)
 
 
@@ -254,7 +336,7 @@ def test_python_objects_beside_the_weights_are_left_out(
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (torch.eye(5, 64).to_sparse(), "is a sparse tensor; expected a plain tensor"),
+        (torch.eye(5, 64).to_sparse(), "is a sparse tensor; save tensor.to_dense()"),
         (torch.ones(5, 64, device="meta"), "is on the meta device, without numbers"),
         (torch.ones(1).expand(5, 64), "is a tensor that uses the same numbers in several places"),
         (
@@ -264,7 +346,7 @@ def test_python_objects_beside_the_weights_are_left_out(
         (torch.ones(5, 64, dtype=torch.complex64), "is of type torch.ComplexFloatStorage"),
         (torch.ones(0, 64), "is a tensor without numbers"),
         (torch.ones(5, 64).int(), "is torch.int32 of shape (5, 64); expected torch.float32"),
-        (np.ones((5, 64)), "is a NumPy array, not a tensor"),
+        (np.ones((5, 64)), "is a NumPy array, not a tensor; save torch.from_numpy(array)"),
     ],
     ids=["sparse", "meta", "stride 0", "overlap", "complex", "empty", "integers", "numpy"],
 )
@@ -279,7 +361,7 @@ def test_tensors_that_are_not_plain_are_named(
 def test_quantised_tensors_are_named(save: Callable[[object], Path], published: State) -> None:
     quantised = torch.quantize_per_tensor(torch.ones(5, 64), 0.1, 0, torch.qint8)
     path = save({**published, "head.weight": quantised})
-    assert "key 'head.weight' is a quantised tensor" in refusal(path)
+    assert "is a quantised tensor; save tensor.dequantize()" in refusal(path)
 
 
 def test_one_class_is_a_warning(
