@@ -13,7 +13,7 @@ COMMANDS = re.compile(
     r"multiprocessing|nt|os|pickle|pip|platform|posix|pty|runpy|shutil|signal|site|smtplib|socket|"
     r"subprocess|sys|threading|timeit|urllib|webbrowser"
 )
-ATTRIBUTE = "builtins.getattr"  # how older pickles name a class inside of a class
+ATTRIBUTE = "builtins.getattr"  # how older pickles name a nested class
 HARMLESS_BUILTINS = re.compile(
     r"Ellipsis|NotImplemented|bool|bytearray|bytes|complex|dict|float|frozenset|getattr|int|list|"
     r"object|range|set|slice|str|tuple|type|xrange"
@@ -30,9 +30,9 @@ class Foreign:
     """An object, class or function that Python would have to import; it stays a name.
 
     Attributes:
-        name: ``module.name`` of the class or function; ``persistent`` for a reference to what is
-            stored outside of the pickle.
-        args: what it would be called with; ``None`` for the class or function itself.
+        name: ``module.name`` of the class or function; ``persistent`` for a reference to a
+            tensor's storage outside of the pickle.
+        args: the arguments of its call; ``None`` for the class or function itself.
         state: the attributes that the object would get.
         items: the members of a subclass of ``dict``.
     """
@@ -62,7 +62,7 @@ def find(module: str, name: str) -> Foreign:
 
 
 def call(function: Any, args: Any) -> Any:
-    """What a class or function would give; an ordered dictionary is a dictionary."""
+    """Represent a call without making it; an ordered dictionary becomes a dictionary."""
     if not isinstance(function, Foreign) or not isinstance(args, tuple):
         raise UnpicklingError("not a pickle")
     if function.name == "collections.OrderedDict" and not args:

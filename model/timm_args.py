@@ -18,17 +18,17 @@ from model.timm_config import TimmConfig, parse_settings, without_nulls
 
 ARGS = "args.yaml"
 MAX_YAML = 64 * 2**10  # characters; half a second to parse
-# how timm names a model that is kept elsewhere, under a name of any kind
+# prefixes with which timm names a model in a repository or directory
 REPOSITORIES = ("hf-hub:", "hf_hub:", "local-dir:")
 # the authors' images are scaled to 256 for a crop of 224, unless the crop is full
 AUTHORS_CROP = 224 / 256
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values, without merge keys: a few lines of those stand for millions of members."""
+    """Loads plain values without merge keys, a few lines of which expand to millions of members."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Leave a merge key in place, for which there is no constructor."""
+        """Keep merge keys, so that the constructor refuses them."""
 
 
 def read_args_file(checkpoint: Path) -> TimmConfig | None:
