@@ -80,6 +80,7 @@ MODEL_LAYERS = [
     {"model.xcit_published"},
     {
         "model.augment",
+        "model.foreign",
         "model.muon",
         "model.normalise",
         "model.recipe",
