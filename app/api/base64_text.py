@@ -15,9 +15,10 @@ _CUT = "the image is not valid base64: its length is wrong, as if it were cut"
 _SYMBOLS = (string.ascii_letters + string.digits + "+/").encode()
 
 
-def pieces_of(text: str) -> Iterable[str]:
-    """A text in pieces that one step can take."""
-    return (text[start : start + PIECE] for start in range(0, len(text), PIECE))
+def pieces_of(content: bytes) -> Iterable[str]:
+    """The characters of bytes, one for each, in pieces that a step can take."""
+    starts = range(0, len(content), PIECE)
+    return (content[start : start + PIECE].decode("latin-1") for start in starts)
 
 
 def decode_base64(pieces: Iterable[str]) -> Steps[bytes]:

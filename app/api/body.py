@@ -109,7 +109,7 @@ class ImageReader:
         if self._media_type.startswith("multipart/"):
             raise BadRequest(f"the body is {quoted(self._media_type)}; send {FORM}")
         if body[:5].lower() == b"data:":
-            steps = decode_base64(pieces_of(body.decode("latin-1")))
+            steps = decode_base64(pieces_of(body))
             return await in_time(self._record, self._side.run(steps, self._hold)), {}
         if not (self._media_type.endswith("json") or _begins_as_json(body)):
             return body, {}

@@ -35,8 +35,7 @@ class Part:
     def decode(self) -> Steps[None]:
         """Undo the Content-Transfer-Encoding of the part."""
         if self.encoding == BASE64:
-            text = self.content.decode("latin-1")
-            self.content = yield from decode_base64(pieces_of(text))
+            self.content = yield from decode_base64(pieces_of(self.content))
 
 
 @dataclass(slots=True)
@@ -72,8 +71,8 @@ class FormReader:
         self._parser = PushMultipartParser(
             read_boundary(content_type),
             header_charset="latin-1",  # any byte is a character; `_text` finds out which
-            max_segment_count=most + MOST_BESIDE,
         )
+        self._parts = 0
         self._field = ""  # the name of the parameter that is being read
         self._pieces: list[bytes] = []  # of the part that is being read
 
@@ -99,6 +98,9 @@ class FormReader:
         return self.form
 
     def _begin(self, segment: MultipartSegment) -> None:
+        self._parts += 1
+        if self._parts > self._most + MOST_BESIDE:
+            raise BadRequest(f"the form has over {self._most + MOST_BESIDE} parts")
         name = _text(segment.name)
         self._field = ""
         self._pieces = []
