@@ -113,6 +113,12 @@ class ServedModel(BaseModel):
     heads: int
 
 
+class ReloadedModel(ServedModel):
+    """The model that serves after a reload, and the one that it replaced."""
+
+    replaced: Model
+
+
 class Health(BaseModel):
     """Everything a person wants to know at a glance."""
 
