@@ -18,7 +18,7 @@ SLICE = 0.002  # seconds of work in the thread before the event loop is asked ag
 
 
 class SideThread:
-    """Runs work in steps, one piece of work at a time, in the order in which it came.
+    """Runs work in steps; pieces of work take turns, so that a large one does not delay others.
 
     Small work ends on the event loop before the thread is asked. One thread is enough: the work
     needs the interpreter lock, so several threads would only slow the event loop down.
@@ -26,7 +26,6 @@ class SideThread:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="side")
-        self._turn = asyncio.Lock()
 
     async def run(self, steps: Steps[T], hold: Callable[[int], None] = lambda _: None) -> T:
         """The result of ``steps``; a cancelled caller's work ends with the slice it is in.
@@ -37,11 +36,9 @@ class SideThread:
         """
         work = _Work(steps)
         hold(work.advance(INLINE))
-        if not work.ended:
-            async with self._turn:
-                loop = asyncio.get_running_loop()
-                while not work.ended:
-                    hold(await loop.run_in_executor(self._thread, work.advance, SLICE))
+        loop = asyncio.get_running_loop()
+        while not work.ended:
+            hold(await loop.run_in_executor(self._thread, work.advance, SLICE))
         return work.result
 
     def stop(self) -> None:

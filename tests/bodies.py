@@ -1,4 +1,4 @@
-"""The largest bodies of requests that a service accepts, of every kind, and what costs most to read.
+"""The largest bodies of requests that a service accepts, and those that cost most to read.
 
 Each is 20 MiB (the default of ``XCIT_MAX_BODY_BYTES``), as it comes or once it is inflated.
 """
@@ -16,6 +16,7 @@ SIZE = 20 * 2**20
 ROWS = 256
 INFER = "/v2/models/xcit/infer"
 INFER_TENSOR = "/v2/models/xcit_tensor/infer"
+VERTEX = "/vertex"
 IMAGE_SIDE = 32  # of the bundled model
 VALUES = 3 * IMAGE_SIDE**2
 
@@ -107,22 +108,51 @@ def oip_binary() -> Body:
     return Body(INFER_TENSOR, header + content, length)
 
 
-def _data(text: bytes) -> Body:
-    """A request whose ``data`` is a text that fills the body."""
-    start = b'{"inputs":[{"name":"image","shape":[1],"datatype":"BYTES","data":['
-    room = SIZE - len(start) - len(b"0]}]}")
-    return text_of(INFER, start + (text * (room // len(text)))[:room] + b"0]}]}")
+def filled(path: str, start: bytes, item: bytes, end: bytes, size: int = SIZE) -> Body:
+    """A request of ``size`` bytes that is mostly one ``item``, with its number where it has one."""
+    room = size - len(start) - len(end) + 1
+    if b"%d" in item:
+        count = room // (len(item) + 5)
+        items = b",".join(item % number for number in range(100_000, 100_000 + count))
+    else:
+        items = b",".join([item] * (room // (len(item) + 1)))
+    return text_of(path, start + items + end)
 
 
 def _string(text: bytes) -> Body:
     """A request whose image is a string that fills the body."""
-    room = SIZE - 100
-    return as_json_text(INFER, text * (room // len(text)))
+    start, end = DATA + b'"', b'"]}]}'
+    room = SIZE - len(start) - len(end)
+    return text_of(INFER, start + text * (room // len(text)) + end)
 
 
-def as_json_text(path: str, text: bytes) -> Body:
-    start = b'{"inputs":[{"name":"image","shape":[1],"datatype":"BYTES","data":["'
-    return text_of(path, start + text + b'"]}]}')
+DATA = b'{"inputs":[{"name":"image","shape":[1],"datatype":"BYTES","data":['
+ONE = DATA + b'"MQ=="]}],'
+DENSE: dict[str, tuple[str, bytes, bytes, bytes]] = {
+    "members": (INFER, ONE, b'"a%d":0', b"}"),
+    "members with long names": (INFER, ONE, b'"%b%%d":0' % (b"inputs" * 15), b"}"),
+    "members of an input": (INFER, b'{"inputs":[{', b'"a%d":0', b"}]}"),
+    "inputs": (INFER, b'{"inputs":[', b'{"name":"a","shape":[],"datatype":""}', b"]}"),
+    "outputs": (INFER, ONE + b'"outputs":[', b'{"name":"a","b":1}', b"]}"),
+    "mistakes in inputs": (INFER, b'{"inputs":[', b"0", b',""]}'),
+    "mistakes in outputs": (INFER, ONE + b'"outputs":[', b"0", b',""]}'),
+    "parameters": (INFER, ONE + b'"parameters":{', b'"a%d":0', b"}}"),
+    "lists of parameters": (INFER, ONE + b'"parameters":{"a":[', b'"",[]', b"]}}"),
+    "objects": (INFER, DATA, b"{}", b"]}]}"),
+    "lists": (INFER, DATA, b"[]", b"]}]}"),
+    "lists of strings": (INFER, DATA, b'["A"]', b"]}]}"),
+    "nested lists": (INFER, DATA, b"[", b"]}]}"),
+    "strings": (INFER, DATA, b'""', b"]}]}"),
+    "strings of 101 bytes": (INFER, DATA, b'"%b"' % (b"A" * 101), b"]}]}"),
+    "shape": (INFER, b'{"inputs":[{"name":"image","shape":[', b"1", b"]}]}"),
+    "negative shape": (INFER, b'{"inputs":[{"name":"image","shape":[', b"-1", b"]}]}"),
+    "zeros": (INFER_TENSOR, DATA, b"0", b"]}]}"),
+    "long numbers": (INFER_TENSOR, DATA, b"1" * 4_200, b"]}]}"),
+    "long fractions": (INFER_TENSOR, DATA, b"0." + b"1" * 4_200, b"]}]}"),
+    "instances": (VERTEX, b'{"instances":[', b'{"b64":""}', b"]}"),
+    "members beside instances": (VERTEX, b'{"instances":[{"b64":"MQ=="}],', b'"a%d":0', b"}"),
+    "members beside an image": ("/predict", b'{"image":"MQ==",', b'"a%d":0', b"}"),
+}
 
 
 LARGEST: dict[str, Callable[[], Body]] = {
@@ -149,26 +179,27 @@ LARGEST: dict[str, Callable[[], Body]] = {
     "OIP binary, deflate": lambda: compressed(oip_binary(), "deflate"),
 }
 INSTANCES: dict[str, Callable[[], Body]] = {
-    "instances": lambda: as_json("/vertex", {"instances": [{"b64": each} for each in photos()]}),
+    "instances": lambda: as_json(VERTEX, {"instances": [{"b64": each} for each in photos()]}),
 }
 HOSTILE: dict[str, Callable[[], Body]] = {
     "tiny parts": lambda: form("/predict", part(b"", filename="") * 200_000),
     "tiny parts of a batch": lambda: form("/predict/batch", part(b"", filename="") * 200_000),
+    "tiny parts of a parameter": lambda: form("/predict", part(b"1", "top_k", "") * 200_000),
+    "fields of a part's head": lambda: form(
+        "/predict", b"--x\r\n" + b"a: b\r\n" * (SIZE // 6 - 9) + b"\r\n\r\n"
+    ),
+    "a part's head": lambda: form("/predict", b"--x\r\na: " + b"b" * (SIZE - 99) + b"\r\n\r\n"),
+    "line breaks": lambda: form("/predict", part(b"\r\n--x" + b"\r\n" * (SIZE // 2 - 99))),
     "blanks": lambda: _string(b"A "),
     "blanks, deflate": lambda: compressed(_string(b"A "), "deflate"),
+    "zeros, deflate": lambda: compressed(Body(INFER, bytes(SIZE), {}), "deflate"),
     "escapes": lambda: _string(rb"\u0041"),
     "escaped quotes": lambda: _string(rb"\""),
     "backslashes": lambda: _string(rb"\\"),
     "not ASCII": lambda: _string("ä".encode()),
-    "strings": lambda: _data(b'"",'),
-    "strings of 101 bytes": lambda: _data(b'"%b",' % (b"A" * 101)),
-    "objects": lambda: _data(b"{},"),
-    "lists": lambda: _data(b"[],"),
-    "nested lists": lambda: _data(b"["),
-    "zeros": lambda: _data(b"0,"),
-    "long numbers": lambda: _data(b"1" * 4_200 + b","),
-    "one number": lambda: _data(b"1"),
-    "white space": lambda: _data(b" "),
-    "members": lambda: text_of(INFER, b"{" + b'"a":0,' * (SIZE // 6 - 2) + b'"a":0}'),
-    "mistakes in inputs": lambda: text_of(INFER, b'{"inputs":[' + b"0," * 130_000 + b'""]}'),
+    "one number": lambda: text_of(INFER, DATA + b"1" * (SIZE - 100) + b"]}]}"),
+    "white space": lambda: text_of(INFER, DATA + b" " * (SIZE - 100) + b"0]}]}"),
+    "one string": lambda: text_of(INFER, b'"' + b"a" * (SIZE - 2) + b'"'),
+    "a name": lambda: text_of(INFER, b'{"inputs":[],"%b":0}' % (b"a" * (SIZE - 99))),
+    "an id": lambda: text_of(INFER, b'{"inputs":[],"id":"%b"}' % (b"a" * (SIZE - 99))),
 }

@@ -1,6 +1,6 @@
 """Images out of a request's body: raw, multipart or JSON. Their bytes are not looked at here."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 from fastapi import Request
@@ -12,6 +12,7 @@ from app.api.json_text import BOM, parse_json
 from app.api.schemas import JsonImage
 from app.api.waiting import in_time, receive
 from app.errors import BadRequest, ClientDisconnected, InvalidParameter
+from app.held_bytes import Hold
 from app.quoting import quoted
 from app.record import RequestRecord
 from app.side_thread import SideThread, Steps
@@ -22,8 +23,6 @@ HOW = (
 )
 FORM = "multipart/form-data"
 _START = 64  # bytes of a body that say whether it is JSON
-
-Hold = Callable[[int], None]
 
 
 class Images(NamedTuple):
@@ -38,7 +37,7 @@ class ImageReader:
 
     Args:
         request: whose record has the deadline.
-        hold: called with the bytes that the request comes to hold; what it raises ends the reading.
+        hold: counts the bytes that the request comes to hold; what it raises ends the reading.
         side: where large bodies are decoded.
     """
 
@@ -67,8 +66,10 @@ class ImageReader:
         else:
             body = await receive(self._record, read_body(self._request, self._hold))
             image, parameters = await self._unpack(body, form)
+            del body
         if not image:
             raise BadRequest(f"the request holds no image; {HOW}")
+        self._hold.settle(len(image))
         return image, parameters
 
     async def many(self, parameters: tuple[str, ...], most: int) -> Images:
@@ -97,6 +98,7 @@ class ImageReader:
         form = await receive(self._record, self._feed(reader))
         if any(part.encoding == BASE64 for part in form.images):
             await in_time(self._record, self._side.run(_decode_parts(form.images), self._hold))
+            self._hold.settle(sum(len(part.content) for part in form.images))
         return Images(form.images, form.fields)
 
     async def _feed(self, reader: FormReader) -> Form:
@@ -113,7 +115,9 @@ class ImageReader:
             return await in_time(self._record, self._side.run(steps, self._hold)), {}
         if not (self._media_type.endswith("json") or _begins_as_json(body)):
             return body, {}
-        return await in_time(self._record, self._side.run(_read_json(body, form), self._hold))
+        return await in_time(
+            self._record, self._side.run(read_image_of_json(body, form), self._hold)
+        )
 
     def _check_encoding(self) -> None:
         encoding = self._request.headers.get("content-encoding", "identity")
@@ -156,11 +160,10 @@ def _begins_as_json(body: bytes) -> bool:
     return body[:_START].removeprefix(BOM).lstrip()[:1] == b"{"
 
 
-def _read_json(body: bytes, form: type[JsonImage]) -> Steps[tuple[bytes, dict[str, str]]]:
+def read_image_of_json(body: bytes, form: type[JsonImage]) -> Steps[tuple[bytes, dict[str, str]]]:
     otherwise = 'the body is not {"image": "<base64>"}'
     asked, lifted = yield from parse_json(form, body, otherwise)
     image = yield from decode_base64(lifted.string(asked.image))
-    lifted.end()
     return image, asked.given()
 
 

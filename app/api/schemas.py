@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.json_text import Text
+
 
 class Problem(BaseModel):
     """An error, as RFC 9457 has it."""
@@ -16,7 +18,7 @@ class Problem(BaseModel):
     request_id: str
 
 
-Number = Annotated[int, Field(strict=True)] | str
+Number = Annotated[int, Field(strict=True)] | Text
 
 
 class JsonImage(BaseModel):
