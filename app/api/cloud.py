@@ -104,9 +104,10 @@ def router(
         record: RequestRecord = request.state.record
         read_query(request, instead='send {"parameters": {"top_k": …}} in the body')
         with pipeline.upload() as hold:
-            body = await receive(record, read_body(request, hold))
-            asked, images = await in_time(record, side.run(read_instances(body, max_images), hold))
-            del body
+            body = await receive(record, read_body(request, hold, side))
+            steps = read_instances(body, max_images)
+            asked, images = await in_time(record, side.run(steps, hold, size=len(body)))
+            del body, steps
             hold.settle(size_of_all(images))
             top_k = parse_top_k(asked.top_k, pipeline.served.num_classes)
             answers = await while_connected(

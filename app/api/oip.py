@@ -235,8 +235,8 @@ def router(
             )
 
         with pipeline.upload() as hold:
-            body = await receive(record, read_body(request, hold))
-            asked = await in_time(record, side.run(read(body), hold))
+            body = await receive(record, read_body(request, hold, side))
+            asked = await in_time(record, side.run(read(body), hold, size=len(body)))
             del body
             hold.settle(size_of_all(asked.images))
             deadline = min(record.deadline, timings.started + asked.timeout)

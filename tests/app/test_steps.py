@@ -62,7 +62,7 @@ def read_form(body: Body) -> Steps[object]:
         yield 0
     parts = reader.end().images
     for part in parts:
-        yield from part.decode()
+        yield from part.join()
     return parts
 
 
