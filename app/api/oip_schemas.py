@@ -110,4 +110,4 @@ def parameter(parameters: dict[str, Any] | None, name: str, default: Any = None)
 
 
 def _mistake(message: str) -> PydanticCustomError:
-    return PydanticCustomError("unknown_member", message.replace("{", "{{").replace("}", "}}"))
+    return PydanticCustomError("unknown_member", "{message}", {"message": message})
