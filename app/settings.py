@@ -1,17 +1,16 @@
 """Every setting, declared once: environment variable, flag, help text and documentation."""
 
-import difflib
 import json
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Mapping
 from io import StringIO
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args
 
 from dotenv import dotenv_values
-from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -25,11 +24,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "XCIT_"
 CLIENT_KEY = f"{ENV_PREFIX}CLIENT_KEY"  # not a setting: the API key that commands send to a server
-# The last two are those of docker-compose.yml.
-NOT_SETTINGS = {CLIENT_KEY, f"{ENV_PREFIX}PUBLISH", f"{ENV_PREFIX}IMAGE"}
+CLIENT_KEY_FILE = f"{CLIENT_KEY}_FILE"  # the same, as the path of a file
 DOTENV = Path(".env")
 DOTENV_ENCODING = "utf-8-sig"  # Windows editors begin a file with a byte-order mark
 SHOWN = 100  # characters of a bad value in its message
+ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~-]+)*", re.ASCII)
 
 
 class SettingsError(Exception):
@@ -41,6 +40,13 @@ def _check_device(value: str) -> str:
     if kind not in {"auto", "cpu", "cuda", "mps"} or (index and not index.isdigit()):
         raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
     return value
+
+
+def _check_root_path(value: str) -> str:
+    path = value.removesuffix("/")
+    if not ROOT_PATH.fullmatch(path):
+        raise ValueError("must be a path of letters, digits and -._~, such as /models/xcit")
+    return path
 
 
 def parse_object(value: Any) -> Any:
@@ -79,11 +85,14 @@ class Settings(BaseSettings):
         optional = NoneType in get_args(cls.model_fields[info.field_name or ""].annotation)
         return None if value == "" and optional else value
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all interfaces."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 for any free port."""
+
+    root_path: Annotated[str, AfterValidator(_check_root_path)] = ""
+    """Path prefix under which a proxy publishes the service, such as /models/xcit."""
 
     checkpoint: str | None = None
     """Weight file, published variant or hf-hub:OWNER/NAME. Default: the bundled checkpoint."""
@@ -142,6 +151,9 @@ class Settings(BaseSettings):
     batch_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     """Seconds that a batch may take; after that it counts as hung and the process exits."""
 
+    reload_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """Seconds that loading another model may take; after that the old one stays."""
+
     head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds for the request line and the headers of a request to arrive."""
 
@@ -157,11 +169,17 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = None
     """Path of the API key file (see xcit-serve key). When set, /predict requires a key."""
 
-    metrics_need_key: bool = False
-    """Whether /metrics requires a key, too."""
+    metrics_need_key: bool = True
+    """Whether /metrics requires a key when API keys are on."""
 
     admin_token: SecretStr | None = None
     """Token for POST /admin/reload; without one the route does not exist."""
+
+    admin_token_file: Path | None = None
+    """Path of a file that holds the admin token, instead of XCIT_ADMIN_TOKEN."""
+
+    allowed_hosts: str = ""
+    """Host names to answer to, separated by commas. Default: loopback names on loopback, else *."""
 
     cors_origins: str = ""
     """Origins allowed to call the API from a browser, separated by commas; * for any."""
@@ -192,17 +210,34 @@ def read_settings(**flags: Any) -> Settings:
         lines = []
         for mistake in error.errors():
             source = _source_of(str(mistake["loc"][0]), flags, dotenv)
-            lines.append(f"{source}={str(mistake['input'])[:SHOWN]}: {_reason(mistake)}")
+            lines.append(f"{source}={_shown(mistake['input'])}: {_reason(mistake)}")
         raise SettingsError("\n".join(lines)) from error
 
 
+def variable_of(name: str) -> str:
+    """The environment variable of the setting ``name``."""
+    return ENV_PREFIX + name.upper()
+
+
+def flag_of(name: str) -> str:
+    """The flag of the setting ``name``."""
+    return f"--{name.replace('_', '-')}"
+
+
 def _source_of(name: str, flags: Collection[str], dotenv: Collection[str]) -> str:
-    """The flag or the variable that a setting was given by."""
+    """The flag or the variable that a setting was given by; case does not matter in variables."""
     if name in flags:
-        return f"--{name.replace('_', '-')}"
-    variable = ENV_PREFIX + name.upper()
-    only_there = variable in dotenv and variable not in os.environ
+        return flag_of(name)
+    variable = variable_of(name)
+    only_there = variable in map(str.upper, dotenv) and variable not in map(str.upper, os.environ)
     return f"{DOTENV}: {variable}" if only_there else variable
+
+
+def _shown(value: object) -> str:
+    """A bad value on one line of bounded length."""
+    text = str(value)
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:SHOWN])
+    return printable + "…" if len(text) > SHOWN else printable
 
 
 def _reason(mistake: Mapping[str, Any]) -> str:
@@ -212,18 +247,14 @@ def _reason(mistake: Mapping[str, Any]) -> str:
     return str(mistake["msg"]).replace("Input should be", "must be", 1)
 
 
-def client_key() -> str | None:
-    """The API key to send to a server, from the environment or ``.env``; raises `SettingsError`."""
-    return os.environ.get(CLIENT_KEY) or read_dotenv().get(CLIENT_KEY) or None
-
-
 def read_dotenv() -> Mapping[str, str | None]:
     """The variables in ``.env``, none if there is no such file; raises `SettingsError`."""
-    logging.getLogger("dotenv").setLevel(logging.ERROR)  # `warnings` reports bad lines itself
-    return dotenv_values(stream=StringIO(_dotenv_text()))
+    logging.getLogger("dotenv").setLevel(logging.ERROR)  # `app.unknown_variables` has better words
+    return dotenv_values(stream=StringIO(dotenv_text()))
 
 
-def _dotenv_text() -> str:
+def dotenv_text() -> str:
+    """The content of ``.env``, empty if there is no such file; raises `SettingsError`."""
     try:
         text = DOTENV.read_text(DOTENV_ENCODING)
     except FileNotFoundError:
@@ -235,33 +266,3 @@ def _dotenv_text() -> str:
     if "\0" in text:  # as UTF-16 has them
         raise SettingsError(f"{DOTENV}: holds NUL bytes; save it as UTF-8 text")
     return text
-
-
-def warnings() -> list[str]:
-    """A line for each ``XCIT_`` variable that is not a setting, and for each bad line of ``.env``.
-
-    Raises:
-        SettingsError: ``.env`` cannot be read.
-    """
-    bad_lines = (
-        f"{DOTENV}, line {line} has no effect; expected NAME=VALUE"
-        for line in _bad_lines(_dotenv_text())
-    )
-    return [*_unknown(os.environ, ""), *_unknown(read_dotenv(), f" in {DOTENV}"), *bad_lines]
-
-
-def _unknown(names: Iterable[str], where: str) -> Iterator[str]:
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
-    for name in sorted(names):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known | NOT_SETTINGS:
-            close = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            yield f"{name}{where} is not a setting and has no effect{hint}"
-
-
-def _bad_lines(text: str) -> Iterator[int]:
-    """The numbers of the lines that are neither a comment nor set a variable."""
-    for binding in parse_stream(StringIO(text)):
-        if binding.error:
-            blank = len(binding.original.string) - len(binding.original.string.lstrip("\n"))
-            yield binding.original.line + blank

@@ -8,8 +8,9 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,15 +99,31 @@ def preprocess(
             decoding.
         InvalidImage: one of those formats, but truncated or corrupt.
     """
+    (pixels,) = preprocess_sizes(data, spec, (spec.image_size,), max_pixels=max_pixels)
+    return pixels
+
+
+def preprocess_sizes(
+    data: bytes,
+    spec: PreprocessSpec,
+    sizes: Sequence[int],
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> list[Pixels]:
+    """As `preprocess`, at several sizes from one decode: pixels ``(size, size, 3)`` for each."""
     image_format = sniff_format(data)
     check_structure(data, image_format, max_pixels)
     image = _open(data, image_format, max_pixels)
     try:
-        size = _decode(image, spec.image_size)
-        resized = _resize(_to_blendable(image), size, spec)
+        decoded_size = _decode(image, max(sizes))
+        blendable = _to_blendable(image)
+        resized = [
+            _resize(blendable, decoded_size, replace(spec, image_size=size)) for size in sizes
+        ]
     except _DECODER_ERRORS as error:
         raise InvalidImage(f"the {image_format} data is truncated or corrupt") from error
-    return np.asarray(_upright(_to_rgb(resized), _orientation(image)))
+    orientation = _orientation(image)
+    return [np.asarray(_upright(_to_rgb(each), orientation)) for each in resized]
 
 
 def unnormalise(tensor: memoryview | bytes, spec: PreprocessSpec) -> FloatPixels:

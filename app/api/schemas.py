@@ -4,6 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+PIXEL = (  # the base64 of an image of one pixel, for examples
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP438AAAAQBAYD718vxAAAAAElFTkSuQmCC"
+)
+
 
 class Problem(BaseModel):
     """An error, as RFC 9457 has it."""
@@ -16,12 +20,37 @@ class Problem(BaseModel):
     request_id: str
 
 
+Number = Annotated[int, Field(strict=True)] | str
+
+
 class JsonImage(BaseModel):
-    """An image as JSON."""
+    """An image as JSON, with parameters beside it; a parameter that is null is absent."""
 
     model_config = ConfigDict(extra="forbid")
 
-    image: Annotated[str, Field(description="Base64, or a data: URI.")]
+    image: Annotated[str, Field(description="Base64 or base64url, or a data: URI.")]
+
+    @classmethod
+    def parameters(cls) -> tuple[str, ...]:
+        """Names of the parameters that may stand beside the image, here and in a form."""
+        return tuple(name for name in cls.model_fields if name != "image")
+
+    def given(self) -> dict[str, str]:
+        """The parameters that are given, as text, as they are in a query."""
+        given = {name: getattr(self, name) for name in self.parameters()}
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+
+class ImageToPredict(JsonImage):
+    """An image to classify."""
+
+    top_k: Annotated[Number | None, Field(description="How many classes to answer.")] = None
+
+
+class ImageToExplain(JsonImage):
+    """An image to explain."""
+
+    head: Annotated[Number | None, Field(description="A head's number, or mean.")] = None
 
 
 class Model(BaseModel):
@@ -88,6 +117,12 @@ class ServedModel(BaseModel):
     heads: int
 
 
+class ReloadedModel(ServedModel):
+    """The model that serves after a reload, and the one that it replaced."""
+
+    replaced: Model
+
+
 class Health(BaseModel):
     """Everything a person wants to know at a glance."""
 
@@ -105,6 +140,26 @@ class Probe(BaseModel):
     """The answer of a probe."""
 
     state: str
+
+
+def image_body(form: type[JsonImage]) -> dict[str, Any]:
+    """OpenAPI's description of a body with one image.
+
+    The parameters of ``form`` are described for the query alone: a page that fills in every field
+    would otherwise send them twice.
+    """
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    file = {"type": "object", "required": ["file"], "properties": {"file": binary["schema"]}}
+    json = {"schema": body_schema(form), "example": {"image": PIXEL}}
+    return {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": file},
+            "application/json": json,
+            "image/*": binary,
+            "application/octet-stream": binary,
+        },
+    }
 
 
 def body_schema(body: type[BaseModel]) -> dict[str, Any]:

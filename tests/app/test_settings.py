@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import SettingsError, read_settings, unknown_variables
+from app.settings import SettingsError, read_settings
+from app.unknown_variables import unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -83,5 +84,5 @@ def test_a_slip_in_a_variables_name_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("XCIT_MAX_BACTH_SIZE", "4")
     monkeypatch.setenv("XCIT_PORT", "1")
     assert unknown_variables() == [
-        "XCIT_MAX_BACTH_SIZE is no setting and has no effect; did you mean XCIT_MAX_BATCH_SIZE?"
+        "XCIT_MAX_BACTH_SIZE is not a setting and has no effect; did you mean XCIT_MAX_BATCH_SIZE?"
     ]

@@ -17,7 +17,8 @@ from PIL import Image
 
 from app.api_keys import new_key
 from app.cli import main
-from app.settings import CLIENT_KEY, unknown_variables
+from app.settings import CLIENT_KEY
+from app.unknown_variables import unknown_variables
 
 from .conftest import ROOT, Server, StartServer, environment, free_port
 
