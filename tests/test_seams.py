@@ -16,6 +16,7 @@ APP_LAYERS = [
     {"app.bench"},
     {"app.offline", "app.remote", "app.server"},
     {"app.main", "app.protocol"},
+    {"app.model_settings"},
     {"app.api.cloud", "app.api.explain"},
     {
         "app.api.admin",
@@ -49,7 +50,8 @@ APP_LAYERS = [
     {"app.connection_limit", "app.held_bytes", "app.lingering", "app.throughput"},
     {
         *{"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},
-        *{"app.memory", "app.otel_environment", "app.secret_files"},
+        *{"app.memory", "app.otel_environment", "app.secret_files", "app.unknown_variables"},
+        "app.flags",
     },
     {"app.listeners", "app.request_head"},
     {"app.console", "app.cores", "app.errors", "app.extras", "app.settings", "app.timings"},
@@ -57,7 +59,8 @@ APP_LAYERS = [
 ]
 MODEL_LAYERS = [
     {"model.train"},
-    {"model", "model.runfiles"},
+    {"model.trainer"},
+    {"model", "model.runfiles", "model.start"},
     {"model.evaluate"},
     {"model.classifier", "model.dataset"},
     {"model.saliency"},
@@ -101,7 +104,7 @@ CLIENT_LAYERS = [
     {"client.reasons", "client.results", "client.retries"},
     {"client.errors"},
 ]
-MEETING_PLACES = {"app.main", "app.offline"}
+MEETING_PLACES = {"app.main", "app.model_settings", "app.offline"}
 FORBIDDEN = {
     "client": {"app", "model", "torch", "einops", "openvino", "fastapi", "pydantic", "uvicorn"},
     "app": {"torch", "einops", "PIL", "openvino", "safetensors", "numpy"},
