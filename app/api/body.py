@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from app.api.base64_text import decode_base64, pieces_of
+from app.api.base64_text import begins_as_base64, decode_base64, pieces_of
 from app.api.forms import NAMES, NAMES_OF_MANY, Form, FormReader, Part
 from app.api.json_text import BOM, parse_json
 from app.api.schemas import JsonImage
@@ -22,6 +22,7 @@ HOW = (
     'or as JSON {"image": "<base64>"}'
 )
 FORM = "multipart/form-data"
+_FIELDS = (b"image=", b"file=", b"top_k=")  # as application/x-www-form-urlencoded begins
 _START = 64  # bytes of a body that say whether it is JSON
 
 
@@ -110,7 +111,9 @@ class ImageReader:
         """The image in a body that is not a form, and the parameters beside it."""
         if self._media_type.startswith("multipart/"):
             raise BadRequest(f"the body is {quoted(self._media_type)}; send {FORM}")
-        if body[:5].lower() == b"data:":
+        if body.startswith(_FIELDS):
+            raise BadRequest(f"the body is a form of text fields; {HOW}")
+        if begins_as_base64(body):
             steps = decode_base64(pieces_of(body))
             return await self._work(steps, len(body)), {}
         if not (self._media_type.endswith("json") or _begins_as_json(body)):
