@@ -65,7 +65,7 @@ class ImageReader:
             parts, parameters = await self._read_form(NAMES, form.parameters(), 1)
             image = parts[0].content if parts else b""
         else:
-            body = await receive(self._record, read_body(self._request, self._hold, self._side))
+            body = await read_body(self._request, self._hold, self._side)
             image, parameters = await self._unpack(body, form)
             del body
         if not image:
@@ -143,15 +143,22 @@ async def read_body(request: Request, hold: Hold, side: SideThread) -> bytes:
     """The whole body.
 
     Args:
+        request: whose record has the deadline.
         hold: called with the size of every piece that arrives; what it raises ends the reading.
         side: where the pieces of a large body are joined.
 
     Raises:
         BodyTooLarge: it is longer than the service accepts.
         ClientDisconnected: it will not arrive.
+        ServiceError: see `receive` and `in_time`.
     """
-    pieces = [piece async for piece in stream_body(request, hold)]
-    return await side.run(join(pieces), size=sum(map(len, pieces)))
+
+    async def collect() -> list[bytes]:
+        return [piece async for piece in stream_body(request, hold)]
+
+    record: RequestRecord = request.state.record
+    pieces = await receive(record, collect())
+    return await in_time(record, side.run(join(pieces), size=sum(map(len, pieces))))
 
 
 def merge(query: Mapping[str, str], body: Mapping[str, str]) -> dict[str, str]:
