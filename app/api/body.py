@@ -15,7 +15,7 @@ from app.errors import BadRequest, ClientDisconnected, InvalidParameter
 from app.held_bytes import Hold
 from app.quoting import quoted
 from app.record import RequestRecord
-from app.side_thread import SideThread, Steps, T, join
+from app.side_thread import LARGE, SideThread, Steps, T, join
 
 HOW = (
     "send it as the raw body, as one multipart/form-data part named 'file', "
@@ -158,7 +158,10 @@ async def read_body(request: Request, hold: Hold, side: SideThread) -> bytes:
 
     record: RequestRecord = request.state.record
     pieces = await receive(record, collect())
-    return await in_time(record, side.run(join(pieces), size=sum(map(len, pieces))))
+    size = sum(map(len, pieces))
+    if size <= LARGE:
+        return b"".join(pieces)
+    return await in_time(record, side.run(join(pieces), size=size))
 
 
 def merge(query: Mapping[str, str], body: Mapping[str, str]) -> dict[str, str]:
