@@ -25,7 +25,7 @@ from app.api.oip_schemas import InferRequest, InferResponse
 from app.api.oip_statistics import Statistics
 from app.api.oip_tensors import Inference, Signature, read_inference
 from app.api.parameters import PATIENCE_PARAMETER, read_query
-from app.api.schemas import body_schema
+from app.api.schemas import PIXEL, body_schema
 from app.api.waiting import in_time, while_connected
 from app.api_keys import ApiKeys
 from app.classifier import ModelInfo
@@ -68,9 +68,6 @@ LENGTH = {
     "description": "Bytes of JSON before the binary tensors; 0 if the body is the input alone.",
     "schema": {"type": "integer", "minimum": 0},
 }
-PIXEL = (  # an image of one
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP438AAAAQBAYD718vxAAAAAElFTkSuQmCC"
-)
 EXAMPLE = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [PIXEL]}]}
 REQUEST_BODY = {
     "required": True,
