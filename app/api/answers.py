@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import TypeAdapter
 
 from app.api.errors import problem_of
-from app.api.schemas import Model, PredictionRow
+from app.api.schemas import Model, PredictionRow, Predictions
 from app.classifier import ModelInfo, Prediction
 from app.errors import ServiceError
 from app.pipeline import Answer
@@ -19,6 +19,8 @@ _FILENAME = TypeAdapter(str)
 
 def write_answer(answer: Answer) -> Steps[bytes]:
     """What ``/predict`` answers: `Predictions`."""
+    if len(answer.predictions) <= ROWS:
+        return Predictions.model_validate(answer).model_dump_json(exclude_none=True).encode()
     return b"".join((yield from _pieces_of(answer)))
 
 

@@ -13,6 +13,18 @@ _STANDARD = bytes.maketrans(b"-_", b"+/")
 _BLANKS = b" \t\r\n"
 _CUT = "the image is not valid base64: its length is wrong, as if it were cut"
 _SYMBOLS = (string.ascii_letters + string.digits + "+/").encode()
+_BEGINNINGS = tuple(  # of images as base64: JPEG, PNG, WebP, GIF, BMP and both kinds of TIFF
+    binascii.b2a_base64(magic, newline=False)[: len(magic) * 4 // 3]
+    for magic in (
+        b"\xff\xd8\xff",
+        b"\x89PNG\r\n\x1a\n",
+        b"RIFF",
+        b"GIF8",
+        b"BM",
+        b"II*\0",
+        b"MM\0*",
+    )
+)
 _GROUP = 4  # symbols that stand for three bytes
 
 
@@ -20,6 +32,12 @@ def pieces_of(content: bytes) -> Iterable[str]:
     """The characters of bytes, one for each, in pieces that a step can take."""
     starts = range(0, len(content), PIECE)
     return (content[start : start + PIECE].decode("latin-1") for start in starts)
+
+
+def begins_as_base64(content: bytes) -> bool:
+    """Whether what should be an image is text that holds one, as no image begins."""
+    start = content[:16].translate(_STANDARD)
+    return start[:5].lower() == b"data:" or start.startswith(_BEGINNINGS)
 
 
 def decode_base64(pieces: Iterable[str]) -> Steps[bytes]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from app.api.base64_text import decode_base64, pieces_of
+from app.api.base64_text import begins_as_base64, decode_base64, pieces_of
 from app.api.forms import NAMES, NAMES_OF_MANY, Form, FormReader, Part
 from app.api.json_text import BOM, parse_json
 from app.api.schemas import JsonImage
@@ -15,13 +15,14 @@ from app.errors import BadRequest, ClientDisconnected, InvalidParameter
 from app.held_bytes import Hold
 from app.quoting import quoted
 from app.record import RequestRecord
-from app.side_thread import SideThread, Steps, T, join
+from app.side_thread import LARGE, SideThread, Steps, T, join
 
 HOW = (
     "send it as the raw body, as one multipart/form-data part named 'file', "
     'or as JSON {"image": "<base64>"}'
 )
 FORM = "multipart/form-data"
+_FIELDS = (b"image=", b"file=", b"top_k=")  # as application/x-www-form-urlencoded begins
 _START = 64  # bytes of a body that say whether it is JSON
 
 
@@ -64,7 +65,7 @@ class ImageReader:
             parts, parameters = await self._read_form(NAMES, form.parameters(), 1)
             image = parts[0].content if parts else b""
         else:
-            body = await receive(self._record, read_body(self._request, self._hold, self._side))
+            body = await read_body(self._request, self._hold, self._side)
             image, parameters = await self._unpack(body, form)
             del body
         if not image:
@@ -110,7 +111,9 @@ class ImageReader:
         """The image in a body that is not a form, and the parameters beside it."""
         if self._media_type.startswith("multipart/"):
             raise BadRequest(f"the body is {quoted(self._media_type)}; send {FORM}")
-        if body[:5].lower() == b"data:":
+        if body.startswith(_FIELDS):
+            raise BadRequest(f"the body is a form of text fields; {HOW}")
+        if begins_as_base64(body):
             steps = decode_base64(pieces_of(body))
             return await self._work(steps, len(body)), {}
         if not (self._media_type.endswith("json") or _begins_as_json(body)):
@@ -140,15 +143,25 @@ async def read_body(request: Request, hold: Hold, side: SideThread) -> bytes:
     """The whole body.
 
     Args:
+        request: whose record has the deadline.
         hold: called with the size of every piece that arrives; what it raises ends the reading.
         side: where the pieces of a large body are joined.
 
     Raises:
         BodyTooLarge: it is longer than the service accepts.
         ClientDisconnected: it will not arrive.
+        ServiceError: see `receive` and `in_time`.
     """
-    pieces = [piece async for piece in stream_body(request, hold)]
-    return await side.run(join(pieces), size=sum(map(len, pieces)))
+
+    async def collect() -> list[bytes]:
+        return [piece async for piece in stream_body(request, hold)]
+
+    record: RequestRecord = request.state.record
+    pieces = await receive(record, collect())
+    size = sum(map(len, pieces))
+    if size <= LARGE:
+        return b"".join(pieces)
+    return await in_time(record, side.run(join(pieces), size=size))
 
 
 def merge(query: Mapping[str, str], body: Mapping[str, str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from app.api.json_text import parse_json
 from app.api.parameters import PARAMETERS, PATIENCE_PARAMETER, parse_top_k, read_query
 from app.api.predict import REQUEST_BODY, json_response, predict_image
 from app.api.schemas import Predictions, Probe, body_schema
-from app.api.waiting import in_time, receive, while_connected
+from app.api.waiting import in_time, while_connected
 from app.api_keys import ApiKeys
 from app.cloud import Contract
 from app.errors import BadRequest, TooManyImages
@@ -104,7 +104,7 @@ def router(
         record: RequestRecord = request.state.record
         read_query(request, instead='send {"parameters": {"top_k": …}} in the body')
         with pipeline.upload() as hold:
-            body = await receive(record, read_body(request, hold, side))
+            body = await read_body(request, hold, side)
             steps = read_instances(body, max_images)
             asked, images = await in_time(record, side.run(steps, hold, size=len(body)))
             del body, steps

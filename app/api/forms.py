@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
-from app.api.base64_text import decode_base64, pieces_of
+from app.api.base64_text import begins_as_base64, decode_base64, pieces_of
 from app.errors import BadRequest, InvalidParameter, TooManyImages
 from app.quoting import quoted
 from app.side_thread import Steps, join
@@ -34,9 +34,9 @@ class Part:
     content: bytes = b""
 
     def join(self) -> Steps[None]:
-        """Make ``content`` of the pieces, as it was before its Content-Transfer-Encoding."""
+        """Make ``content`` of the pieces, decoded if it is base64."""
         self.content = yield from join(self.pieces)
-        if self.encoding == BASE64:
+        if self.encoding == BASE64 or begins_as_base64(self.content):
             self.content = yield from decode_base64(pieces_of(self.content))
 
 

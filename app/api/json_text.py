@@ -5,6 +5,7 @@ what the parser takes in one step is small: kilobytes can stand for gigabytes of
 parser holds the interpreter lock from start to end.
 """
 
+import difflib
 import re
 import secrets
 from array import array
@@ -28,7 +29,7 @@ MOST_REST_OF_ROW = 120  # and for each image that a request may hold
 MOST_TEXT = 1_000  # characters of a name or an id
 
 BOM = b"\xef\xbb\xbf"
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{")
 _COLON = re.compile(rb"\s*:")
 _STRING = re.compile(rb'(?:[^"\\]++|\\(?:u[0-9a-fA-F]{4}|[^u]))*+', re.DOTALL)
 
@@ -133,12 +134,23 @@ def _validate(body: type[Body], text: bytes, otherwise: str, lifted: Lifted | No
     try:
         return body.model_validate_json(text, context=lifted)
     except ValidationError as error:
-        mistakes = error.errors(include_url=False, include_context=False, include_input=False)
-        where = printable(".".join(map(str, mistakes[0]["loc"]))) or "body"
-        why = mistakes[0]["msg"]
+        mistake = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = printable(".".join(map(str, mistake["loc"]))) or "body"
+        why = mistake["msg"]
+        if mistake["type"] == "extra_forbidden":
+            why = f"unknown member{_hint(str(mistake['loc'][-1]), body)}"
         if lifted:  # its line and column are of a text that the client does not have
             why = why.partition(" at line ")[0]
         raise BadRequest(f"{otherwise}: {where}: {why}") from error
+
+
+def _hint(name: str, body: type[BaseModel]) -> str:
+    """The member of a body that is nearest to an unknown one, if any is near."""
+    schema = body.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    members = [member for part in parts for member in part.get("properties", {})]
+    close = difflib.get_close_matches(name[:80].lower().replace("-", "_"), members, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _lift(text: bytes, lifted: Lifted, most: int, otherwise: str) -> Steps[bytes]:

@@ -26,7 +26,7 @@ from app.api.oip_statistics import Statistics
 from app.api.oip_tensors import Inference, Signature, read_inference
 from app.api.parameters import PATIENCE_PARAMETER, read_query
 from app.api.schemas import PIXEL, body_schema
-from app.api.waiting import in_time, receive, while_connected
+from app.api.waiting import in_time, while_connected
 from app.api_keys import ApiKeys
 from app.classifier import ModelInfo
 from app.errors import (
@@ -232,7 +232,7 @@ def router(
             )
 
         with pipeline.upload() as hold:
-            body = await receive(record, read_body(request, hold, side))
+            body = await read_body(request, hold, side)
             asked = await in_time(record, side.run(read(body), hold, size=len(body)))
             del body
             hold.settle(size_of_all(asked.images))

@@ -3,7 +3,9 @@
 import base64
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -51,12 +53,13 @@ async def test_sagemaker_pings_and_invokes(classifier: FakeClassifier) -> None:
         problem(await client.post("/invocations", content=b"bad"), 400, "invalid-image")
 
 
-async def vertex(classifier: FakeClassifier, **environ: str) -> httpx.AsyncClient:
+async def vertex(
+    classifier: FakeClassifier, choices: Mapping[str, Any] = MappingProxyType({}), **environ: str
+) -> httpx.AsyncClient:
     """A client of the service as Vertex AI starts it."""
     lifecycle = Lifecycle()
-    app = create_app(
-        make_settings(cloud="vertex"), lambda: classifier, lifecycle=lifecycle, environ=environ
-    )
+    settings = make_settings(cloud="vertex", **choices)
+    app = create_app(settings, lambda: classifier, lifecycle=lifecycle, environ=environ)
     await app.router.lifespan_context(app).__aenter__()
     await until(lambda: lifecycle.state is State.READY)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
@@ -103,7 +106,11 @@ async def test_a_route_named_as_one_of_ours_is_vertex_ais(classifier: FakeClassi
         (b'{"instances": [{"b64": "%"}]}', 400, "the image is not valid base64"),
         (b'{"instances": [{"b64": ""}, {"b64": "%"}]}', 400, "image 1 of 2, counted from 0: the"),
         (json.dumps(instances(b"1", parameters={"top_k": 11})).encode(), 422, "from 1 to 10"),
-        (json.dumps(instances(b"1", parameters={"k": 1})).encode(), 400, "parameters.k: Extra"),
+        (
+            json.dumps(instances(b"1", parameters={"k": 1})).encode(),
+            400,
+            "parameters.k: unknown member",
+        ),
         (
             json.dumps(instances(b"1", b"bad")).encode(),
             400,
@@ -152,6 +159,21 @@ def test_sagemaker_serves_what_its_archive_holds(
     assert find_weights(tmp_path / "nowhere") is None
     with pytest.raises(SettingsError, match=r"mine\.safetensors: cannot be read: Not a directory"):
         find_weights(tmp_path / "mine.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"3", b"{3}" * 100], ids=["short", "with braces"])
+async def test_as_many_instances_are_accepted_as_there_are_places(
+    classifier: FakeClassifier, content: bytes
+) -> None:
+    for most, more in ((256, {}), (1_500, {"max_queue_size": 1_500})):
+        client = await vertex(classifier, more)
+        request = instances(*[content] * most, parameters={"top_k": 1})
+        response = await client.post("/predict", json=request)
+        assert response.status_code == 200, response.text
+        assert len(response.json()["predictions"]) == most
+        request = instances(*[content] * (most + 1))
+        told = problem(await client.post("/predict", json=request), 413, "too-many-images")
+        assert told == f"{most + 1} images in one request; at most {most} are accepted"
 
 
 async def test_a_route_may_be_one_that_ours_would_match(classifier: FakeClassifier) -> None:

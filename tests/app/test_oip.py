@@ -193,7 +193,7 @@ def request_of(*inputs: dict[str, Any], **more: Any) -> dict[str, Any]:
 JUNK = b"{" * 100
 ZEROS = array("f", [0.0] * 12).tobytes()
 TWO = images(b"1", b"2")
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no JSON": ({"content": JUNK}, "not an inference request: body: Invalid JSON"),
     "nothing": ({"content": b""}, "not an inference request"),
     "no inputs": ({"json": {}}, "inputs: Field required"),

@@ -113,7 +113,7 @@ async def test_top_k_out_of_range_names_the_range(classifier: FakeClassifier, to
     assert classifier.batches == []
 
 
-BAD_REQUESTS = {
+BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "empty": ({"content": b""}, "holds no image"),
     "compressed": (
         {"content": b"3", "headers": {"content-encoding": "gzip"}},
@@ -142,7 +142,7 @@ BAD_REQUESTS = {
     ),
     "json list": ({"json": ["a"]}, 'not {"image": "<base64>"}'),
     "json without image": ({"json": {}}, 'not {"image": "<base64>"}'),
-    "json with another key": ({"json": {"image": ENCODED, "date": 3}}, "date: Extra inputs"),
+    "json with another key": ({"json": {"image": ENCODED, "date": 3}}, "date: unknown member"),
     "json number": ({"json": {"image": 3}}, "valid string"),
     "broken base64": (as_json("$$$"), "not valid base64: it has the character '$'"),
     "base64 that is cut": (as_json("abcde"), "not valid base64: its length is wrong"),

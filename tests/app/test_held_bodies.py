@@ -1,0 +1,158 @@
+"""Bytes that a request holds: its body, what is decoded of it, and in the end the images alone."""
+
+import asyncio
+import base64
+import gzip
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from app.api import base64_text
+
+from .conftest import FakeClassifier, running, until
+from .test_cloud import instances, vertex
+from .test_given_up import IN_HASTE, SIZE, SLACK, SlowDecoder, held_bytes, memory, until_held
+from .test_oip import INFER, INFER_TENSOR, binary, elements, images, tensor
+from .test_predict import problem
+
+pytestmark = pytest.mark.anyio
+
+JSON = {"content-type": "application/json"}
+FORM = {"content-type": "multipart/form-data; boundary=x"}
+SIDE = 128  # pixels of the images that the classifier takes
+ROW = 3 * SIDE**2
+ROWS = SIZE // (4 * ROW)
+VERTEX = "/vertex"
+
+
+class Kind(NamedTuple):
+    """A request: where, its body and headers, and the bytes of its images once they are decoded."""
+
+    path: str
+    body: Callable[[], bytes]
+    headers: dict[str, str]
+    held: int
+
+
+def encoded() -> bytes:
+    return base64.b64encode(bytes(SIZE))
+
+
+def part() -> bytes:
+    head = b'Content-Disposition: form-data; name="file"\r\nContent-Transfer-Encoding: base64'
+    return b"--x\r\n" + head + b"\r\n\r\n" + encoded() + b"\r\n--x--\r\n"
+
+
+def of_images() -> bytes:
+    return json.dumps({"inputs": [images(bytes(SIZE // 2), bytes(SIZE // 2))]}).encode()
+
+
+def behind() -> dict[str, Any]:
+    return binary(images(shape=[2]), 2 * elements(bytes(SIZE // 2)))
+
+
+def numbers() -> bytes:
+    given = tensor(*[0.5] * (ROW * ROWS), shape=[ROWS, 3, SIDE, SIDE])
+    return json.dumps({"inputs": [given]}).encode()
+
+
+KINDS = {
+    "JSON": Kind("/predict", lambda: b'{"image":"%b"}' % encoded(), JSON, SIZE),
+    "data URI": Kind("/predict", lambda: b"data:image/png;base64," + encoded(), {}, SIZE),
+    "base64 part": Kind("/predict", part, FORM, SIZE),
+    "explained": Kind("/explain", lambda: b'{"image":"%b"}' % encoded(), JSON, SIZE),
+    "BYTES": Kind(INFER, of_images, JSON, SIZE),
+    "BYTES, gzip": Kind(
+        INFER, lambda: gzip.compress(of_images(), 0), {**JSON, "content-encoding": "gzip"}, SIZE
+    ),
+    "BYTES behind": Kind(INFER, lambda: behind()["content"], behind()["headers"], SIZE),
+    "numbers": Kind(INFER_TENSOR, numbers, JSON, 4 * ROW * ROWS),
+    "instances": Kind(VERTEX, lambda: json.dumps(instances(bytes(SIZE))).encode(), JSON, SIZE),
+}
+
+
+async def in_pieces(body: Callable[[], bytes]) -> AsyncIterator[bytes]:
+    """A body of which the test keeps nothing."""
+    yield body()
+
+
+def send(client: httpx.AsyncClient, kind: Kind, **more: str) -> "asyncio.Task[httpx.Response]":
+    content = in_pieces(kind.body)
+    return asyncio.create_task(
+        client.post(kind.path, content=content, headers={**kind.headers, **more})
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+async def test_the_images_alone_are_held_once_they_are_decoded(kind: Kind) -> None:
+    slow = SlowDecoder()
+    slow.info = replace(slow.info, image_size=SIDE)
+    client = await vertex(slow, AIP_PREDICT_ROUTE=VERTEX)
+    await client.post("/predict", content=b"quick")
+    await held_bytes(client)
+    with memory() as allocated:
+        request = send(client, kind)
+        await until(lambda: slow.begun > 0)
+        assert await held_bytes(client) == kind.held
+        assert allocated() < kind.held + SLACK
+        slow.decoding.set()
+        await request
+        assert await held_bytes(client) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+async def test_what_is_decoded_is_counted_beside_the_body(
+    classifier: FakeClassifier, kind: Kind
+) -> None:
+    """The body fits, and what is decoded of it does not."""
+    size = len(kind.body())
+    bound = size + kind.held // 2
+    classifier.info = replace(classifier.info, image_size=SIDE)
+    client = await vertex(classifier, {"max_queue_bytes": bound}, AIP_PREDICT_ROUTE=VERTEX)
+    told = problem_of(await send(client, kind))
+    assert "bytes of images are held, the most that the service accepts" in told
+    assert await held_bytes(client) == 0
+
+
+def problem_of(response: httpx.Response) -> str:
+    assert response.status_code == 503, response.text
+    return str(response.json()["detail"])
+
+
+async def test_work_that_is_given_up_frees_what_it_held(
+    classifier: FakeClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step cannot be interrupted; all that it refers to goes with it."""
+    gate, begun = threading.Event(), threading.Event()
+    symbols = base64_text._symbols
+
+    def wait(text: str) -> bytes:
+        begun.set()
+        assert gate.wait(20), "the test did not open the gate"
+        return symbols(text)
+
+    async with running(classifier) as (client, _):
+        await client.post("/predict", content=b"3")
+        await held_bytes(client)
+        with memory() as allocated:
+            monkeypatch.setattr(base64_text, "_symbols", wait)
+            for _ in range(3):
+                response = await send(client, KINDS["JSON"], **IN_HASTE)
+                problem(response, 504, "deadline-exceeded")
+                del response
+            assert begun.is_set()
+            assert await held_bytes(client) == 0
+            assert allocated() > SIZE, "the step that is stuck refers to its body"
+            gate.set()
+            monkeypatch.undo()
+            response = await send(client, KINDS["JSON"])
+            assert response.is_success
+            del response
+            classifier.batches.clear()
+            await until_held(client, 0)
+            assert allocated() < SLACK
