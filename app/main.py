@@ -43,6 +43,7 @@ from app.lifecycle import Lifecycle
 from app.logs import ROUTINE, log_request
 from app.memory import memory_limit, warn_of_memory
 from app.metrics import Metrics
+from app.model_settings import backend_options, checkpoint_path, overrides
 from app.pipeline import Pipeline
 from app.record import RequestRecord
 from app.secret_files import read_secret
@@ -253,22 +254,9 @@ def load_model(settings: Settings) -> Classifier:
     cores = usable_cores()
     try:
         classifier = model.load_classifier(
-            settings.checkpoint or model.BUNDLED_CHECKPOINT,
-            model.Overrides(
-                labels=settings.labels,
-                image_size=settings.image_size,
-                preprocess=settings.preprocess,
-                hyperparameters=settings.hyperparameters,
-            ),
-            model.BackendOptions(
-                backend=settings.backend,
-                device=settings.device,
-                precision=settings.precision,
-                cores=cores,
-                streams=settings.streams,
-                serving=True,
-                cache_dir=settings.cache_dir,
-            ),
+            checkpoint_path(settings),
+            overrides(settings),
+            backend_options(settings, cores, serving=True),
             max_batch_size=settings.max_batch_size,
             max_pixels=settings.max_pixels,
         )
