@@ -68,6 +68,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_timeout = head_timeout
         self._keeps_alive = keeps_alive
+        self.url = b""  # of the latest request
         self._limit = limit
         self._on_refusal = on_refusal
         self._timer: asyncio.TimerHandle | None = None  # until a head or a body must be there
@@ -283,7 +284,8 @@ class BoundedProtocol(HttpToolsProtocol):
         response.headers.update({"X-Request-ID": record.request_id, "Connection": "close"})
         fields = [*self.server_state.default_headers, *response.raw_headers]
         head = b"".join(b"%s: %s\r\n" % field for field in fields)
-        body = b"" if self.parser.get_method() == b"HEAD" else bytes(response.body)
+        without_body = self.url and self.parser.get_method() == b"HEAD"
+        body = b"" if without_body else bytes(response.body)
         self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + body)
         self.transport.close()
 

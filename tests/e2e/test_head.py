@@ -3,7 +3,7 @@
 import pytest
 
 from .conftest import Server, StartServer
-from .raw import ask, codes, request
+from .raw import ask, codes, problem, request
 
 PATHS = ["/", "/docs", "/openapi.json", "/livez", "/readyz", "/healthz", "/v2", "/v2/health/live"]
 CHANGING = (b"date:", b"x-request-id:", b"server-timing:")
@@ -31,6 +31,13 @@ def test_head_ends_with_the_head(server: Server, path: str) -> None:
 def fields(head: bytes) -> set[bytes]:
     lines = head.lower().split(b"\r\n")[1:]
     return {line for line in lines if not line.startswith(CHANGING)}
+
+
+def test_what_follows_a_head_request_is_refused_with_a_body(server: Server) -> None:
+    """The method of the last request does not count for it."""
+    answer = ask(server, request(b"HEAD /livez") + b"no HTTP\r\n\r\n")
+    assert codes(answer) == [200, 400]
+    assert problem(answer)["status"] == 400
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from app.api_keys import new_key
 
 from .conftest import SLOW_SERVICE, Server, StartServer
-from .raw import ask, codes, connect, problem, read_to_end, request
+from .raw import GET, ask, codes, connect, problem, read_to_end, request
 
 PETABYTE = b"Content-Length: 1000000000000000"
 ALLOWED = b"Content-Length: 10000000"
@@ -176,6 +176,13 @@ def test_a_request_has_exactly_one_valid_host(open_server: Server, kind: str) ->
 def test_http_1_0_needs_no_host(open_server: Server) -> None:
     assert codes(ask(open_server, b"GET /livez HTTP/1.0\r\n\r\n")) == [200]
     assert codes(ask(open_server, b"GET /livez HTTP/1.0\r\nHost: a b\r\n\r\n")) == [400]
+
+
+def test_nothing_follows_chunks_in_http_1_0(open_server: Server) -> None:
+    """The length of such a body is doubtful (RFC 9112, section 6.1): the connection ends."""
+    chunked = b"POST /predict HTTP/1.0\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n"
+    answer = ask(open_server, chunked + b"\r\n1\r\n0\r\n0\r\n\r\n" + GET)
+    assert len(codes(answer)) == 1
 
 
 @pytest.mark.parametrize(
