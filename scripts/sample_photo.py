@@ -46,7 +46,9 @@ def draw() -> Image.Image:
     for row in (164, 188, 212):
         for column in range(104, 170, 14):
             pen.rectangle((column, row, column + 7, row + 8), (70, 90, 110))
-    for place, colour in enumerate(((170, 80, 50), (60, 100, 130), (190, 160, 70), (110, 120, 110))):
+    for place, colour in enumerate(
+        ((170, 80, 50), (60, 100, 130), (190, 160, 70), (110, 120, 110))
+    ):
         pen.rectangle((196 + 52 * place, 206, 242 + 52 * place, 240), colour)
     for mast in (250, 350):
         pen.rectangle((mast, 116, mast + 5, 240), (205, 190, 150))
