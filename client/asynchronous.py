@@ -41,7 +41,7 @@ class AsyncClient:
             top_k: how many; by default the service decides: 5, or all of a model with fewer.
 
         Raises:
-            ClientError: there is no answer; each kind is in `client.errors`.
+            ClientError: the request failed; each kind is in `client.errors`.
         """
         request = exchange.predict_request(await _encode(image), top_k)
         return exchange.read_prediction(await self._send(request))
@@ -54,9 +54,9 @@ class AsyncClient:
         concurrency: int = 8,
         progress: bool = False,
     ) -> AsyncGenerator[Prediction | ClientError, None]:
-        """What became of each image, in order: its classes, or the error that it met.
+        """The outcome of each image, in order: its classes, or its error.
 
-        Images are asked for, and files read, as their turn comes.
+        Images are taken from the iterable, and files read, as their turn comes.
 
         Args:
             top_k: see `predict`.

@@ -1,7 +1,7 @@
 """The body of an answer, read with a bound on its bytes and on its time.
 
-It may not be xcit-serve that answers. So nothing is read or waited for without a limit, and nothing
-is inflated: the clients ask for no content coding.
+The server may not be xcit-serve. So the clients read nothing without a limit, wait for nothing
+without a limit, and inflate nothing: they request answers without a content coding.
 """
 
 import time
@@ -38,7 +38,7 @@ class Body:
         self._content = bytearray()
         coding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if coding != "identity":
-            raise self._refused(f"the content coding {coding[:20]}, which was not asked for")
+            raise self._refused(f"the content coding {coding[:20]}, which was not requested")
 
     def add(self, chunk: bytes) -> None:
         """Raises `UnexpectedAnswer` above the limit, `TimedOut` after the time."""

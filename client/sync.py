@@ -48,7 +48,7 @@ class Client:
             top_k: how many; by default the service decides: 5, or all of a model with fewer.
 
         Raises:
-            ClientError: there is no answer; each kind is in `client.errors`.
+            ClientError: the request failed; each kind is in `client.errors`.
         """
         return self._predict(image, top_k, threading.Event())
 
@@ -60,9 +60,9 @@ class Client:
         concurrency: int = 8,
         progress: bool = False,
     ) -> Generator[Prediction | ClientError, None, None]:
-        """What became of each image, in order: its classes, or the error that it met.
+        """The outcome of each image, in order: its classes, or its error.
 
-        Images are asked for, and files read, as their turn comes.
+        Images are taken from the iterable, and files read, as their turn comes.
 
         Args:
             top_k: see `predict`.
