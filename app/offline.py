@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 import model
 from app.api.parameters import check_top_k
-from app.console import complain, show_answers
+from app.console import complain, printable, show_answers
 from app.cores import usable_cores
 from app.flags import Parser, check_spelling
 from app.model_settings import backend_options, checkpoint_path, overrides
@@ -98,7 +98,8 @@ def inspect_checkpoint(settings: Settings) -> int:
     width = max(map(len, rows))
     for name, value in rows.items():
         origin = origins.get(name)
-        print(f"{name:<{width}}  {value}" + (f"  ({origin})" if origin else ""))
+        line = f"{name:<{width}}  {value}" + (f"  ({origin})" if origin else "")
+        print(printable(line))
     return 0
 
 
@@ -117,8 +118,8 @@ def describe(checkpoint: model.Checkpoint) -> tuple[dict[str, Any], dict[str, st
         **spec.hyperparameters,
         **{f"preprocess.{name}": value for name, value in asdict(spec.preprocess).items()},
         "labels": "; ".join(spec.labels[:5]) + ("; …" if spec.num_classes > 5 else ""),
-        **spec.provenance,
     }
+    rows |= {topic: text for topic, text in spec.provenance.items() if topic not in rows}
     if checkpoint.warnings:
         rows["warning"] = "; ".join(checkpoint.warnings)
     return rows, {**checkpoint.description.origins, "weights": taken_from(checkpoint)}

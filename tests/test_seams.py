@@ -29,8 +29,8 @@ APP_LAYERS = [
     },
     {"app.api.door", "app.api.oip_tensors"},
     {"app.api.answers", "app.api.body", "app.api.inflation", "app.api.oip_outputs"},
-    {"app.api.forms", "app.api.json_text"},
-    {"app.api.base64_text", "app.api.number_text", "app.api.oip_schemas"},
+    {"app.api.forms", "app.api.oip_schemas"},
+    {"app.api.base64_text"},
     {
         "app.api.callers",
         "app.api.errors",
@@ -42,15 +42,18 @@ APP_LAYERS = [
         "app.api.waiting",
     },
     {"app.api.schemas", "app.pipeline", "app.tracing"},
+    {"app.api.json_text"},
+    {"app.api.number_text"},
     {"app.engines"},
     {"app.engine"},
     {"app.admission", "app.batcher", "app.metrics", "app.logs", "app.worker_pool"},
-    {"app.held_bytes", "app.throughput"},
+    {"app.connection_limit", "app.held_bytes", "app.lingering", "app.throughput"},
     {
         *{"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},
         *{"app.memory", "app.otel_environment", "app.secret_files", "app.unknown_variables"},
         "app.flags",
     },
+    {"app.listeners", "app.request_head"},
     {"app.console", "app.cores", "app.errors", "app.extras", "app.settings", "app.timings"},
     {"app.quoting", "app.side_thread"},
 ]
@@ -82,6 +85,7 @@ MODEL_LAYERS = [
     {"model.xcit_published"},
     {
         "model.augment",
+        "model.foreign",
         "model.muon",
         "model.normalise",
         "model.recipe",
