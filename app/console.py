@@ -1,4 +1,4 @@
-"""What a command has to say besides its result."""
+"""Output of commands: results on stdout, messages on stderr."""
 
 import json
 import os
@@ -10,14 +10,14 @@ INTERRUPTED = 130  # the exit code, as shells have it
 
 
 def complain(*lines: str, code: int = 1) -> int:
-    """Say what is wrong on stderr, a line each; the exit code to end with."""
+    """Print each message on a line of stderr, and return the exit code."""
     for line in lines:
         print(f"xcit-serve: {printable(line)}", file=sys.stderr)
     return code
 
 
 def printable(text: str) -> str:
-    """A text as one line that no terminal obeys: it may come from a server."""
+    """A text on one line, without control characters: it may come from a server."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
     )

@@ -1,19 +1,19 @@
-"""What is installed only for who asks for it."""
+"""Optional dependencies, and the message when one is missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class MissingExtra(Exception):
-    """A package that a command needs is not installed; the text says how to get it."""
+    """A package that a command needs is not installed; the message says how to install it."""
 
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Around imports that need the extra ``name`` of this project; raises `MissingExtra`."""
+    """Wrap imports that need the extra ``name`` of this project; raises `MissingExtra`."""
     try:
         yield
     except ModuleNotFoundError as error:
         raise MissingExtra(
-            f"{error.name} is not installed; pip install 'xcit-serve[{name}]' brings it"
+            f"{error.name} is not installed; pip install 'xcit-serve[{name}]' installs it"
         ) from error

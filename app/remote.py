@@ -57,10 +57,11 @@ async def ask(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]
     mistakes: list[str] = []
     async with AsyncClient(args.url, api_key(args), timeout(args)) as client:
         model = (await client.health()).model  # not known while it loads
-        top_k = check_top_k(args.top_k, model.num_classes if model else math.inf)
+        if args.top_k is not None:
+            check_top_k(args.top_k, model.num_classes if model else math.inf)
         outcomes = client.predict_many(
             args.images,
-            top_k,
+            args.top_k,
             concurrency=concurrency,
             progress=len(args.images) > FEW and sys.stderr.isatty(),
         )

@@ -8,6 +8,7 @@ from typing import Any, Self
 import httpx
 
 from client import exchange
+from client.bodies import Body
 from client.errors import ClientError, bare
 from client.images import ImageLike, encode
 from client.ordered import in_tasks
@@ -33,11 +34,14 @@ class AsyncClient:
         )
         self._url, self._timeout, self._retries = exchange.check_url(url), timeout, retries
 
-    async def predict(self, image: ImageLike, top_k: int = 5) -> Prediction:
+    async def predict(self, image: ImageLike, top_k: int | None = None) -> Prediction:
         """The best classes of an image; see `client.images.encode` for what may be one.
 
+        Args:
+            top_k: how many; by default the service decides: 5, or all of a model with fewer.
+
         Raises:
-            ClientError: there is no answer; each kind is in `client.errors`.
+            ClientError: the request failed; each kind is in `client.errors`.
         """
         request = exchange.predict_request(await _encode(image), top_k)
         return exchange.read_prediction(await self._send(request))
@@ -45,17 +49,18 @@ class AsyncClient:
     def predict_many(
         self,
         images: Iterable[ImageLike] | AsyncIterable[ImageLike],
-        top_k: int = 5,
+        top_k: int | None = None,
         *,
         concurrency: int = 8,
         progress: bool = False,
     ) -> AsyncGenerator[Prediction | ClientError, None]:
-        """What became of each image, in order: its classes, or the error that it met.
+        """The outcome of each image, in order: its classes, or its error.
 
-        Images are asked for, and files read, as their turn comes.
+        Images are taken from the iterable, and files read, as their turn comes.
 
         Args:
-            concurrency: requests under way, at most.
+            top_k: see `predict`.
+            concurrency: maximum number of requests in flight.
             progress: whether to draw a bar on stderr.
         """
         exchange.check_concurrency(concurrency)
@@ -82,7 +87,7 @@ class AsyncClient:
     async def _predict_many(
         self,
         images: Iterable[ImageLike] | AsyncIterable[ImageLike],
-        top_k: int,
+        top_k: int | None,
         concurrency: int,
         *,
         progress: bool,
@@ -110,11 +115,15 @@ class AsyncClient:
 
     async def _try(self, request: dict[str, Any]) -> httpx.Response:
         try:
-            response = await self._http.request(**request)
+            async with self._http.stream(**request) as response:
+                body = Body(response, self._timeout)
+                async for chunk in response.aiter_bytes():
+                    body.add(chunk)
         except httpx.RequestError as error:
             raise exchange.no_answer(error, self._url, self._timeout) from error
-        exchange.raise_unless_ok(response)
-        return response
+        answer = body.whole()
+        exchange.raise_unless_ok(answer)
+        return answer
 
 
 async def _encode(image: ImageLike) -> bytes:

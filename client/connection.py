@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from client.exchange import parse_server_timing
 
+MAX_BODY = 4 * 2**20  # bytes of an answer
+MAX_TRAILERS = 100
 _LENGTH = re.compile(rb"^content-length: *(\d+)", re.IGNORECASE | re.MULTILINE)
 _CHUNKED = re.compile(rb"^transfer-encoding: *chunked", re.IGNORECASE | re.MULTILINE)
 _LAST = re.compile(rb"^connection: *close", re.IGNORECASE | re.MULTILINE)
@@ -37,7 +39,7 @@ class Connection:
     _streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send(self, request: bytes) -> Answer:
-        """Raises `OSError` or `EOFError` if the connection breaks or what comes is no HTTP."""
+        """Raises `OSError` or `EOFError` if the connection breaks or the answer is unusable."""
         reader, writer = await self._open()
         try:
             writer.write(request)
@@ -46,7 +48,7 @@ class Connection:
             body = await self._read_body(reader, head)
         except (ValueError, asyncio.LimitOverrunError) as error:
             self.close()
-            raise ConnectionError("what it sent is no HTTP") from error
+            raise ConnectionError("its answer is not HTTP, or too large") from error
         except BaseException:
             self.close()  # half an answer may still come
             raise
@@ -72,17 +74,26 @@ class Connection:
         return self._streams
 
     async def _read_body(self, reader: asyncio.StreamReader, head: bytes) -> bytes:
+        """Raises `ValueError` for one of more than `MAX_BODY` bytes."""
         if length := _LENGTH.search(head):
-            return await reader.readexactly(int(length[1]))
+            return await reader.readexactly(_checked(int(length[1])))
         if not _CHUNKED.search(head):
             return b""
         body = bytearray()
         while size := int((await reader.readline()).partition(b";")[0], 16):
+            _checked(len(body) + size)
             body += await reader.readexactly(size)
             await reader.readexactly(2)
-        while await reader.readline() not in {b"\r\n", b""}:
-            pass
-        return bytes(body)
+        for _ in range(MAX_TRAILERS):
+            if await reader.readline() in {b"\r\n", b""}:
+                return bytes(body)
+        raise ValueError("too many trailers")
+
+
+def _checked(size: int) -> int:
+    if size > MAX_BODY:
+        raise ValueError(f"a body of more than {MAX_BODY} bytes")
+    return size
 
 
 def encode_post(url: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:

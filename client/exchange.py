@@ -80,7 +80,11 @@ def options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
         raise InvalidOption(f"timeout is {timeout}; it must be seconds over 0")
     return {
         "base_url": check_url(url),
-        "headers": {"User-Agent": "xcit-serve-client", **key_header(api_key)},
+        "headers": {
+            "User-Agent": "xcit-serve-client",
+            "Accept-Encoding": "identity",
+            **key_header(api_key),
+        },
         "timeout": timeout,
         "limits": httpx.Limits(keepalive_expiry=_IDLE_SECONDS),
     }
@@ -92,8 +96,8 @@ def check_concurrency(concurrency: int) -> int:
     return concurrency
 
 
-def predict_request(image: bytes, top_k: int) -> dict[str, Any]:
-    return _post("/predict", image, {"top_k": top_k})
+def predict_request(image: bytes, top_k: int | None) -> dict[str, Any]:
+    return _post("/predict", image, {} if top_k is None else {"top_k": top_k})
 
 
 def explain_request(image: bytes, head: int | None) -> dict[str, Any]:

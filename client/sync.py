@@ -8,6 +8,7 @@ from typing import Any, Self
 import httpx
 
 from client import exchange
+from client.bodies import Body
 from client.errors import ClientError, bare
 from client.images import ImageLike, encode
 from client.ordered import in_threads
@@ -40,28 +41,32 @@ class Client:
         self._http = httpx.Client(**exchange.options(url, api_key, timeout), transport=transport)
         self._url, self._timeout, self._retries = exchange.check_url(url), timeout, retries
 
-    def predict(self, image: ImageLike, top_k: int = 5) -> Prediction:
+    def predict(self, image: ImageLike, top_k: int | None = None) -> Prediction:
         """The best classes of an image; see `client.images.encode` for what may be one.
 
+        Args:
+            top_k: how many; by default the service decides: 5, or all of a model with fewer.
+
         Raises:
-            ClientError: there is no answer; each kind is in `client.errors`.
+            ClientError: the request failed; each kind is in `client.errors`.
         """
         return self._predict(image, top_k, threading.Event())
 
     def predict_many(
         self,
         images: Iterable[ImageLike],
-        top_k: int = 5,
+        top_k: int | None = None,
         *,
         concurrency: int = 8,
         progress: bool = False,
     ) -> Generator[Prediction | ClientError, None, None]:
-        """What became of each image, in order: its classes, or the error that it met.
+        """The outcome of each image, in order: its classes, or its error.
 
-        Images are asked for, and files read, as their turn comes.
+        Images are taken from the iterable, and files read, as their turn comes.
 
         Args:
-            concurrency: requests under way, at most.
+            top_k: see `predict`.
+            concurrency: maximum number of requests in flight.
             progress: whether to draw a bar on stderr.
         """
         exchange.check_concurrency(concurrency)
@@ -86,7 +91,7 @@ class Client:
         self.close()
 
     def _predict_many(
-        self, images: Iterable[ImageLike], top_k: int, concurrency: int, *, progress: bool
+        self, images: Iterable[ImageLike], top_k: int | None, concurrency: int, *, progress: bool
     ) -> Generator[Prediction | ClientError, None, None]:
         stop = threading.Event()
 
@@ -102,7 +107,7 @@ class Client:
                 shown.update()
                 yield outcome
 
-    def _predict(self, image: ImageLike, top_k: int, stop: threading.Event) -> Prediction:
+    def _predict(self, image: ImageLike, top_k: int | None, stop: threading.Event) -> Prediction:
         request = exchange.predict_request(encode(image), top_k)
         return exchange.read_prediction(self._send(request, stop))
 
@@ -118,8 +123,12 @@ class Client:
 
     def _try(self, request: dict[str, Any]) -> httpx.Response:
         try:
-            response = self._http.request(**request)
+            with self._http.stream(**request) as response:
+                body = Body(response, self._timeout)
+                for chunk in response.iter_bytes():
+                    body.add(chunk)
         except httpx.RequestError as error:
             raise exchange.no_answer(error, self._url, self._timeout) from error
-        exchange.raise_unless_ok(response)
-        return response
+        answer = body.whole()
+        exchange.raise_unless_ok(answer)
+        return answer

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from model.errors import ModelError
+
 ARCHITECTURE = (
     *("image_size", "patch_size", "dim", "depth", "cls_depth", "heads", "dim_head", "mlp_dim"),
     *("local_patch_kernel_size", "dropout", "emb_dropout", "layer_dropout"),
@@ -86,17 +88,22 @@ class Recipe:
 
 
 def recipe_for(images: int, given: Mapping[str, Any]) -> Recipe:
-    """The recipe for so many training images: ``given`` choices, and defaults that fit the data.
+    """The ``given`` choices, and defaults that fit the number of training images.
 
-    Few images make few steps per epoch. So batches are smaller then, epochs more, and the average
-    shorter: what is kept must not consist of the weights that the run started with.
+    Few images make few steps per epoch. So the default batch is smaller then, the epochs are more,
+    and the average is shorter: it must not keep the weights that the run started with.
 
     Where ``epochs`` are given, the average stays that of the default epochs, so that a run may be
     prolonged.
+
+    Raises:
+        ModelError: the batch size that is ``given`` is larger than the data.
     """
     size = 2 ** int(math.log2(max(1, images // STEPS_PER_EPOCH)))
     batch_size = given.get("batch_size", min(max(size, MIN_BATCH), MAX_BATCH, images))
-    steps = max(1, images // batch_size)  # per epoch
+    if not 1 <= batch_size <= images:
+        raise ModelError(f"the batch size is {batch_size}; it must be from 1 to {images} images")
+    steps = images // batch_size  # per epoch
     epochs = max(EPOCHS, math.ceil(MIN_STEPS / steps))
     share = 1 - 0.5 ** (1 / (AVERAGED_SHARE * epochs * steps))
     sized = {

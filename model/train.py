@@ -27,6 +27,7 @@ from model.dataset import check_labels, list_split, load_dataset
 from model.errors import ModelError
 from model.evaluate import evaluate
 from model.recipe import Recipe, recipe_for
+from model.runfiles import find_state
 from model.spec import PreprocessSpec
 from model.start import architecture_of, read_start
 from model.trainer import Trainer, rank_and_processes
@@ -68,6 +69,7 @@ def train(data: Path, out: Path, given: dict[str, Any], *, quiet: bool = False) 
     images = len(list_split(data, "train"))
     recipe = recipe_for(images, {**(architecture_of(start) if start else {}), **given})
     preprocess = start.spec.preprocess if start else PreprocessSpec(recipe.image_size)
+    find_state(out, recipe)  # refuses a run of another recipe
     out.mkdir(parents=True, exist_ok=True)
     training, test = (
         load_dataset(data, split, preprocess, quiet=quiet) for split in ("train", "test")

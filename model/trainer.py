@@ -31,11 +31,7 @@ FAR_ENOUGH = 0.5  # of the way from the first weights to the latest, for the ave
 
 
 class Trainer:
-    """One run, from random weights or from those of ``start``.
-
-    Raises:
-        ModelError: ``recipe`` does not fit the number of training images.
-    """
+    """One run, from random weights or from those of ``start``."""
 
     def __init__(
         self,
@@ -45,10 +41,6 @@ class Trainer:
         test: Dataset,
         start: Checkpoint | None = None,
     ) -> None:
-        if recipe.batch_size > len(train):
-            raise ModelError(
-                f"the batch size is {recipe.batch_size}, more than the {len(train)} training images"
-            )
         self.recipe, self.out, self.train_set, self.test_set = recipe, out, train, test
         self.rank, self.processes = rank_and_processes()
         self.device = pick_device(self.rank)

@@ -100,7 +100,7 @@ CLIENT_LAYERS = [
     {"client", "client.plot", "client.report", "client.sample"},
     {"client.asynchronous", "client.load", "client.sync"},
     {"client.connection"},
-    {"client.exchange", "client.images", "client.ordered", "client.progress"},
+    {"client.bodies", "client.exchange", "client.images", "client.ordered", "client.progress"},
     {"client.reasons", "client.results", "client.retries"},
     {"client.errors"},
 ]

@@ -4,7 +4,7 @@ import asyncio
 import pickle
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +342,17 @@ async def test_a_waiting_request_can_be_cancelled(classifier: FakeClassifier) ->
             await task
         classifier.gate.set()
         assert (await client.predict(b"4")).best.class_id == 4
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 10])
+async def test_a_model_with_few_classes_needs_no_top_k(classes: int) -> None:
+    classifier = FakeClassifier()
+    classifier.info = replace(classifier.info, num_classes=classes)
+    async with served(classifier) as client:
+        expected = min(classes, 5)
+        assert len((await client.predict(b"0")).rows) == expected
+        outcomes = [outcome async for outcome in client.predict_many([b"0"])]
+        assert [len(each.rows) for each in outcomes if isinstance(each, Prediction)] == [expected]
+        assert len((await client.predict(b"0", top_k=1)).rows) == 1
+        with pytest.raises(ServiceError, match=f"from 1 to {classes}"):
+            await client.predict(b"0", top_k=classes + 1)

@@ -198,8 +198,8 @@ def test_top_k_is_held_against_the_servers_model(run: Run, server: Server, photo
 @pytest.mark.parametrize(
     ("package", "arguments", "message"),
     [
-        ("httpx", ["predict", "x", "--url", "http://x"], "'xcit-serve[client]' brings it"),
-        ("httpx", ["bench", "--url", "http://x"], "'xcit-serve[client]' brings it"),
+        ("httpx", ["predict", "x", "--url", "http://x"], "'xcit-serve[client]' installs it"),
+        ("httpx", ["bench", "--url", "http://x"], "'xcit-serve[client]' installs it"),
         ("matplotlib", ["bench", "--url", "http://x", "--plot", "x.png"], "'xcit-serve[train]'"),
     ],
 )

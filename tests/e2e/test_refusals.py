@@ -72,7 +72,7 @@ def test_a_refusal_does_not_wait_for_the_body(server: Server, kind: str) -> None
     assert seconds < 2.5, "well below the time to linger"
 
 
-@pytest.mark.parametrize("kind", set(EARLY_WITHOUT_KEYS) - {"503 no time"})
+@pytest.mark.parametrize("kind", sorted({*EARLY_WITHOUT_KEYS} - {"503 no time"}))
 def test_a_refusal_without_keys_does_not_wait_for_the_body(open_server: Server, kind: str) -> None:
     expected, head = EARLY_WITHOUT_KEYS[kind]
     status, seconds = answer_seconds(open_server, head)

@@ -1,19 +1,23 @@
 """Figures of a checkpoint over labelled images."""
 
+import csv
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from model import BUNDLED_CHECKPOINT
 from model.backends.base import BackendOptions
-from model.checkpoint import write_checkpoint
+from model.checkpoint import read_checkpoint, write_checkpoint
 from model.classifier import Classifier, load_classifier
 from model.errors import ModelError
 from model.evaluate import Verdicts, calibration_error, evaluate, report
 from model.spec import ModelSpec
 from model.xcit import XCiT
+from tests.documents import DOCUMENTS
 
 
 @pytest.fixture
@@ -84,3 +88,23 @@ def test_the_report_counts_by_rank_and_class() -> None:
     assert result.by_class == {"ant": 1, "bee": 0.5, "cat": 0}
     assert np.isfinite(result.negative_log_likelihood)
     assert "4 images: top-1 50.00%, top-5 75.00%" in str(result)
+
+
+def test_card_checkpoint_and_metrics_give_the_same_accuracy() -> None:
+    """What `inspect` prints is the one source: measured by training, kept in the checkpoint."""
+    folder = BUNDLED_CHECKPOINT.parent
+    accuracy, _, rest = (
+        read_checkpoint(BUNDLED_CHECKPOINT).spec.provenance["accuracy"].partition("%")
+    )
+    assert rest == " top-1 after 26 epochs"
+    card = (folder / "README.md").read_text()
+    rows = dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+)% \|$", card, re.MULTILINE))
+    assert rows.pop("top-1") == accuracy
+    assert float(rows.pop("top-5")) > float(accuracy)
+    by_class = [float(value) for value in rows.values()]  # of 1,000 images each
+    assert len(by_class) == 10
+    assert sum(by_class) / 10 == pytest.approx(float(accuracy), abs=0.006)
+    *_, last = csv.DictReader((folder / "metrics.csv").read_text().splitlines())
+    assert f"{float(last['test_accuracy']):.2%}" == f"{accuracy}%"
+    pages = [path.read_text() for path in DOCUMENTS]
+    assert not any(re.search(r"88\.\d+ ?%", page) for page in pages), "one place is enough"

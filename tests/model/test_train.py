@@ -368,8 +368,17 @@ def test_folders_that_do_not_fit_are_refused_before_images_are_decoded(
         run(folder, tmp_path / "run")
 
 
+@pytest.mark.usefixtures("start", "undecoded")
+def test_a_run_of_another_recipe_is_refused_before_images_are_decoded(
+    folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match="holds a run of another recipe"):
+        run(folder, tmp_path / "first", "--seed", 7)
+
+
+@pytest.mark.usefixtures("undecoded")
 def test_a_batch_larger_than_the_data_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="batch size is 128, more than the 48 training images"):
+    with pytest.raises(SystemExit, match="batch size is 128; it must be from 1 to 48 images"):
         run(folder, tmp_path / "run", *FLAGS.split(), "--batch-size", 128)
 
 
