@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.json_text import Text
+
 PIXEL = (  # the base64 of an image of one pixel, for examples
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP438AAAAQBAYD718vxAAAAAElFTkSuQmCC"
 )
@@ -20,7 +22,7 @@ class Problem(BaseModel):
     request_id: str
 
 
-Number = Annotated[int, Field(strict=True)] | str
+Number = Annotated[int, Field(strict=True)] | Text
 
 
 class JsonImage(BaseModel):
