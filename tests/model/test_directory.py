@@ -154,6 +154,7 @@ def test_other_spellings_of_a_repository_get_the_right_one(text: str, hint: str 
 @pytest.mark.parametrize("text", ["https://example.org/w.pth", "s3://bucket/w.pth", "gs://b/w.pt"])
 def test_addresses_are_no_files(text: str) -> None:
     assert refusal(text) == f"{text}: an address, not a file; download it first"
+    assert refusal("file:///a/w.pt").endswith("an address; give the path of the file alone")
 
 
 @pytest.mark.parametrize(
