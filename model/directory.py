@@ -53,7 +53,9 @@ def choose_weights(directory: Path) -> Path:
     if files := _weight_files(directory):
         return _choose(directory, files)
     _refuse_other_formats(directory)
-    places = {place: files for place in _below(directory) if (files := _weight_files(place))}
+    unreadable: list[OSError] = []
+    below = _below(directory, unreadable)
+    places = {place: files for place in below if (files := _weight_files(place))}
     if len(places) == 1:
         return _choose(directory, next(iter(places.values())))
     if places:
@@ -61,6 +63,8 @@ def choose_weights(directory: Path) -> Path:
     files = [file for file in _visible_files(directory) if not _is_beside_weights(file)]
     if len(files := [*filter(looks_like_weights, files)]) == 1:
         return files[0]
+    if unreadable:
+        raise unreadable[0]
     raise CheckpointError(
         f"{directory}: a directory without weights; expected a file such as model.safetensors, "
         "weights.pth or model_best.pth.tar"
@@ -86,9 +90,9 @@ def _visible_files(directory: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _below(directory: Path) -> Iterator[Path]:
-    """The directories below, but hidden ones."""
-    walk = os.walk(directory)
+def _below(directory: Path, unreadable: list[OSError]) -> Iterator[Path]:
+    """The directories below, but hidden ones; those that cannot be read are only noted."""
+    walk = os.walk(directory, onerror=unreadable.append)
     for place, names, _ in islice(walk, MAX_ENTRIES):
         depth = len(Path(place).relative_to(directory).parts)
         names[:] = sorted(n for n in names if not n.startswith(".")) if depth < MAX_DEPTH else []

@@ -22,7 +22,7 @@ StateDict = Mapping[str, Tensor]
 Hyperparameters = dict[str, int | float]
 
 NANO_DIM = 128
-MAX_LAYERS = 1000
+MAX_LAYERS = 200  # the largest published one has 24
 MAX_CLASSES = 1_000_000
 
 

@@ -16,6 +16,9 @@ CONFIG = "config.json"
 
 ATTEMPTS = 5
 
+NAME = re.compile(r"[\w.-]+/[\w.-]+")
+NOT_A_NAME = "not a repository id; expected hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION"
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,8 @@ def download(repository: str, revision: str | None) -> Path:
     Raises:
         CheckpointError: what stands between here and the file, and what to do about it.
     """
+    if not NAME.fullmatch(repository):
+        raise CheckpointError(f"hf-hub:{repository}: {NOT_A_NAME}")
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -35,6 +40,8 @@ def download(repository: str, revision: str | None) -> Path:
         raise CheckpointError(
             f"hf-hub:{repository}: needs the package huggingface_hub: pip install 'xcit-serve[hub]'"
         ) from error
+    # its retries are logged as Python objects; the error at the end says the same in one line
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
 
     def fetch(name: str) -> Path | None:
         """The file, or ``None`` where the repository has none of that name."""
@@ -86,7 +93,7 @@ def _explain(repository: str, revision: str | None, error: Exception) -> str:
         case errors.RepositoryNotFoundError():
             reason = "no such repository, or a private one: check the name, or set HF_TOKEN"
         case errors.HFValidationError():
-            reason = "no repository id; expected hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION"
+            reason = NOT_A_NAME
         case errors.LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
             reason = "not in the cache, and HF_HUB_OFFLINE forbids a download"
         case errors.LocalEntryNotFoundError():

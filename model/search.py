@@ -6,7 +6,7 @@ modules. All of it is parts of one path here, and the network is wherever a key 
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,8 @@ OPTIMISER = re.compile(
 )
 ADAPTER = re.compile(r"(^|\.)lora_")
 COUNTER = "num_batches_tracked"
+LAYER = re.compile(r"[^\d]*\.\d+")
+DIVIDED = NotPlain("divided into several tensors")
 SHOWN = 5  # names in a message
 MAX_NETWORKS = 16
 
@@ -67,6 +69,12 @@ class Found:
             _compare(self.place, BEST, LAST),
         )
 
+    @property
+    def shapes(self) -> Mapping[str, torch.Size | None]:
+        """Of its lasting tensors; ``None`` for what is not a plain one."""
+        leaves = ((key, self.tensors[key]) for key in _lasting(self.tensors))
+        return {key: leaf.shape if isinstance(leaf, Tensor) else None for key, leaf in leaves}
+
     def __str__(self) -> str:
         return one_line(self.place) or "the top level"
 
@@ -94,8 +102,9 @@ def find_network(path: Path, contents: Contents) -> Found:
     best = max(candidate.rank for candidate in candidates)
     chosen, *rivals = (candidate for candidate in candidates if candidate.rank == best)
     if not all(_same(chosen, rival) for rival in rivals):
-        names = _list([str(candidate) for candidate in (chosen, *rivals)])
-        raise CheckpointError(f"{path}: holds several networks: {names}; {SAVE}")
+        raise _several(path, [chosen, *rivals])
+    if not all(candidate.shapes == chosen.shapes for candidate in candidates):
+        raise _several(path, candidates)  # no average or later state of the same network
     others = tuple(str(other) for other in candidates if other is not chosen)
     if chosen.place:
         logger.info(
@@ -126,6 +135,11 @@ def as_state(path: Path, found: Found) -> StateDict:
     return state
 
 
+def _several(path: Path, networks: Sequence[Found]) -> CheckpointError:
+    names = _list([str(network) for network in networks])
+    return CheckpointError(f"{path}: holds several networks: {names}; {SAVE}")
+
+
 def _candidates(path: Path, tensors: Mapping[str, Leaf]) -> Iterator[Found]:
     places = [
         (place, family)
@@ -138,12 +152,11 @@ def _candidates(path: Path, tensors: Mapping[str, Leaf]) -> Iterator[Found]:
         raise CheckpointError(f"{path}: holds {len(places)} networks; {SAVE}")
     inner = {place for place, _ in places}
     for place, family in places:
-        members = {
-            plain: leaf
-            for key, leaf in tensors.items()
-            if key.startswith(place) and not _belongs_deeper(key, place, inner)
-            if (plain := _without_wrappers(key[len(place) :]))
-        }
+        members: dict[str, Leaf] = {}
+        for key, leaf in tensors.items():
+            if key.startswith(place) and not _belongs_deeper(key, place, inner):
+                plain = _without_wrappers(key[len(place) :])
+                members[plain] = DIVIDED if plain in members else leaf
         yield Found(family, place.rstrip("."), members)
 
 
@@ -167,17 +180,22 @@ def _belongs_deeper(key: str, place: str, places: set[str]) -> bool:
 
 
 def _without_wrappers(key: str) -> str:
-    return ".".join(part for part in key.split(".") if not WRAPPER.fullmatch(part))
+    *modules, name = key.split(".")
+    return ".".join((*(part for part in modules if not WRAPPER.fullmatch(part)), name))
 
 
 def _drop_incomplete(candidates: list[Found]) -> list[Found]:
-    """Without those of which another has all tensors and more, such as an optimiser's averages."""
+    """Drop copies without some tensors of the same layers, such as an optimiser's averages."""
     keys = [frozenset(_lasting(candidate.tensors)) for candidate in candidates]
     return [
         candidate
         for candidate, mine in zip(candidates, keys, strict=True)
-        if not any(mine < others for others in keys)
+        if not any(mine < other and _layers(mine) == _layers(other) for other in keys)
     ]
+
+
+def _layers(keys: Iterable[str]) -> set[str]:
+    return {match[0] for key in keys if (match := LAYER.match(key))}
 
 
 def _lasting(tensors: Mapping[str, Leaf]) -> Iterator[str]:
@@ -196,6 +214,8 @@ def _same(one: Found, other: Found) -> bool:
 
 def _absence(contents: Contents) -> str:
     """Why there is no network."""
+    if "" in contents.tensors:
+        return f"a single tensor; expected a dictionary of tensors by name: {SAVE}"
     if not contents.tensors:
         objects = f", but Python objects ({_list(contents.objects)})" if contents.objects else ""
         return f"no tensors{objects}; expected a dictionary of tensors by name: {SAVE}"
@@ -209,6 +229,6 @@ def _absence(contents: Contents) -> str:
     return f"of no known family: expected a key {signatures}; its first key is {first}"
 
 
-def _list(names: "tuple[str, ...] | list[str]") -> str:
+def _list(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -87,6 +87,8 @@ def _missing(text: str) -> str:
             name = name if "/" in name else f"timm/{name}"
             hint = f"{HUB}{name}" + (f"@{revision}" if revision else "")
             return f"no such file; a Hugging Face repository is written {hint}"
+    if text.lower().startswith("file:"):
+        return "an address; give the path of the file alone"
     if ELSEWHERE.fullmatch(text):
         return "an address, not a file; download it first"
     return "cannot be read: No such file or directory"

@@ -30,10 +30,12 @@ SPARSE = "a sparse tensor"
 QUANTISED = "a quantised tensor"
 NUMPY = "a NumPy array, not a tensor"
 EMPTY = "a tensor without numbers"
+NEGATED = "a tensor that is only negated when it is used"
 # what to do about what is not a plain tensor
 REMEDIES = {
     SPARSE: "save tensor.to_dense()",
     QUANTISED: "save tensor.dequantize()",
+    NEGATED: "save tensor.resolve_neg()",
     NUMPY: "save torch.from_numpy(array)",
     EMPTY: "join what DeepSpeed's ZeRO 3 has divided: python zero_to_fp32.py DIRECTORY OUTPUT",
 }
@@ -106,11 +108,22 @@ def _build(leaf: Foreign, storages: Storages) -> Tensor | None:
     if not name.startswith((REBUILD, "torch._tensor.")):
         return None
     match name.removeprefix(REBUILD), args:
-        case ("tensor" | "tensor_v2", (Foreign() as storage, offset, size, stride, *_)):
+        case ("tensor" | "tensor_v2", (Foreign() as storage, offset, size, stride, *rest)):
+            _refuse_negated(rest[2:])
             return _view(storages, storage, None, offset, size, stride)
-        case ("tensor_v3", (Foreign() as storage, offset, size, stride, _, _, Foreign(dtype), *_)):
+        case (
+            "tensor_v3",
+            (Foreign() as storage, offset, size, stride, _, _, Foreign(dtype), *rest),
+        ):
+            _refuse_negated(rest)
             return _view(storages, storage, dtype, offset, size, stride)
     raise NotPlainError("a tensor of a kind that is not read here")
+
+
+def _refuse_negated(rest: Sequence[Any]) -> None:
+    """Refuse numbers whose sign PyTorch keeps apart from them."""
+    if any(isinstance(bits, dict) and bits.get("neg") for bits in rest):
+        raise NotPlainError(NEGATED)
 
 
 def _unwrap(leaf: Foreign) -> tuple[str, Any]:

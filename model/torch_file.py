@@ -131,6 +131,8 @@ def _places(
 ) -> Iterator[tuple[str, tuple[int, int]]]:
     """First byte and length of every entry below ``top``, all of them inside the file."""
     for name, entry in entries.items():
+        if not 0 <= entry.header_offset < size:
+            raise ValueError("an entry is outside of the file")
         file.seek(entry.header_offset)
         start = entry.header_offset + 30 + sum(LOCAL_HEADER.unpack(file.read(30)))
         if entry.file_size != entry.compress_size or start + entry.file_size > size:

@@ -133,6 +133,15 @@ def colliding_keys(count: int) -> bytes:
     return archive(b"\x80\x02}(" + items + b"u.")
 
 
+def entry_at(offset: int) -> bytes:
+    """An archive whose list has an entry outside of the file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02}.")
+        file.infolist()[0].header_offset = offset
+    return buffer.getvalue()
+
+
 def text(value: str) -> bytes:
     """The operation of a pickle that gives a text."""
     return b"X" + struct.pack("<I", len(value)) + value.encode()
@@ -174,6 +183,13 @@ FILES: dict[str, Callable[[], bytes]] = {
     "many layers": lambda: save(
         {**small(), **{f"blocks.{i}.norm1.weight": torch.ones(1) for i in range(10_000)}}
     ),
+    "as many layers as are taken": lambda: save(
+        {
+            **small(),
+            **{f"blocks.{i}.x": torch.ones(1) for i in range(198)},
+            **{f"cls_attn_blocks.{i}.x": torch.ones(1) for i in range(198)},
+        }
+    ),
     "no numbers, many classes": lambda: shape("head.weight", [HUGE, 0]),
     "no numbers, wide": lambda: shape("cls_token", [0, HUGE]),
     "header announced": lambda: struct.pack("<Q", 2**40) + b"{}" + bytes(100),
@@ -194,6 +210,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "storage announced": lambda: legacy_announcing(2**40),
     "negative storage": lambda: legacy_announcing(-4),
     "many entries": lambda: central_directory(35_000),
+    "entry outside": lambda: entry_at(2**40),
+    "entry far outside": lambda: entry_at(2**63),
     "empty archive": lambda: archive(b""),
     "many paths": lambda: one_tensor_under_many_paths(120_000, 15),
     "many long paths": lambda: one_tensor_under_many_paths(120_000, 30),

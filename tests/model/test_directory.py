@@ -154,6 +154,7 @@ def test_other_spellings_of_a_repository_get_the_right_one(text: str, hint: str 
 @pytest.mark.parametrize("text", ["https://example.org/w.pth", "s3://bucket/w.pth", "gs://b/w.pt"])
 def test_addresses_are_no_files(text: str) -> None:
     assert refusal(text) == f"{text}: an address, not a file; download it first"
+    assert refusal("file:///a/w.pt").endswith("an address; give the path of the file alone")
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,13 @@ def another_user() -> Iterator[None]:
         os.seteuid(before)
 
 
+def let_others_pass(directory: Path) -> None:
+    """pytest makes its directories for one user alone."""
+    for parent in (*directory.parents, directory):
+        if parent != Path("/tmp") and parent.is_relative_to("/tmp"):
+            parent.chmod(0o755)
+
+
 @pytest.mark.parametrize("locked", ["private", "private/run", "private/run/model.safetensors"])
 def test_what_may_not_be_read_is_one_line_in_every_command(
     tmp_path: Path, locked: str, capsys: pytest.CaptureFixture[str]
@@ -201,9 +209,7 @@ def test_what_may_not_be_read_is_one_line_in_every_command(
     path = tmp_path / "private" / "run" / "model.safetensors"
     path.parent.mkdir(parents=True)
     save_file(dict(network(**TINY).state_dict()), path)
-    for parent in (*tmp_path.parents, tmp_path):
-        if parent != Path("/tmp") and parent.is_relative_to("/tmp"):
-            parent.chmod(0o711)
+    let_others_pass(tmp_path)
     (tmp_path / locked).chmod(0)
     commands: tuple[tuple[Any, ...], ...] = (
         ("inspect", path),
@@ -223,6 +229,21 @@ def test_what_may_not_be_read_is_one_line_in_every_command(
             assert re.fullmatch(rf"xcit-serve: {path.parent}.*: cannot be read: .*denied", line)
     finally:
         (tmp_path / locked).chmod(0o700)
+
+
+def test_an_unreadable_directory_matters_only_where_no_other_has_weights(
+    fill: Callable[..., Path],
+) -> None:
+    """The root of a volume often has a ``lost+found`` that only root may read."""
+    directory = fill("run/weights.pt")
+    let_others_pass(directory)
+    locked = directory / "lost+found"
+    locked.mkdir(mode=0)
+    with another_user():
+        assert find_weights(directory).path == directory / "run" / "weights.pt"
+    (directory / "run" / "weights.pt").unlink()
+    with another_user():
+        assert refusal(directory) == f"{locked}: cannot be read: Permission denied"
 
 
 def test_images_of_an_unreadable_or_hidden_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -161,20 +162,34 @@ def test_what_is_not_there_is_told(start: Callable[..., Hub], files: dict[str, b
     assert "holds none of model.safetensors and pytorch_model.bin" in refusal(
         f"hf-hub:{REPOSITORY}"
     )
-    assert "no repository id; expected hf-hub:OWNER/NAME" in refusal("hf-hub:a/b/c")
 
 
-def test_without_a_network_the_error_says_so(
+@pytest.mark.parametrize("name", ["", "timm", "a/b/c", "a b/c", "../b", "a/..", "-/a"])
+def test_names_that_no_repository_has_are_refused(start: Callable[..., Hub], name: str) -> None:
+    hub = start(Repository({}))
+    assert f"hf-hub:{name}: not a repository id; expected hf-hub:OWNER/NAME" in refusal(
+        f"hf-hub:{name}"
+    )
+    assert not hub.requests
+
+
+def test_without_a_network_the_error_says_so_and_nothing_else_does(
     start: Callable[..., Hub],
     files: dict[str, bytes],
     use_hub: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    retries: list[logging.LogRecord] = []
+    http = logging.getLogger("huggingface_hub.utils._http")
+    monkeypatch.setattr(http, "handle", retries.append)
+    http.setLevel(logging.WARNING)
     start(Repository(files))
     use_hub("http://127.0.0.1:9")
     told = refusal("xcit_small_24_p8_224")
     assert "not in the cache, and http://127.0.0.1:9 cannot be reached" in told
     use_hub("http://127.0.0.1:9", offline=True)
     assert "HF_HUB_OFFLINE forbids a download" in refusal("xcit_small_24_p8_224")
+    assert not retries
 
 
 def test_a_download_that_is_not_what_was_announced_is_refused(

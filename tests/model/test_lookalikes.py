@@ -5,8 +5,10 @@ import gzip
 import io
 import lzma
 import pickle
+import pickletools
 import tarfile
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from torch import nn
 from model.checkpoint import read_checkpoint
 from model.errors import CheckpointError
 
-from .hostile_files import saved, small
+from .hostile_files import archive, saved, small
 
 
 def refusal(path: Path) -> str:
@@ -113,6 +115,16 @@ def test_names_inside_files_are_shown_on_one_line(tmp_path: Path, name: str) -> 
     assert read_checkpoint(path).place.isprintable()
 
 
+def told_of(path: Path, content: bytes) -> str:
+    """The message that refuses this content; empty if it is read."""
+    path.write_bytes(content)
+    try:
+        read_checkpoint(path)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
 WHOLE = (
     saved({"state_dict": small(), "epoch": 3}),
     saved({"model": small()}, older=True),
@@ -139,11 +151,28 @@ def test_damaged_files_are_read_or_refused_in_one_line(
     for place, value in zip(places, values, strict=False):
         reach = min(len(content), 16_000) - 1
         damaged[-1 - int(place * reach) if end else int(place * reach)] = value
-    path = tmp_path_factory.mktemp("damaged") / "weights.pt"
-    path.write_bytes(damaged)
-    told = ""
-    try:
-        read_checkpoint(path)
-    except CheckpointError as error:
-        told = str(error)
+    told = told_of(tmp_path_factory.mktemp("damaged") / "weights.pt", bytes(damaged))
     assert not told or (told.isprintable() and len(told) < 600)
+
+
+ARGUMENTS = Namespace(model="xcit_tiny_12_p16_224", crop_pct=0.9, mean=[0.5] * 3)
+MEMBERS = {"state_dict": {"blocks.0.local_mp.conv1.weight": torch.ones(2, 2)}, "args": ARGUMENTS}
+PICKLE = zipfile.ZipFile(io.BytesIO(saved(MEMBERS))).read("archive/data.pkl")
+OPERATIONS = st.sampled_from([code.code.encode("latin-1") for code in pickletools.opcodes])
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape")  # of pickletools, in texts
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    start=st.integers(0, len(PICKLE)),
+    left_out=st.integers(0, 9),
+    inserted=st.lists(OPERATIONS | st.binary(min_size=1, max_size=4), max_size=4).map(b"".join),
+)
+def test_other_pickles_are_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, start: int, left_out: int, inserted: bytes
+) -> None:
+    changed = PICKLE[:start] + inserted + PICKLE[start + left_out :]
+    path = tmp_path_factory.mktemp("changed") / "weights.pt"
+    told = told_of(path, archive(changed, storage=bytes(16)))
+    assert told.isprintable()
+    assert len(told) < 600

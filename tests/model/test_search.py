@@ -81,6 +81,41 @@ def test_networks_with_nothing_to_choose_by_are_listed(
 
 
 @pytest.mark.parametrize(
+    "difference", [{"depth": 4}, {"depth": 1}, {"mlp_dim": 128}, {"dim": 128}, {"num_classes": 7}]
+)
+@pytest.mark.parametrize("names", [("student", "teacher"), ("model", "ema"), ("last", "best")])
+def test_networks_of_other_shapes_are_not_averages_of_each_other(
+    save: Callable[[object], Path],
+    published: State,
+    difference: dict[str, int],
+    names: tuple[str, str],
+) -> None:
+    """In a distillation the teacher is another network, and the student is the one to serve."""
+    larger = dict(network(**TINY | difference).state_dict())
+    for states in ((published, larger), (larger, published)):
+        told = refusal(save(dict(zip(names, states, strict=True))))
+        assert f"holds several networks: {', '.join(names)}; save the weights alone" in told
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("head._orig_mod.weight", "head.weight"), "'head.weight' is divided into several tensors"),
+        (("head.weight._data", "head.weight._scale"), "key 'head.weight' is missing"),
+    ],
+)
+def test_tensors_in_several_parts_are_named(
+    save: Callable[[object], Path], published: State, parts: tuple[str, str], message: str
+) -> None:
+    rest = {key: tensor for key, tensor in published.items() if key != "head.weight"}
+    assert message in refusal(save({**rest, **dict.fromkeys(parts, torch.ones(5, 64))}))
+
+
+def test_a_tensor_alone_is_named(save: Callable[[object], Path]) -> None:
+    assert "a single tensor; expected a dictionary" in refusal(save(torch.ones(3)))
+
+
+@pytest.mark.parametrize(
     "place",
     ["ema_of_gradients", "exp_avg", "optim.exp_avg_sq", "optimizer_state.ema", "x.momentum_buffer"],
 )

@@ -241,11 +241,25 @@ def test_python_objects_beside_the_weights_are_left_out(
             "is a tensor that uses the same numbers in several places",
         ),
         (torch.ones(5, 64, dtype=torch.complex64), "is of type torch.ComplexFloatStorage"),
+        (
+            torch.ones(5, 64, dtype=torch.complex64).conj().imag,
+            "is a tensor that is only negated when it is used; save tensor.resolve_neg()",
+        ),
         (torch.ones(0, 64), "is a tensor without numbers"),
         (torch.ones(5, 64).int(), "is torch.int32 of shape (5, 64); expected torch.float32"),
         (np.ones((5, 64)), "is a NumPy array, not a tensor; save torch.from_numpy(array)"),
     ],
-    ids=["sparse", "meta", "stride 0", "overlap", "complex", "empty", "integers", "numpy"],
+    ids=[
+        "sparse",
+        "meta",
+        "stride 0",
+        "overlap",
+        "complex",
+        "negated",
+        "empty",
+        "integers",
+        "numpy",
+    ],
 )
 def test_tensors_that_are_not_plain_are_named(
     save: Callable[[object], Path], published: State, tensor: Any, message: str
