@@ -10,6 +10,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +25,10 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from model.colour import to_srgb
 from model.errors import ImageTooLarge, InvalidImage, InvalidTensor, UnsupportedImage
 from model.spec import PreprocessSpec
-from model.structure import check_structure
+from model.structure import Canvas, Encoded, Greys, read_structure
 
 Pixels = NDArray[np.uint8]
 FloatPixels = NDArray[np.float32]  # of the same range, 0 to 255, of who normalised by himself
@@ -55,7 +58,10 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _WITH_ALPHA = ("RGBA", "LA")
-_ORIENTATION = 0x0112  # the EXIF tag
+_BLENDABLE = ("L", "RGB", "CMYK", "YCbCr", "LAB")
+# What is put behind a JPEG without its end: nothing, and bits that would be pixels if some were
+# missing.
+_POSSIBLE_ENDS = (b"\xff\xd9", 4096 * b"\xaa" + b"\xff\xd9", 4096 * b"\x35" + b"\xff\xd9")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -89,24 +95,24 @@ def preprocess(
 ) -> Pixels:
     """One encoded image to RGB pixels of shape ``(image_size, image_size, 3)``.
 
-    The format is judged from the bytes. The image becomes what a viewer would show: EXIF
-    orientation applied, alpha over white, 16 bits scaled to 8, the first frame of an animation.
+    The format is judged from the bytes. The image becomes what a browser would show: EXIF
+    orientation and colour profile applied, alpha over white, 16 bits scaled to 8, the first frame
+    of an animation.
 
     Raises:
-        UnsupportedImage: none of JPEG, PNG, WebP, GIF, BMP, TIFF.
-        ImageTooLarge: over ``max_pixels``, or far more work than its pixels, judged before any
+        UnsupportedImage: not JPEG, PNG, WebP, GIF, BMP or TIFF, or a kind of them that is not
+            read; the message names it.
+        ImageTooLarge: over ``max_pixels``, or too much work for a decoder; decided before any
             decoding.
         InvalidImage: one of those formats, but truncated or corrupt.
     """
     image_format = sniff_format(data)
-    check_structure(data, image_format, max_pixels)
-    image = _open(data, image_format, max_pixels)
+    encoded = read_structure(data, image_format, max_pixels)
     try:
-        size = _decode(image, spec.image_size)
-        resized = _resize(_to_blendable(image), size, spec)
+        resized = _decode_complete(encoded, image_format, spec)
+        return np.asarray(_upright(_to_rgb(to_srgb(resized, encoded.profile)), encoded.orientation))
     except _DECODER_ERRORS as error:
         raise InvalidImage(f"the {image_format} data is truncated or corrupt") from error
-    return np.asarray(_upright(_to_rgb(resized), _orientation(image)))
 
 
 def unnormalise(tensor: memoryview | bytes, spec: PreprocessSpec) -> FloatPixels:
@@ -138,24 +144,36 @@ def sniff_format(data: bytes) -> str:
     for signature, image_format in _SIGNATURES.items():
         if data.startswith(signature):
             return image_format
-    raise UnsupportedImage("it is no JPEG, PNG, WebP, GIF, BMP or TIFF image")
+    raise UnsupportedImage("it is not a JPEG, PNG, WebP, GIF, BMP or TIFF image")
 
 
-def _open(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
-    """Read the header alone, and judge the size by it."""
+def _decode_complete(encoded: Encoded, image_format: str, spec: PreprocessSpec) -> Image.Image:
+    """Decode and resize; a file without its end passes if no pixel depends on what is missing."""
+    if encoded.complete:
+        return _decode_and_resize(encoded, image_format, spec)
+    images = [
+        _decode_and_resize(replace(encoded, data=encoded.data + end), image_format, spec)
+        for end in _POSSIBLE_ENDS
+    ]
+    if any(image.tobytes() != images[0].tobytes() for image in images[1:]):
+        raise InvalidImage(f"the {image_format} data is truncated: pixels are missing at its end")
+    return images[0]
+
+
+def _decode_and_resize(encoded: Encoded, image_format: str, spec: PreprocessSpec) -> Image.Image:
+    image = _open(encoded.data, image_format)
+    size = _decode(image, spec.image_size)
+    blendable = _to_blendable(image, encoded.greys)
+    if encoded.canvas:
+        blendable, size = _on_canvas(blendable, encoded.canvas), encoded.canvas.size
+    return _resize(blendable, size, spec)
+
+
+def _open(data: bytes, image_format: str) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data), formats=(image_format,))
+        return Image.open(io.BytesIO(data), formats=(image_format,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge(f"{error}; at most {max_pixels} pixels are accepted") from error
-    except _DECODER_ERRORS as error:
-        raise InvalidImage(f"the {image_format} header is truncated or corrupt") from error
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageTooLarge(
-            f"the image is {width} x {height}, {width * height} pixels; "
-            f"at most {max_pixels} pixels are accepted"
-        )
-    return image
+        raise ImageTooLarge(f"{error}; it is more than the decoder accepts") from error
 
 
 def _decode(image: Image.Image, image_size: int) -> tuple[float, float]:
@@ -171,40 +189,60 @@ def _decode(image: Image.Image, image_size: int) -> tuple[float, float]:
     return draft[1][2:] if draft else image.size
 
 
-def _to_blendable(image: Image.Image) -> Image.Image:
+def _to_blendable(image: Image.Image, greys: Greys) -> Image.Image:
     """The image in a mode whose values may be averaged by resampling."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _to_8_bits(image)
+        return _to_8_bits(image, greys)
+    if image.mode == "La":  # grey with the alpha multiplied in
+        return image.convert("LA")
     if image.has_transparency_data:
         return image if image.mode in _WITH_ALPHA else image.convert("RGBA")
-    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+    return image if image.mode in _BLENDABLE else image.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Wide samples carry no range: the least usual one that holds them is taken as theirs."""
-    greys = Image.new("L", image.size)
-    white = _white(image)
-    for top, samples in _blocks(image):
-        scaled = (samples * (255 / white)).round().astype(np.uint8)
-        greys.paste(Image.fromarray(scaled), (0, top))
-    return greys
+def _on_canvas(image: Image.Image, canvas: Canvas) -> Image.Image:
+    """A first frame where it belongs; around it the canvas is transparent."""
+    whole = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
+    whole.paste(image.convert("RGBA"), canvas.offset)
+    return whole
 
 
-def _white(image: Image.Image) -> float:
-    """The value of white."""
-    if image.mode.startswith("I;16"):
-        return 65535.0
+def _to_8_bits(image: Image.Image, greys: Greys) -> Image.Image:
+    """Wide samples scaled to 8 bits, with an alpha channel if one of their values is transparent."""
+    levels = Image.new("L", image.size)
+    alpha = None if greys.transparent is None else Image.new("L", image.size)
+    white = _white(image, greys)
+    for top, samples in _blocks(image, greys):
+        scaled = samples.clip(0, white) * (255 / white)
+        levels.paste(_to_image(255 - scaled if greys.inverted else scaled), (0, top))
+        if alpha:
+            alpha.paste(_to_image(255 * (samples != greys.transparent)), (0, top))
+    if alpha:
+        levels.putalpha(alpha)
+    return levels
+
+
+def _to_image(levels: NDArray[Any]) -> Image.Image:
+    return Image.fromarray(levels.round().astype(np.uint8))
+
+
+def _white(image: Image.Image, greys: Greys) -> float:
+    """The sample value of white; if the file does not say, the least usual one that holds all."""
+    if greys.white:
+        return greys.white
     usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-    highest = max(float(samples.max()) for _, samples in _blocks(image))
+    highest = max(float(samples.max()) for _, samples in _blocks(image, greys))
     return next((limit for limit in usual if highest <= limit), highest)
 
 
-def _blocks(image: Image.Image) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _blocks(image: Image.Image, greys: Greys) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Samples in blocks of rows, each with its top: all at once would take 20 bytes a pixel."""
     width, height = image.size
     rows = max(1, _BLOCK // width)
     for top in range(0, height, rows):
         block = np.asarray(image.crop((0, top, width, min(top + rows, height))))
+        if greys.unsigned:
+            block = block.view(np.uint32)
         yield top, np.nan_to_num(block.astype(np.float32)).clip(min=0)
 
 
@@ -225,14 +263,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image if image.mode == "RGB" else image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1, upright, where the metadata is absent or corrupt."""
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except _DECODER_ERRORS:
-        return 1
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:

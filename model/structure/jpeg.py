@@ -1,0 +1,173 @@
+"""JPEG: scans, tables, colour profile and orientation."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from model.structure.directory import orientation
+from model.structure.encoded import Encoded
+from model.structure.work import check_pixels
+
+MAX_SCANS = 100  # encoders write about ten
+MAX_SEGMENTS = 2_000  # a large colour profile has 300
+MAX_TABLE_BYTES = 2**16  # four quantization tables and eight Huffman tables take 2 KiB
+MAX_PROFILE_BYTES = 4 * 2**20
+
+_BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
+_REFUSED_FRAMES = {
+    **dict.fromkeys((0xC3, 0xC7, 0xCB, 0xCF), "lossless JPEG"),
+    **dict.fromkeys((0xC5, 0xC6, 0xCD, 0xCE), "hierarchical JPEG"),
+    **dict.fromkeys((0xC9, 0xCA), "JPEG with arithmetic coding"),
+}
+_START_OF_SCAN, _END = 0xDA, 0xD9
+_TABLES = {0xC4, 0xDB, 0xDD}  # Huffman and quantization tables, restart interval
+_EXIF, _PROFILE, _ADOBE, _JFIF = 0xE1, 0xE2, 0xEE, 0xE0
+_STANDALONE = {0x01, *range(0xD0, 0xDA)}  # markers without a length
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what is no restart and no data
+
+
+@dataclass(slots=True)
+class _Head:
+    """What comes before the first scan."""
+
+    kept: list[bytes] = field(default_factory=lambda: [b"\xff\xd8"])
+    table_bytes: int = 0
+    frame: bytes = b""
+    frame_marker: int = 0
+    exif: bytes = b""
+    profile: dict[int, bytes] = field(default_factory=dict)
+    profile_parts: int = 0
+
+
+def read_jpeg(data: bytes, max_pixels: int) -> Encoded:
+    """The first picture of a JPEG file."""
+    head = _Head()
+    segments = _segments(data)
+    for marker, start, end in segments:
+        if marker == _START_OF_SCAN:
+            break
+        _read_segment(head, marker, data[start - 2 : end])
+    else:
+        raise InvalidImage("the JPEG data is truncated or corrupt: it has no scan")
+    _check_frame(head, max_pixels)
+    work, complete = _follow_scans(head, data, start, segments)
+    head.kept.append(data[start - 2 :])
+    return Encoded(
+        b"".join(head.kept),
+        work,
+        _profile(head),
+        orientation(head.exif) if head.exif else 1,
+        complete,
+    )
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The segments of the first picture: marker, where its length is, and where it ends."""
+    position = 2
+    for _ in range(MAX_SEGMENTS):
+        match = _MARKER.search(data, position)
+        if match is None:
+            return
+        start = match.end()
+        marker = data[start - 1]
+        position = start
+        if marker not in _STANDALONE:
+            position += max(2, int.from_bytes(data[start : start + 2], "big"))
+        yield marker, start, position
+        if marker == _END:
+            return
+    raise ImageTooLarge(f"the JPEG has over {MAX_SEGMENTS} segments; save it without them")
+
+
+def _read_segment(head: _Head, marker: int, segment: bytes) -> None:
+    """Keep what the decoder needs, and note what it does not have to see."""
+    content = segment[4:]
+    if marker in (_BASELINE, _EXTENDED, _PROGRESSIVE):
+        if head.frame:
+            raise InvalidImage("the JPEG data is corrupt: it has two frames")
+        head.frame_marker, head.frame = marker, content
+        head.kept.append(segment)
+    elif marker in _REFUSED_FRAMES:
+        raise UnsupportedImage(f"{_REFUSED_FRAMES[marker]} is not read; save it as baseline JPEG")
+    elif marker in _TABLES:
+        _keep_table(head, segment)
+    elif marker == _EXIF and content[:5] == b"Exif\0":
+        head.exif = head.exif or content[6:]
+    elif marker == _PROFILE and content[:12] == b"ICC_PROFILE\0":
+        head.profile.setdefault(content[12] if len(content) > 13 else 0, content[14:])
+        head.profile_parts = content[13] if len(content) > 13 else 0
+    elif (marker == _JFIF and content[:5] == b"JFIF\0") or (
+        marker == _ADOBE and content[:5] == b"Adobe"
+    ):
+        _keep_table(head, segment)
+
+
+def _keep_table(head: _Head, segment: bytes) -> None:
+    head.table_bytes += len(segment)
+    if head.table_bytes > MAX_TABLE_BYTES:
+        raise ImageTooLarge(f"the JPEG's tables take over {MAX_TABLE_BYTES} bytes; save it anew")
+    head.kept.append(segment)
+
+
+def _check_frame(head: _Head, max_pixels: int) -> None:
+    frame = head.frame
+    if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
+        raise InvalidImage("the JPEG data is truncated or corrupt: it has no frame header")
+    if frame[0] != 8:
+        raise UnsupportedImage(f"JPEG with {frame[0]}-bit samples is not read; save it with 8 bits")
+    if frame[5] not in (1, 3, 4):
+        raise UnsupportedImage(f"JPEG with {frame[5]} components is not read")
+    if frame[1:3] == b"\0\0":
+        raise UnsupportedImage("JPEG without a height in its frame header is not read")
+    check_pixels(*_size(frame), max_pixels)
+
+
+def _size(frame: bytes) -> tuple[int, int]:
+    return int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
+
+
+def _blocks(frame: bytes) -> list[int]:
+    """How many blocks of 8 x 8 coefficients each component has."""
+    sampling = [(frame[i] >> 4 or 1, frame[i] & 15 or 1) for i in range(7, 6 + 3 * frame[5], 3)]
+    across, down = (8 * max(factors) for factors in zip(*sampling, strict=True))
+    width, height = _size(frame)
+    units = -(-width // across) * -(-height // down)
+    return [units * h * v for h, v in sampling]
+
+
+def _follow_scans(
+    head: _Head, data: bytes, start: int, segments: Iterator[tuple[int, int, int]]
+) -> tuple[Counter[str], bool]:
+    """What all scans take from the first on, and whether the picture ends after them."""
+    blocks = _blocks(head.frame)
+    pixels = _size(head.frame)[0] * _size(head.frame)[1]
+    work = Counter({"pixel": pixels, "JPEG block": sum(blocks), "JPEG byte": len(data) - start})
+    scans, passed = 1, _blocks_of_scan(data, start, blocks)
+    if head.frame_marker != _PROGRESSIVE and data[start + 2] == len(blocks):
+        complete = data.rfind(b"\xff\xd9", start) >= 0  # this scan has it all
+    else:
+        complete = False
+        for marker, place, _ in segments:
+            complete = marker == _END
+            if marker == _START_OF_SCAN:
+                scans += 1
+                passed += _blocks_of_scan(data, place, blocks)
+            if scans > MAX_SCANS:
+                raise ImageTooLarge(f"the JPEG has over {MAX_SCANS} scans; save it with fewer")
+    work["JPEG block in a scan"] = passed
+    return (work if complete else Counter({unit: 3 * n for unit, n in work.items()})), complete
+
+
+def _blocks_of_scan(data: bytes, start: int, blocks: list[int]) -> int:
+    components = data[start + 2] if start + 2 < len(data) else 0
+    return sum(blocks) if components != 1 else max(blocks)
+
+
+def _profile(head: _Head) -> bytes | None:
+    """The parts of the colour profile put together; None unless all are there."""
+    parts = head.profile_parts
+    if not parts or sorted(head.profile) != list(range(1, parts + 1)):
+        return None
+    return b"".join(head.profile[number] for number in range(1, parts + 1))
