@@ -1,23 +1,26 @@
-"""Who may come in: the bounds on work and memory, and what a request may hope for."""
+"""Admission: bounds on images and bytes, and the estimated wait."""
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from app.errors import Overloaded, ServiceError, TooManyImages
+from app.held_bytes import HeldBytes, Hold, current
+from app.throughput import Throughput
 
 MAX_RETRY_AFTER = 60
-MEMORY = 1.0  # seconds of work that the measured throughput is averaged over
 
 
 class Admission:
-    """Counts admitted, unanswered images, and the bytes of bodies, also of those still arriving.
+    """Bounds on admitted, unanswered images and on the bytes that requests hold.
 
-    A slow upload holds the bytes that have come and no place among the images.
+    A slow upload holds the bytes that have arrived, and no place among the images.
 
     Args:
-        at_once: images that are worked on side by side: fewer keep nobody waiting, however slow.
+        at_once: images that are worked on side by side. With fewer admitted, a request is not
+            refused for the wait that others had.
+        clock: seconds, monotonic; deadlines are on it.
     """
 
     def __init__(
@@ -29,56 +32,51 @@ class Admission:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.images = 0
-        self.bytes = 0
         self._max_images = max_images
-        self._max_bytes = max_bytes
         self._at_once = at_once
         self._clock = clock
-        self._work = 0.0  # images in the last seconds of work, and those seconds; both fade
-        self._seconds = 0.0
-        self._busy_since: float | None = None
+        self._held = HeldBytes(max_bytes)
+        self._throughput = Throughput(clock)
 
-    @contextmanager
-    def upload(self) -> Iterator[Callable[[int], None]]:
-        """What is called with the size of each piece of a body; raises `Overloaded` if it is full.
+    @property
+    def bytes(self) -> int:
+        """Bytes held by requests, and by decoders whose requests were given up."""
+        return self._held.total
 
-        The bytes are given back at the end.
+    def upload(self) -> AbstractContextManager[Hold]:
+        """Count the bytes of one request; call the result with the size of each piece.
+
+        The call raises `Overloaded` when the bound is reached. At the end the bytes are given
+        back, except for those that a decoder still reads; see `app.held_bytes`.
         """
-        held = 0
-
-        def hold(size: int) -> None:
-            nonlocal held
-            if self.bytes + size > self._max_bytes:
-                raise self._overloaded(f"{self.bytes} bytes of images are held")
-            self.bytes += size
-            held += size
-
-        try:
-            yield hold
-        finally:
-            self.bytes -= held
+        return current(Hold(self._held, self._overloaded))
 
     @contextmanager
     def admit(self, deadline: float = math.inf, count: int = 1) -> Iterator[None]:
-        """Hold a place for each of so many images; see `check`."""
+        """Hold ``count`` places among the images; raises as `check` does."""
         self.check(deadline, count)
+        self._throughput.begin()
         self.images += count
         served = False
         try:
             yield
             served = True
         except ServiceError as error:
-            served = error.status < 500  # a bad image is done with, too
+            served = error.status < 500  # a refused image is finished work, too
             raise
         finally:
-            self.leave(count, served=served)
+            self.images -= count
+            if served:
+                self._throughput.end(count)
+            if not self.images:
+                self._throughput.pause()
 
     def check(self, deadline: float = math.inf, count: int = 1) -> None:
-        """Refuse so many more images, or let them all come.
+        """Check that ``count`` more images can be admitted.
 
         Raises:
-            Overloaded: there are not enough places, or the last would miss its deadline.
-            TooManyImages: there never are as many places.
+            Overloaded: the service is full, or the last image would miss its deadline.
+            TooManyImages: ``count`` is over the number of places.
         """
         if count > self._max_images:
             raise TooManyImages(
@@ -86,42 +84,29 @@ class Admission:
             )
         if self.images + count > self._max_images:
             raise self._overloaded(f"{self.images} images are being served")
-        if self.bytes >= self._max_bytes:
+        if self._held.full:
             raise self._overloaded(f"{self.bytes} bytes of images are held")
         left, expected = deadline - self._clock(), self.expected_wait(count)
         if self.images >= self._at_once and 0 < left < expected:
             raise Overloaded(
-                f"an answer would take about {expected:.1f} s, and {left:.1f} s are left",
+                f"the estimated wait of {expected:.1f} s exceeds the {left:.1f} s that are left",
                 retry_after=self.retry_after(),
             )
 
-    def leave(self, count: int, *, served: bool) -> None:
-        """Give so many places back, and learn the throughput: what is done while there is work.
-
-        So it is that of the whole service, whichever part of it is the slowest.
-        """
-        self.images -= count
-        now = self._clock()
-        if self._busy_since is not None:
-            seconds = now - self._busy_since
-            fading = math.exp(-seconds / MEMORY)
-            self._work = self._work * fading + count * served
-            self._seconds = self._seconds * fading + seconds
-        self._busy_since = now if self.images else None
-
     def expected_wait(self, more: int = 0) -> float:
-        """Seconds until what is admitted, and so many images ``more``, will have been served.
+        """Seconds until the admitted images, and ``more`` of them, will have been served.
 
         0 while the throughput is unknown.
         """
-        return (self.images + more) * self._seconds / self._work if self._work else 0.0
+        return self._throughput.seconds_for(self.images + more)
 
     def retry_after(self) -> int:
-        """Whole seconds until what is admitted now will have been served."""
+        """Whole seconds until the images admitted now will have been served."""
         return max(1, min(MAX_RETRY_AFTER, math.ceil(self.expected_wait())))
 
     def _overloaded(self, full: str) -> Overloaded:
         seconds = self.retry_after()
         return Overloaded(
-            f"{full}, as many as the service takes; try again in {seconds} s", retry_after=seconds
+            f"{full}, the most that the service accepts; try again in {seconds} s",
+            retry_after=seconds,
         )

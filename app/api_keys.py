@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app.errors import Unauthorized
@@ -29,9 +29,18 @@ class ApiKeys:
         self._path = path
         self._names: dict[bytes, str] = read_keys(path)
 
-    def reload(self) -> None:
-        """Read the file again; a broken one changes nothing and raises `KeysError`."""
-        self._names = read_keys(self._path)
+    def read_again(self) -> Callable[[], None]:
+        """Read the file; the keys in it are used once the result is called.
+
+        Raises:
+            KeysError: the file cannot be used.
+        """
+        names = read_keys(self._path)
+
+        def activate() -> None:
+            self._names = names
+
+        return activate
 
     def name_of(self, headers: Mapping[str, str]) -> str:
         """The name of the key in ``Authorization: Bearer …`` or ``X-API-Key``.
@@ -67,7 +76,13 @@ def read_keys(path: Path) -> dict[bytes, str]:
             raise KeysError(f"{path}, line {number}: must be NAME:SHA-256 of the key")
         if match["name"] in names.values():
             raise KeysError(f"{path}, line {number}: the name {match['name']} is there twice")
-        names[bytes.fromhex(match["digest"])] = match["name"]
+        digest = bytes.fromhex(match["digest"])
+        if digest in names:
+            raise KeysError(
+                f"{path}, line {number}: {match['name']} has the key of {names[digest]}; "
+                "use a different key for each name"
+            )
+        names[digest] = match["name"]
     if not names:
         raise KeysError(f"{path}: there is no key in it; xcit-serve key makes one")
     return names

@@ -2,7 +2,8 @@
 
 A stream first becomes free and only then looks at the queue. So a batch forms as late as it can:
 it grows while the streams are busy, and a lone item never waits for company. What waits is split
-over the streams that are free. Nothing polls: an idle stream sleeps until an item arrives.
+over the streams that are free; with a delay, batches are filled instead. Nothing polls: an idle
+stream sleeps until an item arrives.
 
 Promises, whatever callers and batches do:
 
@@ -11,6 +12,7 @@ Promises, whatever callers and batches do:
 - a batch that fails is tried again item by item, so that one bad item fails alone;
 - a batch that is too large for the device is tried again in halves, and none is as large again;
 - a batch that hangs ends the batcher;
+- no two callers get the same exception, which would keep the frames of both, and what they hold;
 - at most ``max_queue_size`` items wait.
 """
 
@@ -22,6 +24,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Generic, TypeVar
 
 from app.errors import DeviceFailure, OutOfMemory
@@ -34,16 +38,16 @@ logger = logging.getLogger(__name__)
 
 
 class QueueFull(Exception):
-    """As many items wait as may."""
+    """The queue holds as many items as it may."""
 
 
 class BatcherClosed(Exception):
-    """No stream will run this item any more."""
+    """No stream runs items any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[Result]):
-    """What became of one item, how many seconds it waited, and what batch it ran in."""
+    """The result of one item, the seconds that it waited, and the batch that it ran in."""
 
     result: Result
     queue: float
@@ -52,7 +56,7 @@ class Outcome(Generic[Result]):
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[Item, Result]):
-    """An item in the queue, who waits for it, since when and until when."""
+    """An item in the queue, the future of its caller, its arrival and its deadline."""
 
     item: Item
     future: asyncio.Future[Outcome[Result]]
@@ -68,16 +72,16 @@ class MicroBatcher(Generic[Item, Result]):
             `DeviceFailure` out of it ends the batcher: every item, and ``on_failure``, get it.
             `OutOfMemory` halves the batch.
         streams: one single-threaded executor each.
-        max_batch_size: items a batch, at most.
-        max_batch_delay: seconds that the oldest item may wait for a full batch. By default it
-            waits for nothing but a free stream.
+        max_batch_size: maximum number of items per batch.
+        max_batch_delay: seconds that the oldest item may wait for a full batch. A full batch runs
+            at once and whole. By default items wait for nothing but a free stream.
         max_queue_size: items waiting, at most.
         batch_timeout: seconds after which a batch hangs.
-        on_batch: told every batch, also those that failed, and its items.
+        on_batch: called with each batch, also those that failed, and its items.
         clock: seconds, monotonic; deadlines are on it.
 
     Attributes:
-        max_batch_size: as given, or as little as the device's memory turned out to take.
+        max_batch_size: as given, or smaller after a lack of memory.
     """
 
     def __init__(
@@ -106,7 +110,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._sleepers: deque[asyncio.Future[None]] = deque()
         self._free = len(streams)
         self._batches_run = 0
-        self._end: BaseException | None = None
+        self._end: Callable[[], Exception] | None = None  # makes the error of one caller
         self._tasks: list[asyncio.Task[None]] = []
 
     def __len__(self) -> int:
@@ -121,7 +125,7 @@ class MicroBatcher(Generic[Item, Result]):
 
     async def close(self) -> None:
         """Stop serving. Items still waiting end with an error."""
-        self._fail(BatcherClosed("the batcher was closed"))
+        self._fail(partial(BatcherClosed, "the batcher was closed"))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -130,13 +134,13 @@ class MicroBatcher(Generic[Item, Result]):
         """Wait for the result of one item.
 
         Raises:
-            QueueFull: as many items wait as may.
+            QueueFull: ``max_queue_size`` items are waiting.
             BatcherClosed, DeviceFailure: no item will be run any more.
             TimeoutError: no stream took the item before ``deadline``, on the batcher's clock.
             Exception: what ``run_batch`` raised for this item alone.
         """
         if self._end is not None:
-            raise self._end
+            raise self._end()
         if len(self._queue) >= self._max_queue_size:
             raise QueueFull(f"{len(self._queue)} items are waiting")
         future: asyncio.Future[Outcome[Result]] = asyncio.get_running_loop().create_future()
@@ -147,6 +151,7 @@ class MicroBatcher(Generic[Item, Result]):
             return await future
         finally:
             self._queue.pop(entry, None)
+            del future, entry  # an error in them would refer to itself through this frame
 
     async def _serve(self, stream: int) -> None:
         while True:
@@ -156,7 +161,8 @@ class MicroBatcher(Generic[Item, Result]):
                 await self._run(stream, batch)
             finally:
                 self._free += 1
-                reject(batch, BatcherClosed("the stream ended"))  # whoever was not answered
+                reject(batch, partial(BatcherClosed, "the stream ended"))
+                del batch  # else its items would be kept until the next one
 
     async def _next_batch(self) -> list[Entry[Item, Result]]:
         """Sleep until there is something to run."""
@@ -171,84 +177,89 @@ class MicroBatcher(Generic[Item, Result]):
                 return batch
 
     def _take(self) -> list[Entry[Item, Result]]:
-        """This stream's share of the queue, oldest first, without what has expired."""
-        now = self._clock()
-        for entry in [entry for entry in self._queue if entry.deadline <= now]:
-            del self._queue[entry]
-            if not entry.future.done():
-                entry.future.set_exception(TimeoutError("the deadline passed in the queue"))
-        share = min(self.max_batch_size, math.ceil(len(self._queue) / self._free))
-        batch = [entry for entry, _ in zip(self._queue, range(share), strict=False)]
+        """Take this stream's share of the queue, oldest first."""
+        self._drop_dead_entries()
+        share = self.max_batch_size
+        if not self._max_batch_delay:
+            share = min(share, math.ceil(len(self._queue) / self._free))
+        batch = list(islice(self._queue, share))
         for entry in batch:
             del self._queue[entry]
+        if self._queue:
+            self._wake()
         return batch
+
+    def _drop_dead_entries(self) -> None:
+        """Drop entries that have expired, and those whose callers are about to leave."""
+        now = self._clock()
+        dead = [entry for entry in self._queue if entry.deadline <= now or entry.future.done()]
+        for entry in dead:
+            del self._queue[entry]
+        reject(dead, partial(TimeoutError, "the deadline passed in the queue"))
 
     async def _run(self, stream: int, entries: list[Entry[Item, Result]]) -> None:
         """Run a batch and answer its callers."""
         items = [entry.item for entry in entries]
         self._batches_run += 1
         number, started = self._batches_run, self._clock()
-
-        def tell(error: Exception | None = None) -> Batch:
-            seconds = self._clock() - started
-            batch = Batch(number, stream, len(items), started, seconds, error)
-            self._on_batch(batch, items)
-            return batch
-
-        try:
-            results = await self._execute(stream, items)
-        except Exception as error:
-            tell(error)
+        results, error = await self._execute(stream, items)
+        batch = Batch(number, stream, len(items), started, self._clock() - started, error)
+        self._on_batch(batch, items)
+        if error:
             await self._after_failure(stream, entries, error)
-        else:
-            batch = tell()
-            for entry, result in zip(entries, results, strict=True):
-                if not entry.future.done():
-                    entry.future.set_result(Outcome(result, started - entry.enqueued_at, batch))
+            return
+        for entry, result in zip(entries, results, strict=True):
+            if not entry.future.done():
+                entry.future.set_result(Outcome(result, started - entry.enqueued_at, batch))
 
     async def _after_failure(
         self, stream: int, batch: list[Entry[Item, Result]], error: Exception
     ) -> None:
         """Try a batch again, item by item or in halves, where that can help."""
         if isinstance(error, DeviceFailure):
-            self._fail(error)
-            reject(batch, error)
+            lost = partial(DeviceFailure, str(error))
+            self._fail(lost)
+            reject(batch, lost)
             self._on_failure(error)
-        elif isinstance(error, OutOfMemory):
-            await self._run_halves(stream, batch, error)
         elif len(batch) == 1:
-            reject(batch, error)
+            reject(batch, lambda: error)
+        elif isinstance(error, OutOfMemory):
+            await self._run_halves(stream, batch)
         else:
             logger.warning("a batch of %d failed, trying each item alone: %r", len(batch), error)
             for entry in batch:
                 if not entry.future.done():
                     await self._run(stream, [entry])
 
-    async def _run_halves(
-        self, stream: int, batch: list[Entry[Item, Result]], error: OutOfMemory
-    ) -> None:
+    async def _run_halves(self, stream: int, batch: list[Entry[Item, Result]]) -> None:
         half = len(batch) // 2
-        if not half:
-            reject(batch, error)
-            return
         if half < self.max_batch_size:
             self.max_batch_size = half
             logger.warning("out of memory with %d: batches of at most %d now", len(batch), half)
         for part in (batch[:half], batch[half:]):
-            await self._run(stream, [entry for entry in part if not entry.future.done()])
+            if waiting := [entry for entry in part if not entry.future.done()]:
+                await self._run(stream, waiting)
 
-    async def _execute(self, stream: int, items: list[Item]) -> Sequence[Result]:
-        loop = asyncio.get_running_loop()
-        running = loop.run_in_executor(self._streams[stream], self._run_batch, items)
-        done, _ = await asyncio.wait((running,), timeout=self._batch_timeout)
-        if not done:
-            raise DeviceFailure(
-                f"a batch of {len(items)} has not ended within {self._batch_timeout:g} s"
-            )
-        results = running.result()
-        if len(results) != len(items):
-            raise RuntimeError(f"{len(results)} results for {len(items)} items")
-        return results
+    async def _execute(
+        self, stream: int, items: list[Item]
+    ) -> tuple[Sequence[Result], Exception | None]:
+        """Run a batch in the stream's thread: its results, or none and why.
+
+        An error raised through frames that know its future would refer to itself.
+        """
+        loop, thread = asyncio.get_running_loop(), self._streams[stream]
+        try:
+            async with asyncio.timeout(self._batch_timeout) as timeout:
+                results = await asyncio.shield(loop.run_in_executor(thread, self._run_batch, items))
+            if len(results) != len(items):
+                raise RuntimeError(f"{len(results)} results for {len(items)} items")
+        except Exception as error:
+            if timeout.expired():
+                return (), DeviceFailure(
+                    f"a batch of {len(items)} has not ended within {self._batch_timeout:g} s"
+                )
+            return (), error
+        return results, None
 
     async def _sleep(self, timeout: float | None) -> None:
         """Until an item arrives or ``timeout`` seconds have passed."""
@@ -266,17 +277,18 @@ class MicroBatcher(Generic[Item, Result]):
     def _stream_ended(self, task: "asyncio.Task[None]") -> None:
         """A stream ends by `close` alone; any other end is a defect, and nobody may hang on it."""
         if not task.cancelled() and (error := task.exception()):
-            self._fail(error)
+            self._fail(partial(BatcherClosed, f"a stream ended: {error!r}"))
             self._on_failure(error)
 
-    def _fail(self, error: BaseException) -> None:
-        """Nothing will be run any more: end all that waits, refuse all that comes."""
-        self._end = error
+    def _fail(self, make_error: Callable[[], Exception]) -> None:
+        """Run nothing any more: end all that waits, refuse all that comes."""
+        self._end = make_error
         waiting, self._queue = list(self._queue), {}
-        reject(waiting, error)
+        reject(waiting, make_error)
 
 
-def reject(entries: Sequence[Entry[Item, Result]], error: BaseException) -> None:
+def reject(entries: Sequence[Entry[Item, Result]], make_error: Callable[[], Exception]) -> None:
+    """End the entries that still wait, each with a new exception."""
     for entry in entries:
         if not entry.future.done():
-            entry.future.set_exception(error)
+            entry.future.set_exception(make_error())

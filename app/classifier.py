@@ -23,6 +23,11 @@ class ModelInfo:
     image_size: int
     heads: int
 
+    @property
+    def title(self) -> str:
+        """Name and version, for messages."""
+        return f"{self.name} {self.version}"
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
@@ -65,8 +70,9 @@ class Classification(Protocol):
 class Classifier(Protocol):
     """Image to item, items to classifications.
 
-    `preprocess` is called from several threads at once; `open`, `time_batches` and `warm_up` once
-    in each inference thread, in this order, and `predict` and `self_test` in those threads only.
+    `preprocess` and `prepare_explanation` are called from several threads at once. `open`,
+    `time_batches` and `warm_up` are called once in each inference thread, in this order, and
+    `predict` and `self_test` in those threads only.
     """
 
     @property
@@ -95,10 +101,13 @@ class Classifier(Protocol):
     def preprocess(self, image: Input) -> Any:
         """The item of an encoded image or a tensor; raises a `ServiceError` if it is no good."""
 
-    def explain(self, data: bytes, head: int | None) -> bytes:
-        """A PNG of where the class token looks in an encoded image: by a head, or the mean of all.
+    def prepare_explanation(self, data: bytes) -> Any:
+        """The item of `explain` for an encoded image; raises as `preprocess` does."""
 
-        From any thread; raises a `ServiceError` for an image that cannot be classified.
+    def explain(self, item: Any, head: int | None) -> bytes:
+        """Draw where the class token looks, as a PNG: by one head, or the mean of all heads.
+
+        From any thread.
         """
 
     def padded_size(self, count: int) -> int:

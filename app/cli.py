@@ -12,6 +12,7 @@ from pathlib import Path
 from app.cloud import follow_cloud
 from app.console import INTERRUPTED, complain, leave, show
 from app.extras import MissingExtra, extra
+from app.otel_environment import without_opentelemetry
 from app.settings import (
     CLIENT_KEY,
     ENV_PREFIX,
@@ -77,8 +78,9 @@ def serve_command(args: argparse.Namespace) -> int:
     complain(*unknown_variables())
 
     gc.disable()  # until the model is there: a tenth of the time to import and load
-    from app.logs import set_up_logs
-    from app.server import serve
+    with without_opentelemetry(os.environ):
+        from app.logs import set_up_logs
+        from app.server import serve
 
     set_up_logs(settings.log_level, settings.log_format)
     leave(serve(settings))

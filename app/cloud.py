@@ -15,7 +15,6 @@ Cloud = Literal["sagemaker", "vertex"]
 
 DEFAULT_PORT = 8080  # of both
 SAGEMAKER_MODEL = Path("/opt/ml/model")
-WEIGHTS = ("*.safetensors", "*.pth", "*.pt", "*.bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +61,15 @@ def follow_cloud(settings: Settings, environ: Mapping[str, str]) -> Settings:
 
 
 def find_weights(directory: Path) -> str | None:
-    """The weight file somewhere below ``directory``; none if nothing at all is there.
+    """``directory`` if the cloud has put anything there: the model's side finds the weights in it.
 
     Raises:
-        SettingsError: there are several, or other files alone.
+        SettingsError: it cannot be read.
     """
-    found = sorted(path for pattern in WEIGHTS for path in directory.rglob(pattern))
-    if len(found) == 1:
-        return str(found[0])
-    if found:
-        names = ", ".join(str(path.relative_to(directory)) for path in found)
-        raise SettingsError(f"{directory} holds {names}; XCIT_CHECKPOINT must say which to serve")
-    if directory.is_dir() and any(directory.iterdir()):
-        raise SettingsError(f"{directory} holds no weights: {', '.join(WEIGHTS)}")
-    return None
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SettingsError(f"{directory}: cannot be read: {error.strerror}") from error
+    return str(directory) if any(not name.startswith(".") for name in names) else None

@@ -4,6 +4,7 @@ ServiceError
 ├── BadRequest              400  the request holds no image, or is not well formed
 ├── InvalidImage            400  a known format that does not decode
 ├── Unauthorized            401  a key is needed
+├── CrossSiteRequest        403  sent by a web page of another origin
 ├── UnknownModel            404  of those that the Open Inference Protocol can name
 ├── RequestTimeout          408  the body, or the request itself, did not arrive in time
 ├── ReloadInProgress        409  one checkpoint at a time
@@ -11,6 +12,7 @@ ServiceError
 ├── ImageTooLarge           413  pixels or work, judged from the file's structure
 ├── TooManyImages           413  in one request
 ├── UnsupportedMediaType    415  none of the formats
+├── MisdirectedRequest      421  for a host that is not allowed
 ├── InvalidParameter        422
 ├── ReloadFailed            422  the new checkpoint cannot be served; the old one is
 ├── HeadTooLarge            431  request line and headers
@@ -66,6 +68,12 @@ class Unauthorized(ServiceError):
     headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
 
+class CrossSiteRequest(ServiceError):
+    status = 403
+    problem = "cross-site-request"
+    title = "Cross-site request"
+
+
 class UnknownModel(ServiceError):
     status = 404
     problem = "unknown-model"
@@ -108,6 +116,12 @@ class UnsupportedMediaType(ServiceError):
     status = 415
     problem = "unsupported-media-type"
     title = "Unsupported media type"
+
+
+class MisdirectedRequest(ServiceError):
+    status = 421
+    problem = "misdirected-request"
+    title = "Misdirected request"
 
 
 class ReloadInProgress(ServiceError):
@@ -186,6 +200,18 @@ def rejection_reasons() -> list[str]:
             yield error
 
     return sorted(error.reason() for error in leaves(ServiceError))
+
+
+def drop_tracebacks(error: BaseException | None) -> None:
+    """Let go of the frames that an error and its causes were raised through.
+
+    Frames hold the body of their request. An error that one of them refers to would keep them all
+    until the next garbage collection.
+    """
+    while error and error.__traceback__:
+        error.__traceback__ = None
+        drop_tracebacks(error.__cause__)
+        error = error.__context__
 
 
 class StartupError(Exception):

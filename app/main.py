@@ -9,21 +9,25 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 
 import model
 from app.api import admin, cloud, explain, health, metrics, oip, page, predict
 from app.api.door import Door
 from app.api.errors import add_error_handlers
+from app.api.hosts import AllowedHosts, allowed_hosts
 from app.api.middleware import RequestScope
+from app.api.origins import CORS, CrossSiteCheck, parse_origins
 from app.api_keys import ApiKeys, KeysError
 from app.classifier import Classifier, Input, ModelInfo, Tensor
 from app.cloud import Contract, read_contract
 from app.cores import usable_cores
+from app.engines import Replacement
 from app.errors import (
     BadRequest,
     DeviceFailure,
@@ -37,10 +41,13 @@ from app.errors import (
 )
 from app.lifecycle import Lifecycle
 from app.logs import ROUTINE, log_request
+from app.memory import memory_limit, warn_of_memory
 from app.metrics import Metrics
 from app.pipeline import Pipeline
 from app.record import RequestRecord
+from app.secret_files import read_secret
 from app.settings import ENV_PREFIX, Settings, SettingsError
+from app.side_thread import SideThread
 from model.preprocess import AnyPixels
 
 if TYPE_CHECKING:  # what it imports is needed where requests are traced alone
@@ -53,14 +60,6 @@ IMAGE_ERRORS: dict[type[model.ImageError], type[ServiceError]] = {
     model.InvalidImage: InvalidImage,
     model.ImageTooLarge: ImageTooLarge,
     model.InvalidTensor: BadRequest,
-}
-CORS: dict[str, Any] = {
-    "allow_methods": ["GET", "POST"],
-    "allow_headers": [
-        *("Authorization", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms"),
-        *("traceparent", "tracestate"),
-    ],
-    "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After", "traceresponse"],
 }
 
 
@@ -76,16 +75,17 @@ def create_app(
 
     Args:
         load: makes the classifier, in an inference thread; by default what ``settings`` say.
-        lifecycle: for who must know or change the state from outside, as the server does.
+        lifecycle: where the server reads and changes the state.
         on_loaded: called whenever a model has been put to work.
         environ: where a cloud says what it wants; see `app.cloud`.
 
-    Its ``state.reload`` loads what is to be loaded once more; see `Pipeline.reload`. Its
+    Its ``state.reload`` loads model and keys again, and uses both or neither. Its
     ``state.observe_refusal`` counts a request that was refused before it came in here.
 
     Raises:
         KeysError: the file of API keys cannot be used.
-        SettingsError: a cloud's contract cannot be kept, or requests cannot be traced.
+        SettingsError: a cloud's contract cannot be kept, requests cannot be traced, or a secret,
+            a host, an origin or the path prefix cannot be used.
     """
     lifecycle = lifecycle or Lifecycle()
     meters = Metrics()
@@ -95,9 +95,12 @@ def create_app(
     contract = read_contract(settings, environ)
     routine = ROUTINE | ({contract.health_route} if contract else set())
     tracing = open_tracing(routine) if settings.tracing else None
+    hosts = AllowedHosts(allowed_hosts(settings.allowed_hosts, settings.host), routine)
+    origins = parse_origins(settings.cors_origins)
     pipeline = Pipeline(
         settings, lifecycle, meters, load, on_loaded, tracing.observe_batch if tracing else None
     )
+    side = SideThread()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -108,19 +111,18 @@ def create_app(
         with suppress(asyncio.CancelledError, Exception):
             await loading
         await pipeline.stop()
+        side.stop()
         if tracing:
             await tracing.close()
 
-    async def reload() -> ModelInfo:
+    async def reload() -> Replacement:
         try:
-            if keys:
-                reload_keys(keys)
-            info = await pipeline.reload()
+            replacement = await pipeline.reload(read_new_keys(keys) if keys else lambda: None)
         except ReloadFailed:
             meters.reload_failed.set(1)
             raise
         meters.reload_failed.set(0)
-        return info
+        return replacement
 
     def observe(record: RequestRecord) -> None:
         log_request(record, routine)
@@ -132,6 +134,7 @@ def create_app(
         title="xcit-serve",
         summary="XCiT image classification: one image in, its most likely classes out.",
         lifespan=lifespan,
+        docs_url=None,  # which would load its scripts from elsewhere; see app.api.page
         redoc_url=None,
         redirect_slashes=False,  # whose target would be the Host that the client chose
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -139,30 +142,37 @@ def create_app(
     app.state.reload = reload
     app.state.observe_refusal = meters.observe_refusal
     door, guarded = Door(pipeline, keys), ["/predict", "/predict/batch", "/explain"]
-    predictions = predict.router(pipeline, keys)
+    predictions = predict.router(pipeline, keys, side, max_images=settings.max_queue_size)
     routers = [
         predictions,
-        explain.router(pipeline, keys),
+        explain.router(pipeline, keys, side),
         health.router(lifecycle, pipeline),
         oip.router(
             pipeline,
             lifecycle,
             keys,
             door,
+            side,
             max_rows=settings.max_queue_size,
             max_bytes=settings.max_body_bytes,
         ),
         metrics.router(meters.registry, keys if settings.metrics_need_key else None),
-        page.router(),
+        page.router(settings.root_path),
     ]
-    if settings.admin_token:
-        routers.append(admin.router(reload, settings.admin_token.get_secret_value()))
+    if token := read_admin_token(settings):
+        routers.append(admin.router(reload, token))
     if contract:
         leave_to(contract, routers)
-        routers.insert(0, cloud.router(contract, pipeline, lifecycle, keys))
+        routers.insert(
+            0,
+            cloud.router(
+                contract, pipeline, lifecycle, keys, side, max_images=settings.max_queue_size
+            ),
+        )
         guarded.append(contract.predict_route)
     for router in routers:
         app.include_router(router)
+        check_root_path(settings.root_path, router.routes)
     add_error_handlers(app)
     app.add_middleware(
         RequestScope,
@@ -175,8 +185,10 @@ def create_app(
             if isinstance(route, APIRoute)
         },
         begin_trace=tracing.begin if tracing else None,
+        checks=[hosts.check, CrossSiteCheck(origins).check],
+        root_path=settings.root_path,
     )
-    if origins := settings.cors_origins.replace(",", " ").split():
+    if origins:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     return app
 
@@ -192,10 +204,30 @@ def leave_to(contract: Contract, routers: Sequence[APIRouter]) -> None:
         ]
 
 
-def reload_keys(keys: ApiKeys) -> None:
-    """Read the file of API keys once more; raises `ReloadFailed` if it cannot be used."""
+def read_admin_token(settings: Settings) -> str | None:
+    """The admin token, given directly or in a file; raises `SettingsError` if it is unusable."""
+    token = settings.admin_token.get_secret_value() if settings.admin_token else None
+    return read_secret(f"{ENV_PREFIX}ADMIN_TOKEN", token, settings.admin_token_file)
+
+
+def check_root_path(root_path: str, routes: Sequence[BaseRoute]) -> None:
+    """Refuse a prefix that could be the beginning of a route: raises `SettingsError`.
+
+    Of a proxy that strips the prefix, such a route would lose its beginning once more.
+    """
+    first = root_path.split("/")[1:2]
+    for route in routes:
+        if first and isinstance(route, APIRoute) and route.path.split("/")[1:2] == first:
+            raise SettingsError(
+                f"{ENV_PREFIX}ROOT_PATH={root_path}: /{first[0]} is a route of the service; "
+                "choose another prefix"
+            )
+
+
+def read_new_keys(keys: ApiKeys) -> Callable[[], None]:
+    """What puts the keys of the file to use; raises `ReloadFailed` if the file cannot be used."""
     try:
-        keys.reload()
+        return keys.read_again()
     except KeysError as error:
         logger.warning("not reloaded: %s", error)
         raise ReloadFailed(f"{error}; keys and model stay as they are") from error
@@ -217,31 +249,32 @@ def open_tracing(routine: Set[str]) -> "Tracing":
 
 def load_model(settings: Settings) -> Classifier:
     """The classifier that ``settings`` name; raises `StartupError` if it cannot be served."""
+    cores = usable_cores()
     try:
-        return ServedClassifier(
-            model.load_classifier(
-                settings.checkpoint or model.BUNDLED_CHECKPOINT,
-                model.Overrides(
-                    labels=settings.labels,
-                    image_size=settings.image_size,
-                    preprocess=settings.preprocess,
-                    hyperparameters=settings.hyperparameters,
-                ),
-                model.BackendOptions(
-                    backend=settings.backend,
-                    device=settings.device,
-                    precision=settings.precision,
-                    cores=usable_cores(),
-                    streams=settings.streams,
-                    serving=True,
-                    cache_dir=settings.cache_dir,
-                ),
-                max_batch_size=settings.max_batch_size,
-                max_pixels=settings.max_pixels,
-            )
+        classifier = model.load_classifier(
+            settings.checkpoint or model.BUNDLED_CHECKPOINT,
+            model.Overrides(
+                labels=settings.labels,
+                image_size=settings.image_size,
+                preprocess=settings.preprocess,
+                hyperparameters=settings.hyperparameters,
+            ),
+            model.BackendOptions(
+                backend=settings.backend,
+                device=settings.device,
+                precision=settings.precision,
+                cores=cores,
+                streams=settings.streams,
+                serving=True,
+                cache_dir=settings.cache_dir,
+            ),
+            max_batch_size=settings.max_batch_size,
+            max_pixels=settings.max_pixels,
         )
     except model.ModelError as error:
         raise StartupError(str(error)) from error
+    warn_of_memory(settings, cores, classifier.weight_bytes, memory_limit())
+    return ServedClassifier(classifier)
 
 
 class ServedClassifier:
@@ -292,9 +325,12 @@ class ServedClassifier:
                 return self._classifier.unnormalise(image.values)
             return self._classifier.preprocess(image)
 
-    def explain(self, data: bytes, head: int | None) -> bytes:
+    def prepare_explanation(self, data: bytes) -> model.Views:
         with image_errors():
-            return self._classifier.explainer.picture(data, head)
+            return self._classifier.explainer.prepare(data)
+
+    def explain(self, item: model.Views, head: int | None) -> bytes:
+        return self._classifier.explainer.draw(item, head)
 
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[model.Classification]:
         try:

@@ -94,11 +94,16 @@ class Metrics:
         )
         self.held_bytes = Gauge(
             "xcit_held_bytes",
-            "Bytes of bodies, of requests not yet answered; also of those still arriving.",
+            "Bytes of bodies of requests not yet answered, and of those that decoders still read.",
             registry=registry,
         )
         self.max_queue_bytes = Gauge(
             "xcit_max_queue_bytes", "Bytes of bodies held, at most.", registry=registry
+        )
+        self.stuck_decoders = Gauge(
+            "xcit_stuck_decoders",
+            "Decoding threads whose image does not end; they have been replaced.",
+            registry=registry,
         )
         self.reload_failed = Gauge(
             "xcit_reload_failed",
@@ -148,6 +153,7 @@ class Metrics:
         self._model.info(
             {
                 "name": info.name,
+                "version": info.version,
                 "family": info.family,
                 "checkpoint_sha256": info.checkpoint_sha256,
                 "device": info.device,

@@ -90,6 +90,16 @@ def inspect_checkpoint(args: argparse.Namespace) -> int:
         checkpoint = model.read_checkpoint(args.checkpoint, overrides(args))
     except model.ModelError as error:
         return complain(str(error))
+    rows, origins = describe(checkpoint)
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        origin = origins.get(name)
+        print(f"{name:<{width}}  {value}" + (f"  ({origin})" if origin else ""))
+    return 0
+
+
+def describe(checkpoint: model.Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a checkpoint is, by name, and where values were learned from."""
     spec = checkpoint.spec
     parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
     rows: dict[str, Any] = {
@@ -105,11 +115,16 @@ def inspect_checkpoint(args: argparse.Namespace) -> int:
         "labels": "; ".join(spec.labels[:5]) + ("; …" if spec.num_classes > 5 else ""),
         **spec.provenance,
     }
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        origin = checkpoint.description.origins.get(name)
-        print(f"{name:<{width}}  {value}" + (f"  ({origin})" if origin else ""))
-    return 0
+    if checkpoint.warnings:
+        rows["warning"] = "; ".join(checkpoint.warnings)
+    return rows, {**checkpoint.description.origins, "weights": taken_from(checkpoint)}
+
+
+def taken_from(checkpoint: model.Checkpoint) -> str:
+    """Which part of a training checkpoint the weights are."""
+    average = ", an average (EMA)" if checkpoint.averaged else ""
+    others = f"; not used: {', '.join(checkpoint.others)}" if checkpoint.others else ""
+    return f"{checkpoint.place}{average}{others}"
 
 
 def convert_checkpoint(args: argparse.Namespace) -> int:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from app.api.parameters import check_top_k
 from app.console import complain, show_answers
-from app.settings import CLIENT_KEY, SettingsError
+from app.secret_files import read_secret
+from app.settings import CLIENT_KEY, CLIENT_KEY_FILE, SettingsError
 from client import (
     AsyncClient,
     ClientError,
@@ -87,7 +88,10 @@ def rows(prediction: Prediction) -> list[dict[str, Any]]:
 
 
 def api_key(args: argparse.Namespace) -> str | None:
-    return args.api_key or os.environ.get(CLIENT_KEY) or None
+    """The key to send, by flag, variable or file; raises `SettingsError` if it cannot be read."""
+    if args.api_key:
+        return str(args.api_key)
+    return read_secret(CLIENT_KEY, os.environ.get(CLIENT_KEY), os.environ.get(CLIENT_KEY_FILE))
 
 
 def timeout(args: argparse.Namespace) -> float:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "XCIT_"
 CLIENT_KEY = f"{ENV_PREFIX}CLIENT_KEY"  # no setting: the key that commands show to a server
+CLIENT_KEY_FILE = f"{CLIENT_KEY}_FILE"  # the same, as the path of a file
+ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~-]+)*", re.ASCII)
 
 
 class SettingsError(Exception):
@@ -21,6 +24,13 @@ def _check_device(value: str) -> str:
     if kind not in {"auto", "cpu", "cuda", "mps"} or (index and not index.isdigit()):
         raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
     return value
+
+
+def _check_root_path(value: str) -> str:
+    path = value.removesuffix("/")
+    if not ROOT_PATH.fullmatch(path):
+        raise ValueError("must be a path of letters, digits and -._~, such as /models/xcit")
+    return path
 
 
 class Settings(BaseSettings):
@@ -39,6 +49,9 @@ class Settings(BaseSettings):
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 for any free one."""
+
+    root_path: Annotated[str, AfterValidator(_check_root_path)] = ""
+    """Path prefix under which a proxy publishes the service, such as /models/xcit."""
 
     checkpoint: str | None = None
     """Weight file, published variant or hf-hub:OWNER/NAME to serve; the bundled one by default."""
@@ -99,6 +112,9 @@ class Settings(BaseSettings):
     batch_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     """Seconds that a batch may take; one that takes longer hangs, and the process ends."""
 
+    reload_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """Seconds that loading another model may take; after that the old one stays."""
+
     head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds for the request line and the headers of a request to arrive."""
 
@@ -114,14 +130,20 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = None
     """File of API keys, made by xcit-serve key; with it /predict is for who has one."""
 
-    metrics_need_key: bool = False
-    """Whether /metrics is for who has a key, too."""
+    metrics_need_key: bool = True
+    """Whether /metrics requires a key when API keys are on."""
 
     admin_token: SecretStr | None = None
-    """Token for POST /admin/reload, which is not there without one."""
+    """Token for POST /admin/reload; without one the route does not exist."""
+
+    admin_token_file: Annotated[Path | None, BeforeValidator(lambda text: text or None)] = None
+    """Path of a file that holds the admin token, instead of XCIT_ADMIN_TOKEN."""
+
+    allowed_hosts: str = ""
+    """Host names to answer to, separated by commas. Default: loopback names on loopback, else *."""
 
     cors_origins: str = ""
-    """Origins whose pages may ask from a browser, separated by commas; * for any."""
+    """Origins allowed to call the API from a browser, separated by commas; * for any."""
 
     cloud: Annotated[
         Literal["sagemaker", "vertex"] | None, BeforeValidator(lambda text: text or None)
@@ -155,7 +177,7 @@ def unknown_variables() -> list[str]:
     """A line for each ``XCIT_`` variable that is no setting: most likely a slip of the pen."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
     lines = []
-    for name in sorted(set(os.environ) - known - {CLIENT_KEY}):
+    for name in sorted(set(os.environ) - known - {CLIENT_KEY, CLIENT_KEY_FILE}):
         if name.startswith(ENV_PREFIX):
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -35,26 +36,19 @@ from opentelemetry.trace import (
     format_trace_id,
     set_span_in_context,
 )
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from app.engine import Job
 from app.errors import ServiceError
 from app.logs import Seldom
+from app.otel_environment import check_environment, read_propagators
 from app.record import RequestRecord
-from app.settings import SettingsError
 from app.timings import Batch
 
 FLUSH = 2.0  # seconds, at the end, for what has not been sent
 SHOWN = 256  # characters of what a client sent; spans wait in memory
 
-CHOICES = {
-    "OTEL_TRACES_EXPORTER": {"otlp", "none"},
-    "OTEL_EXPORTER_OTLP_PROTOCOL": {"http/protobuf"},
-    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": {"http/protobuf"},
-}
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 METHODS = frozenset(HTTPMethod)
 HOST = re.compile(r"(\[[\da-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?", re.ASCII | re.IGNORECASE)
 CHATTY = (  # they have a line for each batch that is not sent, and for each header that is wrong
@@ -77,7 +71,7 @@ class Tracing:
     """
 
     def __init__(self, routine: Set[str]) -> None:
-        check_environment()
+        check_environment(os.environ)
         self._routine = routine
         told = OTELResourceDetector().detect().attributes
         self._resource = Resource.create({SERVICE_NAME: "xcit-serve"} | dict(told))
@@ -87,7 +81,7 @@ class Tracing:
         self._requests = self._tracer(None)
         self._batches = self._tracer(ALWAYS_ON)  # where one of its requests is sampled
         self._spans_of_batches: WeakKeyDictionary[Batch, SpanContext] = WeakKeyDictionary()
-        self._propagator = TraceContextTextMapPropagator()
+        self._propagator = CompositePropagator(read_propagators(os.environ))
         self._seldom = Seldom()
         for name in CHATTY:
             logging.getLogger(name).addFilter(self._seldom)
@@ -250,18 +244,6 @@ def attributes_of(scope: Scope, headers: Headers) -> dict[str, str | int]:
         if host[2]:
             found["server.port"] = int(host[2])
     return found
-
-
-def check_environment() -> None:
-    """Refuse what would be ignored otherwise: raises `SettingsError`."""
-    for name, known in CHOICES.items():
-        value = os.environ.get(name)
-        if value and value not in known:
-            raise SettingsError(f"{name}={value}: must be {' or '.join(sorted(known))}")
-    for name in ENDPOINTS:
-        value = os.environ.get(name)
-        if value and not value.startswith(("http://", "https://")):
-            raise SettingsError(f"{name}={value}: must begin with http:// or https://")
 
 
 def nanoseconds(seconds: float) -> int:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 
 def get(path: str) -> bytes:
-    return b"GET %b HTTP/1.1\r\nHost: benchmark\r\n\r\n" % path.encode()
+    return b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode()
 
 
 def post_image(image: bytes) -> bytes:
-    head = "POST /predict HTTP/1.1\r\nHost: benchmark\r\nContent-Type: image/jpeg\r\n"
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
     return f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image
 
 

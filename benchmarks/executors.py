@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.machine import provenance
 from benchmarks.report import table
 from model.backends.base import Backend
-from model.backends.choose import throughput
 from model.backends.cuda import CudaBackend
+from model.backends.streams import throughput
 from model.backends.torch import TorchBackend, narrow, to_script
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.families import FAMILIES

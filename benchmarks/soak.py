@@ -31,8 +31,8 @@ READINGS = 100
 WARM_UP = 2000  # requests before the first reading
 KINDS = {"good": 70, "broken image": 10, "no image": 5, "bad form": 5, "cut": 5, "left": 5}
 BAD_FORM = (
-    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-    b"Content-Length: 9\r\n\r\n--b\r\nzzzz"
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+    b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\nzzzz"
 )
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from model.backends.choose import BackendOptions
+from model.backends.base import BackendOptions
 from model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from model.classifier import Classification, Classifier, Prediction, load_classifier
+from model.classifier import Classifier, load_classifier
 from model.description import Overrides
 from model.errors import (
     CheckpointError,
@@ -18,7 +18,8 @@ from model.errors import (
     UnsupportedImage,
 )
 from model.evaluate import Report, evaluate
-from model.saliency import load_explainer
+from model.prediction import Classification, Prediction
+from model.saliency import Views, load_explainer
 from model.spec import ModelSpec, PreprocessSpec
 
 BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "xcit-cifar10.safetensors"
@@ -43,6 +44,7 @@ __all__ = [
     "PreprocessSpec",
     "Report",
     "UnsupportedImage",
+    "Views",
     "evaluate",
     "load_classifier",
     "load_explainer",

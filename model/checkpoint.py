@@ -1,8 +1,9 @@
-"""Reading and writing weight files. No file ever runs code here.
+"""Reading and writing checkpoints: a network's weights with the description of the model.
 
 Two forms are read. The project's own is one ``.safetensors`` file that describes itself in its
-metadata. A raw state dict (``.pt``, ``.pth``, ``.bin`` or bare ``.safetensors``) is described by
-`model.description` from its shapes and from what stands beside it.
+metadata. A raw state dict, bare or in a training script's checkpoint (``.pt``, ``.pth``, ``.bin``,
+``.safetensors``), is described by `model.description` from its shapes and from what stands beside
+it. No file ever runs code here, and none costs more memory than a small multiple of its size.
 
 Weights are mapped from the file, not copied: replace a file that is being served by renaming
 another over it, never in place.
@@ -10,18 +11,15 @@ another over it, never in place.
 
 import hashlib
 import logging
-import pickle
-import re
-from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from model.container import METADATA_KEY, Contents, read_contents
 from model.description import (
     Description,
     Overrides,
@@ -29,21 +27,12 @@ from model.description import (
     describe_raw,
     self_description,
 )
-from model.errors import CheckpointError
-from model.families import FAMILIES, Family, StateDict, build_network
+from model.errors import CheckpointError, show
+from model.families import StateDict, build_network
+from model.search import COUNTER, as_state, find_network
 from model.source import Source, find_weights
 from model.spec import ModelSpec
 
-METADATA_KEY = "xcit"
-# where training scripts put the weights, averaged ones first: those are what they evaluate
-WRAPPERS = ("state_dict_ema", "model_ema", "teacher", "model", "state_dict")
-# what torch.optim.swa_utils.AveragedModel counts beside them
-UNUSED = {"n_averaged"}
-# what is found in the place of weights, by its first bytes
-LOOKALIKES = {
-    b"<": ": a web page, as a failed download leaves one",
-    b"version ": ": a Git LFS pointer; git lfs pull brings the file itself",
-}
 NO_OVERRIDES = Overrides()
 
 logger = logging.getLogger(__name__)
@@ -51,17 +40,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """A weight file that has been read and found whole: every key there, every number finite."""
+    """A weight file that has been read and found whole: every key there, every number finite.
+
+    Attributes:
+        place: where in the file the weights are, such as ``state_dict_ema``; empty at its top.
+        averaged: whether that place says that they are an average over training (EMA).
+        others: places of further networks in the file, which are not used.
+    """
 
     path: Path
     sha256: str
-    self_describing: bool
     description: Description
     state: StateDict
+    self_describing: bool = False
+    place: str = ""
+    averaged: bool = False
+    others: tuple[str, ...] = ()
 
     @property
     def spec(self) -> ModelSpec:
         return self.description.spec
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the model useless although its file is whole."""
+        if self.spec.num_classes > 1:
+            return ()
+        return ("one class alone: every image gets it with a score of 1",)
 
     def build(self) -> nn.Module:
         """The network with these weights, in evaluation mode."""
@@ -81,19 +86,36 @@ def read_checkpoint(checkpoint: str | Path, overrides: Overrides = NO_OVERRIDES)
     """
     source = find_weights(checkpoint)
     path = source.path
-    state, metadata = _read_tensors(path)
-    if metadata is None:
-        family, state = _recognise(path, state)
-        state = family.adapt(state)
-        description = describe_raw(path, family, state, source.variant, overrides)
+    contents = read_contents(path)
+    if contents.metadata is None:
+        found = _read_raw(source, contents, overrides)
     else:
-        description = describe_itself(path, metadata, overrides)
-    state = {
-        key: tensor.float() if tensor.is_floating_point() else tensor
-        for key, tensor in state.items()
-    }
-    _check_weights(path, description.spec, state)
-    return Checkpoint(path, _checked_sha256(source), metadata is not None, description, state)
+        state = _check_tensors(path, contents, {**contents.tensors})  # type: ignore[dict-item]
+        description = describe_itself(path, contents.metadata, state, overrides)
+        sha256 = _checked_sha256(source)
+        state = _complete(path, description, state)
+        found = Checkpoint(path, sha256, description, state, self_describing=True)
+    for warning in found.warnings:
+        logger.warning("%s: %s", path, warning)
+    return found
+
+
+def _read_raw(source: Source, contents: Contents, overrides: Overrides) -> Checkpoint:
+    path = source.path
+    found = find_network(path, contents)
+    state = found.family.adapt(_check_tensors(path, contents, as_state(path, found)))
+    description = describe_raw(
+        path, found.family, state, overrides, variant=source.variant, root=contents.root
+    )
+    return Checkpoint(
+        path,
+        _checked_sha256(source),
+        description,
+        _complete(path, description, state),
+        place=found.place,
+        averaged=found.averaged,
+        others=found.others,
+    )
 
 
 def write_checkpoint(
@@ -124,105 +146,68 @@ def _narrow(path: Path, key: str, tensor: Tensor, dtype: str) -> Tensor:
     if tensor.is_floating_point():
         narrow = tensor.to(getattr(torch, dtype))
         if not narrow.isfinite().all():
-            raise CheckpointError(f"{path}: key {key!r} does not fit into {dtype}; try bfloat16")
+            raise CheckpointError(
+                f"{path}: key {show(key)} does not fit into {dtype}; try bfloat16"
+            )
         tensor = narrow
     return tensor.contiguous()
 
 
-def _read_tensors(path: Path) -> tuple[StateDict, str | None]:
-    """The state dict of ``path``, and its own description where it has one."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    if head[8:] == b"{":
-        return _read_safetensors(path)
-    if head[:2] == b"PK" or head[:1] == b"\x80":
-        return _unwrap(path, _read_pickle(path, mapped=head[:2] == b"PK")), None
-    hint = next((hint for start, hint in LOOKALIKES.items() if head.startswith(start)), "")
-    raise CheckpointError(
-        f"{path}: neither a safetensors nor a PyTorch file; it begins with {head[:8]!r}{hint}"
-    )
-
-
-def _read_safetensors(path: Path) -> tuple[StateDict, str | None]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dictionary
-            return state, (file.metadata() or {}).get(METADATA_KEY)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: truncated or corrupt safetensors file: {error}") from error
-
-
-def _read_pickle(path: Path, *, mapped: bool) -> Any:
-    try:
-        with torch.serialization.safe_globals([Namespace]):  # training scripts keep their flags
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        if culprit := re.search(r"GLOBAL ([\w.]+)", str(error)):
+def _check_tensors(path: Path, contents: Contents, state: StateDict) -> StateDict:
+    """Refuse weights that hold more numbers than the file: what is built from them is as large."""
+    for key, tensor in state.items():
+        if tensor.numel() == 0:
             raise CheckpointError(
-                f"{path}: refused: it holds code to run ({culprit[1]}); "
-                "expected tensors alone, as torch.save(model.state_dict(), path) writes them"
-            ) from error
-        raise CheckpointError(f"{path}: corrupt PyTorch file, or not one at all") from error
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
-        raise CheckpointError(f"{path}: truncated or corrupt PyTorch file") from error
-
-
-def _unwrap(path: Path, payload: Any) -> StateDict:
-    """The state dict inside a training payload."""
-    for wrapper in WRAPPERS:
-        if isinstance(payload, dict) and isinstance(payload.get(wrapper), dict):
-            logger.info("%s: weights from its entry %r", path, wrapper)
-            payload = payload[wrapper]
-    if not isinstance(payload, dict) or not payload:
-        raise CheckpointError(f"{path}: expected a dictionary of tensors, by name")
-    for key, value in payload.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path}: key {key!r} is of type {type(value).__name__}, expected a tensor"
+                f"{path}: key {show(key)} holds no numbers; its shape is {tuple(tensor.shape)}"
             )
-    return payload
+    if sum(tensor.nbytes for tensor in state.values()) > contents.size:
+        raise CheckpointError(f"{path}: its tensors use the same numbers in several places")
+    return state
 
 
-def _recognise(path: Path, state: StateDict) -> tuple[Family, StateDict]:
-    """The family of a raw state dict, and the dict without what wrappers put before its keys."""
-    for family in FAMILIES.values():
-        for key in state:
-            prefix, found, rest = key.rpartition(family.signature)
-            if found and not rest:
-                plain = {k.removeprefix(prefix): v for k, v in state.items() if k not in UNUSED}
-                return family, plain
-    signatures = " or ".join(f"{f.signature!r} ({f.name})" for f in FAMILIES.values())
-    raise CheckpointError(
-        f"{path}: of no known family: expected key {signatures}; "
-        f"its first key is {next(iter(state), 'missing')!r}"
-    )
+def _complete(path: Path, description: Description, state: StateDict) -> StateDict:
+    """The state of the network, 32-bit floats: every tensor there, of its shape and finite.
 
-
-def _check_weights(path: Path, spec: ModelSpec, state: StateDict) -> None:
-    """Every tensor of the network is there, of its shape and finite; and nothing else is."""
+    Counters of batches, which inference never reads, may be absent or of any type.
+    """
+    spec = description.spec
     try:
         expected = build_network(spec).state_dict()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: no {spec.family} network: {error}") from error
-    for key in [*expected, *(state.keys() - expected.keys())]:
-        if key not in state:
-            shape = tuple(expected[key].shape)
-            raise CheckpointError(f"{path}: key {key!r} is missing; expected shape {shape}")
-        if key not in expected:
-            raise CheckpointError(f"{path}: key {key!r} is unknown to family {spec.family}")
-        tensor, wanted = state[key], expected[key]
-        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
-            raise CheckpointError(
-                f"{path}: key {key!r} is {tensor.dtype} of shape {tuple(tensor.shape)}; "
-                f"expected {wanted.dtype} of shape {tuple(wanted.shape)}"
-            )
-        if not tensor.isfinite().all():
-            raise CheckpointError(
-                f"{path}: key {key!r} holds NaN or infinity; expected finite numbers"
-            )
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path}: not a network of family {spec.family}: {reason}") from error
+    for key, tensor in state.items():
+        if key not in expected and tensor.ndim:  # without dimensions: a count of a wrapper's
+            raise CheckpointError(f"{path}: key {show(key)} is unknown to family {spec.family}")
+    return {key: _fit(path, key, state.get(key), wanted) for key, wanted in expected.items()}
+
+
+def _fit(path: Path, key: str, tensor: Tensor | None, wanted: Tensor) -> Tensor:
+    if key.endswith(COUNTER):
+        return _count(tensor)
+    if tensor is None:
+        raise CheckpointError(
+            f"{path}: key {show(key)} is missing; expected shape {tuple(wanted.shape)}"
+        )
+    if tensor.shape != wanted.shape or not tensor.is_floating_point():
+        raise CheckpointError(
+            f"{path}: key {show(key)} is {tensor.dtype} of shape {tuple(tensor.shape)}; "
+            f"expected {wanted.dtype} of shape {tuple(wanted.shape)}"
+        )
+    if tensor.data_ptr() % tensor.itemsize:
+        tensor = tensor.clone()  # from a layout that aligns nothing
+    tensor = tensor.float()
+    if not tensor.isfinite().all():
+        raise CheckpointError(
+            f"{path}: key {show(key)} holds NaN or infinity; expected finite numbers"
+        )
+    return tensor
+
+
+def _count(tensor: Tensor | None) -> Tensor:
+    if tensor is None or tensor.numel() != 1 or not tensor.isfinite().all():
+        return torch.zeros((), dtype=torch.int64)
+    return tensor.reshape(()).to(torch.int64)
 
 
 def _checked_sha256(source: Source) -> str:

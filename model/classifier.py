@@ -3,21 +3,22 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.backends.base import Backend
-from model.backends.choose import BackendOptions, choose_backend, probabilities
+from model.backends.agreement import probabilities
+from model.backends.base import Backend, BackendOptions
+from model.backends.choose import choose_backend, describe
 from model.checkpoint import NO_OVERRIDES, read_checkpoint
 from model.description import Overrides
-from model.errors import ModelError
+from model.errors import ModelError, OutOfMemory
 from model.families import FAMILIES
 from model.passes import Passes, cheapest_passes
 from model.photo import preprocess_seconds
+from model.prediction import Classification, label
 from model.preprocess import (
     DEFAULT_MAX_PIXELS,
     AnyPixels,
@@ -27,54 +28,19 @@ from model.preprocess import (
     unnormalise,
 )
 from model.saliency import Explainer
-from model.scores import Logits, Scores, best_classes, softmax
 from model.simplify import plain
 from model.spec import ModelSpec
+from model.timing import Clock
+from model.tuning import smallest_near_best, throughput_by_size, time_sizes
 
 DEFAULT_BACKEND = BackendOptions()
 
 logger = logging.getLogger(__name__)
 
-SCORE_DIGITS = 6
 MAX_BATCH_SECONDS = 0.25
-NEAR_BEST = 0.97
-TRIALS = 4  # rounds, or as many more as take so long
-TRIAL_SECONDS = 0.2
-MOST_PASSES = 8  # of a small batch in a round
+SLOW_PASSES = 3  # in a row: one may be slow because the machine is busy for a moment
 WARM_UP_PASSES = 2
 REQUEST_SECONDS = 1.1e-3  # of a busy core, to receive a photo and to answer, beside decoding
-HOP_SECONDS = 3e-4  # what a batch costs its server beside the pass: from queue to thread and back
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One row of an answer; ``score`` is a softmax probability of `SCORE_DIGITS` digits.
-
-    ``synset`` is WordNet's id of the class, where it is known.
-    """
-
-    class_id: int
-    label: str
-    score: float
-    synset: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Classification:
-    """What is said of one image.
-
-    Attributes:
-        predictions: the best classes, best first.
-        logits: of every class ``(classes,)``.
-    """
-
-    predictions: Sequence[Prediction]
-    logits: Logits
-
-    @property
-    def probabilities(self) -> Scores:
-        """Of every class ``(classes,)``."""
-        return softmax(self.logits)
 
 
 class Classifier:
@@ -85,8 +51,9 @@ class Classifier:
 
     Attributes:
         reason: why it runs on this backend.
-        max_batch_size: images a batch, at most; see `settle`.
-        explainer: who shows where the network looks.
+        weight_bytes: size of the weights.
+        max_batch_size: the largest batch, in images; see `settle`.
+        explainer: shows where the network looks.
     """
 
     def __init__(
@@ -97,15 +64,19 @@ class Classifier:
         explainer: Explainer,
         *,
         reason: str = "",
+        weight_bytes: int = 0,
         max_batch_size: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        clock: Clock = time.perf_counter,
     ) -> None:
         self.spec = spec
         self.sha256 = sha256
         self.backend = backend
         self.reason = reason
+        self.weight_bytes = weight_bytes
         self.explainer = explainer
         self._max_pixels = max_pixels
+        self._clock = clock
         self._chosen = max_batch_size
         self.max_batch_size = max_batch_size or backend.largest_batch
         self._passes: Sequence[Passes] = ()
@@ -129,18 +100,40 @@ class Classifier:
         return unnormalise(tensor, self.spec.preprocess)
 
     def open(self) -> None:
-        """Prepare the calling thread, and look at what comes out; see `self_test`.
+        """Prepare the calling thread, and check what comes out; see `self_test`.
 
         Every bucket is run, before anything is measured. Where the size is not the caller's choice,
-        those that would take over `MAX_BATCH_SECONDS` are given up.
+        those that do not fit or would take over `MAX_BATCH_SECONDS` are given up.
+
+        Raises:
+            ModelError: the device, the backend and the weights do not work together.
         """
         self.backend.open()
-        self.self_test()
+        try:
+            self.self_test()
+        except (MemoryError, RuntimeError) as error:
+            raise ModelError(f"an image cannot be classified: {describe(error)}") from error
         for bucket in self.buckets:
-            self._time_batch(bucket)  # the first pass, which may be a long one
-            if not self._chosen and 2 * self._time_batch(bucket) > MAX_BATCH_SECONDS:
+            try:
+                self._time_batch(bucket)  # the first pass, which may be a long one
+            except (OutOfMemory, MemoryError, RuntimeError) as error:
+                self._give_up(bucket, error)
+                break
+            if not self._chosen and bucket < self.max_batch_size and self._is_slow(bucket):
                 self.max_batch_size = bucket
                 break
+
+    def _give_up(self, bucket: int, error: Exception) -> None:
+        """Run batches of at most the bucket before one that failed; raises if there is none."""
+        smaller = [size for size in self.buckets if size < bucket]
+        if self._chosen or not smaller:
+            raise ModelError(f"a batch of {bucket} cannot be run: {describe(error)}") from error
+        self.max_batch_size = smaller[-1]
+        logger.warning("batches of %d are not run: %s", bucket, describe(error))
+
+    def _is_slow(self, bucket: int) -> bool:
+        """Whether a batch of twice the size would take over `MAX_BATCH_SECONDS`."""
+        return all(2 * self._time_batch(bucket) > MAX_BATCH_SECONDS for _ in range(SLOW_PASSES))
 
     def self_test(self) -> None:
         """Classify a blank image in the calling thread.
@@ -151,37 +144,19 @@ class Classifier:
         self.predict([self._blank()], 1)
 
     def time_batches(self) -> dict[int, float]:
-        """Run every bucket in the calling thread: seconds by batch size, the mean of many passes.
-
-        Not the least, and small batches as long as large ones: where the machine is fast for
-        moments, a short measurement finds one sooner.
-        """
-        largest = self.buckets[-1]
-        passes = {size: min(MOST_PASSES, largest // size) for size in self.buckets}
-        sums = dict.fromkeys(passes, 0.0)
-        begun, rounds = time.perf_counter(), 0
-        while rounds < TRIALS or time.perf_counter() - begun < TRIAL_SECONDS:
-            for size, count in passes.items():  # in turn, as a machine's speed drifts
-                sums[size] += sum(self._time_batch(size) for _ in range(count)) / count
-            rounds += 1
-        return {size: seconds / rounds for size, seconds in sums.items()}
+        """Run every bucket in the calling thread: seconds by batch size; see `time_sizes`."""
+        return time_sizes(self._time_batch, self.buckets, self._clock)
 
     def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
-        """Choose ``max_batch_size``, unless the caller did, by what `time_batches` found.
-
-        It is the smallest that comes near the best throughput: what is larger only lets callers
-        wait for each other. How batches between two buckets are computed is chosen as well.
+        """Choose ``max_batch_size``, unless the caller did, and the passes of each batch size.
 
         Args:
-            timings: of each stream, measured side by side.
+            timings: of each stream, measured side by side; see `time_batches`.
         """
-        rates = {
-            size: sum(size / (found[size] + HOP_SECONDS) for found in timings)
-            for size in self.buckets
-        }
-        enough = NEAR_BEST * max(rates.values())
+        sizes = self.buckets
+        rates = throughput_by_size(timings, sizes)
         if not self._chosen:
-            self.max_batch_size = next(size for size, rate in rates.items() if rate >= enough)
+            self.max_batch_size = smallest_near_best(sizes, rates)
         self._passes = cheapest_passes(
             {size: sum(found[size] for found in timings) for size in self.buckets}
         )
@@ -189,13 +164,13 @@ class Classifier:
         logger.info(
             "batches of at most %d: images/s by size %s",
             self.max_batch_size,
-            ", ".join(f"{size}: {rate:.0f}" for size, rate in rates.items()),
+            ", ".join(f"{size}: {rate:.0f}" for size, rate in zip(sizes, rates, strict=True)),
         )
 
     def warm_up(self) -> None:
-        """Run every batch size that is to come, so that no caller waits for its first pass.
+        """Run every batch size that can come, so that no caller waits for its first pass.
 
-        Buckets have been run by `open`; who pads needs no others.
+        Buckets have been run by `open`; a backend that pads needs no others.
         """
         if not self.backend.pads:
             for size in range(1, self.max_batch_size + 1):
@@ -203,10 +178,11 @@ class Classifier:
                     self._time_batch(size)
 
     def _time_batch(self, size: int) -> float:
+        """Seconds that a batch of blank images takes in the calling thread."""
         batch = [self._blank()] * size
-        begun = time.perf_counter()
+        begun = self._clock()
         self.predict(batch, 1)
-        return time.perf_counter() - begun
+        return self._clock() - begun
 
     def _blank(self) -> Pixels:
         size = self.spec.preprocess.image_size
@@ -225,10 +201,10 @@ class Classifier:
         return (next(bucket for bucket in self.buckets if bucket >= count),)
 
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
-        """What is said of each item, with its ``top_k`` best classes.
+        """The classification of each item, with its ``top_k`` best classes.
 
         Raises:
-            ModelError: the network gave a number that is no probability.
+            ModelError: the network gave a number that is not finite.
             OutOfMemory: the batch does not fit into the device's memory.
             DeviceError: the device is lost.
         """
@@ -238,22 +214,7 @@ class Classifier:
         logits = np.concatenate([self.backend.logits(batch) for batch in batches])[: len(items)]
         if not np.isfinite(logits).all():
             raise ModelError("the network gave NaN or infinity for an image of this batch")
-        scores, class_ids = best_classes(logits, top_k)
-        labels = self.spec.labels
-        synsets = self.spec.synsets or (None,) * len(labels)
-        predictions = [
-            [
-                Prediction(
-                    class_id,
-                    labels[class_id],
-                    float(f"{score:.{SCORE_DIGITS}g}"),
-                    synsets[class_id],
-                )
-                for class_id, score in zip(row_ids, row_scores, strict=True)
-            ]
-            for row_ids, row_scores in zip(class_ids.tolist(), scores.tolist(), strict=True)
-        ]
-        return [*map(Classification, predictions, logits)]
+        return label(logits, top_k, self.spec)
 
 
 def load_classifier(
@@ -305,6 +266,7 @@ def load_classifier(
         backend,
         Explainer(found.build, spec, max_pixels),
         reason=reason,
+        weight_bytes=sum(tensor.nbytes for tensor in found.state.values()),
         max_batch_size=max_batch_size,
         max_pixels=max_pixels,
     )

@@ -70,7 +70,10 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
     Raises:
         ModelError: there are none, or ``source`` cannot be read.
     """
-    paths = _choose(sorted(_list_images(source)), split)
+    try:
+        paths = _choose(sorted(_list_images(source)), split)
+    except OSError as error:
+        raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
     if not paths:
         raise ModelError(f"{source}: no images for split {split!r}; expected LABEL/IMAGE.jpg or so")
     return paths
@@ -84,7 +87,13 @@ def _list_images(source: Path) -> Iterator[PurePosixPath]:
     else:
         with _open_tar(source) as tar:
             names = iter([PurePosixPath(member.name) for member in tar if member.isfile()])
-    return (name for name in names if name.suffix.lower() in SUFFIXES and len(name.parts) > 1)
+    return (
+        name
+        for name in names
+        if name.suffix.lower() in SUFFIXES
+        and len(name.parts) > 1
+        and not any(part.startswith(".") and part != "." for part in name.parts)
+    )
 
 
 def read_images(

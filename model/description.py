@@ -1,8 +1,9 @@
 """What a checkpoint is, put together from all that is known of it, each value with its origin.
 
 A file of the project's own form says everything itself. For a raw state dict each value comes from
-the last of these that knows it: a default, the weights, the name of a published variant, the name
-of the file, timm's ``config.json`` beside it, a sidecar file. The caller's choice wins over all.
+the last of these that knows it: a default, the weights, the name of the file, the name of a
+published variant, the arguments of the training script, timm's ``config.json`` beside it, a sidecar
+file. The caller's choice wins over all, except that nobody overrules the shapes of the weights.
 """
 
 import json
@@ -10,21 +11,22 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from model.errors import CheckpointError
-from model.families import FAMILIES, Family, StateDict
-from model.imagenet import imagenet_labels
-from model.sidecar import find_labels, find_preprocess, read_labels, read_preprocess
+from model.errors import CheckpointError, show
+from model.facts import NOTHING, Facts
+from model.families import FAMILIES, Family, Hyperparameters, StateDict
+from model.sidecar import parse_json, read_labels
 from model.spec import ModelSpec, PreprocessSpec
-from model.timm_config import read_timm_config
-from model.variants import image_size_in
+from model.witnesses import (
+    learn_from_names,
+    learn_from_sidecars,
+    learn_from_timm,
+    learn_from_weights,
+)
 
 FORMAT_VERSION = 1
 DEFAULT_IMAGE_SIZE = 224
-NAMELESS = {"model", "pytorch_model"}
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
 
@@ -51,31 +53,6 @@ class Overrides:
         return {**(self.preprocess or {}), **size}
 
 
-class Facts:
-    """What is known of a model, and where each value came from. What is learned later wins."""
-
-    def __init__(self) -> None:
-        self.model: dict[str, Any] = {}
-        self.hyperparameters: dict[str, Any] = {}
-        self.preprocess: dict[str, Any] = {}
-        self.origins: dict[str, str] = {}
-
-    def learn(
-        self,
-        origin: str,
-        *,
-        hyperparameters: Mapping[str, Any] = NOTHING,
-        preprocess: Mapping[str, Any] = NOTHING,
-        **model: Any,
-    ) -> None:
-        """Take over values that ``origin`` tells; ``model`` are other fields of `ModelSpec`."""
-        self.model |= model
-        self.hyperparameters |= hyperparameters
-        self.preprocess |= preprocess
-        names = (*model, *hyperparameters, *(f"preprocess.{name}" for name in preprocess))
-        self.origins |= dict.fromkeys(names, origin)
-
-
 @dataclass(frozen=True, slots=True)
 class Description:
     """A spec, and the origin of each value, by name: ``labels``, ``depth``, ``preprocess.mean``."""
@@ -85,12 +62,19 @@ class Description:
 
 
 def describe_raw(
-    path: Path, family: Family, state: StateDict, variant: str | None, overrides: Overrides
+    path: Path,
+    family: Family,
+    state: StateDict,
+    overrides: Overrides,
+    *,
+    variant: str | None = None,
+    root: Mapping[str, Any] = NOTHING,
 ) -> Description:
     """What a bare state dict is.
 
     Args:
         variant: the name of the published one that was asked for, if one was.
+        root: what lies beside the weights in the file; see `model.container.Contents`.
 
     Raises:
         CheckpointError: what is known does not fit together; the file is named.
@@ -98,44 +82,63 @@ def describe_raw(
     facts = Facts()
     preprocess = asdict(PreprocessSpec(image_size=DEFAULT_IMAGE_SIZE))
     facts.learn("default", version="1", preprocess=preprocess)
-    _learn_from_weights(facts, path, family, state)
-    _learn_from_names(facts, path, variant)
+    inferred = learn_from_weights(facts, path, family, state)
+    learn_from_names(facts, path, variant)
     if family.name == "published":
-        _learn_from_timm(facts, path)
-    _learn_from_sidecars(facts, path)
-    description = _conclude(path, facts, overrides)
+        learn_from_timm(facts, path, root)
+    learn_from_sidecars(facts, path)
+    description = _conclude(path, facts, family, inferred, overrides)
 
-    told = {description.origins[f"preprocess.{field.name}"] for field in fields(PreprocessSpec)}
-    logger.info("%s does not describe itself: preprocessing from %s", path, ", ".join(sorted(told)))
+    used = {description.origins[f"preprocess.{field.name}"] for field in fields(PreprocessSpec)}
+    logger.info("%s does not describe itself: preprocessing from %s", path, ", ".join(sorted(used)))
     return description
 
 
-def describe_itself(path: Path, metadata: str, overrides: Overrides) -> Description:
+def describe_itself(
+    path: Path, metadata: str, state: StateDict, overrides: Overrides
+) -> Description:
     """What a file of the project's own form says that it is.
 
     Raises:
-        CheckpointError: it says so in a way that this release does not understand.
+        CheckpointError: it says so in a way that this release does not understand, or something
+            that its weights contradict.
     """
-    try:
-        document = json.loads(metadata)
-        version = document.pop("format_version")
-        if version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path}: format_version is {version}; this release reads {FORMAT_VERSION}"
-            )
-        if document["family"] not in FAMILIES:
-            raise CheckpointError(
-                f"{path}: family is {document['family']!r}; known are {list(FAMILIES)}"
-            )
-        for name in ("labels", "synsets"):
-            document[name] = tuple(document.get(name, ()))
-        facts = Facts()
-        facts.learn("metadata", **document)
-        return _conclude(path, facts, overrides)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    document = parse_json(path, metadata)
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path}: its metadata is {show(document)}; expected a JSON object")
+    version = document.pop("format_version", None)
+    if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: its metadata is no description of a model: {error!r}"
-        ) from error
+            f"{path}: format_version is {show(version)}; this release reads {FORMAT_VERSION}"
+        )
+    family = FAMILIES.get(str(document.get("family")))
+    if family is None:
+        raise CheckpointError(
+            f"{path}: family is {show(document.get('family'))}; known are {', '.join(FAMILIES)}"
+        )
+    facts = Facts()
+    inferred = learn_from_weights(facts, path, family, state)
+    facts.learn("metadata", **_checked_document(path, document))
+    return _conclude(path, facts, family, inferred, overrides)
+
+
+def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `ModelSpec` that metadata gives, each of the right kind."""
+    kinds = {"name": str, "version": str, "family": str, "labels": list, "synsets": list}
+    kinds |= dict.fromkeys(("hyperparameters", "preprocess", "provenance"), dict)
+    for name, value in document.items():
+        if name not in kinds or not isinstance(value, kinds[name]):
+            raise CheckpointError(
+                f"{path}: its metadata is not the description of a model: {show(name)} is "
+                f"{show(value)}; expected {', '.join(kinds)}"
+            )
+    for name in kinds.keys() - {"synsets", "provenance"}:
+        if name not in document:
+            raise CheckpointError(
+                f"{path}: its metadata is not the description of a model: {name} is missing"
+            )
+    whole = {"synsets": (), **document}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in whole.items()}
 
 
 def self_description(spec: ModelSpec) -> str:
@@ -144,62 +147,9 @@ def self_description(spec: ModelSpec) -> str:
     return json.dumps(document, ensure_ascii=False)
 
 
-def _learn_from_weights(facts: Facts, path: Path, family: Family, state: StateDict) -> None:
-    if family.head not in state:
-        raise CheckpointError(
-            f"{path}: a backbone without a classifier: key {family.head!r} is missing; "
-            "expected a checkpoint with its classification head"
-        )
-    try:
-        inferred = family.infer(state)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path}: key {error} is missing; every checkpoint of family {family.name} has it"
-        ) from error
-    except (ValueError, LookupError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: odd shapes for family {family.name}: {error}") from error
-
-    facts.learn("weights", family=family.name, hyperparameters=inferred)
-    untold = {name: inferred[name] for name in family.untold}
-    facts.learn("dim, as published", hyperparameters=untold)
-    if "image_size" in inferred:
-        facts.learn("weights", preprocess={"image_size": inferred["image_size"]})
-    classes = int(inferred["num_classes"])
-    facts.learn("default", labels=tuple(f"class_{i}" for i in range(classes)))
-    if family.name == "published" and classes == len(imagenet_labels()):
-        synsets, labels = zip(*imagenet_labels(), strict=True)
-        facts.learn("ImageNet-1k, by their number", labels=labels, synsets=synsets)
-
-
-def _learn_from_names(facts: Facts, path: Path, variant: str | None) -> None:
-    facts.learn("file name", name=path.stem)
-    if variant:
-        facts.learn("variant", name=variant)
-    for origin, name in (("variant", variant), ("file name", path.stem)):
-        if name and "image_size" not in facts.hyperparameters and (size := image_size_in(name)):
-            facts.learn(origin, preprocess={"image_size": size})
-
-
-def _learn_from_timm(facts: Facts, path: Path) -> None:
-    if config := read_timm_config(path):
-        facts.learn(
-            str(config.path),
-            hyperparameters=config.hyperparameters,
-            preprocess=config.preprocess,
-            **config.labels,
-        )
-        if facts.model["name"] in NAMELESS:
-            facts.learn(str(config.path), name=config.name)
-
-
-def _learn_from_sidecars(facts: Facts, path: Path) -> None:
-    if found := find_preprocess(path):
-        facts.learn(str(found), preprocess=read_preprocess(found))
-    if found := find_labels(path):
-        facts.learn(str(found), labels=read_labels(found), synsets=())
-
-
-def _conclude(path: Path, facts: Facts, overrides: Overrides) -> Description:
+def _conclude(
+    path: Path, facts: Facts, family: Family, inferred: Hyperparameters, overrides: Overrides
+) -> Description:
     """The spec of what was learned and of the caller's choices."""
     facts.learn(
         "settings",
@@ -208,11 +158,14 @@ def _conclude(path: Path, facts: Facts, overrides: Overrides) -> Description:
     )
     if overrides.labels:
         facts.learn(str(overrides.labels), labels=read_labels(overrides.labels), synsets=())
-    spec = ModelSpec(
-        **facts.model,
-        hyperparameters=facts.hyperparameters,
-        preprocess=_build_preprocess(path, facts),
-    )
+    _check_hyperparameters(path, facts, family, inferred)
+    preprocess = _build_preprocess(path, facts)
+    try:
+        spec = ModelSpec(
+            **facts.model, hyperparameters=facts.hyperparameters, preprocess=preprocess
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{_origin(path, facts, str(error))}: {error}") from error
     _check_image_size(path, spec, facts.origins["preprocess.image_size"])
     classes = spec.hyperparameters["num_classes"]
     if spec.num_classes != classes:
@@ -223,17 +176,42 @@ def _conclude(path: Path, facts: Facts, overrides: Overrides) -> Description:
     return Description(spec, facts.origins)
 
 
+def _origin(path: Path, facts: Facts, message: str) -> str:
+    """The file to look into for what ``message`` says of a label; else the checkpoint."""
+    origin = facts.origins.get("labels" if message.startswith("label ") else "")
+    return origin if origin and Path(origin).is_file() else str(path)
+
+
+def _check_hyperparameters(
+    path: Path, facts: Facts, family: Family, inferred: Hyperparameters
+) -> None:
+    """None contradicts the shapes of the weights, which bound what is built from them."""
+    for name, value in facts.hyperparameters.items():
+        origin = facts.origins[name]
+        if type(value) not in {int, float, bool}:
+            raise CheckpointError(f"{path}: {name} is {show(value)}, from {origin}; not a number")
+        if value != inferred.get(name, value):
+            raise CheckpointError(
+                f"{path}: {name} is {show(value)}, from {origin}; "
+                f"the weights have {show(inferred[name])}"
+            )
+    facts.hyperparameters |= inferred
+
+
 def _build_preprocess(path: Path, facts: Facts) -> PreprocessSpec:
-    known = {field.name for field in fields(PreprocessSpec)}
-    for name in facts.preprocess.keys() - known:
+    known = [field.name for field in fields(PreprocessSpec)]
+    for name in facts.preprocess.keys() - set(known):
         raise CheckpointError(
-            f"{path}: unknown preprocessing field {name!r}, from "
-            f"{facts.origins[f'preprocess.{name}']}; known are {sorted(known)}"
+            f"{path}: unknown preprocessing field {show(name)}, from "
+            f"{facts.origins[f'preprocess.{name}']}; known are {', '.join(known)}"
         )
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in facts.preprocess.items()
+    }
     try:
-        triples = {name: tuple(facts.preprocess[name]) for name in ("mean", "std")}
-        return PreprocessSpec(**{**facts.preprocess, **triples})
-    except (TypeError, ValueError, KeyError) as error:
+        return PreprocessSpec(**values)
+    except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: bad preprocessing: {error}") from error
 
 

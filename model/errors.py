@@ -11,6 +11,8 @@ ModelError
 └── DeviceError             the device is lost; nothing after it can be trusted
 """
 
+LONGEST_SHOWN = 80
+
 
 class ModelError(Exception):
     """Root of every error this package raises on purpose. Its text is fit for a user."""
@@ -46,3 +48,26 @@ class OutOfMemory(ModelError):
 
 class DeviceError(ModelError):
     """The device failed in a way that a new batch cannot mend."""
+
+
+def show(value: object) -> str:
+    """A value that a file gave, for a message: short, on one line, never a whole structure."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case str():
+            cut = value[:LONGEST_SHOWN] + ("…" if len(value) > LONGEST_SHOWN else "")
+            return f"'{cut if cut.isprintable() else ascii(cut)[1:-1]}'"
+        case int() if value.bit_length() > 64:
+            return "a number of over 64 bits"
+        case int() | float():
+            return f"{value}"
+        case list() | tuple() if len(value) <= 3 and all(isinstance(v, int | float) for v in value):
+            return f"[{', '.join(map(show, value))}]"
+        case list() | tuple():
+            return f"a list of {len(value)}"
+        case dict():
+            return "an object"
+    return "of another type"

@@ -22,6 +22,8 @@ StateDict = Mapping[str, Tensor]
 Hyperparameters = dict[str, int | float]
 
 NANO_DIM = 128
+MAX_LAYERS = 1000
+MAX_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +64,12 @@ def infer_vit_pytorch(state: StateDict) -> Hyperparameters:
     grid = _integer_root(state["pos_embedding"].shape[1], "pos_embedding", "grid ** 2 patches")
     heads = state["xcit_transformer.layers.0.0.fn.temperature"].shape[0]
     inner_dim = state["xcit_transformer.layers.0.0.fn.to_qkv.weight"].shape[0] // 3
+    if inner_dim < heads:
+        raise ValueError(f"{heads} heads in {inner_dim} channels")
     return {
         "image_size": patch_size * grid,
         "patch_size": patch_size,
-        "num_classes": state["mlp_head.1.weight"].shape[0],
+        "num_classes": _count_classes(state["mlp_head.1.weight"]),
         "dim": state["to_patch_embedding.2.weight"].shape[0],
         "depth": _count(state, "xcit_transformer.layers"),
         "cls_depth": _count(state, "cls_transformer.layers"),
@@ -85,7 +89,7 @@ def infer_published(state: StateDict) -> Hyperparameters:
     dim = state["cls_token"].shape[-1]
     return {
         "patch_size": 16 if "patch_embed.proj.6.0.weight" in state else 8,
-        "num_classes": state["head.weight"].shape[0],
+        "num_classes": _count_classes(state["head.weight"]),
         "dim": dim,
         "depth": _count(state, "blocks"),
         "cls_depth": _count(state, "cls_attn_blocks"),
@@ -112,6 +116,12 @@ def adapt_published(state: StateDict) -> StateDict:
     return adapted
 
 
+def _count_classes(head: Tensor) -> int:
+    if head.shape[0] > MAX_CLASSES:
+        raise ValueError(f"{head.shape[0]} classes; at most {MAX_CLASSES} are taken")
+    return head.shape[0]
+
+
 def _integer_root(square: float, key: str, meaning: str) -> int:
     root = math.isqrt(int(square))
     if root < 1 or root * root != square:
@@ -120,8 +130,12 @@ def _integer_root(square: float, key: str, meaning: str) -> int:
 
 
 def _count(state: StateDict, layers: str) -> int:
-    found = (re.match(rf"{re.escape(layers)}\.(\d+)\.", key) for key in state)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    """The layers that exist, whatever numbers their keys have."""
+    pattern = re.compile(rf"{re.escape(layers)}\.(\d+)\.")
+    count = len({match[1] for key in state if (match := pattern.match(key))})
+    if count > MAX_LAYERS:
+        raise ValueError(f"{count} {layers}; at most {MAX_LAYERS} are taken")
+    return count
 
 
 FAMILIES: Mapping[str, Family] = {

@@ -7,9 +7,11 @@ import logging
 import re
 from pathlib import Path
 
-from model.errors import CheckpointError
+from model.directory import SHARDED
+from model.errors import CheckpointError, show
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 CONFIG = "config.json"
 
 ATTEMPTS = 5
@@ -52,10 +54,12 @@ def download(repository: str, revision: str | None) -> Path:
     try:
         fetch(CONFIG)
         found = next(filter(None, map(fetch, WEIGHTS)), None)
+        divided = not found and any(map(fetch, INDEXES))
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(_explain(repository, revision, error)) from error
     if found is None:
-        raise CheckpointError(f"hf-hub:{repository}: holds none of {' and '.join(WEIGHTS)}")
+        reason = SHARDED if divided else f"holds none of {' and '.join(WEIGHTS)}"
+        raise CheckpointError(f"hf-hub:{repository}: {reason}")
     return found
 
 
@@ -78,7 +82,7 @@ def _explain(repository: str, revision: str | None, error: Exception) -> str:
                 "gated: accept its terms on the hub, and set HF_TOKEN to a token of that account"
             )
         case errors.RevisionNotFoundError():
-            reason = f"no revision {revision!r}"
+            reason = f"no revision {show(revision)}"
         case errors.RepositoryNotFoundError():
             reason = "no such repository, or a private one: check the name, or set HF_TOKEN"
         case errors.HFValidationError():

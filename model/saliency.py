@@ -8,8 +8,8 @@ import io
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +20,21 @@ from torch import Tensor, nn
 from model.checkpoint import NO_OVERRIDES, read_checkpoint
 from model.description import Overrides
 from model.errors import ModelError
-from model.preprocess import DEFAULT_MAX_PIXELS, Pixels, preprocess
+from model.preprocess import DEFAULT_MAX_PIXELS, Pixels, preprocess_sizes
 from model.simplify import plain
 from model.spec import ModelSpec
 from model.xcit import ClassAttention
 from model.xcit_published import ClassAttention as PublishedClassAttention
 
 Attention = NDArray[np.float32]
+
+
+class Views(NamedTuple):
+    """One image at two sizes."""
+
+    seen: Pixels  # by the network
+    shown: Pixels
+
 
 SIDE = 448  # pixels of a picture, where the model sees fewer
 STRENGTH = 0.6  # of the colour over the picture where attention is highest
@@ -65,13 +73,24 @@ class Explainer:
             ModelError: there is no such head.
             ImageError: see `preprocess`.
         """
+        return self.draw(self.prepare(data), head)
+
+    def prepare(self, data: bytes) -> Views:
+        """The two views of an encoded image, from one decode; raises as `preprocess` does."""
+        spec = self._spec.preprocess
+        sizes = (spec.image_size, max(SIDE, spec.image_size))
+        return Views(*preprocess_sizes(data, spec, sizes, max_pixels=self._max_pixels))
+
+    def draw(self, views: Views, head: int | None = None) -> bytes:
+        """The shown view under the attention of a head, or the mean of all heads, as a PNG.
+
+        Raises:
+            ModelError: ``head`` is out of range.
+        """
         if head is not None and not 0 <= head < self.heads:
             raise ModelError(f"head is {head}; it must be from 0 to {self.heads - 1}")
-        spec = self._spec.preprocess
-        attention = self.attention(preprocess(data, spec, max_pixels=self._max_pixels))
-        large = replace(spec, image_size=max(SIDE, spec.image_size))
-        pixels = preprocess(data, large, max_pixels=self._max_pixels)
-        image = overlay(pixels, attention.mean(0) if head is None else attention[head])
+        attention = self.attention(views.seen)
+        image = overlay(views.shown, attention.mean(0) if head is None else attention[head])
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         return buffer.getvalue()

@@ -1,14 +1,30 @@
 """From what a user calls a checkpoint to a file of weights."""
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.directory import SHARD, SHARDED, choose_weights
 from model.errors import CheckpointError
-from model.hub import WEIGHTS, announced_sha256, download
+from model.hub import announced_sha256, download
+from model.spec import check_text
 from model.variants import VARIANTS, find_variant
 
 HUB = "hf-hub:"
+MAX_PATH = 4096
+# what users write where hf-hub:OWNER/NAME is meant
+WEB_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<name>[^/?#]+/[^/?#]+)"
+    r"(?:/(?:tree|resolve|blob)/(?P<revision>[^/?#]+))?.*"
+)
+MISSPELT = re.compile(
+    r"(?:hf|hugging[-_ ]?face)[-_ ]?(?:hub)?\s*(?::|/)/*\s*(?P<name>[\w.-]+/[\w.-]+(?:@[\w./-]+)?)",
+    re.IGNORECASE,
+)
+TIMM = re.compile(r"timm[:/]+(?P<name>[\w.-]+)", re.IGNORECASE)
+REPOSITORY = re.compile(r"(?P<name>[\w.-]+/[\w.-]+(?:@[\w./-]+)?)")
+ELSEWHERE = re.compile(r"[a-z][a-z0-9+]*://.*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,39 +45,54 @@ def find_weights(checkpoint: str | Path) -> Source:
     """Where the weights of ``checkpoint`` are; downloaded first if they are elsewhere.
 
     Args:
-        checkpoint: a file, or a directory with ``model.safetensors``; the name of a published
-            variant, which timm's repositories hold; or ``hf-hub:OWNER/NAME[@REVISION]``.
+        checkpoint: a file, or a directory with one, such as that of a training run; the name of a
+            published variant, which timm's repositories hold; or ``hf-hub:OWNER/NAME[@REVISION]``.
 
     Raises:
-        CheckpointError: it is none of these, or cannot be had.
+        CheckpointError: it is none of these, or cannot be read.
     """
     text = str(checkpoint)
-    if text.startswith(HUB):
+    check_text("the checkpoint's path", text, MAX_PATH)
+    try:
+        return _find(text)
+    except OSError as error:
+        reason = error.strerror or "it cannot be opened"
+        raise CheckpointError(f"{error.filename or text}: cannot be read: {reason}") from error
+
+
+def _find(text: str) -> Source:
+    if text.startswith(HUB) and "://" not in text:
         repository, _, revision = text.removeprefix(HUB).partition("@")
         return _from_hub(repository, revision or None)
-    path = Path(checkpoint)
+    path = Path(text)
     if path.is_dir():
-        return Source(_in_directory(path))
-    if (
-        path.exists()
-        or not text.startswith("xcit_")
-        or path.suffix in {".pth", ".pt", ".safetensors"}
-    ):
+        return Source(choose_weights(path))
+    if SHARD.fullmatch(path.name):
+        raise CheckpointError(f"{text}: one of several shards: {SHARDED}")
+    if path.exists():
         return Source(path)
     if variant := find_variant(text):
         return _from_hub(f"timm/{variant.name}", None)
-    close = ", ".join(difflib.get_close_matches(text, VARIANTS, n=3, cutoff=0.3))
-    raise CheckpointError(f"{text}: neither a file nor a published variant; close are {close}")
+    if text.startswith("xcit_") and path.suffix not in {".pth", ".pt", ".safetensors"}:
+        close = ", ".join(difflib.get_close_matches(text, VARIANTS, n=3, cutoff=0.3))
+        raise CheckpointError(f"{text}: neither a file nor a published variant; close are {close}")
+    raise CheckpointError(f"{text}: {_missing(text)}")
+
+
+def _missing(text: str) -> str:
+    """Why there is no such file, and what may have been meant."""
+    for pattern in (WEB_ADDRESS, MISSPELT, TIMM, REPOSITORY):
+        if match := pattern.fullmatch(text.removeprefix(HUB)):
+            name, revision = match["name"], match.groupdict().get("revision")
+            name = name if "/" in name else f"timm/{name}"
+            hint = f"{HUB}{name}" + (f"@{revision}" if revision else "")
+            return f"no such file; a Hugging Face repository is written {hint}"
+    if ELSEWHERE.fullmatch(text):
+        return "an address, not a file; download it first"
+    return "cannot be read: No such file or directory"
 
 
 def _from_hub(repository: str, revision: str | None) -> Source:
     path = download(repository, revision)
     variant = find_variant(repository.rpartition("/")[2])
     return Source(path, variant.name if variant else None, announced_sha256(path))
-
-
-def _in_directory(directory: Path) -> Path:
-    for name in WEIGHTS:
-        if (directory / name).is_file():
-            return directory / name
-    raise CheckpointError(f"{directory}: a directory without {' or '.join(WEIGHTS)}")

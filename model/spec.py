@@ -1,13 +1,24 @@
 """Frozen descriptions: what a checkpoint is, apart from its weights."""
 
+import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from model.errors import CheckpointError, show
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+MAX_IMAGE_SIZE = 2048  # pixels a side
+MAX_NAME = 256  # characters of a name or version
+MAX_LABEL = 1000
+# Unicode's control characters, line and paragraph separators, and halves of characters
+UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
+REORDERING = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
 
 Triple = tuple[float, float, float]
 
@@ -27,18 +38,28 @@ class PreprocessSpec:
     std: Triple = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise ValueError(f"image_size is {self.image_size}; it must be at least 1")
-        if self.interpolation not in get_args(Interpolation):
-            choices = ", ".join(get_args(Interpolation))
-            raise ValueError(f"interpolation is {self.interpolation!r}; it must be of {choices}")
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct is {self.crop_pct}; it must be over 0 and at most 1")
+        size = self.image_size
+        if type(size) is not int or not 1 <= size <= MAX_IMAGE_SIZE:
+            raise ValueError(
+                f"image_size is {show(size)}; it must be a whole number from 1 to {MAX_IMAGE_SIZE}"
+            )
+        choices = get_args(Interpolation)
+        if self.interpolation not in choices:
+            raise ValueError(
+                f"interpolation is {show(self.interpolation)}; it must be of {', '.join(choices)}"
+            )
+        if not _is_number(self.crop_pct) or not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct is {show(self.crop_pct)}; it must be over 0 and at most 1")
         for name, channels in (("mean", self.mean), ("std", self.std)):
-            if len(channels) != 3 or not all(isinstance(c, float | int) for c in channels):
+            three = isinstance(channels, tuple) and len(channels) == 3
+            if not three or not all(map(_is_number, channels)):
                 raise ValueError(f"{name} must be three numbers: red, green, blue")
         if min(self.std) <= 0:
-            raise ValueError(f"std is {self.std}; each channel must be over 0")
+            raise ValueError(f"std is {show(self.std)}; each channel must be over 0")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +69,9 @@ class ModelSpec:
     ``hyperparameters`` are the keyword arguments of the family's network; ``labels`` are in the
     order of its logits, as are ``synsets``, WordNet's ids, where they are known; ``provenance`` is
     free text by topic (data, recipe, accuracy).
+
+    Raises:
+        CheckpointError: a text is empty, too long, or would forge a line of a log.
     """
 
     name: str
@@ -59,6 +83,39 @@ class ModelSpec:
     synsets: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_text("name", self.name, MAX_NAME)
+        check_text("version", self.version, MAX_NAME)
+        for name, texts in (
+            ("label", self.labels),
+            ("synset", self.synsets),
+            ("provenance", (*self.provenance, *self.provenance.values())),
+        ):
+            for number, text in enumerate(texts):
+                check_text(f"{name} {number}, counted from 0,", text, MAX_LABEL)
+
     @property
     def num_classes(self) -> int:
         return len(self.labels)
+
+
+def check_text(what: str, text: Any, longest: int) -> None:
+    """Refuse what is not one line of text for people.
+
+    Raises:
+        CheckpointError: ``what`` is no text, empty, too long, or holds a character that breaks
+            lines, hides or reorders text.
+    """
+    if not isinstance(text, str):
+        raise CheckpointError(f"{what} is {show(text)}; expected text")
+    if not text.strip():
+        raise CheckpointError(f"{what} is empty")
+    if len(text) > longest:
+        raise CheckpointError(f"{what} has {len(text)} characters; at most {longest} are taken")
+    if text.isascii() and text.isprintable():
+        return
+    for character in text:
+        if unicodedata.category(character) in UNPRINTABLE or character in REORDERING:
+            raise CheckpointError(
+                f"{what} holds the control character U+{ord(character):04X}; expected plain text"
+            )

@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from model.augment import cutmix, flip_and_shift
-from model.backends.choose import BackendOptions
+from model.backends.base import BackendOptions
 from model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from model.classifier import load_classifier
 from model.dataset import Dataset, load_dataset

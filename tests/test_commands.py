@@ -95,6 +95,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "pip": check_pip,
     "curl": check_curl,
     "echo": check_curl,  # what it is given
+    "kill": check_nothing,
     "mkdir": check_nothing,
     "mv": check_nothing,
     "source": check_nothing,

@@ -57,6 +57,12 @@ def test_compose_hands_on_every_setting_but_address_port_and_cloud() -> None:
     assert handed_on == {name.upper() for name in Settings.model_fields} - {"HOST", "PORT", "CLOUD"}
 
 
+def test_compose_passes_on_every_variable_that_the_page_on_tracing_names() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    passed_on = re.findall(r"^      (OTEL_\w+):$", compose, re.MULTILINE)
+    assert passed_on == sorted(set(re.findall(r"`(OTEL_[A-Z_]+)", TRACING)))
+
+
 def test_compose_is_more_patient_than_the_drain() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     grace = re.search(r"stop_grace_period: \S*?(\d+)s", compose)
@@ -103,7 +109,12 @@ def test_operations_explain_every_metric() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_name_no_setting_that_is_not_there(document: Path) -> None:
-    others = {"PUBLISH", "IMAGE", "CLIENT_KEY"}  # compose's own, and the client's
+    others = {
+        "PUBLISH",
+        "IMAGE",
+        "CLIENT_KEY",
+        "CLIENT_KEY_FILE",
+    }  # compose's own, and the client's
     known = {name.upper() for name in Settings.model_fields} | others
     assert set(re.findall(rf"{ENV_PREFIX}([A-Z_]+)", document.read_text())) <= known
 

@@ -155,7 +155,7 @@ def test_the_reference_has_every_route_and_schema(reference: dict[str, Html]) ->
         for method in methods:
             assert re.search(rf"{method.upper()} {re.escape(path)}(?!/)", page.words), path
     assert {name.lower() for name in openapi["components"]["schemas"]} <= page.anchors
-    assert {"jsonimage", "inferrequest", "requestinput"} <= page.anchors, "of requests, too"
+    assert {"imagetopredict", "inferrequest", "requestinput"} <= page.anchors, "of requests, too"
     assert '"xcit-cifar10"' in page.words, "an answer of the bundled model"
 
 

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Request, Security
 from fastapi.security import HTTPBearer
 
 from app.api.errors import problems
-from app.api.schemas import ServedModel
+from app.api.schemas import Model, ReloadedModel, ServedModel
 from app.api_keys import bearer
-from app.classifier import ModelInfo
+from app.engines import Replacement
 from app.errors import (
     Draining,
     NotReady,
@@ -19,18 +19,20 @@ from app.errors import (
 )
 
 
-def router(reload: Callable[[], Awaitable[ModelInfo]], token: str) -> APIRouter:
-    """The route, on what reloads."""
+def router(reload: Callable[[], Awaitable[Replacement]], token: str) -> APIRouter:
+    """The route, which calls ``reload`` for requests that show the ``token``."""
     routes = APIRouter(tags=["admin"], dependencies=[Security(HTTPBearer(auto_error=False))])
 
     @routes.post(
         "/admin/reload",
         responses=problems(Unauthorized, ReloadInProgress, ReloadFailed, NotReady, Draining),
     )
-    async def reload_model(request: Request) -> ServedModel:
-        """Load checkpoint and keys again; answers when the new model serves."""
+    async def reload_model(request: Request) -> ReloadedModel:
+        """Load checkpoint and keys again; answers when both are in use."""
         if not hmac.compare_digest(bearer(request.headers).encode(), token.encode()):
             raise Unauthorized("the admin token is needed: send Authorization: Bearer TOKEN")
-        return ServedModel.model_validate(await reload())
+        replacement = await reload()
+        served = ServedModel.model_validate(replacement.new)
+        return ReloadedModel(**served.model_dump(), replaced=Model.model_validate(replacement.old))
 
     return routes

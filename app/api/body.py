@@ -1,149 +1,173 @@
 """Images out of a request's body: raw, multipart or JSON. Their bytes are not looked at here."""
 
-import base64
-import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple
 
 from fastapi import Request
-from multipart import (
-    MultipartError,
-    MultipartSegment,
-    PushMultipartParser,
-    parse_options_header,
-)
 from starlette.requests import ClientDisconnect
 
-from app.api.json_text import parse_json
+from app.api.base64_text import decode_base64, pieces_of
+from app.api.forms import BASE64, NAMES, NAMES_OF_MANY, Form, FormReader, Part
+from app.api.json_text import BOM, parse_json
 from app.api.schemas import JsonImage
-from app.errors import BadRequest, ClientDisconnected
+from app.api.waiting import in_time, receive
+from app.errors import BadRequest, ClientDisconnected, InvalidParameter
+from app.quoting import quoted
+from app.record import RequestRecord
+from app.side_thread import SideThread, Steps
 
-PART_NAMES = ("file", "image")
-PART_NAMES_OF_MANY = (*PART_NAMES, "files", "images")
 HOW = (
     "send it as the raw body, as one multipart/form-data part named 'file', "
     'or as JSON {"image": "<base64>"}'
 )
+FORM = "multipart/form-data"
+_START = 64  # bytes of a body that say whether it is JSON
+
+Hold = Callable[[int], None]
 
 
-class Part(NamedTuple):
-    """A part of a form; ``filename`` is what the client calls it."""
+class Images(NamedTuple):
+    """The images of a body, and the parameters beside them, as text."""
 
-    name: str
-    filename: str | None
-    content: bytes
+    parts: list[Part]
+    parameters: Mapping[str, str]
 
 
-async def read_body(request: Request, hold: Callable[[int], None]) -> bytes:
-    """The whole body.
+class ImageReader:
+    """Reads the images of a request.
 
     Args:
-        hold: told the size of every piece that arrives; what it raises ends the reading.
-
-    Raises:
-        BodyTooLarge: as the body's bound says.
+        request: whose record has the deadline.
+        hold: called with the bytes that the request comes to hold; what it raises ends the reading.
+        side: where large bodies are decoded.
     """
-    pieces = []
+
+    def __init__(self, request: Request, hold: Hold, side: SideThread) -> None:
+        self._request = request
+        self._record: RequestRecord = request.state.record
+        self._hold = hold
+        self._side = side
+        self._content_type = request.headers.get("content-type", "")
+        self._media_type = self._content_type.partition(";")[0].strip().lower()
+
+    async def one(self, form: type[JsonImage]) -> tuple[bytes, Mapping[str, str]]:
+        """The encoded image in the body, and the parameters beside it.
+
+        Args:
+            form: the members that JSON may have, and the parameters that a form may have.
+
+        Raises:
+            BadRequest: there is no image, or more than one, or what is around it is broken.
+            ServiceError: see `read_body` and `in_time`.
+        """
+        self._check_encoding()
+        if self._media_type == FORM:
+            parts, parameters = await self._read_form(NAMES, form.parameters(), 1)
+            image = parts[0].content if parts else b""
+        else:
+            body = await receive(self._record, read_body(self._request, self._hold))
+            image, parameters = await self._unpack(body, form)
+        if not image:
+            raise BadRequest(f"the request holds no image; {HOW}")
+        return image, parameters
+
+    async def many(self, parameters: tuple[str, ...], most: int) -> Images:
+        """The encoded images in a form, in order, and its parameters.
+
+        Raises:
+            BadRequest: there is none, or the form is broken, or it is not a form.
+            TooManyImages: there are more than ``most``.
+            ServiceError: see `read_body` and `in_time`.
+        """
+        self._check_encoding()
+        if self._media_type != FORM:
+            raise BadRequest(
+                f"the body is {quoted(self._media_type) if self._media_type else 'of no type'}; "
+                f"send {FORM} with a part named 'file' for each image"
+            )
+        images = await self._read_form(NAMES_OF_MANY, parameters, most)
+        if not images.parts:
+            raise BadRequest("the form holds no image; expected a part named 'file' for each")
+        return images
+
+    async def _read_form(
+        self, names: tuple[str, ...], parameters: tuple[str, ...], most: int
+    ) -> Images:
+        reader = FormReader(self._content_type, names, parameters, most)
+        form = await receive(self._record, self._feed(reader))
+        if any(part.encoding == BASE64 for part in form.images):
+            await in_time(self._record, self._side.run(_decode_parts(form.images), self._hold))
+        return Images(form.images, form.fields)
+
+    async def _feed(self, reader: FormReader) -> Form:
+        async for piece in stream_body(self._request, self._hold):
+            reader.feed(piece)
+        return reader.end()
+
+    async def _unpack(self, body: bytes, form: type[JsonImage]) -> tuple[bytes, Mapping[str, str]]:
+        """The image in a body that is not a form, and the parameters beside it."""
+        if self._media_type.startswith("multipart/"):
+            raise BadRequest(f"the body is {quoted(self._media_type)}; send {FORM}")
+        if body[:5].lower() == b"data:":
+            steps = decode_base64(pieces_of(body.decode("latin-1")))
+            return await in_time(self._record, self._side.run(steps, self._hold)), {}
+        if not (self._media_type.endswith("json") or _begins_as_json(body)):
+            return body, {}
+        return await in_time(self._record, self._side.run(_read_json(body, form), self._hold))
+
+    def _check_encoding(self) -> None:
+        encoding = self._request.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise BadRequest(f"Content-Encoding is {quoted(encoding)}; send images as they are")
+
+
+async def stream_body(request: Request, hold: Hold) -> AsyncIterator[bytes]:
+    """The body as it arrives; see `read_body`."""
     try:
         async for piece in request.stream():
             hold(len(piece))
-            pieces.append(piece)
+            yield piece
     except ClientDisconnect as error:
         raise ClientDisconnected("the client left while it sent the body") from error
-    return b"".join(pieces)
 
 
-async def read_image(request: Request, hold: Callable[[int], None]) -> bytes:
-    """The encoded image in the body; see `read_body`.
+async def read_body(request: Request, hold: Hold) -> bytes:
+    """The whole body.
 
-    Raises:
-        BadRequest: there is none, or more than one, or the form around it is broken.
-    """
-    if encoding := request.headers.get("content-encoding"):
-        raise BadRequest(f"Content-Encoding is {encoding[:20]!r}; an image is sent as it is")
-    body = await read_body(request, hold)
-    media_type, options = parse_options_header(request.headers.get("content-type", ""))
-    if media_type == "multipart/form-data":
-        image = _image_of_multipart(body, options.get("boundary", ""))
-    elif media_type == "application/json":
-        image = _image_of_json(body)
-    else:
-        image = body
-    if not image:
-        raise BadRequest(f"the request holds no image; {HOW}")
-    return image
-
-
-async def read_images(request: Request, hold: Callable[[int], None]) -> list[Part]:
-    """The encoded images in a form, in order; see `read_body`.
+    Args:
+        hold: called with the size of every piece that arrives; what it raises ends the reading.
 
     Raises:
-        BadRequest: there is none, or the form is broken, or it is no form.
+        BodyTooLarge: it is longer than the service accepts.
+        ClientDisconnected: it will not arrive.
     """
-    body = await read_body(request, hold)
-    media_type, options = parse_options_header(request.headers.get("content-type", ""))
-    if media_type != "multipart/form-data":
-        raise BadRequest(
-            f"the body is {media_type or 'of no type'}; send multipart/form-data with a part "
-            "named 'file' for each image"
-        )
-    parts = _parse_multipart(body, options.get("boundary", ""), PART_NAMES_OF_MANY)
-    if not parts:
-        raise BadRequest("the form holds no image; expected a part named 'file' for each")
-    return parts
+    return b"".join([piece async for piece in stream_body(request, hold)])
 
 
-def decode_base64(text: str) -> bytes:
-    """An image in base64 or as a data: URI; raises `BadRequest` if it is neither."""
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest(f"the image is no valid base64: {error}") from error
+def merge(query: Mapping[str, str], body: Mapping[str, str]) -> dict[str, str]:
+    """Parameters of both; raises `InvalidParameter` where one is in the query and in the body."""
+    for name in query.keys() & body.keys():
+        raise InvalidParameter(f"{name} is given in the query and in the body; give it once")
+    return {**query, **body}
 
 
-def decode_all(texts: Sequence[object]) -> list[bytes]:
-    """Images in base64, as `decode_base64`; a `BadRequest` says which is none."""
-    images = []
-    for number, text in enumerate(texts):
+def _begins_as_json(body: bytes) -> bool:
+    """Whether it begins as an object, as no image does."""
+    return body[:_START].removeprefix(BOM).lstrip()[:1] == b"{"
+
+
+def _read_json(body: bytes, form: type[JsonImage]) -> Steps[tuple[bytes, dict[str, str]]]:
+    otherwise = 'the body is not {"image": "<base64>"}'
+    asked, lifted = yield from parse_json(form, body, otherwise)
+    image = yield from decode_base64(lifted.string(asked.image))
+    lifted.end()
+    return image, asked.given()
+
+
+def _decode_parts(parts: list[Part]) -> Steps[None]:
+    for number, part in enumerate(parts):
         try:
-            if not isinstance(text, str):
-                raise BadRequest(f"it is a string of base64, and not {text!r:.40}")
-            images.append(decode_base64(text))
+            yield from part.decode()
         except BadRequest as error:
-            error.name_image(number, len(texts))
+            error.name_image(number, len(parts))
             raise
-    return images
-
-
-def _image_of_json(body: bytes) -> bytes:
-    asked = parse_json(JsonImage, body, 'the body is not {"image": "<base64>"}')
-    return decode_base64(asked.image)
-
-
-def _image_of_multipart(body: bytes, boundary: str) -> bytes:
-    parts = _parse_multipart(body, boundary, PART_NAMES)
-    if len(parts) > 1:
-        raise BadRequest(f"{len(parts)} images in one request; expected one")
-    return parts[0].content if parts else b""
-
-
-def _parse_multipart(body: bytes, boundary: str, names: Sequence[str]) -> list[Part]:
-    """The parts of a form; raises `BadRequest` unless it is whole and each is of ``names``."""
-    if not boundary:
-        raise BadRequest("multipart/form-data without a boundary in its Content-Type")
-    parts: list[tuple[MultipartSegment, list[bytes]]] = []
-    try:
-        with PushMultipartParser(boundary.encode("latin-1")) as parser:
-            for event in parser.parse(body):
-                if isinstance(event, MultipartSegment):
-                    parts.append((event, []))
-                elif event:
-                    parts[-1][1].append(bytes(event))
-    except (MultipartError, UnicodeError) as error:
-        raise BadRequest(f"broken multipart body: {error}") from error
-    for segment, _ in parts:
-        if segment.name not in names:
-            raise BadRequest(f"unknown part {segment.name!r:.80}; an image is a part named 'file'")
-    return [Part(segment.name, segment.filename, b"".join(chunks)) for segment, chunks in parts]

@@ -6,20 +6,23 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, FailFast
 
-from app.api.body import decode_all, read_body
+from app.api.answers import write_answers
+from app.api.base64_text import decode_images
+from app.api.body import read_body
 from app.api.callers import key_scheme
 from app.api.errors import OF_THE_IMAGE, OF_THE_REQUEST, problems
 from app.api.json_text import parse_json
-from app.api.parameters import PARAMETERS, PATIENCE_PARAMETER, parse_top_k
-from app.api.predict import REQUEST_BODY, predict_image
+from app.api.parameters import PARAMETERS, PATIENCE_PARAMETER, parse_top_k, read_query
+from app.api.predict import REQUEST_BODY, json_response, predict_image
 from app.api.schemas import Predictions, Probe, body_schema
-from app.api.waiting import receive, while_connected
+from app.api.waiting import in_time, receive, while_connected
 from app.api_keys import ApiKeys
 from app.cloud import Contract
 from app.errors import BadRequest, TooManyImages
 from app.lifecycle import Lifecycle
 from app.pipeline import Pipeline
 from app.record import RequestRecord
+from app.side_thread import SideThread, Steps
 
 
 class Instance(BaseModel):
@@ -31,7 +34,7 @@ class Instance(BaseModel):
 
 
 class VertexParameters(BaseModel):
-    """What holds for all images of a request."""
+    """Parameters for all images of a request."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,7 +42,7 @@ class VertexParameters(BaseModel):
 
 
 class VertexRequest(BaseModel):
-    """Images, as Vertex AI has them."""
+    """Images, as Vertex AI sends them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,9 +69,21 @@ VERTEX_BODY = {
 
 
 def router(
-    contract: Contract, pipeline: Pipeline, lifecycle: Lifecycle, keys: ApiKeys | None
+    contract: Contract,
+    pipeline: Pipeline,
+    lifecycle: Lifecycle,
+    keys: ApiKeys | None,
+    side: SideThread,
+    *,
+    max_images: int,
 ) -> APIRouter:
-    """The two routes of a contract; predictions behind a `Door`."""
+    """The two routes of a contract; predictions behind a `Door`.
+
+    Args:
+        keys: described in OpenAPI.
+        side: decodes large bodies and encodes large answers.
+        max_images: in one request.
+    """
     routes = APIRouter(tags=["cloud"])
 
     @routes.get(
@@ -82,20 +97,22 @@ def router(
 
     async def sagemaker(request: Request) -> Response:
         """Classify one image, as ``/predict`` does."""
-        return await predict_image(request, pipeline)
+        return await predict_image(request, pipeline, side)
 
-    async def vertex(request: Request) -> VertexResponse:
+    async def vertex(request: Request) -> Response:
         """Classify many images: all of them, or none."""
         record: RequestRecord = request.state.record
+        read_query(request, instead='send {"parameters": {"top_k": …}} in the body')
         with pipeline.upload() as hold:
             body = await receive(record, read_body(request, hold))
-            asked = parse(body)
-            images = decode_all([instance.b64 for instance in asked.instances])
+            asked, images = await in_time(record, side.run(read_instances(body, max_images), hold))
+            del body
             top_k = parse_top_k(asked.top_k, pipeline.served.num_classes)
             answers = await while_connected(
                 request, pipeline.predict_many(images, top_k, record.deadline, record.timings)
             )
-        return VertexResponse(predictions=[*map(Predictions.model_validate, answers.all())])
+        content = await side.run(write_answers(answers.all()))
+        return json_response(content, record)
 
     def add_prediction(**options: Any) -> Callable[..., Any]:
         return routes.post(contract.predict_route, dependencies=key_scheme(keys), **options)
@@ -108,18 +125,28 @@ def router(
         )(sagemaker)
     else:
         add_prediction(
-            response_model_exclude_none=True,
+            response_model=VertexResponse,
             responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE, TooManyImages),
             openapi_extra={"parameters": [PATIENCE_PARAMETER], "requestBody": VERTEX_BODY},
         )(vertex)
     return routes
 
 
-def parse(body: bytes) -> VertexRequest:
-    """The request; raises `BadRequest` if it is none."""
-    request = parse_json(
-        VertexRequest, body, 'the body is not {"instances": [{"b64": "<base64>"}]}'
-    )
+def read_instances(body: bytes, most: int) -> Steps[tuple[VertexRequest, list[bytes]]]:
+    """The request and its images.
+
+    Raises:
+        BadRequest: the body is not a request, or an image is not base64.
+        TooManyImages: there are more than ``most``.
+    """
+    otherwise = 'the body is not {"instances": [{"b64": "<base64>"}], "parameters": {"top_k": 5}}'
+    request, lifted = yield from parse_json(VertexRequest, body, otherwise, rows=most)
     if not request.instances:
         raise BadRequest("there are no instances")
-    return request
+    if len(request.instances) > most:
+        raise TooManyImages(
+            f"{len(request.instances)} images in one request; at most {most} are accepted"
+        )
+    images = yield from decode_images([lifted.string(each.b64) for each in request.instances])
+    lifted.end()
+    return request, images

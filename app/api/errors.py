@@ -13,12 +13,14 @@ from app.api.schemas import Problem
 from app.errors import (
     BadRequest,
     BodyTooLarge,
+    CrossSiteRequest,
     DeadlineExceeded,
     Draining,
     ImageTooLarge,
     InternalError,
     InvalidImage,
     InvalidParameter,
+    MisdirectedRequest,
     NotReady,
     Overloaded,
     RequestTimeout,
@@ -35,8 +37,10 @@ PROTOCOL_V2 = "/v2"  # where clients read ``error``, the detail once more
 OF_THE_REQUEST = (
     BadRequest,
     Unauthorized,
+    CrossSiteRequest,
     RequestTimeout,
     BodyTooLarge,
+    MisdirectedRequest,
     InvalidParameter,
     InternalError,
     NotReady,
@@ -101,14 +105,16 @@ async def _refuse_parameters(request: Request, error: Exception) -> Response:
 async def _refuse_route(request: Request, error: Exception) -> Response:
     """404 and 405."""
     assert isinstance(error, HTTPException)
+    record: RequestRecord = request.state.record
+    docs = f"{request.scope.get('root_path', '')}/docs"
     phrase = HTTPStatus(error.status_code).phrase
     problem = Problem(
         type=f"/problems/{phrase.lower().replace(' ', '-')}",
         title=phrase.capitalize(),
         status=error.status_code,
-        detail=f"{request.method} {request.url.path}: {error.detail}; /docs lists what there is",
-        instance=request.url.path,
-        request_id=request.state.record.request_id,
+        detail=f"{request.method} {record.path}: {error.detail}; {docs} lists the routes",
+        instance=record.path,
+        request_id=record.request_id,
     )
     return _respond(problem, error.headers)
 

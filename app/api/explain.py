@@ -1,27 +1,29 @@
-"""``POST /explain``: one image in, a picture out of where the model looked."""
+"""``POST /explain``: one image in, a picture of where the model looked out."""
 
 import re
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.api.body import read_image
+from app.api.body import ImageReader, merge
 from app.api.callers import key_scheme
 from app.api.errors import OF_THE_IMAGE, OF_THE_REQUEST, problems
-from app.api.parameters import PATIENCE_PARAMETER
-from app.api.predict import REQUEST_BODY
-from app.api.waiting import receive, while_connected
+from app.api.parameters import PATIENCE_PARAMETER, read_query
+from app.api.schemas import ImageToExplain, image_body
+from app.api.waiting import while_connected
 from app.api_keys import ApiKeys
 from app.errors import InvalidParameter
 from app.pipeline import Pipeline
+from app.quoting import quoted
 from app.record import RequestRecord
+from app.side_thread import SideThread
 
 MEAN = "mean"
 PARAMETERS = [
     {
         "name": "head",
         "in": "query",
-        "description": "Of the class attention, from 0, or the mean of all.",
+        "description": "A head of the class attention, counted from 0, or the mean of all heads.",
         "schema": {
             "anyOf": [{"type": "string", "enum": [MEAN]}, {"type": "integer", "minimum": 0}],
             "default": MEAN,
@@ -35,22 +37,25 @@ PICTURE = {
 }
 
 
-def router(pipeline: Pipeline, keys: ApiKeys | None) -> APIRouter:
-    """The route, on a pipeline, behind a `Door`."""
+def router(pipeline: Pipeline, keys: ApiKeys | None, side: SideThread) -> APIRouter:
+    """The route, on a pipeline, behind a `Door`; ``side`` decodes large bodies."""
     routes = APIRouter(tags=["predict"], dependencies=key_scheme(keys))
 
     @routes.post(
         "/explain",
         response_class=Response,
         responses={200: PICTURE, **problems(*OF_THE_REQUEST, *OF_THE_IMAGE)},
-        openapi_extra={"parameters": PARAMETERS, "requestBody": REQUEST_BODY},
+        openapi_extra={"parameters": PARAMETERS, "requestBody": image_body(ImageToExplain)},
     )
     async def explain(request: Request) -> Response:
         """Show what the class token attended to: its last attention over the patches, as a PNG."""
         record: RequestRecord = request.state.record
-        head = parse_head(request.query_params.get("head", MEAN), pipeline.served.heads)
+        query = read_query(request, "head")
+        head = parse_head(query.get("head", MEAN), pipeline.served.heads)
         with pipeline.upload() as hold:
-            image = await receive(record, read_image(request, hold))
+            image, given = await ImageReader(request, hold, side).one(ImageToExplain)
+            if given:
+                head = parse_head(merge(query, given)["head"], pipeline.served.heads)
             picture = await while_connected(
                 request, pipeline.explain(image, head, record.deadline, record.timings)
             )
@@ -65,6 +70,6 @@ def parse_head(text: str, heads: int) -> int | None:
         return None
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) >= heads:
         raise InvalidParameter(
-            f"head is {text[:20]!r}; it must be {MEAN} or a number from 0 to {heads - 1}"
+            f"head is {quoted(text, 20)}; it must be {MEAN} or a number from 0 to {heads - 1}"
         )
     return int(text)

@@ -2,17 +2,10 @@
 
 Headers = list[tuple[bytes, bytes]]
 
-# FastAPI's page of the contract: Swagger's scripts from where it takes them, and its own lines.
-_DOCS = (
-    "default-src 'none'; connect-src 'self'; img-src data: https://fastapi.tiangolo.com; "
-    "script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
-    "style-src 'unsafe-inline' https://cdn.jsdelivr.net; frame-ancestors 'none'"
-)
-
-# The page's own files, the service it asks, and pictures that are on the page already.
+# A page may load its own files and call the service; pictures may be on the page already.
 _PAGE = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    "img-src 'self' {pictures}; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 
@@ -24,7 +17,10 @@ def _headers(policy: str) -> Headers:
     ]
 
 
-_BY_PATH = {"/": _headers(_PAGE), "/docs": _headers(_DOCS)}
+_BY_PATH = {
+    "/": _headers(_PAGE.format(pictures="blob:")),
+    "/docs": _headers(_PAGE.format(pictures="blob: data:")),  # Swagger UI's icons are data URLs
+}
 _ELSEWHERE = _headers("default-src 'none'; frame-ancestors 'none'")
 
 

@@ -1,35 +1,174 @@
-"""JSON of clients, bounded before it is parsed: kilobytes can stand for gigabytes of objects."""
+"""JSON of clients, read in steps.
 
-from typing import TypeVar
+A large text is mostly images in base64 and numbers of tensors. These are lifted out of it, so that
+what the parser takes in one step is small: kilobytes can stand for gigabytes of objects, and the
+parser holds the interpreter lock from start to end.
+"""
+
+import re
+import secrets
+from array import array
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
+from app.api.number_text import read_numbers
 from app.errors import BadRequest
+from app.side_thread import PIECE, Steps
 
-# As many of each sign may be in one text, wherever they stand. A photo is one string, and a tensor
-# numbers in lists: thirteen of 3 x 224 x 224.
-MOST = {b"{": 1_000, b'"': 20_000, b"[": 200_000, b",": 2_000_000}
+LONG_STRING = 100  # bytes from which on a string is lifted
+LONG_NUMBERS = 2_048  # bytes from which on what stands between two strings is lifted
+MOST_REST = 256 * 2**10  # bytes that may be left of a text
+MOST_REST_OF_ROW = 100  # and for each image that a request may hold
+
+BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_STRING = re.compile(rb'(?:[^"\\]++|\\(?:u[0-9a-fA-F]{4}|[^u]))*+', re.DOTALL)
 
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def parse_json(body: type[Body], text: bytes, otherwise: str) -> Body:
-    """The body that a text holds.
+class Lifted:
+    """Strings and numbers that were lifted out of a text, under the token in their place."""
+
+    def __init__(self, text: bytes = b"") -> None:
+        self._text = text
+        self._name = secrets.token_hex(8) if text else ""  # no client can guess it
+        self._strings: dict[str, list[int]] = {}
+        self._numbers: dict[str, array[float]] = {}
+
+    def add_string(self, cuts: list[int]) -> bytes:
+        """The token, as JSON, for the string that is cut at ``cuts``."""
+        token = f"{self._name}.{len(self._strings)}"
+        self._strings[token] = cuts
+        return b'"%s"' % token.encode()
+
+    def add_numbers(self, numbers: "array[float]") -> bytes:
+        """The token in a list, as JSON, for a list of numbers."""
+        token = f"{self._name}:{len(self._numbers)}"
+        self._numbers[token] = numbers
+        return b'["%s"]' % token.encode()
+
+    def string(self, text: str) -> Iterator[str]:
+        """The pieces of the string that ``text`` stands for, which may be itself."""
+        cuts = self._strings.pop(text, None)
+        if cuts is None:
+            return iter((text,))
+        return (_read_piece(self._text[a:b]) for a, b in pairwise(cuts))
+
+    def numbers(self, values: list[Any]) -> "array[float] | None":
+        """The numbers that a list stands for; ``None`` where it stands for itself."""
+        token = values[0] if len(values) == 1 else None
+        return self._numbers.pop(token, None) if isinstance(token, str) else None
+
+    def end(self) -> None:
+        """Raise `BadRequest` if anything was lifted that nobody took."""
+        if self._strings or self._numbers:
+            what = f"a string of over {LONG_STRING} bytes" if self._strings else "many numbers"
+            raise BadRequest(f"the body has {what} where neither an image nor a tensor belongs")
+
+
+def parse_json(
+    body: type[Body], text: bytes, otherwise: str, *, rows: int = 1
+) -> Steps[tuple[Body, Lifted]]:
+    """The body that a UTF-8 text holds, and what was lifted out of it.
+
+    Args:
+        otherwise: how the error begins.
+        rows: images that the text may hold.
 
     Lists in ``body`` are to end at their first mistake (`pydantic.FailFast`): each takes memory.
 
     Raises:
-        BadRequest: it holds none; begins with ``otherwise`` and says where and why.
+        BadRequest: it holds none; says where and why.
     """
-    for sign, most in MOST.items():
-        if (count := text.count(sign)) > most:
-            raise BadRequest(
-                f"{otherwise}: it has {count:,} times {sign.decode()}, of {most:,} at most; "
-                "large tensors are binary data"
-            )
+    if text.startswith(_UTF_16):
+        raise BadRequest(f"{otherwise}: it is UTF-16; send UTF-8")
+    text = text.removeprefix(BOM)
+    if len(text) <= PIECE:
+        yield 0
+        return _validate(body, text, otherwise), Lifted()
+    lifted = Lifted(text)
+    rest = yield from _lift(text, lifted, MOST_REST + rows * MOST_REST_OF_ROW, otherwise)
+    yield len(rest)
+    return _validate(body, rest, otherwise, exact=False), lifted
+
+
+def _read_piece(piece: bytes) -> str:
+    """The text of a piece of a JSON string."""
+    try:
+        return str(from_json(b'"%b"' % piece))
+    except ValueError as error:
+        raise BadRequest(
+            "the body is not valid JSON: a string has a character that it may not have"
+        ) from error
+
+
+def _validate(body: type[Body], text: bytes, otherwise: str, *, exact: bool = True) -> Body:
     try:
         return body.model_validate_json(text)
     except ValidationError as error:
         mistakes = error.errors(include_url=False, include_context=False, include_input=False)
         where = ".".join(map(str, mistakes[0]["loc"]))[:80] or "body"
-        raise BadRequest(f"{otherwise}: {where}: {mistakes[0]['msg']}") from error
+        why = mistakes[0]["msg"]
+        if not exact:  # its line and column are of a text that the client does not have
+            why = why.partition(" at line ")[0]
+        raise BadRequest(f"{otherwise}: {where}: {why}") from error
+
+
+def _lift(text: bytes, lifted: Lifted, most: int, otherwise: str) -> Steps[bytes]:
+    """What is left of a text, at most ``most`` bytes."""
+    parts: list[bytes] = []
+    start = size = 0
+    while start < len(text):
+        quote = text.find(b'"', start)
+        end = len(text) if quote < 0 else quote
+        part = yield from _lift_numbers(text, start, end, lifted)
+        if quote >= 0:
+            cuts = yield from _cut_string(text, quote + 1, otherwise)
+            end = cuts[-1] + 1
+            part += lifted.add_string(cuts) if end - quote > LONG_STRING else text[quote:end]
+        parts.append(part)
+        start = end
+        size += len(part)
+        if size > most:
+            raise BadRequest(
+                f"{otherwise}: it has over {most:,} bytes beside images and numbers of tensors"
+            )
+    return b"".join(parts)
+
+
+def _cut_string(text: bytes, start: int, otherwise: str) -> Steps[list[int]]:
+    """Where to cut a string that begins at ``start`` so that each piece is one by itself.
+
+    The last cut is at the quote that ends it.
+    """
+    cuts = [start]
+    while True:
+        limit = cuts[-1] + PIECE
+        quote = text.find(b'"', cuts[-1], limit)
+        stop = min(limit, len(text)) if quote < 0 else quote
+        if text.find(b"\\", cuts[-1], stop) >= 0:
+            found = _STRING.match(text, cuts[-1], limit)
+            assert found
+            stop = found.end()
+        if stop == cuts[-1] and text[stop : stop + 1] != b'"':
+            raise BadRequest(f"{otherwise}: body: Invalid JSON: a string is broken or has no end")
+        cuts.append(stop)
+        yield 0
+        if text[stop : stop + 1] == b'"':
+            return cuts
+
+
+def _lift_numbers(text: bytes, start: int, end: int, lifted: Lifted) -> Steps[bytes]:
+    """What is left of the part from ``start`` to ``end``, which has no strings."""
+    opening = text.find(b"[", start, end)
+    brace = text.find(b"}", start, end)
+    closing = text.rfind(b"]", start, end if brace < 0 else brace)
+    if end - start < LONG_NUMBERS or not 0 <= opening < closing:
+        return text[start:end]
+    numbers = yield from read_numbers(text, opening, closing + 1)
+    return text[start:opening] + lifted.add_numbers(numbers) + text[closing + 1 : end]

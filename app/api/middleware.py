@@ -7,7 +7,8 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.door import Door
 from app.api.errors import problem_response
 from app.api.headers import security_headers
-from app.errors import BodyTooLarge, InternalError, ServiceError
+from app.errors import BodyTooLarge, InternalError, ServiceError, drop_tracebacks
 from app.record import RequestRecord, Trace, current_record
 
 SANE_REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
@@ -26,12 +27,15 @@ LINGER = 5.0  # seconds in which the rest of a refused body is read away, so the
 logger = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+Check = Callable[[RequestRecord, Headers], None]
 
 
 class RequestScope:
     """Outermost: whatever happens inside, the client gets an answer and the record is told.
 
     Args:
+        checks: raise a `ServiceError` for a request that is refused wherever it is sent.
+        root_path: the prefix that a proxy publishes the service under, such as ``/models/xcit``.
         doors: by method and path, what is asked before anything else.
         direct: by method and path, who answers without being looked for among all routes, which
             would take a tenth of the web side.
@@ -47,6 +51,8 @@ class RequestScope:
         doors: Mapping[tuple[str, str], Door],
         direct: Mapping[tuple[str, str], Endpoint],
         begin_trace: Callable[[RequestRecord, Scope], Trace | None] | None = None,
+        checks: Sequence[Check] = (),
+        root_path: str = "",
     ) -> None:
         self._app = app
         self._doors = doors
@@ -54,13 +60,16 @@ class RequestScope:
         self._max_body_bytes = max_body_bytes
         self._observe = observe
         self._begin_trace = begin_trace
+        self._checks = checks
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        record = RequestRecord(choose_request_id(headers), scope["method"], scope["path"])
+        path = add_root_path(scope, self._root_path)
+        record = RequestRecord(choose_request_id(headers), scope["method"], path)
         scope.setdefault("state", {})["record"] = record
         if self._begin_trace:
             record.trace = self._begin_trace(record, scope)
@@ -96,6 +105,8 @@ class RequestScope:
         record: RequestRecord,
     ) -> None:
         try:
+            for check in self._checks:
+                check(record, headers)
             if door := self._doors.get((record.method, record.path)):
                 record.endpoint = record.path
                 door.check(headers, record)
@@ -108,6 +119,7 @@ class RequestScope:
         except Exception as error:
             if record.trace:
                 record.trace.note(error)
+            raised: Exception = error
             if not isinstance(error, ServiceError):
                 logger.exception("unexpected error")
                 error = InternalError("the service failed; its log has the request id")
@@ -115,6 +127,7 @@ class RequestScope:
                 raise  # half an answer is out: the connection can only be closed
             if isinstance(error, BodyTooLarge):
                 await body.discard()
+            drop_tracebacks(raised)
             record.rejection = error.reason()
             await problem_response(error, record)(scope, body.receive, send)
 
@@ -156,6 +169,25 @@ class BoundedBody:
 
     def _too_large(self, size: str) -> BodyTooLarge:
         return BodyTooLarge(f"the body is {size}; at most {self._limit} bytes are accepted")
+
+
+def add_root_path(scope: MutableMapping[str, Any], root_path: str) -> str:
+    """The path of a request below ``root_path``, whether or not the proxy has taken that away.
+
+    In the scope the path begins with ``root_path``, as ASGI demands: whoever splits it again, as
+    Starlette does, gets the same path below.
+    """
+    path: str = scope["path"]
+    if not root_path:
+        return path
+    if path == root_path:
+        below = "/"
+    elif path.startswith(f"{root_path}/"):
+        below = path[len(root_path) :]
+    else:
+        below = path
+    scope["root_path"], scope["path"] = root_path, root_path + below
+    return below
 
 
 def choose_request_id(headers: Headers) -> str:

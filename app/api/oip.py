@@ -7,7 +7,6 @@ comes to ``/predict`` in the same batches. See `app.api.oip_tensors` for request
 
 import re
 import time
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from importlib.metadata import version as installed_version
@@ -20,22 +19,18 @@ from app.api.body import read_body
 from app.api.callers import key_scheme
 from app.api.door import Door
 from app.api.errors import OF_THE_IMAGE, OF_THE_REQUEST, problems
-from app.api.oip_tensors import (
-    OUTPUTS,
-    InferRequest,
-    InferResponse,
-    Signature,
-    read_inference,
-    write_outputs,
-)
-from app.api.parameters import PATIENCE_PARAMETER
+from app.api.inflation import inflate
+from app.api.oip_outputs import OUTPUTS, write_response
+from app.api.oip_schemas import InferRequest, InferResponse
+from app.api.oip_statistics import Statistics
+from app.api.oip_tensors import Inference, Signature, read_inference
+from app.api.parameters import PATIENCE_PARAMETER, read_query
 from app.api.schemas import body_schema
-from app.api.waiting import receive, while_connected
+from app.api.waiting import in_time, receive, while_connected
 from app.api_keys import ApiKeys
 from app.classifier import ModelInfo
 from app.errors import (
     BadRequest,
-    BodyTooLarge,
     Draining,
     NotReady,
     ServiceError,
@@ -44,12 +39,12 @@ from app.errors import (
 )
 from app.lifecycle import Lifecycle
 from app.pipeline import Pipeline
+from app.quoting import quoted
 from app.record import RequestRecord
-from app.timings import Timings
+from app.side_thread import SideThread, Steps
 
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 HEADER_LENGTH = "Inference-Header-Content-Length"
-DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 IN_CONFIG = {
     "BYTES": {"data_type": "TYPE_STRING", "format": "FORMAT_NONE"},
     "FP32": {"data_type": "TYPE_FP32", "format": "FORMAT_NCHW"},
@@ -66,6 +61,7 @@ MODEL = {
     "example": "xcit",
 }
 VERSION = {**MODEL, "name": "version", "example": "1"}
+CLASSES = 'give an output the parameter {"classification": n} for the best n classes'
 LENGTH = {
     "name": HEADER_LENGTH,
     "in": "header",
@@ -85,34 +81,12 @@ REQUEST_BODY = {
 }
 
 
-class Statistics:
-    """What was asked of one model through this protocol; times in nanoseconds, as it has them."""
-
-    def __init__(self) -> None:
-        self.last = 0
-        self.durations = {name: {"count": 0, "ns": 0} for name in DURATIONS}
-
-    def succeed(self, timings: Timings, encoding: float) -> None:
-        self.last = time.time_ns() // 1_000_000
-        self._add("success", timings.total())
-        self._add("queue", timings.phases["queue"])
-        self._add("compute_input", timings.phases["preprocess"])
-        self._add("compute_infer", timings.phases["inference"])
-        self._add("compute_output", encoding)
-
-    def fail(self, timings: Timings) -> None:
-        self._add("fail", timings.total())
-
-    def _add(self, name: str, seconds: float) -> None:
-        self.durations[name]["count"] += 1
-        self.durations[name]["ns"] += round(1e9 * seconds)
-
-
 def router(
     pipeline: Pipeline,
     lifecycle: Lifecycle,
     keys: ApiKeys | None,
     door: Door,
+    side: SideThread,
     *,
     max_rows: int,
     max_bytes: int,
@@ -120,8 +94,9 @@ def router(
     """The routes.
 
     Args:
-        keys: what is told of in OpenAPI.
+        keys: described in OpenAPI.
         door: asked for each inference, when its route is found.
+        side: reads large bodies and writes large answers.
         max_rows: in one request.
         max_bytes: of a body, once it is inflated.
     """
@@ -134,9 +109,9 @@ def router(
         info = pipeline.served
         models = signatures(info)
         if name not in models:
-            raise UnknownModel(f"unknown model {name!r:.80}; there are {', '.join(models)}")
+            raise UnknownModel(f"unknown model {quoted(name)}; there are {', '.join(models)}")
         if version not in (None, info.version):
-            raise UnknownModel(f"{name} has version {info.version}, and no {version!r:.80}")
+            raise UnknownModel(f"{name} has version {info.version}, and no {quoted(version)}")
         return models[name], info
 
     @routes.get("")
@@ -247,24 +222,33 @@ def router(
         request: Request, model: Signature, info: ModelInfo, record: RequestRecord
     ) -> Response:
         timings = record.timings
+        read_query(request, instead=CLASSES)
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
+        encoding = request.headers.get("content-encoding", "")
         with pipeline.upload() as hold:
-            body = await receive(record, read_inflated(request, hold, max_bytes))
-            asked = read_inference(body, header_length, model, info.num_classes, max_rows)
+            body = await receive(record, read_body(request, hold))
+
+            def read(body: bytes) -> Steps[Inference]:
+                inflated = yield from inflate(body, encoding, max_bytes)
+                return (
+                    yield from read_inference(
+                        inflated, header_length, model, info.num_classes, max_rows
+                    )
+                )
+
+            asked = await in_time(record, side.run(read(body), hold))
+            del body
             deadline = min(record.deadline, timings.started + asked.timeout)
             answers = await while_connected(
                 request, pipeline.predict_many(asked.images, asked.top_k, deadline, timings)
             )
         begun = time.monotonic()
-        outputs, behind = write_outputs(answers.all(), asked.outputs)
-        told = InferResponse(
-            model_name=model.name,
-            model_version=answers.model.version,
-            id=asked.id,
-            outputs=outputs,
+        head = InferResponse(
+            model_name=model.name, model_version=answers.model.version, id=asked.id, outputs=[]
         )
-        response = write_response(told, behind)
+        content = await side.run(write_response(head, answers.all(), asked.outputs))
         statistics[model.name].succeed(timings, time.monotonic() - begun)
+        response = to_response(*content)
         response.headers["Server-Timing"] = timings.server_timing()
         return response
 
@@ -316,45 +300,12 @@ def parse_header_length(text: str | None) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
-        raise BadRequest(f"{HEADER_LENGTH} is {text[:20]!r}; it must be a number of bytes")
+        raise BadRequest(f"{HEADER_LENGTH} is {quoted(text, 20)}; it must be a number of bytes")
     return int(text)
 
 
-async def read_inflated(request: Request, hold: Callable[[int], None], limit: int) -> bytes:
-    """The body as it was before its Content-Encoding; see `read_body` and `inflate`."""
-    body = await read_body(request, hold)
-    inflated = inflate(body, request.headers.get("content-encoding", ""), limit)
-    hold(len(inflated) - len(body))
-    return inflated
-
-
-def inflate(body: bytes, encoding: str, limit: int) -> bytes:
-    """A body as it was before its Content-Encoding.
-
-    Raises:
-        BadRequest: it is not of that encoding, or the encoding is unknown.
-        BodyTooLarge: it would be over ``limit`` bytes.
-    """
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
-        return body
-    if encoding not in ("gzip", "deflate"):
-        raise BadRequest(f"Content-Encoding is {encoding[:20]!r}; it must be gzip or deflate")
-    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either header
-    try:
-        inflated = inflater.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise BadRequest(f"the body is no {encoding}: {error}") from error
-    if len(inflated) > limit:
-        raise BodyTooLarge(f"the body inflates to over {limit} bytes, the most that are accepted")
-    if not inflater.eof or inflater.unused_data:
-        raise BadRequest(f"the {encoding} body is not whole, or more follows it")
-    return inflated
-
-
-def write_response(told: InferResponse, behind: bytes) -> Response:
+def to_response(header: bytes, behind: bytes) -> Response:
     """JSON alone, or with bytes behind it."""
-    header = told.model_dump_json(exclude_none=True).encode()
     if not behind:
         return Response(header, media_type="application/json")
     return Response(

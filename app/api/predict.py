@@ -1,44 +1,22 @@
-"""``POST /predict``: one image in, its best classes out; ``POST /predict/batch``: of many."""
+"""``POST /predict``: one image in, its best classes out; ``POST /predict/batch``: many images."""
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
 from starlette.responses import Response
 
-from app.api.body import Part, read_image, read_images
+from app.api.answers import write_answer, write_results
+from app.api.body import ImageReader, merge
 from app.api.callers import key_scheme
-from app.api.errors import OF_THE_IMAGE, OF_THE_REQUEST, problem_of, problems
-from app.api.parameters import PARAMETERS, parse_top_k
-from app.api.schemas import (
-    BatchPredictions,
-    BatchResult,
-    JsonImage,
-    Model,
-    PredictionRow,
-    Predictions,
-    body_schema,
-)
-from app.api.waiting import receive, while_connected
+from app.api.errors import OF_THE_IMAGE, OF_THE_REQUEST, problems
+from app.api.parameters import PARAMETERS, parse_top_k, read_query
+from app.api.schemas import BatchPredictions, ImageToPredict, Predictions, image_body
+from app.api.waiting import while_connected
 from app.api_keys import ApiKeys
-from app.errors import ServiceError, TooManyImages
-from app.pipeline import Answer, Pipeline
+from app.errors import TooManyImages
+from app.pipeline import Pipeline
 from app.record import RequestRecord
+from app.side_thread import SideThread
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-REQUEST_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["file"],
-                "properties": {"file": {"type": "string", "format": "binary"}},
-            }
-        },
-        "application/json": {"schema": body_schema(JsonImage)},
-        "image/*": _BINARY,
-        "application/octet-stream": _BINARY,
-    },
-}
+REQUEST_BODY = image_body(ImageToPredict)
 BATCH_REQUEST_BODY = {
     "required": True,
     "content": {
@@ -51,7 +29,10 @@ BATCH_REQUEST_BODY = {
                         "type": "array",
                         "minItems": 1,
                         "items": {"type": "string", "format": "binary"},
-                    }
+                    },
+                    "top_k": REQUEST_BODY["content"]["multipart/form-data"]["schema"]["properties"][
+                        "top_k"
+                    ],
                 },
             }
         },
@@ -59,10 +40,17 @@ BATCH_REQUEST_BODY = {
 }
 
 
-def router(pipeline: Pipeline, keys: ApiKeys | None) -> APIRouter:
-    """The routes, on a pipeline, behind a `Door`; ``keys`` are what is told of in OpenAPI.
+def router(
+    pipeline: Pipeline, keys: ApiKeys | None, side: SideThread, *, max_images: int
+) -> APIRouter:
+    """The routes, on a pipeline, behind a `Door`.
 
     Their functions take the request and return the response: FastAPI need not stand between.
+
+    Args:
+        keys: described in OpenAPI.
+        side: decodes large bodies and encodes large answers.
+        max_images: in one request.
     """
     routes = APIRouter(tags=["predict"], dependencies=key_scheme(keys))
 
@@ -74,7 +62,7 @@ def router(pipeline: Pipeline, keys: ApiKeys | None) -> APIRouter:
     )
     async def predict(request: Request) -> Response:
         """Classify one image: JPEG, PNG, WebP, GIF, BMP or TIFF."""
-        return await predict_image(request, pipeline)
+        return await predict_image(request, pipeline, side)
 
     @routes.post(
         "/predict/batch",
@@ -83,50 +71,47 @@ def router(pipeline: Pipeline, keys: ApiKeys | None) -> APIRouter:
         openapi_extra={"parameters": PARAMETERS, "requestBody": BATCH_REQUEST_BODY},
     )
     async def predict_batch(request: Request) -> Response:
-        """Classify many images, each part of a form one. An image that cannot be is told so."""
+        """Classify many images, one for each part of a form; an image that fails fails alone."""
         record: RequestRecord = request.state.record
-        top_k = parse_top_k(request.query_params.get("top_k"), pipeline.served.num_classes)
+        query = read_query(request, "top_k")
+        parse_top_k(query.get("top_k"), pipeline.served.num_classes)  # before the body is read
         with pipeline.upload() as hold:
-            parts = await receive(record, read_images(request, hold))
-            images = [part.content for part in parts]
+            images = await ImageReader(request, hold, side).many(("top_k",), max_images)
+            given = merge(query, images.parameters)
+            top_k = parse_top_k(given.get("top_k"), pipeline.served.num_classes)
             answers = await while_connected(
-                request, pipeline.predict_many(images, top_k, record.deadline, record.timings)
+                request,
+                pipeline.predict_many(
+                    [part.content for part in images.parts], top_k, record.deadline, record.timings
+                ),
             )
         answers.raise_if_service_failed()
-        predictions = BatchPredictions(
-            model=Model.model_validate(answers.model),
-            results=[
-                _result(part, outcome, record)
-                for part, outcome in zip(parts, answers.outcomes, strict=True)
-            ],
-        )
-        return _response(predictions, record)
+        names = [part.filename for part in images.parts]
+        results = [*zip(names, answers.outcomes, strict=True)]
+        content = await side.run(write_results(answers.model, results, record))
+        return json_response(content, record)
 
     return routes
 
 
-async def predict_image(request: Request, pipeline: Pipeline) -> Response:
+async def predict_image(request: Request, pipeline: Pipeline, side: SideThread) -> Response:
     """The answer to a request with one image."""
     record: RequestRecord = request.state.record
-    top_k = parse_top_k(request.query_params.get("top_k"), pipeline.served.num_classes)
+    query = read_query(request, "top_k")
+    top_k = parse_top_k(query.get("top_k"), pipeline.served.num_classes)  # before the body is read
     with pipeline.upload() as hold:
-        image = await receive(record, read_image(request, hold))
+        image, given = await ImageReader(request, hold, side).one(ImageToPredict)
+        if given:
+            top_k = parse_top_k(merge(query, given)["top_k"], pipeline.served.num_classes)
         answer = await while_connected(
             request, pipeline.predict(image, top_k, record.deadline, record.timings)
         )
-    return _response(Predictions.model_validate(answer), record)
+    return json_response(await side.run(write_answer(answer)), record)
 
 
-def _response(answer: BaseModel, record: RequestRecord) -> Response:
+def json_response(content: bytes, record: RequestRecord) -> Response:
     return Response(
-        answer.model_dump_json(exclude_none=True),
+        content,
         media_type="application/json",
         headers={"Server-Timing": record.timings.server_timing()},
     )
-
-
-def _result(part: Part, outcome: Answer | ServiceError, record: RequestRecord) -> BatchResult:
-    if isinstance(outcome, Answer):
-        rows = [*map(PredictionRow.model_validate, outcome.predictions)]
-        return BatchResult(filename=part.filename, predictions=rows)
-    return BatchResult(filename=part.filename, error=problem_of(outcome, record))

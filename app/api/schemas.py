@@ -16,12 +16,37 @@ class Problem(BaseModel):
     request_id: str
 
 
+Number = Annotated[int, Field(strict=True)] | str
+
+
 class JsonImage(BaseModel):
-    """An image as JSON."""
+    """An image as JSON, with parameters beside it; a parameter that is null is absent."""
 
     model_config = ConfigDict(extra="forbid")
 
-    image: Annotated[str, Field(description="Base64, or a data: URI.")]
+    image: Annotated[str, Field(description="Base64 or base64url, or a data: URI.")]
+
+    @classmethod
+    def parameters(cls) -> tuple[str, ...]:
+        """Names of the parameters that may stand beside the image, here and in a form."""
+        return tuple(name for name in cls.model_fields if name != "image")
+
+    def given(self) -> dict[str, str]:
+        """The parameters that are given, as text, as they are in a query."""
+        given = {name: getattr(self, name) for name in self.parameters()}
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+
+class ImageToPredict(JsonImage):
+    """An image to classify."""
+
+    top_k: Annotated[Number | None, Field(description="How many classes to answer.")] = None
+
+
+class ImageToExplain(JsonImage):
+    """An image to explain."""
+
+    head: Annotated[Number | None, Field(description="A head's number, or mean.")] = None
 
 
 class Model(BaseModel):
@@ -88,6 +113,12 @@ class ServedModel(BaseModel):
     heads: int
 
 
+class ReloadedModel(ServedModel):
+    """The model that serves after a reload, and the one that it replaced."""
+
+    replaced: Model
+
+
 class Health(BaseModel):
     """Everything a person wants to know at a glance."""
 
@@ -105,6 +136,28 @@ class Probe(BaseModel):
     """The answer of a probe."""
 
     state: str
+
+
+def image_body(form: type[JsonImage]) -> dict[str, Any]:
+    """OpenAPI's description of a body with one image, with the parameters of ``form``."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    properties = body_schema(form)["properties"]
+    parameters = {name: properties[name] for name in form.parameters()}
+    file = {"type": "string", "format": "binary"}
+    form_schema = {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": file, **parameters},
+    }
+    return {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": form_schema},
+            "application/json": {"schema": body_schema(form)},
+            "image/*": binary,
+            "application/octet-stream": binary,
+        },
+    }
 
 
 def body_schema(body: type[BaseModel]) -> dict[str, Any]:

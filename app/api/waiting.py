@@ -1,4 +1,4 @@
-"""How long is waited for a client: for its body, and for it to be there when the answer is."""
+"""Timeouts of a request's body and of the work on it, and the client's disconnect."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,20 +6,39 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from app.errors import ClientDisconnected, RequestTimeout
+from app.errors import ClientDisconnected, DeadlineExceeded, RequestTimeout
 from app.record import RequestRecord
 
 Result = TypeVar("Result")
 
 
 async def receive(record: RequestRecord, reading: Coroutine[Any, Any, Result]) -> Result:
-    """The result of ``reading`` a body, a phase; raises `RequestTimeout` if it takes too long."""
+    """The result of ``reading`` a body, as phase ``read``.
+
+    Raises:
+        RequestTimeout: the body did not arrive before the request's deadline.
+    """
     try:
         with record.timings.phase("read"):
             async with asyncio.timeout_at(record.deadline):
                 return await reading
     except TimeoutError as error:
         raise RequestTimeout("the body did not arrive in time; send it at once") from error
+
+
+async def in_time(record: RequestRecord, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of ``work`` on a body that has arrived, as phase ``read``.
+
+    Raises:
+        DeadlineExceeded: it was not done before the request's deadline.
+    """
+    try:
+        with record.timings.phase("read"):
+            async with asyncio.timeout_at(record.deadline):
+                return await work
+    except TimeoutError as error:
+        seconds = record.deadline - record.timings.started
+        raise DeadlineExceeded(f"not answered within {seconds:g} s") from error
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -13,6 +13,7 @@ const MEANINGS = {
 
 const [photoPicker, camera] = document.querySelectorAll("input[type=file]");
 const at = (id) => document.getElementById(id);
+const routeOf = (path) => new URL(path, import.meta.url); // beside this file, wherever that is
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 
@@ -62,7 +63,8 @@ async function ask(path, signal) {
   });
   const headers = { "Content-Type": "application/octet-stream" };
   if (key) headers.Authorization = `Bearer ${key}`;
-  const response = await fetch(path, { method: "POST", body: photo, headers, signal }).catch(() => {
+  const request = { method: "POST", body: photo, headers, signal };
+  const response = await fetch(routeOf(path), request).catch(() => {
     throw new Refusal("The service cannot be reached.", { passing: true });
   });
   if (response.ok) return response;
@@ -167,7 +169,8 @@ async function watch() {
 async function look(seen) {
   let health;
   try {
-    health = await (await fetch("healthz", { signal: AbortSignal.timeout(5 * PERIOD) })).json();
+    const signal = AbortSignal.timeout(5 * PERIOD);
+    health = await (await fetch(routeOf("healthz"), { signal })).json();
   } catch {
     setText("state", "not reachable");
     for (const id of ["queue", "batch", "throughput"]) setText(id, "–");

@@ -3,9 +3,9 @@
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,59 @@ from model.scores import Logits
 WARM_UP_PASSES = 3  # libraries choose their kernels in the first ones, which no graph may hold
 
 
+class Graph(Protocol):
+    """A pass that was recorded."""
+
+    def replay(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """Where pixels of one type cross the bus: from ``staged``, which is pinned, to ``arrived``."""
+
+    staged: Tensor
+    arrived: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A pass over batches of one size: where it reads, where it writes, and how to run it again.
+    """A pass over batches of one size, which reads ``pixels`` and writes ``logits``.
 
-    Bytes go over the bus from ``staged``, which is pinned, to ``pixels``.
+    The pass reads floats. Bytes cross the bus as bytes and become floats on the device, so that
+    one recording serves both, and neither is the first of its kind during live traffic.
+
+    Attributes:
+        pixels: ``(b, h, w, 3)``, 32-bit floats from 0 to 255.
+        landings: for bytes and for floats.
     """
 
-    graph: torch.cuda.CUDAGraph
-    staged: Tensor
+    graph: Graph
     pixels: Tensor
     logits: Tensor
+    landings: Mapping[torch.dtype, Landing]
+
+    def run(self, batch: Tensor) -> Tensor:
+        """Logits ``(b, classes)`` on the CPU of pixels ``(b, h, w, 3)``, bytes or floats."""
+        landing = self.landings[batch.dtype]
+        landing.staged.copy_(batch)
+        landing.arrived.copy_(landing.staged, non_blocking=True)
+        if landing.arrived is not self.pixels:
+            self.pixels.copy_(landing.arrived)
+        self.graph.replay()
+        return self.logits.cpu()
+
+
+def make_landings(pixels: Tensor, *, pin: bool = True) -> dict[torch.dtype, Landing]:
+    """Landings for batches of bytes and of floats that the pass reads from ``pixels``."""
+
+    def staged(dtype: torch.dtype) -> Tensor:
+        return torch.zeros(pixels.shape, dtype=dtype, pin_memory=pin)
+
+    bytes_arrived = torch.zeros_like(pixels, dtype=torch.uint8)
+    return {
+        torch.uint8: Landing(staged(torch.uint8), bytes_arrived),
+        torch.float32: Landing(staged(torch.float32), pixels),
+    }
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -40,7 +82,7 @@ class Lane:
 
     stream: torch.cuda.Stream
     pool: Any = field(default_factory=torch.cuda.graph_pool_handle)
-    recordings: dict[tuple[torch.Size, torch.dtype], Recording] = field(default_factory=dict)
+    recordings: dict[torch.Size, Recording] = field(default_factory=dict)
 
 
 _idle_streams: dict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
@@ -91,25 +133,23 @@ class CudaBackend:
     def logits(self, pixels: AnyPixels) -> Logits:
         lane: Lane = self._thread.lane
         with device_errors(self.device), torch.cuda.stream(lane.stream):
-            recording = self._recording(lane, torch.from_numpy(pixels))
-            recording.staged.copy_(torch.from_numpy(pixels))
-            recording.pixels.copy_(recording.staged, non_blocking=True)
-            recording.graph.replay()
-            return recording.logits.cpu().numpy()
+            batch = torch.from_numpy(pixels)
+            return self._recording(lane, batch.shape).run(batch).numpy()
 
     def keep(self, sizes: Collection[int]) -> None: ...  # recordings share their memory
 
-    def _recording(self, lane: Lane, pixels: Tensor) -> Recording:
-        """The one for batches of this size, of bytes or of floats."""
-        kind = pixels.shape, pixels.dtype
-        if kind not in lane.recordings:
+    def _recording(self, lane: Lane, shape: torch.Size) -> Recording:
+        """The recording for batches of this shape, made when first asked for."""
+        if shape not in lane.recordings:
             with self._one_records:
-                lane.recordings[kind] = self._record(lane, *kind)
-        return lane.recordings[kind]
+                lane.recordings[shape] = self._record(lane, shape)
+        return lane.recordings[shape]
 
-    def _record(self, lane: Lane, shape: torch.Size, dtype: torch.dtype) -> Recording:
-        staged = torch.zeros(shape, dtype=dtype, pin_memory=True)
-        pixels = staged.to(self._device)
+    def _record(self, lane: Lane, shape: torch.Size) -> Recording:
+        pixels = torch.zeros(shape, device=self._device)
+        landings = make_landings(pixels)
+        for landing in landings.values():  # the kernel that turns bytes into floats is loaded too
+            pixels.copy_(landing.arrived)
         for _ in range(WARM_UP_PASSES):
             self._network(pixels)
         graph = torch.cuda.CUDAGraph()
@@ -117,4 +157,4 @@ class CudaBackend:
             graph, pool=lane.pool, stream=lane.stream, capture_error_mode="thread_local"
         ):
             logits = self._network(pixels)
-        return Recording(graph, staged, pixels, logits)
+        return Recording(graph, pixels, logits, landings)

@@ -1,14 +1,18 @@
 """OpenVINO, on a CPU: the network as one graph, compiled for this processor's own arithmetic."""
 
+import logging
 import threading
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-import openvino
 
+from model.backends.cache import seal
+from model.backends.openvino_runtime import openvino
 from model.preprocess import AnyPixels
 from model.scores import Logits
+
+logger = logging.getLogger(__name__)
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
@@ -23,7 +27,7 @@ class OpenVINOBackend:
         graph: see `to_graph`.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         streams, threads: how many batches run side by side, and the threads of each.
-        cache_dir: where compiled graphs are kept, for who compiles the same here again.
+        cache_dir: where compiled graphs are kept for the next start; see `open_cache`.
     """
 
     name = "openvino"
@@ -42,12 +46,12 @@ class OpenVINOBackend:
     ) -> None:
         self.precision, self.streams, self.threads = precision, streams, threads
         self._graph, self._core = graph, openvino.Core()
+        self._cache_dir = cache_dir
         self._settings = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": streams * threads,
             "ENABLE_CPU_PINNING": False,  # decoding shares the cores
-            **({"CACHE_DIR": str(cache_dir)} if cache_dir else {}),
         }
         self._by_size: dict[int, CompiledGraph] = {}
         self._one_compiles = threading.Lock()
@@ -69,10 +73,21 @@ class OpenVINOBackend:
             if size not in self._by_size:
                 graph = self._graph.clone()
                 graph.reshape([size, *graph.inputs[0].partial_shape[1:]])
-                self._by_size[size] = CompiledGraph(
-                    self._core.compile_model(graph, "CPU", self._settings)
-                )
+                self._by_size[size] = CompiledGraph(self._compile(graph))
             return self._by_size[size]
+
+    def _compile(self, graph: openvino.Model) -> openvino.CompiledModel:
+        """The graph compiled, or as it was kept; kept nowhere once the directory has failed."""
+        if self._cache_dir:
+            try:
+                kept = self._settings | {"CACHE_DIR": str(self._cache_dir)}
+                compiled = self._core.compile_model(graph, "CPU", kept)
+                seal(self._cache_dir)
+                return compiled
+            except (OSError, RuntimeError) as error:
+                logger.warning("compiled models are not kept in %s: %s", self._cache_dir, error)
+                self._cache_dir = None
+        return self._core.compile_model(graph, "CPU", self._settings)
 
 
 class CompiledGraph(threading.local):

@@ -10,12 +10,11 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import openvino
 import torch
-from openvino.frontend import FrontEndManager
-from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import nn
 
+from model.backends.cache import seal
+from model.backends.openvino_runtime import openvino
 from model.backends.torch import to_script
 
 logger = logging.getLogger(__name__)
@@ -23,20 +22,8 @@ logger = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parents[1]
 
 
-def make_cache(directory: Path) -> Path | None:
-    """The directory for graphs; ``None``, and a line in the log, where it is no use."""
-    directory = directory.expanduser()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return directory
-    except OSError as error:
-        logger.warning("compiled models are not kept in %s: %s", directory, error)
-        return None
-
-
 def kept_graph(network: nn.Module, image_size: int, cache: Path | None) -> openvino.Model:
-    """As `to_graph`, kept in a directory, if there is one, for who asks for the same again."""
+    """As `to_graph`, but read from the cache if it is there, and kept in it if not."""
     if cache is None:
         return to_graph(network, image_size)
     kept = cache / f"{fingerprint(network, image_size)}.xml"
@@ -50,7 +37,8 @@ def kept_graph(network: nn.Module, image_size: int, cache: Path | None) -> openv
         with tempfile.TemporaryDirectory(dir=cache) as directory:
             made = Path(directory) / kept.name
             openvino.save_model(graph, made, compress_to_fp16=False)
-            for suffix in (".bin", ".xml"):  # who finds the latter finds both
+            seal(made.parent)
+            for suffix in (".bin", ".xml"):  # where the latter is, the former is too
                 made.with_suffix(suffix).replace(kept.with_suffix(suffix))
         return openvino.Core().read_model(kept)
     except (OSError, RuntimeError) as error:
@@ -80,6 +68,9 @@ def to_graph(network: nn.Module, image_size: int) -> openvino.Model:
         network: pixels ``(b, h, w, 3)`` to logits ``(b, classes)``, in 32 bits.
         image_size: pixels a side.
     """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
     script = to_script(network, image_size)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript is deprecated

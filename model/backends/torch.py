@@ -117,17 +117,23 @@ def to_script(network: nn.Module, image_size: int) -> nn.Module:
     return traced
 
 
+def visible_devices() -> tuple[str, ...]:
+    """The kinds of device that PyTorch finds here, the fastest first, and the CPU last."""
+    cuda = ("cuda",) if torch.cuda.is_available() else ()
+    mps = ("mps",) if torch.backends.mps.is_available() else ()
+    return (*cuda, *mps, "cpu")
+
+
 def choose_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, then Apple's MPS, else the CPU."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    """The named device, once it has computed something.
+
+    Raises:
+        ModelError: it is not there, or does not work.
+    """
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=device).add(1).item()
+    except Exception as error:  # some of PyTorch's errors have no class of their own
         reason = str(error).partition("\n")[0]
         raise ModelError(f"device {name!r} cannot be used here: {reason}") from error
     return device

@@ -9,15 +9,15 @@ and the orientation come beside the file.
 from collections.abc import Callable
 
 from model.structure.bmp import read_bmp
-from model.structure.encoded import Canvas, Encoded, Greys
+from model.structure.encoded import Canvas, Encoded, Greys, public_name
 from model.structure.gif import read_gif
 from model.structure.jpeg import read_jpeg
 from model.structure.png import read_png
 from model.structure.tiff import read_tiff
 from model.structure.webp import read_webp
-from model.structure.work import check_pixels, check_work
+from model.structure.work import check_work
 
-__all__ = ["Canvas", "Encoded", "Greys", "check_pixels", "read_structure"]
+__all__ = ["Canvas", "Encoded", "Greys", "public_name", "read_structure"]
 
 _READERS: dict[str, Callable[[bytes, int], Encoded]] = {
     "JPEG": read_jpeg,
@@ -38,5 +38,5 @@ def read_structure(data: bytes, image_format: str, max_pixels: int) -> Encoded:
         InvalidImage: the structure is broken.
     """
     encoded = _READERS[image_format](data, max_pixels)
-    check_work(image_format, encoded.work, max_pixels)
+    check_work(public_name(image_format), encoded.work, max_pixels)
     return encoded

@@ -4,6 +4,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 
+def public_name(image_format: str) -> str:
+    """The usual spelling of a format that Pillow calls ``image_format``."""
+    return "WebP" if image_format == "WEBP" else image_format
+
+
 @dataclass(frozen=True, slots=True)
 class Canvas:
     """The picture that a smaller first frame is part of; the rest of it is transparent.

@@ -89,7 +89,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, "_Checksum"]]:
         end = position + 8 + int.from_bytes(data[position : position + 4], "big")
         checksum = _Checksum(data, position + 4, end)
         if kind == b"IHDR" and not checksum():
-            raise InvalidImage("the PNG data is corrupt: its header has a wrong checksum")
+            raise InvalidImage("the PNG header is truncated or corrupt: its checksum is wrong")
         yield kind, data[position + 8 : end], checksum
         position = end + 4
     raise ImageTooLarge(f"the PNG has over {MAX_CHUNKS} chunks; save it with fewer")

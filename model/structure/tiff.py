@@ -137,8 +137,8 @@ def _write(
         numbers = np.atleast_1d(np.asarray(values))
         tags[tag] = unit, numbers.astype(f"{order}u{struct.calcsize(_UNITS[unit])}").tobytes()
 
-    for tag, value in ((_WIDTH, size[0]), (_LENGTH, size[1])):
-        put(tag, value)
+    put(_WIDTH, size[0])
+    put(_LENGTH, size[1])
     for tag, value in kind.tags().items():
         put(tag, value, 3)
     if pieces.tiled:

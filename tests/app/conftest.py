@@ -96,9 +96,12 @@ class FakeClassifier:
             raise InvalidImage("it does not decode")
         return image
 
-    def explain(self, data: bytes, head: int | None) -> bytes:
+    def prepare_explanation(self, data: bytes) -> bytes:
+        return self.preprocess(data)
+
+    def explain(self, item: bytes, head: int | None) -> bytes:
         assert self.gate.wait(10), "no test opened the gate"
-        return b"%b by %b" % (self.preprocess(data), str(head).encode())
+        return b"%b by %b" % (item, str(head).encode())
 
     def padded_size(self, count: int) -> int:
         return count + count % 2
@@ -156,8 +159,12 @@ async def running(
 
 
 def make_settings(**choices: Any) -> Settings:
-    """Settings of a test alone: neither environment nor ``.env`` are asked."""
-    return Settings.model_validate(Settings.model_construct().model_dump() | choices)
+    """The defaults but for ``choices`` and for hosts, of which any is allowed.
+
+    Neither the environment nor ``.env`` is read.
+    """
+    defaults = Settings.model_construct().model_dump() | {"allowed_hosts": "*"}
+    return Settings.model_validate(defaults | choices)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -61,10 +61,12 @@ def test_keys_can_be_taken_away_and_a_broken_file_changes_nothing(
     keys = ApiKeys(keys_file)
     keys_file.write_text("nonsense\n")
     with pytest.raises(KeysError, match="line 1: must be NAME:SHA-256"):
-        keys.reload()
+        keys.read_again()
     assert keys.name_of({"x-api-key": alice[0]}) == "alice"
     keys_file.write_text(new_key("bob")[1])
-    keys.reload()
+    activate = keys.read_again()
+    assert keys.name_of({"x-api-key": alice[0]}) == "alice", "nothing is activated yet"
+    activate()
     with pytest.raises(Unauthorized):
         keys.name_of({"x-api-key": alice[0]})
 
@@ -77,6 +79,7 @@ def test_keys_can_be_taken_away_and_a_broken_file_changes_nothing(
         ("alice:123\n", "line 1: must be"),
         ("al ice:" + "0" * 64, "line 1: must be"),
         ("a:" + "0" * 64 + "\na:" + "1" * 64, "line 2: the name a is there twice"),
+        (f"a:{'0' * 64}\nb:{'0' * 64}", "line 2: b has the key of a; use a different key"),
     ],
 )
 def test_a_file_that_is_no_keys_file_is_told(tmp_path: Path, content: str, message: str) -> None:
@@ -100,7 +103,8 @@ async def test_predict_is_for_who_has_a_key_and_probes_are_for_all(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    async with running(classifier, api_keys_file=keys_file) as (client, _):
+    choices = {"api_keys_file": keys_file, "metrics_need_key": False}
+    async with running(classifier, **choices) as (client, _):
         refused = await client.post("/predict", content=b"1")
         assert "a key is needed" in problem(refused, 401, "unauthorized")
         assert refused.headers["www-authenticate"] == "Bearer"
@@ -123,12 +127,18 @@ async def test_predict_is_for_who_has_a_key_and_probes_are_for_all(
     assert "security" not in scheme["paths"]["/metrics"]["get"]
 
 
-async def test_metrics_may_need_a_key_too(
+async def test_metrics_require_a_key_where_keys_are_on(
     classifier: FakeClassifier, keys_file: Path, alice: tuple[str, str]
 ) -> None:
-    async with running(classifier, api_keys_file=keys_file, metrics_need_key=True) as (client, _):
-        problem(await client.get("/metrics"), 401, "unauthorized")
+    async with running(classifier, api_keys_file=keys_file) as (client, _):
+        refused = await client.get("/metrics")
+        problem(refused, 401, "unauthorized")
+        assert "alice" not in refused.text
         assert (await client.get("/metrics", headers={"X-API-Key": alice[0]})).is_success
+        scheme = (await client.get("/openapi.json")).json()["paths"]["/metrics"]["get"]
+        assert scheme["security"] == [{"HTTPBearer": []}]
+    async with running(classifier) as (client, _):
+        assert (await client.get("/metrics")).is_success
 
 
 async def test_without_an_admin_token_there_is_nothing_to_administer(
@@ -149,7 +159,8 @@ async def test_the_admin_reloads_model_and_keys(
         for wrong in ({}, {"Authorization": "Bearer guess"}, {"X-API-Key": alice[0]}):
             problem(await client.post("/admin/reload", headers=wrong), 401, "unauthorized")
         admin = {"Authorization": "Bearer secret"}
-        keys_file.write_text(new_key("bob")[1])
+        new_bob, line = new_key("bob")
+        keys_file.write_text(line)
         response = await client.post("/admin/reload", headers=admin)
         assert response.json()["name"] == "fake"
         refused = await client.post("/predict", content=b"1", headers={"X-API-Key": alice[0]})
@@ -158,38 +169,15 @@ async def test_the_admin_reloads_model_and_keys(
         response = await client.post("/admin/reload", headers=admin)
         assert "keys and model stay as they are" in problem(response, 422, "reload-failed")
         assert "line 1: must be NAME:SHA-256" in caplog.text
-        assert "\nxcit_reload_failed 1.0\n" in (await client.get("/metrics")).text
-
-
-async def test_pages_of_other_origins_may_ask_where_they_are_named(
-    classifier: FakeClassifier,
-) -> None:
-    theirs = {"Origin": "https://friend.example"}
-    asks = {**theirs, "Access-Control-Request-Method": "POST"}
-    async with running(classifier) as (client, _):
-        response = await client.post("/predict", content=b"1", headers=theirs)
-        assert "access-control-allow-origin" not in response.headers
-    origins = "https://friend.example, https://other.example"
-    async with running(classifier, cors_origins=origins) as (client, _):
-        response = await client.post("/predict", content=b"1", headers=theirs)
-        assert response.headers["access-control-allow-origin"] == "https://friend.example"
-        exposed = response.headers["access-control-expose-headers"]
-        assert {"X-Request-ID", "traceresponse"} <= set(exposed.split(", "))
-        response = await client.post("/predict", content=b"", headers=theirs)
-        assert response.status_code == 400
-        assert response.headers["access-control-allow-origin"] == "https://friend.example"
-        response = await client.options("/predict", headers=asks)
-        assert response.headers["access-control-allow-methods"] == "GET, POST"
-        assert "traceparent" in response.headers["access-control-allow-headers"]
-        stranger = await client.post("/predict", content=b"1", headers={"Origin": "https://x.y"})
-        assert "access-control-allow-origin" not in stranger.headers
+        bob = {"X-API-Key": new_bob}
+        assert "\nxcit_reload_failed 1.0\n" in (await client.get("/metrics", headers=bob)).text
 
 
 async def test_browsers_are_told_to_do_nothing_with_answers(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         for response in (
-            await client.post("/predict", content=b"1"),
             await client.get("/docs"),
+            await client.post("/predict", content=b"1"),
             await client.get("/nowhere"),
         ):
             assert response.headers["x-content-type-options"] == "nosniff"
@@ -213,6 +201,19 @@ async def test_a_reload_that_fails_keeps_what_is_served() -> None:
         response = await client.post("/admin/reload", headers=admin)
         detail = problem(response, 422, "reload-failed")
         assert detail == (
-            "weights.pt: neither a safetensors nor a PyTorch file; fake is still served"
+            "weights.pt: neither a safetensors nor a PyTorch file; fake 3 is still served"
         )
         assert (await client.post("/predict", content=b"3")).is_success
+
+
+async def test_a_reload_measures_streams_and_batch_sizes_once_more() -> None:
+    loads = [FakeClassifier(streams=2, max_batch_size=8), FakeClassifier(max_batch_size=2)]
+    second = loads[0]
+    async with starting(loads.pop, admin_token="secret") as (client, lifecycle):
+        await until(lambda: lifecycle.ready)
+        served = (await client.get("/healthz")).json()["model"]
+        assert (served["streams"], served["max_batch_size"]) == (1, 2)
+        await client.post("/admin/reload", headers={"Authorization": "Bearer secret"})
+        assert second.timings == [{1: 0.5}, {1: 0.5}]
+        served = (await client.get("/healthz")).json()["model"]
+        assert served["max_batch_size"] == 8

@@ -1,12 +1,15 @@
 """The promises of the micro-batcher, on threads whose batches wait at a gate."""
 
 import asyncio
+import gc
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+import traceback
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import ref
 
 import pytest
 from hypothesis import given, settings
@@ -381,3 +384,151 @@ async def test_a_batch_that_hangs_ends_the_batcher() -> None:
 async def results(batcher: MicroBatcher[int, int], count: int) -> list[int]:
     outcomes = await asyncio.gather(*(batcher.submit(i) for i in range(count)))
     return [outcome.result for outcome in outcomes]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    streams=st.integers(1, 4),
+    largest=st.integers(1, 6),
+    pieces=st.lists(st.integers(1, 6), max_size=6),
+)
+def test_with_a_delay_full_batches_run_whole_and_at_once(
+    streams: int, largest: int, pieces: list[int]
+) -> None:
+    """Enough items for a full batch on every free stream arrive in pieces; none waits the delay."""
+    runner = Runner()
+
+    async def scenario() -> None:
+        choices = {"max_batch_size": largest, "max_batch_delay": 1000.0}
+        async with batching(runner, streams=streams, **choices) as batcher, asyncio.timeout(5):
+            tasks: list[asyncio.Task[Outcome[int]]] = []
+            for piece in [*pieces, streams * largest]:
+                size = min(piece, streams * largest - len(tasks))
+                tasks += [asyncio.create_task(batcher.submit(i)) for i in range(size)]
+                await asyncio.sleep(0)
+            await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+    assert [len(batch) for batch in runner.batches] == [largest] * streams
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    largest=st.integers(2, 9),
+    fits=st.integers(0, 4),
+    leaving=st.floats(0, 1),
+)
+def test_a_retry_never_runs_an_empty_batch(
+    seed: int, largest: int, fits: int, leaving: float
+) -> None:
+    """Callers leave while batches run out of memory, or fail for other reasons."""
+    chance = random.Random(seed)
+    tasks: list[asyncio.Task[Outcome[int]]] = []
+    sizes: list[int] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+
+        def run(items: list[int]) -> Sequence[int]:
+            sizes.append(len(items))
+            left = threading.Event()
+            loop.call_soon_threadsafe(leave, left)
+            assert left.wait(10)
+            if len(items) > fits:
+                raise OutOfMemory("no room") if chance.random() < 0.8 else ValueError("bad")
+            return items
+
+        def leave(left: threading.Event) -> None:
+            for task in tasks:
+                if chance.random() < leaving:
+                    task.cancel()
+            left.set()
+
+        async with batching(run, max_batch_size=largest) as batcher, asyncio.timeout(10):
+            tasks.extend(asyncio.create_task(batcher.submit(i)) for i in range(12))
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert min(sizes) > 0
+
+
+async def test_an_item_whose_caller_has_just_left_takes_no_place_in_a_batch() -> None:
+    runner = Runner()
+    tasks: list[asyncio.Task[Outcome[int]]] = []
+
+    def clock() -> float:
+        if len(batcher) == 3:  # all are in the queue, and the stream looks at it
+            tasks[0].cancel()
+        return 0.0
+
+    async with batching(runner, max_batch_size=2, clock=clock) as batcher:
+        tasks += [asyncio.create_task(batcher.submit(i)) for i in range(3)]
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert runner.batches == [[1, 2]]
+
+
+@pytest.mark.parametrize("failure", [DeviceFailure("gone"), KeyError("defect")], ids=repr)
+async def test_callers_of_a_batcher_that_ended_get_an_exception_each(failure: Exception) -> None:
+    """A shared exception would keep the frames, and so the items, of everyone it was raised for."""
+    gate = threading.Event()
+
+    def run(items: list[int]) -> Sequence[int]:
+        assert gate.wait(10)
+        if isinstance(failure, DeviceFailure):
+            raise failure
+        return items
+
+    def tell(batch: Batch, items: Sequence[int]) -> None:
+        if not isinstance(failure, DeviceFailure):
+            raise failure
+
+    async with batching(run, on_batch=tell, streams=2, max_batch_size=2) as batcher:
+        tasks = [asyncio.create_task(batcher.submit(i)) for i in range(8)]
+        await until(lambda: 0 < len(batcher) < 8)
+        gate.set()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        refused = [await raised_by(batcher.submit(9)) for _ in range(3)]
+        await batcher.close()
+        closed = [await raised_by(batcher.submit(9)) for _ in range(3)]
+    errors = [*ended, *refused, *closed]
+    assert all(isinstance(error, DeviceFailure | BatcherClosed) for error in errors)
+    assert len({id(error) for error in errors}) == len(errors)
+    assert {len(frames(error)) for error in refused + closed} == {2}, "they grow with each raise"
+
+
+@pytest.mark.parametrize(
+    "failure", [ValueError("bad"), OutOfMemory("no room"), DeviceFailure("gone")], ids=repr
+)
+async def test_a_failed_item_is_freed_without_the_garbage_collector(failure: Exception) -> None:
+    class Item:
+        """Supports weak references."""
+
+    def run(items: list[Any]) -> Sequence[int]:
+        raise type(failure)(str(failure))
+
+    gc.disable()
+    try:
+        async with batching(run) as batcher:
+            item = Item()
+            freed = ref(item)
+            await raised_by(batcher.submit(item))  # type: ignore[arg-type]
+            del item
+            await batcher.close()  # let the stream come to its end
+            await until(lambda: freed() is None)
+    finally:
+        gc.enable()
+
+
+async def raised_by(call: Coroutine[Any, Any, Any]) -> Exception:
+    """The exception that a call raises."""
+    try:
+        await call
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def frames(error: BaseException | Outcome[int]) -> list[Any]:
+    assert isinstance(error, BaseException)
+    return list(traceback.walk_tb(error.__traceback__))

@@ -100,7 +100,7 @@ async def test_a_route_named_as_one_of_ours_is_vertex_ais(classifier: FakeClassi
         (b"{}", 400, "instances: Field required"),
         (json.dumps(instances()).encode(), 400, "there are no instances"),
         (b'{"instances": [{"image": "MQ=="}]}', 400, "instances.0.b64: Field required"),
-        (b'{"instances": [{"b64": "%"}]}', 400, "the image is no valid base64"),
+        (b'{"instances": [{"b64": "%"}]}', 400, "the image is not valid base64"),
         (b'{"instances": [{"b64": ""}, {"b64": "%"}]}', 400, "image 1 of 2, counted from 0: the"),
         (json.dumps(instances(b"1", parameters={"top_k": 11})).encode(), 422, "from 1 to 10"),
         (json.dumps(instances(b"1", parameters={"k": 1})).encode(), 400, "parameters.k: Extra"),
@@ -137,29 +137,21 @@ def test_the_clouds_port_wins_and_its_variables_are_checked() -> None:
         create_app(vertex, environ={"AIP_PREDICT_ROUTE": "predict"})
 
 
-def test_sagemakers_weights_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sagemaker_serves_what_its_archive_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cloud, "SAGEMAKER_MODEL", tmp_path)
     settings = make_settings(cloud="sagemaker")
     assert follow_cloud(settings, {}).checkpoint is None
-    weights = tmp_path / "mine.safetensors"
-    weights.touch()
-    assert follow_cloud(settings, {}).checkpoint == str(weights)
+    (tmp_path / "._mine.safetensors").touch()
+    assert follow_cloud(settings, {}).checkpoint is None
+    (tmp_path / "mine.safetensors").touch()
+    assert follow_cloud(settings, {}).checkpoint == str(tmp_path)
     chosen = make_settings(cloud="sagemaker", checkpoint="other")
     assert follow_cloud(chosen, {}).checkpoint == "other"
-    (tmp_path / "more.pth").touch()
-    with pytest.raises(SettingsError, match=r"holds mine\.safetensors, more\.pth; XCIT_CHECKPOINT"):
-        find_weights(tmp_path)
-
-
-def test_weights_in_a_folder_of_the_archive_are_found_and_none_are_told(tmp_path: Path) -> None:
-    (tmp_path / "export").mkdir()
-    (tmp_path / "export" / "model.onnx").touch()
-    with pytest.raises(SettingsError, match=r"holds no weights: \*\.safetensors, \*\.pth"):
-        find_weights(tmp_path)
-    weights = tmp_path / "export" / "mine.pt"
-    weights.touch()
-    assert find_weights(tmp_path) == str(weights)
     assert find_weights(tmp_path / "nowhere") is None
+    with pytest.raises(SettingsError, match=r"mine\.safetensors: cannot be read: Not a directory"):
+        find_weights(tmp_path / "mine.safetensors")
 
 
 async def test_a_route_may_be_one_that_ours_would_match(classifier: FakeClassifier) -> None:

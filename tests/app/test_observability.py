@@ -79,22 +79,34 @@ PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
-PLAIN = "text/plain; version=1.0.0; charset=utf-8"
+PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+UTF8_TEXT = "text/plain; version=1.0.0; charset=utf-8; escaping=allow-utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+UTF8_OPENMETRICS = f"{OPENMETRICS}; escaping=allow-utf-8"
 
 
 @pytest.mark.parametrize(
     ("accept", "media_type"),
     [
-        (PROMETHEUS, OPENMETRICS),
+        (PROMETHEUS, UTF8_OPENMETRICS),
         ("application/openmetrics-text", OPENMETRICS),
-        ('Application/OpenMetrics-Text ; version="1.0.0"', OPENMETRICS),
+        ('Application/OpenMetrics-Text ; version="1.0.0"', f"{OPENMETRICS}; escaping=underscores"),
+        ("application/openmetrics-text;q=0.2,text/plain;version=0.0.4;q=0.9", PLAIN),
+        ("text/plain;q=0.2,application/openmetrics-text;q=0.9", OPENMETRICS),
+        ("text/plain;version=1.0.0;escaping=allow-utf-8", UTF8_TEXT),
         ("", PLAIN),
         ("*/*", PLAIN),
+        ("text/plain", PLAIN),
         ("text/plain;version=0.0.4", PLAIN),
         ("application/openmetrics-text;version=0.0.1", PLAIN),
+        (
+            "application/openmetrics-text;version=0.0.1,text/plain;version=1.0.0;q=0.1",
+            UTF8_TEXT.replace("allow-utf-8", "underscores"),
+        ),
         ("application/openmetrics-text;version=two", PLAIN),
+        ("application/openmetrics-text;version=99.0.0", PLAIN),
         ("application/openmetrics-text;q=0.0", PLAIN),
+        ("application/openmetrics-text;q=nan", PLAIN),
         (";=,;", PLAIN),
     ],
 )
@@ -105,7 +117,8 @@ async def test_metrics_come_in_the_form_that_is_asked_for(
         await client.post("/predict", content=b"1")
         response = await client.get("/metrics", headers={"Accept": accept})
     assert response.headers["content-type"] == media_type
-    openly = media_type == OPENMETRICS
+    assert response.headers["vary"] == "Accept"
+    openly = media_type.startswith(OPENMETRICS)
     parse = openmetrics.text_string_to_metric_families if openly else text_string_to_metric_families
     families = {family.name for family in parse(response.text)}
     assert {"xcit_requests", "xcit_request_duration_seconds", "xcit_state"} <= families
@@ -184,7 +197,7 @@ async def test_state_and_model_are_told(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, lifecycle):
         read = await scrape(client)
         assert [read("xcit_state", state=s) for s in ("loading", "ready")] == [0, 1]
-        info = {"name": "fake", "family": "none", "checkpoint_sha256": "0" * 64}
+        info = {"name": "fake", "version": "3", "family": "none", "checkpoint_sha256": "0" * 64}
         info["backend_reason"] = "there is no other"
         assert (
             read("xcit_model_info", **info, device="cpu", backend="fake", precision="float32") == 1
@@ -241,7 +254,7 @@ async def test_openapi_tells_every_error_of_predict(classifier: FakeClassifier) 
         document = (await client.get("/openapi.json")).json()
     operation = document["paths"]["/predict"]["post"]
     assert set(operation["responses"]) == {
-        *("200", "400", "401", "408", "413", "415", "422", "500", "503", "504")
+        *("200", "400", "401", "403", "408", "413", "415", "421", "422", "500", "503", "504")
     }
     for status, response in operation["responses"].items():
         if status != "200":

@@ -194,13 +194,13 @@ JUNK = b"{" * 100
 ZEROS = array("f", [0.0] * 12).tobytes()
 TWO = images(b"1", b"2")
 REFUSED = {
-    "no JSON": ({"content": JUNK}, "no inference request: body: Invalid JSON"),
-    "nothing": ({"content": b""}, "no inference request"),
+    "no JSON": ({"content": JUNK}, "not an inference request: body: Invalid JSON"),
+    "nothing": ({"content": b""}, "not an inference request"),
     "no inputs": ({"json": {}}, "inputs: Field required"),
     "not one input": (request_of(), "0 inputs; xcit has one"),
     "two inputs": (request_of(TWO, TWO), "2 inputs; xcit has one"),
     "name": (request_of(images(b"1", name="img")), "unknown input 'img'; xcit has 'image'"),
-    "dtype": (request_of(images(b"1", datatype="UINT8")), "is UINT8; xcit takes BYTES"),
+    "dtype": (request_of(images(b"1", datatype="UINT8")), "is 'UINT8'; xcit takes BYTES"),
     "shape": (request_of(images(b"1", shape=[1, 2])), "has shape [1, 2]; expected [-1, 1]"),
     "no shape": (request_of(images(b"1", shape=[])), "has shape []"),
     "negative shape": (request_of(images(b"1", shape=[-1])), "shape.0: Input should be greater"),
@@ -208,18 +208,20 @@ REFUSED = {
     "no rows": (request_of(images(shape=[0])), "has no rows"),
     "too few": (request_of(images(b"1", shape=[2])), "holds 1 elements; its shape has 2"),
     "a number": (request_of(images(data=[1], shape=[1])), "a string of base64, and not 1"),
-    "no base64": (request_of(images(data=["%"], shape=[1])), "no valid base64"),
+    "no base64": (request_of(images(data=["%"], shape=[1])), "not valid base64"),
     "uneven": (request_of(images(data=[["MQ=="], "MQ=="], shape=[2])), "nested unevenly"),
     "no data": (request_of(images(data=None, shape=[1])), "either data or binary_data_size"),
     "both": (
         request_of(images(b"1", parameters={"binary_data_size": 3})),
         "either data or binary_data_size",
     ),
-    "strange member": (request_of(images(b"1", date=3)), "date: Extra inputs are not permitted"),
-    "a member with a long name": (request_of(images(b"1") | {"x" * 999: 3}), f"0.{'x' * 71}: "),
+    "strange member": (
+        request_of(images(b"1", date=3)),
+        "unknown member 'date'; did you mean data?",
+    ),
     "output twice": (
         request_of(TWO, outputs=[{"name": "logits"}, {"name": "logits"}]),
-        "an output is asked for twice",
+        "an output is requested twice",
     ),
     "classes": (
         request_of(TWO, outputs=[{"name": "logits", "parameters": {"classification": 11}}]),
@@ -236,14 +238,14 @@ REFUSED = {
     "timeout": (request_of(TWO, parameters={"timeout": -1}), "timeout is -1"),
     "shared memory": (
         request_of(TWO, parameters={"shared_memory_region": "x"}),
-        "parameter 'shared_memory_region' is of an extension that is not here",
+        "parameter 'shared_memory_region' is of an extension that is not supported",
     ),
     "size beyond the body": (binary(TWO, b"", 8), "binary_data_size is 8, and 0 bytes follow"),
     "size of text": (binary(TWO, b"12", "2"), "binary_data_size is '2'"),
     "negative size": (binary(TWO, b"12", -2), "binary_data_size is -2"),
     "more than the size": (
         binary(TWO, elements(b"1", b"2") + b"x", 10),
-        "1 bytes follow that are of no input",
+        "1 unexpected bytes after the inputs",
     ),
     "one element of two": (binary(TWO, elements(b"1")), "are not 2 elements"),
     "three elements of two": (binary(TWO, elements(b"1", b"2", b"3")), "are not 2 elements"),
@@ -261,7 +263,10 @@ REFUSED = {
         {"content": b"{}", "headers": {"content-encoding": "br"}},
         "Content-Encoding is 'br'; it must be gzip or deflate",
     ),
-    "no gzip": ({"content": b"{}", "headers": {"content-encoding": "gzip"}}, "the body is no gzip"),
+    "no gzip": (
+        {"content": b"{}", "headers": {"content-encoding": "gzip"}},
+        "the body is not valid gzip data",
+    ),
     "half a gzip": (
         {"content": gzip.compress(b"{}")[:-4], "headers": {"content-encoding": "gzip"}},
         "is not whole",
@@ -285,7 +290,7 @@ REFUSED_TENSORS = {
     "shape": (request_of(tensor(*[0] * 12, shape=[3, 2, 2])), "expected [-1, 3, 2, 2]"),
     "another size": (request_of(tensor(*[0] * 12, shape=[1, 3, 4, 1])), "has shape [1, 3, 4, 1]"),
     "too few": (request_of(tensor(*[0] * 11, shape=[1, 3, 2, 2])), "11 elements; its shape has 12"),
-    "text": (request_of(tensor(*["0"] * 12)), "holds what is no number"),
+    "text": (request_of(tensor(*["0"] * 12)), "has '0', which is not a number"),
     "bytes": (binary(tensor(*[0] * 24), ZEROS), "has 48 bytes; 2 rows take 96"),
     "half a row": (
         {"content": ZEROS + ZEROS[:4], "headers": {"Inference-Header-Content-Length": "0"}},

@@ -2,12 +2,13 @@
 
 import re
 import threading
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from app.api.page import DIRECTORY, FILES
+from app.api.page import DIRECTORY, FILES, SWAGGER_UI, SWAGGER_UI_FILES
 from app.api_keys import new_key
 from app.lifecycle import State
 
@@ -21,7 +22,15 @@ TYPES = {
     "/page.css": "text/css; charset=utf-8",
     "/page.js": "text/javascript; charset=utf-8",
     "/icon.svg": "image/svg+xml",
+    "/docs": "text/html; charset=utf-8",
+    "/docs.js": "text/javascript; charset=utf-8",
 }
+# Of swagger-ui-dist 5.34.0, as npm has it: the package on PyPI changed nothing.
+SWAGGER_UI_SHA256 = {
+    "/swagger-ui.css": "c3cfe8248c4b0b89673600fb829924eafbac6de4bc4b2b06f5f5243483074d0a",
+    "/swagger-ui.js": "3f6abf70480db7e07914df4c98a77385f22ea585eaf457a3e6415ba0eae2d167",
+}
+PAGES = {"index.html": "/", "docs.html": "/docs"}
 LINKS = {"/docs", "/metrics"}
 
 
@@ -98,35 +107,40 @@ async def test_the_page_is_there_for_all_and_while_the_model_loads(
         allowed.set()
 
 
-async def test_the_page_may_use_its_own_files_and_the_service_alone(
-    classifier: FakeClassifier,
+@pytest.mark.parametrize(("page", "pictures"), [("/", "blob:"), ("/docs", "blob: data:")])
+async def test_a_page_may_use_its_own_files_and_the_service_alone(
+    classifier: FakeClassifier, page: str, pictures: str
 ) -> None:
     async with running(classifier) as (client, _):
-        policy = (await client.get("/")).headers["content-security-policy"]
+        policy = (await client.get(page)).headers["content-security-policy"]
     assert dict(directive.split(" ", 1) for directive in policy.split("; ")) == {
         "default-src": "'none'",
         "script-src": "'self'",
         "style-src": "'self'",
         "connect-src": "'self'",
-        "img-src": "'self' blob:",
+        "img-src": f"'self' {pictures}",
         "form-action": "'none'",
         "base-uri": "'none'",
         "frame-ancestors": "'none'",
     }
 
 
-async def test_the_page_names_nothing_but_what_the_service_has(classifier: FakeClassifier) -> None:
-    references = Elements(source("index.html")).references()
-    assert {f"/{reference}" for reference in references} == {*FILES, *LINKS} - {"/"}
+async def test_the_pages_name_nothing_but_what_the_service_has(classifier: FakeClassifier) -> None:
+    named = set()
     async with running(classifier) as (client, _):
-        for reference in references:  # relative, so that a proxy may put the service anywhere
-            assert (await client.get(f"/{reference}")).status_code == 200
-    for name in ("page.css", "page.js"):
-        assert not re.search(r"//\w|url\(|@import|\bimport\b", source(name)), name
+        for name in PAGES:
+            for reference in Elements(source(name)).references():
+                named.add(f"/{reference}")  # relative, so that a proxy may put it anywhere
+                assert (await client.get(f"/{reference}")).status_code == 200
+    assert named == {*FILES, *SWAGGER_UI_FILES, *LINKS} - {"/"}
+    for name in ("page.css", "page.js", "docs.js"):
+        code = re.sub(r"(?m)//.*$", "", source(name))
+        assert not re.search(r"//\w|url\(|@import|\bimport\b(?!\.meta)", code), name
 
 
-def test_neither_scripts_nor_styles_are_inline() -> None:
-    for tag, attributes, text in Elements(source("index.html")).found:
+@pytest.mark.parametrize("page", PAGES)
+def test_neither_scripts_nor_styles_are_inline(page: str) -> None:
+    for tag, attributes, text in Elements(source(page)).found:
         assert tag != "style"
         assert "style" not in attributes
         assert not any(name.startswith("on") for name in attributes)
@@ -135,10 +149,19 @@ def test_neither_scripts_nor_styles_are_inline() -> None:
             assert not text
 
 
+async def test_swagger_ui_is_served_as_it_was_published(classifier: FakeClassifier) -> None:
+    async with running(classifier) as (client, _):
+        for path, (name, media_type) in SWAGGER_UI_FILES.items():
+            response = await client.get(path)
+            assert response.headers["content-type"] == f"{media_type}; charset=utf-8"
+            assert response.content == (SWAGGER_UI / name).read_bytes()
+            assert sha256(response.content).hexdigest() == SWAGGER_UI_SHA256[path]
+
+
 async def test_the_page_is_no_part_of_the_contract(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         paths = (await client.get("/openapi.json")).json()["paths"]
-    assert not set(paths) & set(FILES)
+    assert not set(paths) & {*FILES, *SWAGGER_UI_FILES}
 
 
 async def test_requests_of_the_page_are_counted_by_their_route(classifier: FakeClassifier) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,7 @@ import pytest
 from app import tracing
 from app.logs import JsonFormatter, TextFormatter
 from app.main import create_app
+from app.otel_environment import without_opentelemetry
 from app.settings import SettingsError
 from tests.collector import Collector
 
@@ -537,7 +539,15 @@ async def test_opentelemetrys_own_switch_is_obeyed(
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "must begin with http"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector", "must begin with http"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "max_queue_size must be a positive integer"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "1.5", "must be a whole number"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "must be deflate or gzip or none"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "must be a number"),
+        ("OTEL_PROPAGATORS", "b3", "OTEL_PROPAGATORS=b3: not installed; available are baggage"),
+        ("OTEL_PROPAGATORS", "tracecontext,b4", "OTEL_PROPAGATORS=b4: not installed"),
+        ("OTEL_PYTHON_METER_PROVIDER", "mine", "must be default_meter_provider or"),
         ("OTEL_SPAN_LINK_COUNT_LIMIT", "many", "OTEL_SPAN_LINK_COUNT_LIMIT"),
+        ("OTEL_TRACES_SAMPLER", "often", "must be always_off or always_on or"),
+        ("OTEL_TRACES_SAMPLER_ARG", "half", "must be a number"),
     ],
 )
 async def test_a_variable_that_cannot_be_obeyed_is_told_at_start(
@@ -557,15 +567,62 @@ async def test_without_the_extra_tracing_is_refused_and_says_what_is_missing(
         create_app(make_settings(tracing=True), FakeClassifier)
 
 
-def test_without_tracing_nothing_of_it_is_imported() -> None:
-    program = (
-        "import sys; from unittest.mock import MagicMock;"
+@pytest.mark.parametrize(
+    ("propagators", "goes_on"),
+    [("tracecontext", True), ("baggage, tracecontext", True), ("baggage", False), ("none", False)],
+)
+async def test_the_callers_trace_is_read_in_the_formats_that_the_environment_names(
+    classifier: FakeClassifier,
+    collector: Collector,
+    variables: pytest.MonkeyPatch,
+    propagators: str,
+    goes_on: bool,
+) -> None:
+    variables.setenv("OTEL_PROPAGATORS", propagators)
+    async with running(classifier, tracing=True) as (client, _):
+        response = await client.post("/predict", content=b"1", headers=SAMPLED)
+    assert (trace_of(response)[0] == TRACE) is goes_on
+
+
+async def test_a_propagator_that_does_not_load_is_one_line(variables: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("broken", "no_such_module:Propagator", "opentelemetry_propagator")
+    installed = EntryPoints([broken])
+    variables.setattr("app.otel_environment.entry_points", lambda group: installed)
+    variables.setenv("OTEL_PROPAGATORS", "broken")
+    with pytest.raises(SettingsError, match=r"^OTEL_PROPAGATORS=broken: cannot be loaded: No mod"):
+        create_app(make_settings(tracing=True), FakeClassifier)
+
+
+def run(program: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    root = Path(__file__).parents[2]
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=root,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_without_tracing_only_the_api_that_fastapi_imports_is_imported() -> None:
+    done = run(
+        "import sys; import fastapi;"
+        "fastapis = set(sys.modules);"
+        "from unittest.mock import MagicMock;"
         "sys.modules.update({'model': MagicMock(), 'model.preprocess': MagicMock()});"
         "from app.main import create_app; from app.settings import Settings;"
         "create_app(Settings());"
-        "parts = ('opentelemetry.sdk', 'opentelemetry.exporter', 'google.', 'app.tracing');"
-        "found = [name for name in sys.modules if name.startswith(parts)];"
-        "sys.exit(repr(found) if found else 0)"
+        "parts = ('opentelemetry', 'google.', 'app.tracing');"
+        "print([name for name in set(sys.modules) - fastapis if name.startswith(parts)],"
+        "'opentelemetry.sdk' in sys.modules)"
     )
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+    assert (done.stdout, done.stderr) == ("[] False\n", "")
+
+
+def test_the_import_of_fastapi_does_not_see_opentelemetrys_variables() -> None:
+    environ = {"OTEL_PROPAGATORS": "b3", "OTEL_PYTHON_CONTEXT": "x", "PATH": "/bin"}
+    before = dict(environ)
+    with without_opentelemetry(environ):
+        assert environ == {"PATH": "/bin"}
+    assert environ == before

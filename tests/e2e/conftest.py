@@ -95,7 +95,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """Start a server and wait until it is ready. What is left of it at the end is killed."""
+    """Start a server, for any host, and wait until it is ready. It is killed at the end."""
     started: list[Server] = []
 
     def start(*command: str, wait: bool = True, **settings: Any) -> Server:
@@ -105,7 +105,9 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
             process = subprocess.Popen(
                 [sys.executable, *(command or SERVE)],
                 cwd=ROOT,
-                env=environment(**{"port": port, "drain_delay_s": 0} | settings),
+                env=environment(
+                    **{"port": port, "drain_delay_s": 0, "allowed_hosts": "*"} | settings
+                ),
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
             )

@@ -3,7 +3,8 @@
 A body is seconds that its batch takes, as text: ``0.5``. Others are trouble:
 
 bad      does not decode
-nap 2    spends two seconds in preprocessing
+nap 2    spends two seconds in preprocessing, and waits
+burn 2   the same, and computes in Python all the while
 poison   fails, and nothing else does
 plague   fails, and from then on everything
 broken   loses the device
@@ -11,10 +12,12 @@ heavy    does not fit into memory with more than one other; ``huge`` never does
 hang     never ends
 """
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from app import pipeline
 from app.classifier import Input
 from app.console import leave
 from app.errors import DeviceFailure, InvalidImage, OutOfMemory
@@ -51,10 +54,18 @@ class SlowClassifier:
         if data.startswith(b"nap "):
             time.sleep(float(data[4:]))
             return "0"
+        if data.startswith(b"burn "):
+            ended = time.thread_time() + float(data[5:])
+            while time.thread_time() < ended:
+                pass
+            return "0"
         return data.decode()
 
-    def explain(self, data: bytes, head: int | None) -> bytes:
-        raise AssertionError("nobody asks")
+    def prepare_explanation(self, data: bytes) -> str:
+        return self.preprocess(data)
+
+    def explain(self, item: str, head: int | None) -> bytes:
+        return item.encode()
 
     def padded_size(self, count: int) -> int:
         return count
@@ -74,5 +85,6 @@ class SlowClassifier:
 
 if __name__ == "__main__":
     settings = read_settings()
+    pipeline.STUCK_AFTER = float(os.environ.get("XCIT_TEST_STUCK_AFTER", pipeline.STUCK_AFTER))
     set_up_logs(settings.log_level, settings.log_format)
     leave(serve(settings, lambda: SlowClassifier(settings.max_batch_size or 16)))

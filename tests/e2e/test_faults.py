@@ -68,25 +68,47 @@ def test_an_image_that_fits_in_no_batch_is_told_to_come_again(start_server: Star
     assert server.is_ready()
 
 
-def test_a_decoder_that_runs_away_takes_no_worker(start_server: StartServer) -> None:
-    settings = {"preprocess_workers": 2, "request_timeout_s": 1}
-    server = start_server(*SLOW_SERVICE, **settings)
+STUCK_SOON = {"preprocess_workers": 2, "request_timeout_s": 1, "test_stuck_after": 1}
+
+
+def test_a_stuck_decoder_takes_no_worker(start_server: StartServer) -> None:
+    server = start_server(*SLOW_SERVICE, **STUCK_SOON)
     assert server.post(b"nap 60").status_code == 504
     time.sleep(0.5)  # the request was late; the decoder, which began after it, is so by now
     for _ in range(4):  # more than one at a time, or the other worker would do
         assert post_together(server, b"nap 0.6", b"nap 0.6") == [200, 200]
-    assert "1 decoders have not ended for 1 s" in server.log.read_text()
+    assert "xcit_stuck_decoders 1.0" in server.client.get("/metrics").text
+    assert "stuck decoders: 1 of at most 4" in server.log.read_text()
 
 
-def test_decoders_that_have_all_run_away_end_the_process(start_server: StartServer) -> None:
-    settings = {"preprocess_workers": 2, "request_timeout_s": 1, "drain_delay_s": 1}
+def test_stuck_decoders_end_the_process_when_nothing_can_be_decoded_and_not_before(
+    start_server: StartServer,
+) -> None:
+    server = start_server(*SLOW_SERVICE, **STUCK_SOON, drain_delay_s=1)
+    for stuck in (2, 4):
+        assert server.post(b"0").status_code == 200
+        assert server.is_ready()
+        with ThreadPoolExecutor(2) as pool:
+            answers = [pool.submit(server.post, b"nap 60") for _ in range(2)]
+            assert [answer.result().status_code for answer in answers] == [504, 504]
+        time.sleep(0.5)  # their decoders may have begun a little later than the requests
+        server.client.get("/metrics")
+        assert f"stuck decoders: {stuck} of at most 4" in server.log.read_text()
+    assert_ends(server, "all 4 decoders are stuck")
+
+
+def test_decoders_that_share_the_interpreter_lock_are_not_stuck(start_server: StartServer) -> None:
+    """Each computes for less than what makes it stuck, and takes longer than that by the clock."""
+    settings = {"preprocess_workers": 4, "test_stuck_after": 1, "request_timeout_s": 30}
     server = start_server(*SLOW_SERVICE, **settings)
-    with ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(server.post, b"nap 60") for _ in range(2)]
-        assert [answer.result().status_code for answer in answers] == [504, 504]
-    time.sleep(0.5)  # their decoders may have begun a little later than the requests
-    server.post(b"0")
-    assert_ends(server, "2 decoders have run away")
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(server.post, b"burn 0.5") for _ in range(8)]
+        while not all(answer.done() for answer in answers):
+            assert server.client.get("/livez").status_code == 200
+            assert "xcit_stuck_decoders 0.0" in server.client.get("/metrics").text
+            time.sleep(0.05)
+        assert [answer.result().status_code for answer in answers] == [200] * 8
+    assert "stuck" not in server.log.read_text()
 
 
 def test_a_clean_stop_does_not_wait_for_a_decoder_that_runs_away(start_server: StartServer) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.api_keys import new_key
 from model import BUNDLED_CHECKPOINT, ModelSpec, PreprocessSpec, write_checkpoint
 from model.xcit import XCiT
 
@@ -127,14 +128,56 @@ def test_what_cannot_be_served_is_told_and_the_old_model_stays(
         response = server.client.post("/admin/reload", headers=ADMIN)
         time.sleep(0.5)
         assert response.status_code == 422
-        assert "first is still served" in response.json()["detail"]
+        assert "first 1 is still served" in response.json()["detail"]
         assert str(checkpoint) in response.json()["detail"]
     assert set(seen) == {(200, "first")}
-    assert "reload failed, first is still served" in server.log.read_text()
+    assert "reload failed, first 1 is still served" in server.log.read_text()
 
     put(checkpoint, "second")
-    assert server.client.post("/admin/reload", headers=ADMIN).json()["name"] == "second"
+    answer = server.client.post("/admin/reload", headers=ADMIN).json()
+    assert (answer["name"], answer["replaced"]["name"]) == ("second", "first")
+    assert "second 1 is served instead of first 1" in server.log.read_text()
     assert served(server) == "second"
+
+
+def test_a_hangup_changes_model_and_keys_or_neither(
+    start_server: StartServer, checkpoint: Path
+) -> None:
+    keys_file = checkpoint.with_name("keys")
+    (alice, first), (bob, second) = new_key("alice"), new_key("bob")
+    keys_file.write_text(first)
+    server = start_server(checkpoint=checkpoint, api_keys_file=keys_file)
+
+    def statuses() -> list[int]:
+        headers = [{"X-API-Key": key} for key in (alice, bob)]
+        return [
+            server.client.post("/predict", content=picture(), headers=each).status_code
+            for each in headers
+        ]
+
+    good = checkpoint.read_bytes()
+    for keys, weights, reason in (
+        (second, b"rubbish", "reload failed"),
+        ("nonsense", good, "not reloaded"),
+    ):
+        keys_file.write_text(keys)
+        new = checkpoint.with_name("new")
+        new.write_bytes(weights)
+        new.replace(checkpoint)
+        server.process.send_signal(signal.SIGHUP)
+        wait_logged(server, reason)
+        assert statuses() == [200, 401]
+    keys_file.write_text(second)
+    server.process.send_signal(signal.SIGHUP)
+    wait_logged(server, "first 1 is served instead of first 1")
+    assert statuses() == [401, 200]
+
+
+def wait_logged(server: Server, text: str) -> None:
+    limit = time.monotonic() + 60
+    while text not in server.log.read_text():
+        assert time.monotonic() < limit, server.log.read_text()
+        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -70,16 +70,27 @@ def test_a_collector_that_hangs_holds_up_neither_requests_nor_the_end(
     assert "the last spans could not be sent" in server.log.read_text()
 
 
-@pytest.mark.slow
-def test_a_variable_that_cannot_be_obeyed_is_one_line_and_code_2() -> None:
+@pytest.mark.parametrize(
+    ("variables", "code", "told"),
+    [
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, 2, "must be http/protobuf"),
+        ({"OTEL_PROPAGATORS": "b3"}, 2, "OTEL_PROPAGATORS=b3: not installed"),
+        ({"OTEL_PROPAGATORS": "b3", "XCIT_TRACING": "false"}, 1, "/nowhere: cannot be read"),
+        ({"OTEL_PYTHON_CONTEXT": "x", "XCIT_TRACING": "false"}, 1, "/nowhere: cannot be read"),
+    ],
+)
+def test_a_bad_variable_is_one_line_with_tracing_and_nothing_without(
+    variables: dict[str, str], code: int, told: str
+) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "app", "serve"],
         cwd=ROOT,
-        env=environment(tracing=True) | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+        env=environment(tracing=True, checkpoint="/nowhere", port=0, log_level="error") | variables,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode == 2
-    message = "xcit-serve: OTEL_EXPORTER_OTLP_PROTOCOL=grpc: must be http/protobuf\n"
-    assert done.stderr == message
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert told in done.stderr
+    if code == 2:
+        assert (done.stderr.count("\n"), done.stderr[:12]) == (1, "xcit-serve: ")

@@ -1,7 +1,7 @@
 """The tutorial, from its first command to its last, as a reader goes through it.
 
-Docker's part is left out: what its commands would do is done to the server that the tutorial
-started. Alerts are tried in `tests.e2e.test_monitoring`.
+Docker's part is left out, and the signal goes to the server that the tutorial started. Alerts are
+tried in `tests.e2e.test_monitoring`.
 """
 
 import json

@@ -1,14 +1,17 @@
 """A small network, written to disk as users have them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from model.simplify import plain
 from model.spec import ModelSpec, PreprocessSpec
 from model.xcit import XCiT
+
+from .published import realistic_weights
 
 HYPERPARAMETERS = {
     "image_size": 16,
@@ -47,6 +50,21 @@ def spec() -> ModelSpec:
 def network() -> XCiT:
     torch.manual_seed(0)
     return XCiT(**HYPERPARAMETERS).eval()
+
+
+@pytest.fixture
+def whole(spec: ModelSpec, network: XCiT) -> nn.Sequential:
+    """Pixels to logits, with weights as training leaves them."""
+    network.load_state_dict(realistic_weights(network.state_dict()))
+    return plain(network, spec.preprocess).eval()
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    """Backends set PyTorch's number of threads; the next test finds it as it was."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

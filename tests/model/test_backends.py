@@ -1,31 +1,22 @@
-"""Who runs the forward pass: each backend beside plain PyTorch, and which of them is chosen."""
+"""Each backend on the CPU beside plain PyTorch."""
 
-import logging
-from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from model.backends import choose
+from model.backends.agreement import TOLERANCE
 from model.backends.base import Backend
-from model.backends.choose import (
-    TOLERANCE,
-    BackendOptions,
-    choose_backend,
-    disagreement,
-    probabilities,
-)
 from model.backends.openvino import OpenVINOBackend
 from model.backends.openvino_graph import fingerprint, to_graph
-from model.backends.torch import TorchBackend, choose_device, narrow, to_script
-from model.errors import DeviceError, ModelError
+from model.backends.torch import TorchBackend, narrow, to_script
+from model.errors import DeviceError
 from model.preprocess import AnyPixels, Pixels
-from model.scores import Logits, Scores, best_classes, softmax
+from model.scores import Scores, best_classes, softmax
 from model.simplify import plain, simplify_published, simplify_vit_pytorch
-from model.spec import ModelSpec, PreprocessSpec
+from model.spec import PreprocessSpec
 from model.xcit import XCiT
 from model.xcit_published import PublishedXCiT
 
@@ -33,22 +24,10 @@ from .conftest import HYPERPARAMETERS
 from .published import realistic_weights
 from .test_xcit_published import TINY
 
+pytestmark = pytest.mark.usefixtures("_threads")
+
 CPU = torch.device("cpu")
 SIZE = HYPERPARAMETERS["image_size"]
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def whole(spec: ModelSpec, network: XCiT) -> nn.Sequential:
-    """Pixels to logits, with weights as training leaves them."""
-    network.load_state_dict(realistic_weights(network.state_dict()))
-    return plain(network, spec.preprocess).eval()
 
 
 Run = Callable[..., Backend]
@@ -178,69 +157,6 @@ def test_long_queries_and_keys_stay_in_the_range_of_16_bits(
     assert np.abs(softmax(backend.logits(noise(3, size))) - expected).max() < TOLERANCE["float16"]
 
 
-def test_auto_takes_openvino_on_a_cpu(whole: nn.Sequential) -> None:
-    backend, reason = choose_backend(
-        lambda: whole, SIZE, probabilities(whole, SIZE), BackendOptions(device="cpu", cores=2)
-    )
-    assert backend.name == "openvino"
-    assert backend.streams * backend.threads == 2
-    assert reason == "first choice on cpu; agrees with 32-bit PyTorch"
-
-
-Started = Callable[[], Backend]
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "made" / "here"
-
-
-@pytest.fixture
-def start(whole: nn.Sequential, cache: Path) -> Started:
-    """As a service starts, on a cache of its own."""
-    options = BackendOptions(backend="openvino", device="cpu", streams=1, cache_dir=cache)
-    expected = probabilities(whole, SIZE)
-    return lambda: choose_backend(lambda: whole, SIZE, expected, options).backend
-
-
-def written(cache: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in cache.iterdir()}
-
-
-def test_a_compiled_model_is_kept_for_the_next_start(
-    start: Started, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start()
-    kept = written(cache)
-    assert sorted(path.suffix for path in kept) == [".bin", ".blob", ".xml"]
-    monkeypatch.delattr("model.backends.openvino_graph.to_graph")
-    assert start().name == "openvino"
-    assert written(cache) == kept, "compiled again"
-
-
-@pytest.mark.parametrize("suffix", [".bin", ".blob", ".xml"])
-def test_half_a_file_in_the_cache_is_made_anew(start: Started, cache: Path, suffix: str) -> None:
-    start()
-    (kept,) = cache.glob(f"*{suffix}")
-    size = kept.stat().st_size
-    kept.chmod(0o600)
-    kept.write_bytes(kept.read_bytes()[: size // 2])
-    assert start().name == "openvino"
-    assert kept.stat().st_size > 0.9 * size, "the broken one is still there"
-
-
-def test_a_full_disk_is_told_and_done_without(
-    start: Started, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(self: Path, target: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    assert start().name == "openvino"
-    assert "No space left on device" in caplog.text
-    assert not [*cache.glob("*.xml")]
-
-
 def test_what_makes_another_graph_has_another_fingerprint() -> None:
     def seen(size: int = SIZE, *, seed: int = 0, **changes: int) -> str:
         torch.manual_seed(seed)
@@ -251,147 +167,6 @@ def test_what_makes_another_graph_has_another_fingerprint() -> None:
     assert one == seen()
     others = [seen(2 * SIZE), seen(seed=1), seen(heads=1, dim_head=16)]
     assert len({one, *others}) == 1 + len(others)
-
-
-def test_a_cache_that_cannot_be_written_is_told_and_done_without(
-    whole: nn.Sequential, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").touch()
-    options = BackendOptions(backend="openvino", device="cpu", cache_dir=tmp_path / "file" / "x")
-    backend, reason = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
-    assert backend.name == "openvino"
-    assert "compiled models are not kept" in caplog.text
-    assert reason == "openvino was asked for; agrees with 32-bit PyTorch"
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_backend_precision_and_streams_can_be_chosen(whole: nn.Sequential, precision: str) -> None:
-    options = BackendOptions(backend="torch", device="cpu", precision=precision, cores=4, streams=2)
-    backend, reason = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
-    assert (backend.name, backend.precision) == ("torch", precision)
-    assert reason.startswith("torch was asked for; ")
-    backend.open()
-    assert (backend.streams, torch.get_num_threads()) == (2, 2)
-
-
-def test_a_backend_that_disagrees_is_replaced_and_that_is_told(
-    whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Wrong(OpenVINOBackend):
-        def logits(self, pixels: AnyPixels) -> Logits:
-            return np.roll(super().logits(pixels), 1, axis=1)
-
-    monkeypatch.setattr("model.backends.openvino.OpenVINOBackend", Wrong)
-    caplog.set_level(logging.WARNING)
-    options = BackendOptions(device="cpu", precision="bfloat16")
-    backend, reason = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
-    assert backend.name == "torch"
-    told = [record.getMessage() for record in caplog.records]
-    assert [line.partition(" is not used: a probability is")[0] for line in told] == [
-        "backend openvino in bfloat16",
-        "backend openvino in float32",
-    ]
-    for precision in ("bfloat16", "float32"):
-        assert f"not openvino in {precision}: a probability is" in reason
-
-
-def test_a_backend_that_cannot_be_built_is_replaced(
-    whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(network: nn.Module, image_size: int) -> object:
-        raise RuntimeError("no rule for aten::secret\nand more")
-
-    monkeypatch.setattr("model.backends.openvino_graph.to_graph", fail)
-    backend, reason = choose_backend(
-        lambda: whole, SIZE, probabilities(whole, SIZE), BackendOptions(device="cpu")
-    )
-    assert backend.name == "torch"
-    assert "openvino in float32 is not used: no rule for aten::secret" in caplog.text
-    assert "; not openvino in float32: no rule for aten::secret; agrees with" in reason
-
-
-def test_weights_that_no_backend_can_follow_are_refused(whole: nn.Sequential) -> None:
-    expected = probabilities(whole, SIZE)[:, ::-1]
-    with pytest.raises(ModelError, match="no backend on cpu gives the answers of 32-bit PyTorch"):
-        choose_backend(lambda: whole, SIZE, expected, BackendOptions(device="cpu"))
-
-
-def test_agreement_is_on_every_probability_and_the_best_class() -> None:
-    class Fixed:
-        name, device, precision = "fixed", "cpu", "bfloat16"
-        streams, threads, largest_batch, pads = 1, 1, 4, False
-
-        def __init__(self, found: Scores) -> None:
-            self.found = found
-
-        def open(self) -> None: ...
-
-        def keep(self, sizes: Collection[int]) -> None: ...
-
-        def logits(self, pixels: AnyPixels) -> Logits:
-            return np.log(self.found)
-
-    def told(*row: float) -> str | None:
-        expected = np.array([[0.6, 0.3, 0.1], [0.35, 0.34, 0.31]], np.float32)
-        found = expected.copy()
-        found[1] = row
-        return disagreement(Fixed(found), expected, SIZE)
-
-    assert told(0.35, 0.34, 0.31) is None
-    assert told(0.33, 0.35, 0.32) is None  # a change of places among equals
-    assert "0.05 off, more than 0.04" in (told(0.40, 0.34, 0.26) or "")
-    assert told(float("nan"), 0.34, 0.31) is not None
-
-
-def test_a_single_threaded_stream_for_each_core_is_the_rule(
-    whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rates = {4: 100.0, 2: 105.0, 1: 90.0}
-    monkeypatch.setattr(choose, "throughput", lambda backend, *_: rates[backend.streams])
-    options = BackendOptions(backend="torch", device="cpu", precision="float32", cores=4)
-
-    def streams() -> int:
-        expected = probabilities(whole, SIZE)
-        return choose_backend(lambda: whole, SIZE, expected, options).backend.streams
-
-    assert streams() == 4
-    rates[2] = 120.0
-    assert streams() == 2
-    rates[1] = 130.0
-    assert streams() == 1
-
-
-@pytest.mark.parametrize(
-    ("beside", "streams"), [(0.0, 4), (0.002, 4), (0.01, 3), (0.02, 2), (0.5, 1)]
-)
-def test_the_network_gets_the_cores_that_keep_pace_with_the_rest_of_the_work(
-    whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch, beside: float, streams: int
-) -> None:
-    monkeypatch.setattr(choose, "throughput", lambda backend, *_: 100.0)
-    options = BackendOptions(backend="torch", device="cpu", precision="float32", cores=4)
-    expected = probabilities(whole, SIZE)
-    backend = choose_backend(lambda: whole, SIZE, expected, options, lambda: beside).backend
-    assert (backend.streams, backend.threads) == (streams, 1)
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "mps"])
-def test_a_device_that_is_not_there_is_told(device: str) -> None:
-    if device == "mps" and torch.backends.mps.is_available():
-        pytest.skip("there is one")
-    with pytest.raises(ModelError, match=f"device '{device}' cannot be used here"):
-        choose_device(device)
-
-
-def test_a_backend_that_is_not_there_is_told(
-    whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(choose, "find_spec", lambda name: None)
-    expected = probabilities(whole, SIZE)
-    with pytest.raises(ModelError, match=r"not installed: pip install 'xcit-serve\[openvino\]'"):
-        choose_backend(lambda: whole, SIZE, expected, BackendOptions(backend="openvino"))
-    backend, reason = choose_backend(lambda: whole, SIZE, expected, BackendOptions(device="cpu"))
-    assert backend.name == "torch"
-    assert reason == "openvino is not installed; agrees with 32-bit PyTorch"
 
 
 def test_a_lost_device_is_told_apart_from_a_bad_batch() -> None:

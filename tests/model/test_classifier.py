@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from model.backends.base import Backend
-from model.backends.choose import BackendOptions
+from model.backends.base import Backend, BackendOptions
 from model.backends.torch import TorchBackend
 from model.checkpoint import write_checkpoint
 from model.classifier import Classifier, load_classifier
@@ -263,7 +262,7 @@ def test_where_decoding_takes_the_cores_the_network_leaves_them(
     path = tmp_path / "small.safetensors"
     write_checkpoint(path, spec, network.state_dict())
     monkeypatch.setattr("model.classifier.preprocess_seconds", lambda spec: 9.0)
-    monkeypatch.setattr("model.backends.choose.throughput", lambda *_: 100.0)
+    monkeypatch.setattr("model.backends.streams.throughput", lambda *_: 100.0)
     options = BackendOptions(device="cpu", cores=2, serving=serving)
     assert load_classifier(path, options=options).backend.streams == streams
 

@@ -1,4 +1,4 @@
-"""CUDA graphs beside plain PyTorch on the CPU; for who has an NVIDIA GPU."""
+"""CUDA graphs beside plain PyTorch on the CPU, on a machine with an NVIDIA GPU."""
 
 import subprocess
 import sys
@@ -10,17 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from model.backends.choose import (
-    TOLERANCE,
-    BackendOptions,
-    choose_backend,
-    disagreement,
-    probabilities,
-)
+from model.backends.agreement import TOLERANCE, disagreement, probabilities
+from model.backends.base import BackendOptions
+from model.backends.choose import choose_backend
 from model.backends.cuda import CudaBackend
 from model.backends.torch import TorchBackend, narrow
-from model.errors import OutOfMemory
-from model.preprocess import Pixels
+from model.errors import ModelError, OutOfMemory
+from model.preprocess import AnyPixels, Pixels
 from model.scores import softmax
 from model.simplify import plain, simplify_published, simplify_vit_pytorch
 from model.spec import ModelSpec, PreprocessSpec
@@ -60,6 +56,10 @@ def noise(count: int, seed: int = 1) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
 
 
+def as_kind(pixels: AnyPixels, kind: str) -> AnyPixels:
+    return pixels.astype(np.float32) if kind == "floats" else pixels
+
+
 def answers(network: nn.Module, pixels: Pixels) -> np.ndarray:
     with torch.inference_mode():
         return softmax(network(torch.from_numpy(pixels)).numpy())
@@ -94,6 +94,22 @@ def test_a_published_network_agrees_too(precision: str) -> None:
     assert disagreement(backend, expected, 32) is None
 
 
+@pytest.mark.parametrize("first", ["bytes", "floats"])
+def test_bytes_and_floats_share_a_recording(whole: nn.Sequential, first: str) -> None:
+    backend = CudaBackend(whole, GPU, "float32")
+    backend.open()
+    expected = {count: answers(whole, noise(count)) for count in (1, 4)}
+    for count in expected:
+        backend.logits(as_kind(noise(count), first))
+    recordings = dict(backend._thread.lane.recordings)
+    assert len(recordings) == 2
+    for count, scores in expected.items():
+        for kind in ("bytes", "floats", "bytes"):
+            found = softmax(backend.logits(as_kind(noise(count), kind)))
+            assert found == pytest.approx(scores, abs=TOLERANCE["float32"])
+    assert backend._thread.lane.recordings == recordings
+
+
 def test_streams_record_and_run_side_by_side(whole: nn.Sequential) -> None:
     expected = {count: answers(whole, noise(count)) for count in range(1, 17)}
     backend = CudaBackend(whole, GPU, "float32", streams=4)
@@ -113,6 +129,22 @@ def test_cuda_graphs_are_what_auto_chooses(whole: nn.Sequential) -> None:
     chosen = choose_backend(lambda: whole, SIZE, expected, BackendOptions()).backend
     assert (chosen.name, chosen.streams, chosen.device) == ("torch-cudagraphs", 2, "cuda")
     assert chosen.precision in {"bfloat16", "float16"}
+
+
+def test_a_lost_device_is_replaced_by_the_cpu_or_ends_the_choice(
+    whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(CudaBackend, "logits", lost)
+    monkeypatch.setattr("model.backends.choose.TorchBackend.logits", lost)
+    expected = probabilities(whole, SIZE)
+    with pytest.raises(ModelError, match="torch-cudagraphs in float32 on cuda: CUDA error"):
+        choose_backend(lambda: whole, SIZE, expected, BackendOptions(device="cuda"))
+    backend, reason = choose_backend(lambda: whole, SIZE, expected, BackendOptions())
+    assert (backend.name, backend.device) == ("openvino", "cpu")
+    assert "torch-cudagraphs in float32 on cuda: CUDA error: device-side assert" in reason
 
 
 @pytest.mark.usefixtures("little_memory")

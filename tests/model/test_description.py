@@ -214,8 +214,8 @@ def test_the_log_says_where_preprocessing_came_from(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("{", "config.json: no config.json of timm"),
-        ("[]", "config.json: no config.json of timm"),
+        ("{", "config.json: not JSON"),
+        ("[]", "config.json: is []; expected settings by name"),
         (json.dumps(CONFIG | {"global_pool": "avg"}), "global_pool is 'avg'; only 'token'"),
         (json.dumps(CONFIG | {"model_args": {"in_chans": 1}}), "in_chans is 1; only 3"),
         (json.dumps(CONFIG | {"pretrained_cfg": {"crop_mode": "squash"}}), "crop_mode is 'squash'"),
@@ -239,8 +239,8 @@ def test_a_config_that_cannot_be_obeyed_is_told(
     [
         ({"image_size": 200}, "multiple of the patch size 16, such as 192 or 208"),
         ({"image_size": 5}, "multiple of the patch size 16, such as 16"),
-        ({"hyperparameters": {"heads": 5}}, "must be a multiple of heads"),
-        ({"hyperparameters": {"depth": 3}}, "key 'blocks.2.gamma1' is missing"),
+        ({"hyperparameters": {"heads": 5}}, "heads is 5, from settings; the weights have 4"),
+        ({"hyperparameters": {"depth": 3}}, "depth is 3, from settings; the weights have 2"),
         ({"hyperparameters": {"tokens_nrom": True}}, "unexpected keyword argument 'tokens_nrom'"),
     ],
 )
@@ -268,7 +268,7 @@ def test_a_backbone_without_a_head_is_told(tmp_path: Path) -> None:
     ("keys", "message"),
     [
         (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "of no known family"),
-        (["conv1.weight", "layer1.0.conv1.weight"], "its first key is 'conv1.weight'"),
+        (["conv1.weight", "layer1.0.conv1.weight"], "its first key is 'model.conv1.weight'"),
     ],
     ids=["deit", "resnet"],
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.backends.choose import BackendOptions
+from model.backends.base import BackendOptions
 from model.checkpoint import write_checkpoint
 from model.classifier import Classifier, load_classifier
 from model.errors import ModelError

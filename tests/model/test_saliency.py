@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.errors import InvalidImage, ModelError
 from model.normalise import Normalise
+from model.preprocess import preprocess
 from model.saliency import SIDE, Explainer, overlay, palette
 from model.spec import ModelSpec, PreprocessSpec
 from model.xcit import XCiT
@@ -100,3 +101,25 @@ def test_a_picture_is_the_crop_with_the_heads_told_apart(spec: ModelSpec, networ
         explainer.picture(data, explainer.heads)
     with pytest.raises(InvalidImage):
         explainer.picture(data[:60])
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+def test_an_explanation_takes_one_decode(
+    spec: ModelSpec, network: XCiT, image_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, whole = vit(spec, network)
+    buffer = io.BytesIO()
+    Image.fromarray(noise(900)).save(buffer, image_format)
+    opened: list[object] = []
+    opening = Image.open
+
+    def count(*arguments: Any, **options: Any) -> Image.Image:
+        opened.append(arguments)
+        return opening(*arguments, **options)
+
+    monkeypatch.setattr(Image, "open", count)
+    views = Explainer(lambda: whole, spec).prepare(buffer.getvalue())
+    assert len(opened) == 1
+    assert views.shown.shape == (SIDE, SIDE, 3)
+    seen = preprocess(buffer.getvalue(), spec.preprocess).astype(int)
+    assert np.abs(views.seen - seen).max() <= (0 if image_format == "PNG" else 8)

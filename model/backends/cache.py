@@ -1,0 +1,76 @@
+"""The directory where compiled models are kept. What is read from it is run, so it is private."""
+
+import logging
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+OTHERS = 0o077
+OTHERS_WRITE = 0o022
+
+
+def open_cache(directory: Path) -> Path | None:
+    """The directory, made for its owner alone; ``None`` and a log line if it cannot be used.
+
+    It is refused when it, or anything in it, belongs to another user or can be written by others.
+    """
+    try:
+        found = locate(directory)
+        found.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_private(found)
+        with tempfile.TemporaryFile(dir=found):
+            return found
+    except (OSError, RuntimeError) as error:
+        logger.warning("compiled models are not kept in %s: %s", directory, error)
+        return None
+
+
+def locate(directory: Path) -> Path:
+    """The directory with ``~`` expanded; ``~/.cache`` is ``XDG_CACHE_HOME`` where that is set.
+
+    Raises:
+        RuntimeError: there is no home directory.
+    """
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if directory.parts[:2] == ("~", ".cache") and cache_home.is_absolute():
+        return cache_home.joinpath(*directory.parts[2:])
+    found = directory.expanduser()
+    if found != directory and not found.is_absolute():
+        raise RuntimeError("HOME must be an absolute path")
+    return found
+
+
+def check_private(directory: Path) -> None:
+    """Raise `PermissionError` unless this user alone can change a directory and what is in it."""
+    _check_owner(directory, directory.stat())
+    for path in directory.iterdir():
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            continue  # another start has just replaced it
+        if stat.S_ISLNK(status.st_mode):
+            raise PermissionError(f"{path} is a symbolic link; remove it")
+        _check_owner(path, status)
+
+
+def seal(directory: Path) -> None:
+    """Take from other users what the umask gave them on new files."""
+    for path in directory.iterdir():
+        try:
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if mode & OTHERS:
+                path.chmod(mode & ~OTHERS)
+        except FileNotFoundError:
+            continue
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if not hasattr(os, "geteuid"):
+        return  # on Windows the mode says nothing of other users
+    if status.st_uid != os.geteuid():
+        raise PermissionError(f"{path} belongs to user {status.st_uid}, not to {os.geteuid()}")
+    if status.st_mode & OTHERS_WRITE:
+        raise PermissionError(f"other users can write to {path}; run: chmod -R go-w {path}")

@@ -1,0 +1,183 @@
+"""Finding the network among the tensors of a training checkpoint.
+
+Training scripts wrap what they save in dictionaries, in prefixes of keys and in wrappers of
+modules. All of it is parts of one path here, and the network is wherever a key of its own is.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.container import Contents
+from model.errors import CheckpointError, show
+from model.families import FAMILIES, Family, StateDict
+from model.lookalikes import SAVE
+from model.stored import Leaf, NotPlain
+
+# No key of a network has such a part: DDP, torch.compile, FSDP and checkpointing put them in.
+WRAPPER = re.compile(r"module|_.*")
+AVERAGED = re.compile(r"(^|[._-])(ema|swa|avg|averaged?|teacher|polyak|shadow)([._-]|$)", re.I)
+SUPERSEDED = re.compile(r"(^|[._-])(current|online|student|raw)([._-]|$)", re.I)
+COUNTER = "num_batches_tracked"
+SHOWN = 5  # names in a message
+MAX_NETWORKS = 16
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """A network in a file.
+
+    Attributes:
+        place: what stands before each of its keys, such as ``state_dict.module``.
+        tensors: by the network's own keys.
+        others: places of the networks that were not taken.
+    """
+
+    family: Family
+    place: str
+    tensors: Mapping[str, Leaf]
+    others: tuple[str, ...] = ()
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the place says that the weights are an average over training."""
+        return bool(AVERAGED.search(self.place))
+
+    @property
+    def rank(self) -> int:
+        """Which of several networks to serve: an average before the last step's weights."""
+        return 2 if self.averaged else 0 if SUPERSEDED.search(self.place) else 1
+
+    def __str__(self) -> str:
+        return self.place or "the top level"
+
+
+def find_network(path: Path, contents: Contents) -> Found:
+    """The one network to serve.
+
+    Raises:
+        CheckpointError: there is none, or there are several with nothing to choose by.
+    """
+    candidates = _drop_incomplete([*_candidates(path, contents.tensors)])
+    if not candidates:
+        raise CheckpointError(f"{path}: {_absence(contents)}")
+    best = max(candidate.rank for candidate in candidates)
+    chosen, *rivals = (candidate for candidate in candidates if candidate.rank == best)
+    if not all(_same(chosen, rival) for rival in rivals):
+        names = _list([str(candidate) for candidate in (chosen, *rivals)])
+        raise CheckpointError(f"{path}: holds several networks: {names}; {SAVE}")
+    others = tuple(str(other) for other in candidates if other is not chosen)
+    if chosen.place:
+        logger.info(
+            "%s: weights from %s%s%s",
+            path,
+            chosen,
+            ", an average (EMA)" if chosen.averaged else "",
+            f"; not used: {_list(others)}" if others else "",
+        )
+    return Found(chosen.family, chosen.place, chosen.tensors, others)
+
+
+def as_state(path: Path, found: Found) -> StateDict:
+    """The tensors of a network, none of them anything but a plain one.
+
+    Raises:
+        CheckpointError: one is of another kind; its key is named.
+    """
+    state: dict[str, Tensor] = {}
+    for key, leaf in found.tensors.items():
+        if isinstance(leaf, NotPlain):
+            raise CheckpointError(
+                f"{path}: key {show(key)} is {leaf.what}; expected a plain tensor"
+            )
+        state[key] = leaf
+    return state
+
+
+def _candidates(path: Path, tensors: Mapping[str, Leaf]) -> Iterator[Found]:
+    places = [
+        (place, family)
+        for key in tensors
+        for family in FAMILIES.values()
+        if (place := _place(key, family.signature)) is not None
+    ]
+    if len(places) > MAX_NETWORKS:
+        raise CheckpointError(f"{path}: holds {len(places)} networks; {SAVE}")
+    inner = {place for place, _ in places}
+    for place, family in places:
+        members = {
+            plain: leaf
+            for key, leaf in tensors.items()
+            if key.startswith(place) and not _belongs_deeper(key, place, inner)
+            if (plain := _without_wrappers(key[len(place) :]))
+        }
+        yield Found(family, place.rstrip("."), members)
+
+
+def _place(key: str, signature: str) -> str | None:
+    """What stands before ``signature``, itself with wrappers in it or not, at the end of a key."""
+    parts, wanted = key.split("."), signature.split(".")
+    while parts and wanted:
+        part = parts.pop()
+        if part == wanted[-1]:
+            wanted.pop()
+        elif not WRAPPER.fullmatch(part):
+            return None
+    return None if wanted else "".join(f"{part}." for part in parts)
+
+
+def _belongs_deeper(key: str, place: str, places: set[str]) -> bool:
+    return any(
+        len(other) > len(place) and other.startswith(place) and key.startswith(other)
+        for other in places
+    )
+
+
+def _without_wrappers(key: str) -> str:
+    return ".".join(part for part in key.split(".") if not WRAPPER.fullmatch(part))
+
+
+def _drop_incomplete(candidates: list[Found]) -> list[Found]:
+    """Without those of which another has all tensors and more, such as an optimiser's averages."""
+    keys = [frozenset(_lasting(candidate.tensors)) for candidate in candidates]
+    return [
+        candidate
+        for candidate, mine in zip(candidates, keys, strict=True)
+        if not any(mine < others for others in keys)
+    ]
+
+
+def _lasting(tensors: Mapping[str, Leaf]) -> Iterator[str]:
+    return (key for key in tensors if not key.endswith(COUNTER))
+
+
+def _same(one: Found, other: Found) -> bool:
+    """Whether two networks are the same numbers."""
+    return one.tensors.keys() == other.tensors.keys() and all(
+        isinstance(leaf, Tensor)
+        and isinstance(twin := other.tensors[key], Tensor)
+        and torch.equal(leaf, twin)
+        for key, leaf in one.tensors.items()
+    )
+
+
+def _absence(contents: Contents) -> str:
+    """Why there is no network."""
+    if not contents.tensors:
+        objects = f", but Python objects ({_list(contents.objects)})" if contents.objects else ""
+        return f"no tensors{objects}; expected a dictionary of tensors by name: {SAVE}"
+    signatures = " or ".join(f"'{f.signature}' ({f.name})" for f in FAMILIES.values())
+    first = show(next(iter(contents.tensors)))
+    return f"of no known family: expected a key {signatures}; its first key is {first}"
+
+
+def _list(names: "tuple[str, ...] | list[str]") -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

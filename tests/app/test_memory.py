@@ -1,0 +1,130 @@
+"""The memory that the settings permit: the formula, its documents, and the container's limit."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app.memory import (
+    BASE,
+    BYTES_PER_PIXEL,
+    MIB,
+    MODEL,
+    MODELS,
+    NO_LIMIT,
+    WEIGHT_COPIES,
+    estimate_peak_memory,
+    memory_limit,
+    warn_of_memory,
+)
+from tests.documents import ROOT
+
+from .conftest import make_settings
+
+BUNDLED = (ROOT / "model" / "checkpoints" / "xcit-cifar10.safetensors").stat().st_size
+DEPLOY = (ROOT / "docs" / "how-to" / "deploy.md").read_text()
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+GIB = 1024 * MIB
+UNITS = {"Mi": MIB, "m": MIB, "Gi": GIB, "g": GIB}
+
+
+def total(cores: int, weights: int = BUNDLED) -> int:
+    return estimate_peak_memory(make_settings(), cores, weights).total
+
+
+def parse(text: str) -> int:
+    found = re.fullmatch(r"(\d+)(Mi|Gi|m|g)", text)
+    assert found, text
+    return int(found[1]) * UNITS[found[2]]
+
+
+def test_every_bound_counts() -> None:
+    settings = make_settings(preprocess_workers=3, max_pixels=1000, max_queue_bytes=5000)
+    found = estimate_peak_memory(settings, 16, 7)
+    assert found.total == BASE + 2 * (MODEL + 8 * 7) + 5000 + 4 * BYTES_PER_PIXEL * 1000
+
+
+def test_the_documents_have_the_formula_of_the_code() -> None:
+    formula = " ".join(DEPLOY.partition("## Memory")[2].split("```")[1].split())
+    for term in (
+        f"{BASE // MIB} MiB",
+        f"+ {MODELS} x ({MODEL // MIB} MiB + {WEIGHT_COPIES} x bytes of the weights)",
+        "+ XCIT_MAX_QUEUE_BYTES",
+        f"+ (decoding threads + 1) x {BYTES_PER_PIXEL} bytes x XCIT_MAX_PIXELS",
+    ):
+        assert term in formula
+
+
+def test_the_documents_have_the_sums_of_the_code() -> None:
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) GiB \| ([\d.]+) GiB \|$", DEPLOY, re.MULTILINE)
+    assert [int(cores) for cores, *_ in rows] == [1, 2, 4, 8]
+    for cores, bundled, large in rows:
+        assert bundled == f"{total(int(cores)) / GIB:.1f}"
+        assert large == f"{total(int(cores), 100_000_000) / GIB:.1f}"
+
+
+def test_the_manifest_has_room_for_its_cores() -> None:
+    deployment = next(iter(yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yml").read_text())))
+    limits = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    needed = total(int(limits["cpu"]))
+    assert needed <= parse(limits["memory"]) < needed + GIB
+    assert f"| memory {parse(limits['memory']) // GIB} GiB |" in DEPLOY
+
+
+def test_what_compose_proposes_has_room_for_its_cores() -> None:
+    service = yaml.safe_load(COMPOSE)["services"]["xcit"]
+    assert (service["cpus"], service["mem_limit"]) == ("${CPUS:-0}", "${MEM_LIMIT:-0}")
+    proposals = re.findall(r"CPUS=(\d+) MEM_LIMIT=(\w+)", COMPOSE + DEPLOY)
+    assert len(proposals) == 2
+    for cores, memory in proposals:
+        assert total(int(cores)) <= parse(memory) < total(int(cores)) + GIB
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("files", "groups", "expected"),
+    [
+        ({}, "0::/\n", None),
+        ({"memory.max": "max\n"}, "0::/\n", None),
+        ({"memory.max": "3221225472\n"}, "0::/\n", 3 * GIB),
+        ({"a.slice/memory.max": "1000\n"}, "0::/a.slice\n", 1000),
+        ({"a/memory.max": "1000\n", "a/b/memory.max": "max\n"}, "0::/a/b\n", 1000),
+        ({"memory.max": "5\n", "a/b/memory.max": "7\n"}, "0::/a/b\n", 5),
+        ({"other/memory.max": "5\n"}, "0::/a/b\n", None),
+        ({"memory.max": "5\n"}, "0::/../elsewhere\n", 5),
+        ({"memory/memory.limit_in_bytes": "1000\n"}, "4:memory:/\n", 1000),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, "4:memory:/\n", None),
+        ({"memory/docker/x/memory.limit_in_bytes": "9\n"}, "4:memory:/docker/x\n0::/\n", 9),
+        ({"memory/memory.limit_in_bytes": "9\n"}, "3:cpu,cpuacct:/x\n4:memory:/docker/y\n", 9),
+        ({"memory.max": "nonsense\n"}, "0::/\n", None),
+    ],
+)
+def test_the_lowest_limit_of_the_control_groups_counts(
+    tmp_path: Path, files: dict[str, str], groups: str, expected: int | None
+) -> None:
+    for name, text in files.items():
+        write(tmp_path / "cgroup" / name, text)
+    write(tmp_path / "own", groups)
+    assert memory_limit(tmp_path / "cgroup", tmp_path / "own") == expected
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert memory_limit(tmp_path / "absent", tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "warned"), [(None, False), (3 * GIB, True), (4 * GIB, False), (NO_LIMIT, False)]
+)
+def test_a_limit_that_is_too_low_is_warned_of(
+    caplog: pytest.LogCaptureFixture, limit: int | None, warned: bool
+) -> None:
+    warn_of_memory(make_settings(), 2, BUNDLED, limit)
+    assert ("the memory limit is 3072 MiB" in caplog.text) == warned
+    if warned:
+        assert f"needs {total(2) // MIB} MiB" in caplog.text
+        assert "XCIT_MAX_PIXELS" in caplog.text

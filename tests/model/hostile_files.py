@@ -1,0 +1,172 @@
+"""Weight files that are small and would cost much, or that look like weights and are not."""
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from model.xcit import XCiT
+
+from .conftest import HYPERPARAMETERS
+from .test_xcit_published import TINY, network
+
+State = dict[str, Tensor]
+
+
+def small() -> State:
+    return dict(network(**TINY).state_dict())
+
+
+def archive(data: bytes, *, compression: int = zipfile.ZIP_STORED, **entries: bytes) -> bytes:
+    """A file of torch.save with this pickle."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as file:
+        file.writestr("archive/data.pkl", data)
+        file.writestr("archive/version", "3\n")
+        for name, content in entries.items():
+            file.writestr(f"archive/data/{name}", content)
+    return buffer.getvalue()
+
+
+def saved(payload: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    return buffer.getvalue()
+
+
+def described(hyperparameters: dict[str, object], more: str = "") -> bytes:
+    """A self-describing file whose metadata says something else than its weights."""
+    document = {
+        "format_version": 1,
+        "name": "x",
+        "version": "1",
+        "family": "vit_pytorch",
+        "hyperparameters": HYPERPARAMETERS | hyperparameters,
+        "preprocess": {"image_size": 16},
+        "labels": ["a", "b", "c"],
+    }
+    state = dict(XCiT(**HYPERPARAMETERS).state_dict())
+    return save(state, {"xcit": more or json.dumps(document)})
+
+
+def safetensors(header: bytes, body: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(header)) + header + body
+
+
+def renumbered(layers: str, number: str) -> bytes:
+    key = f"{layers}.{number}.norm1.weight"
+    return save({**small(), key: torch.ones(64)})
+
+
+def shape(key: str, shape: list[int]) -> bytes:
+    """A safetensors file in which one tensor has this shape and no numbers."""
+    header: dict[str, object] = {}
+    header["blocks.0.local_mp.conv1.weight"] = entry([64, 1, 3, 3], 0, 2304)
+    header[key] = entry(shape, 2304, 2304)
+    return safetensors(json.dumps(header).encode(), bytes(2304))
+
+
+def entry(shape: list[int], start: int, end: int) -> dict[str, object]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+
+
+def reduce(module: str, name: str, arguments: bytes) -> bytes:
+    """A pickle that calls a function."""
+    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + arguments + b"R."
+
+
+def shared_by_many() -> bytes:
+    """A thousand layers that are all one tensor."""
+    weight = torch.ones(4096, 4096)
+    state = {f"blocks.{i}.mlp.fc1.weight": weight for i in range(1000)}
+    return saved({**small(), **state})
+
+
+def legacy_announcing(count: int) -> bytes:
+    """The older layout, with a storage of which the numbers are missing."""
+    buffer = io.BytesIO()
+    torch.save({"w": torch.ones(4)}, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()[:-24] + struct.pack("<q", count) + bytes(16)
+
+
+def central_directory(entries: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for number in range(entries):
+            file.writestr(f"{number:0200}", b"")
+    return buffer.getvalue()
+
+
+def same_bytes(count: int) -> bytes:
+    """Dictionaries of dictionaries of which each holds the one before twice."""
+    value: object = {"a": torch.ones(1)}
+    for _ in range(count):
+        value = {"x": value, "y": value}
+    return saved(value)
+
+
+def colliding_keys(count: int) -> bytes:
+    """A dictionary of integers that Python hashes to one value."""
+    items = b"".join(
+        b"\x8a\x0b" + (number * (2**61 - 1)).to_bytes(11, "little") + b"N"
+        for number in range(count)
+    )
+    return archive(b"\x80\x02}(" + items + b"u.")
+
+
+NESTED = 100_000
+HUGE = 10**9
+FILES: dict[str, Callable[[], bytes]] = {
+    "deflated pickle": lambda: archive(bytes(3 * 10**8), compression=zipfile.ZIP_DEFLATED),
+    "sparse": lambda: saved({**small(), "head.weight": torch.eye(5, 64).to_sparse()}),
+    "meta": lambda: saved({**small(), "head.weight": torch.ones(5, 64, device="meta")}),
+    "stride 0": lambda: saved({**small(), "head.weight": torch.ones(1).expand(30_000, 30_000)}),
+    "shared": shared_by_many,
+    "metadata nested": lambda: described({}, "[" * NESTED),
+    "metadata depth": lambda: described({"depth": HUGE}),
+    "metadata classes": lambda: described({"num_classes": HUGE}),
+    "metadata dim": lambda: described({"dim": HUGE * HUGE}),
+    "metadata image": lambda: described({"image_size": HUGE}),
+    "metadata kernel": lambda: described({"local_patch_kernel_size": HUGE}),
+    "metadata list": lambda: described({"depth": [1] * 1000}),
+    "layer 999999999": lambda: renumbered("blocks", "999999999"),
+    "layer of many digits": lambda: renumbered("blocks", "9" * 9000),
+    "many layers": lambda: save(
+        {**small(), **{f"blocks.{i}.norm1.weight": torch.ones(1) for i in range(20_000)}}
+    ),
+    "no numbers, many classes": lambda: shape("head.weight", [HUGE, 0]),
+    "no numbers, wide": lambda: shape("cls_token", [0, HUGE]),
+    "header announced": lambda: struct.pack("<Q", 2**40) + b"{}" + bytes(100),
+    "header of 20 MB": lambda: safetensors(
+        json.dumps({"__metadata__": {"xcit": " " * 20 * 2**20}}).encode()
+    ),
+    "bytearray": lambda: archive(reduce("__builtin__", "bytearray", b"J\xff\xff\xff\x7f\x85")),
+    "tensor": lambda: archive(reduce("torch", "FloatTensor", b"J\xff\xff\xff\x7f\x85")),
+    "memo": lambda: archive(b"\x80\x02}r\xff\xff\xff\x7f."),
+    "text announced": lambda: archive(b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"x."),
+    "nested lists": lambda: archive(b"\x80\x02" + b"]" * NESTED + b"a" * (NESTED - 1) + b"."),
+    "nested keys": lambda: archive(b"\x80\x02})" + b"\x85" * NESTED + b"Ns."),
+    "doubling keys": lambda: archive(b"\x80\x02})" + b"2\x86" * 60 + b"Ns."),
+    "colliding keys": lambda: colliding_keys(100_000),
+    "doubling dictionaries": lambda: same_bytes(200),
+    "marks": lambda: archive(b"\x80\x02" + b"(" * 3_000_000 + b"."),
+    "long pickle": lambda: archive(b"\x80\x02" + b"N0" * 2**25 + b"."),
+    "storage announced": lambda: legacy_announcing(2**40),
+    "negative storage": lambda: legacy_announcing(-4),
+    "many entries": lambda: central_directory(60_000),
+    "empty archive": lambda: archive(b""),
+    "plain pickle": lambda: pickle.dumps({"model": [1.0] * 100_000}),
+}
+
+
+def write(name: str, directory: Path) -> Path:
+    path = directory / "weights.pt"
+    path.write_bytes(FILES[name]())
+    return path

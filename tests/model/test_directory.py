@@ -1,0 +1,230 @@
+"""From what users call a checkpoint to the file of its weights, or to one line that helps."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from app.cli import main
+from model.checkpoint import read_checkpoint
+from model.dataset import list_split
+from model.errors import CheckpointError, ModelError
+from model.source import find_weights
+
+from .test_xcit_published import TINY, network
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def fill(tmp_path: Path) -> Callable[..., Path]:
+    """A directory with small PyTorch files of the given names."""
+
+    def fill(*names: str) -> Path:
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                torch.save({"of": name}, file)
+        return tmp_path
+
+    return fill
+
+
+def refusal(checkpoint: str | Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        find_weights(checkpoint)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["weights.pth"], "weights.pth"),
+        (["xcit"], "xcit"),
+        (["epoch_10.model"], "epoch_10.model"),
+        (["export/mine.ckpt"], "export/mine.ckpt"),
+        (["model.safetensors", "pytorch_model.bin", "other.pt"], "model.safetensors"),
+        (["last.pth.tar", "checkpoint-3.pth.tar", "model_best.pth.tar"], "model_best.pth.tar"),
+        (["last.pth.tar", "checkpoint-3.pth.tar", "checkpoint-9.pth.tar"], "last.pth.tar"),
+        (["run/last.pth.tar", "run/model_best.pth.tar"], "run/model_best.pth.tar"),
+        (["shapes.safetensors", "last.pt", "steady.pt"], "shapes.safetensors"),
+        (["last.ckpt", "epoch=3-step=10.ckpt"], "last.ckpt"),
+        (["checkpoint_best.pt", "checkpoint_last.pt"], "checkpoint_best.pt"),
+        (["weights.pth", "._weights.pth", ".hidden.pt"], "weights.pth"),
+        (["weights.pth", ".git/lfs/other.pth", "__MACOSX/._weights.pth"], "weights.pth"),
+        (
+            ["pytorch_model.bin", "training_args.bin", "optimizer.pt", "scheduler.pt"],
+            "pytorch_model.bin",
+        ),
+        (
+            ["mine.bin", "rng_state.pth", "rng_state_0.pth", "scaler.pt", "optimizer.bin"],
+            "mine.bin",
+        ),
+        (["code/inference.py", "weights.pt"], "weights.pt"),
+        (["code/inference.py", "a/b/c/weights.pt"], "a/b/c/weights.pt"),
+    ],
+    ids=str,
+)
+def test_the_weights_of_a_directory(
+    fill: Callable[..., Path], names: list[str], chosen: str
+) -> None:
+    directory = fill(*names)
+    assert find_weights(directory).path == directory / chosen
+    assert find_weights(f"{directory}/").path == directory / chosen
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "a directory without weights; expected a file such as model.safetensors"),
+        (["training_args.bin"], "a directory without weights"),
+        (["a.pth", "b.pth"], "holds several weight files: a.pth, b.pth; name the one to use"),
+        (["x/a.pth", "y/b.pth"], "holds several weight files: x/a.pth, y/b.pth; name the one"),
+        ([f"{i}.pth" for i in range(9)], "0.pth, 1.pth, 2.pth, 3.pth, 4.pth and 4 more"),
+        (["best_a.pt", "best_b.pt", "last.pt"], "several weight files: best_a.pt, best_b.pt"),
+        (
+            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+            "divided among several files, which are not read; save them as one",
+        ),
+        (["saved_model.pb"], "a TensorFlow SavedModel"),
+        ([".metadata", "__0_0.distcp"], "dcp_to_torch"),
+    ],
+    ids=str,
+)
+def test_directories_that_do_not_say_which(
+    fill: Callable[..., Path], names: list[str], message: str
+) -> None:
+    directory = fill(*names)
+    told = refusal(directory)
+    assert told.startswith(str(directory))
+    assert message in told
+
+
+def test_a_shard_by_name_is_refused(fill: Callable[..., Path]) -> None:
+    directory = fill("model-00001-of-00002.safetensors")
+    assert "one of several shards" in refusal(directory / "model-00001-of-00002.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("timm/xcit_nano_12_p16_224.fb_in1k", "hf-hub:timm/xcit_nano_12_p16_224.fb_in1k"),
+        ("timm/mine@v2", "hf-hub:timm/mine@v2"),
+        ("timm:xcit_nano_12_p16_224", "hf-hub:timm/xcit_nano_12_p16_224"),
+        ("hf_hub:timm/mine", "hf-hub:timm/mine"),
+        ("HF-HUB:timm/mine@main", "hf-hub:timm/mine@main"),
+        ("hfhub: timm/mine", None),
+        ("hf://timm/mine", "hf-hub:timm/mine"),
+        ("hf-hub/timm/mine", "hf-hub:timm/mine"),
+        ("huggingface:timm/mine", "hf-hub:timm/mine"),
+        ("https://huggingface.co/timm/mine", "hf-hub:timm/mine"),
+        ("https://huggingface.co/timm/mine/tree/v2", "hf-hub:timm/mine@v2"),
+        (
+            "https://huggingface.co/timm/mine/resolve/main/model.safetensors",
+            "hf-hub:timm/mine@main",
+        ),
+        ("huggingface.co/timm/mine?library=timm", "hf-hub:timm/mine"),
+        ("hf-hub:https://hf.co/timm/mine", "hf-hub:timm/mine"),
+        ("me/birds", "hf-hub:me/birds"),
+    ],
+)
+def test_other_spellings_of_a_repository_get_the_right_one(text: str, hint: str | None) -> None:
+    told = refusal(text)
+    assert told.startswith(text)
+    assert hint is None or told.endswith(f"a Hugging Face repository is written {hint}")
+
+
+@pytest.mark.parametrize("text", ["https://example.org/w.pth", "s3://bucket/w.pth", "gs://b/w.pt"])
+def test_addresses_are_no_files(text: str) -> None:
+    assert refusal(text) == f"{text}: an address, not a file; download it first"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("no\nsuch.pt", "control character U+000A"),
+        ("x" * 300, "File name too long"),
+        ("x" * 5000, "has 5000 characters"),
+        ("/nowhere/weights.pt", "cannot be read: No such file or directory"),
+        ("/dev/zero", "not a regular file"),
+    ],
+    ids=["empty", "newline", "long name", "long path", "missing", "device"],
+)
+def test_paths_that_cannot_be_read(text: str, message: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "weights.pt"
+    os.mkfifo(pipe)
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        read_checkpoint(pipe)
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    """Without the rights of root, whom no permission stops."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.mark.parametrize("locked", ["private", "private/run", "private/run/model.safetensors"])
+def test_what_may_not_be_read_is_one_line_in_every_command(
+    tmp_path: Path, locked: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "private" / "run" / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    save_file(dict(network(**TINY).state_dict()), path)
+    for parent in (*tmp_path.parents, tmp_path):
+        if parent != Path("/tmp") and parent.is_relative_to("/tmp"):
+            parent.chmod(0o711)
+    (tmp_path / locked).chmod(0)
+    commands: tuple[tuple[Any, ...], ...] = (
+        ("inspect", path),
+        ("inspect", path.parent),
+        ("convert", path, tmp_path / "out.safetensors"),
+        ("predict", "photo.jpg", "--checkpoint", path),
+        ("explain", "photo.jpg", "out.png", "--checkpoint", path),
+        ("evaluate", path, tmp_path),
+        ("evaluate", path, tmp_path, "--labels", path),
+    )
+    try:
+        for command in commands:
+            with another_user():
+                code = main([str(word) for word in command])
+            (line,) = capsys.readouterr().err.splitlines()
+            assert code == 1, command
+            assert re.fullmatch(rf"xcit-serve: {path.parent}.*: cannot be read: .*denied", line)
+    finally:
+        (tmp_path / locked).chmod(0o700)
+
+
+def test_images_of_an_unreadable_or_hidden_folder(tmp_path: Path) -> None:
+    for name in ("train/ant/1.jpg", "train/ant/._1.jpg", "train/.cache/2.jpg", "test/ant/3.jpg"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert [str(p) for p in list_split(tmp_path / "images", "train")] == ["train/ant/1.jpg"]
+    tmp_path.chmod(0)
+    try:
+        with another_user(), pytest.raises(ModelError, match="cannot be read: Permission denied"):
+            list_split(tmp_path / "images", "train")
+    finally:
+        tmp_path.chmod(0o700)
