@@ -16,6 +16,7 @@ from PIL import Image, ImageCms
 MAX_PROFILE_BYTES = 4 * 2**20  # the largest in use, for printing, have 3
 _MAX_TRANSFORMS = 32
 _SAME = 2  # levels of 255 by which a profile may differ from sRGB and still count as it
+_MAX_TAGS = 100  # that Little CMS reads
 _STEPS = 9  # levels of each colour at which that is tried
 _NO_CACHE = ImageCms.Flags.NOCACHE  # a transform is shared by threads
 _SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
@@ -82,7 +83,7 @@ def _build(profile: bytes, mode: str) -> Transform | None:
     if profile[12:16] not in _CLASSES:
         return None
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        source = ImageCms.ImageCmsProfile(io.BytesIO(_without_float_tables(profile)))
         transform = ImageCms.ImageCmsTransform(source, _srgb(), mode, "RGB", flags=_NO_CACHE)
         samples = _samples(mode)
         moved = np.asarray(transform.apply(samples)).astype(int)
@@ -90,6 +91,20 @@ def _build(profile: bytes, mode: str) -> Transform | None:
         return None
     plain = np.asarray(samples.convert("RGB")).astype(int)
     return None if mode != "CMYK" and np.abs(moved - plain).max() <= _SAME else transform
+
+
+def _without_float_tables(profile: bytes) -> bytes:
+    """The profile with its D2Bx tags renamed.
+
+    They hold any number of steps, and 4 MiB of them take minutes. The tables in 8 or 16 bits that
+    browsers read are there beside them.
+    """
+    count = min(int.from_bytes(profile[128:132], "big"), _MAX_TAGS)
+    table = bytearray(profile[132 : 132 + 12 * count])
+    for start in range(0, len(table), 12):
+        if table[start : start + 3] == b"D2B":
+            table[start : start + 3] = b"xxx"
+    return profile[:132] + table + profile[132 + len(table) :]
 
 
 def _samples(mode: str) -> Image.Image:

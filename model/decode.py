@@ -30,6 +30,7 @@ DECODER_ERRORS = (
     TypeError,
     LookupError,
     ArithmeticError,
+    AssertionError,
     RuntimeError,
     struct.error,
     zlib.error,
@@ -85,10 +86,7 @@ def decode(encoded: Encoded, image_format: str, needed: int) -> Decoded:
 
 def _decode(encoded: Encoded, image_format: str, needed: int) -> Decoded:
     image = _open(encoded.data, image_format)
-    least = math.ceil(_DRAFT_MARGIN * needed)
-    draft = image.draft(None, (least, least))
-    image.load()
-    size = draft[1][2:] if draft else image.size
+    size = _load(image, needed)
     blendable = _to_blendable(image, encoded.greys)
     if encoded.canvas:
         return Decoded(_on_canvas(blendable, encoded.canvas), encoded.canvas.size)
@@ -97,9 +95,23 @@ def _decode(encoded: Encoded, image_format: str, needed: int) -> Decoded:
 
 def _open(data: bytes, image_format: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=(image_format,))
+        image = Image.open(io.BytesIO(data), formats=(image_format,))
+        # Pillow would read in blocks, and copy a row of uncompressed samples with each block of it.
+        image.decodermaxblock = len(data)
+        return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(f"{error}; it is more than the decoder accepts") from error
+
+
+def _load(image: Image.Image, needed: int) -> tuple[float, float]:
+    """Decode in place, a JPEG much larger than needed at a reduced scale; see `Decoded.size`."""
+    least = math.ceil(_DRAFT_MARGIN * needed)
+    draft = image.draft(None, (least, least))
+    try:
+        image.load()
+    except MemoryError as error:  # among others for rows of 2**31 bits and more
+        raise ImageTooLarge("the image has longer rows than its decoder takes") from error
+    return draft[1][2:] if draft else image.size
 
 
 def _to_blendable(image: Image.Image, greys: Greys) -> Image.Image:

@@ -52,6 +52,8 @@ def _blocks(image: Image.Image, greys: Greys) -> Iterator[tuple[int, NDArray[np.
     rows = max(1, _BLOCK // width)
     for top in range(0, height, rows):
         block = np.asarray(image.crop((0, top, width, min(top + rows, height))))
+        if greys.swapped:
+            block = block.byteswap()
         if greys.unsigned:
             block = block.view(np.uint32)
         yield top, np.nan_to_num(block.astype(np.float32)).clip(min=0)

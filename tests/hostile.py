@@ -15,7 +15,7 @@ from tests.pictures import bomb, chunk, png
 
 MODE_TIFF_COMPRESSIONS = {
     "1": ("raw", "group3", "group4", "packbits", "tiff_lzw", "tiff_adobe_deflate"),
-    "L": ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "lzma", "zstd"),
+    "L": ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "zstd"),
     "LA": ("raw", "tiff_lzw"),
     "P": ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate"),
     "RGB": ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "zstd"),
@@ -392,7 +392,7 @@ def scan_bomb(width: int, height: int, scans: int) -> bytes:
         + jpeg_segment(0xC2, b"\x08" + struct.pack(">HH", height, width) + b"\1\1\x11\0")
         + jpeg_segment(0xC4, b"\0" + table + b"\0")  # DC: no difference
         + jpeg_segment(0xC4, b"\x10" + table + b"\xe0")  # AC: a run of up to 32767 empty blocks
-        + jpeg_segment(0xDA, b"\1\1\0" + bytes((0, 0, 0x01)))
+        + jpeg_segment(0xDA, b"\1\1\0" + bytes((0, 0, 0x00)))
         + bytes(-(-blocks // 8))
         + jpeg_segment(0xDA, b"\1\1\0" + bytes((1, 63, 0x01)))
         + data

@@ -28,12 +28,14 @@ class Greys:
         white: the sample value of white; None if the file does not say.
         inverted: whether 0 is white.
         unsigned: whether 32-bit integers are unsigned.
+        swapped: whether Pillow reads the bytes of each sample in the wrong order.
         transparent: the sample value that is transparent, if any.
     """
 
     white: float | None = None
     inverted: bool = False
     unsigned: bool = False
+    swapped: bool = False
     transparent: int | None = None
 
 

@@ -8,17 +8,18 @@ from model.errors import ImageTooLarge, InvalidImage
 from model.structure.encoded import Canvas, Encoded
 from model.structure.work import check_pixels
 
-MAX_BLOCKS = 65_536  # before the first frame; a large colour profile has 12,000
+MAX_BLOCKS = 65_536  # before the first frame, all extensions together; a large profile has 12,000
 
 _EXTENSION, _FRAME, _CONTROL = 0x21, 0x2C, 0xF9
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Where the image descriptor begins, and the control block that goes before it."""
+    """Where the image descriptor begins, the control block before it, and blocks up to it."""
 
     start: int
     control: bytes
+    blocks: int
 
 
 def read_gif(data: bytes, max_pixels: int) -> Encoded:
@@ -38,7 +39,11 @@ def read_gif(data: bytes, max_pixels: int) -> Encoded:
     parts = [data[:6], struct.pack("<HH", width, height), data[10:start], frame.control]
     parts += [b",", struct.pack("<4H", 0, 0, width, height), rest]
     canvas = None if size == (width, height) else Canvas(size, (left, top))
-    return Encoded(b"".join(parts), _count(size, width * height, len(rest)), canvas=canvas)
+    work = _count(size, width * height, len(rest))
+    work["segment"] = frame.blocks
+    if canvas:
+        work["converted pixel"] = size[0] * size[1]
+    return Encoded(b"".join(parts), work, canvas=canvas)
 
 
 def _table_size(flags: int) -> int:
@@ -46,27 +51,32 @@ def _table_size(flags: int) -> int:
 
 
 def _find_frame(data: bytes, position: int) -> _Frame:
+    """The first frame; raises `IndexError` if the data ends before it."""
     control = b""
-    for _ in range(MAX_BLOCKS):
+    left = MAX_BLOCKS
+    while left > 0:
+        left -= 1
         if data[position] == _FRAME:
-            return _Frame(position, control)
+            return _Frame(position, control, MAX_BLOCKS - left)
         if data[position] != _EXTENSION:
             position += 1
             continue
-        end = _end_of_blocks(data, position + 2)
+        end, left = _skip_blocks(data, position + 2, left)
         if data[position + 1] == _CONTROL and end - position >= 8:
             control = data[position:end] if end - position == 8 else b""
         position = end
     raise ImageTooLarge(f"the GIF has over {MAX_BLOCKS} blocks before its first frame")
 
 
-def _end_of_blocks(data: bytes, position: int) -> int:
-    for _ in range(MAX_BLOCKS):
+def _skip_blocks(data: bytes, position: int, left: int) -> tuple[int, int]:
+    """Where the data blocks of an extension end, and how many more blocks may follow."""
+    while left > 0:
+        left -= 1
         length = data[position]
         position += 1 + length
         if not length:
-            return position
-    raise ImageTooLarge(f"the GIF has an extension of over {MAX_BLOCKS} blocks")
+            break
+    return position, left
 
 
 def _count(size: tuple[int, int], pixels: int, compressed: int) -> Counter[str]:

@@ -25,7 +25,8 @@ _START_OF_SCAN, _END = 0xDA, 0xD9
 _TABLES = {0xC4, 0xDB, 0xDD}  # Huffman and quantization tables, restart interval
 _EXIF, _PROFILE, _ADOBE, _JFIF = 0xE1, 0xE2, 0xEE, 0xE0
 _STANDALONE = {0x01, *range(0xD0, 0xDA)}  # markers without a length
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what is no restart and no data
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither a restart nor data
+_WINDOW = 2**18  # bytes that are searched before another thread may run
 
 
 @dataclass(slots=True)
@@ -45,7 +46,7 @@ def read_jpeg(data: bytes, max_pixels: int) -> Encoded:
     """The first picture of a JPEG file."""
     head = _Head()
     segments = _segments(data)
-    for marker, start, end in segments:
+    for number, (marker, start, end) in enumerate(segments):  # noqa: B007, the last counts
         if marker == _START_OF_SCAN:
             break
         _read_segment(head, marker, data[start - 2 : end])
@@ -53,7 +54,9 @@ def read_jpeg(data: bytes, max_pixels: int) -> Encoded:
         raise InvalidImage("the JPEG data is truncated or corrupt: it has no scan")
     _check_frame(head, max_pixels)
     work, complete = _follow_scans(head, data, start, segments)
-    head.kept.append(data[start - 2 :])
+    work["segment"] += number
+    scans = data[start - 2 :]
+    head.kept.append(scans if complete else scans.rstrip(b"\xff"))  # half of the end's marker
     return Encoded(
         b"".join(head.kept),
         work,
@@ -67,10 +70,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """The segments of the first picture: marker, where its length is, and where it ends."""
     position = 2
     for _ in range(MAX_SEGMENTS):
-        match = _MARKER.search(data, position)
-        if match is None:
+        start = _after_marker(data, position)
+        if start is None:
             return
-        start = match.end()
         marker = data[start - 1]
         position = start
         if marker not in _STANDALONE:
@@ -79,6 +81,14 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == _END:
             return
     raise ImageTooLarge(f"the JPEG has over {MAX_SEGMENTS} segments; save it without them")
+
+
+def _after_marker(data: bytes, position: int) -> int | None:
+    """Where the next marker ends."""
+    for start in range(position, len(data), _WINDOW):
+        if match := _MARKER.search(data, start, start + _WINDOW + 1):
+            return match.end()
+    return None
 
 
 def _read_segment(head: _Head, marker: int, segment: bytes) -> None:
@@ -144,20 +154,46 @@ def _follow_scans(
     blocks = _blocks(head.frame)
     pixels = _size(head.frame)[0] * _size(head.frame)[1]
     work = Counter({"pixel": pixels, "JPEG block": sum(blocks), "JPEG byte": len(data) - start})
-    scans, passed = 1, _blocks_of_scan(data, start, blocks)
+    scans = [start]
     if head.frame_marker != _PROGRESSIVE and data[start + 2] == len(blocks):
         complete = data.rfind(b"\xff\xd9", start) >= 0  # this scan has it all
     else:
-        complete = False
-        for marker, place, _ in segments:
-            complete = marker == _END
-            if marker == _START_OF_SCAN:
-                scans += 1
-                passed += _blocks_of_scan(data, place, blocks)
-            if scans > MAX_SCANS:
-                raise ImageTooLarge(f"the JPEG has over {MAX_SCANS} scans; save it with fewer")
-    work["JPEG block in a scan"] = passed
-    return (work if complete else Counter({unit: 3 * n for unit, n in work.items()})), complete
+        complete = _find_scans(scans, work, segments)
+    work["JPEG block in a scan"] = sum(_blocks_of_scan(data, scan, blocks) for scan in scans)
+    if complete:
+        return work, True
+    if not _has_all_scans(head.frame, [data[scan : scan + 14] for scan in scans]):
+        raise InvalidImage("the JPEG data is truncated: whole scans are missing at its end")
+    return Counter({unit: 3 * count for unit, count in work.items()}), False
+
+
+def _find_scans(
+    scans: list[int], work: Counter[str], segments: Iterator[tuple[int, int, int]]
+) -> bool:
+    """Add the places of all scans after the first; returns whether the end was found."""
+    for marker, place, _ in segments:
+        work["segment"] += 1
+        if marker == _END:
+            return True
+        if marker == _START_OF_SCAN:
+            scans.append(place)
+        if len(scans) > MAX_SCANS:
+            raise ImageTooLarge(f"the JPEG has over {MAX_SCANS} scans; save it with fewer")
+    return False
+
+
+def _has_all_scans(frame: bytes, scans: list[bytes]) -> bool:
+    """Whether the scans bring every coefficient of every component to its last bit."""
+    missing = {frame[i]: set(range(64)) for i in range(6, 6 + 3 * frame[5], 3)}
+    for header in scans:
+        number = header[2] if len(header) > 2 else 0
+        if len(header) < 6 + 2 * number:
+            return False
+        first, last, bits = header[3 + 2 * number : 6 + 2 * number]
+        if bits & 15 == 0:
+            for component in header[3 : 3 + 2 * number : 2]:
+                missing.get(component, set()).difference_update(range(first, last + 1))
+    return not any(missing.values())
 
 
 def _blocks_of_scan(data: bytes, start: int, blocks: list[int]) -> int:

@@ -17,7 +17,7 @@ MAX_PROFILE_BYTES = 4 * 2**20
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-_GREY, _COLOUR, _PALETTE = 0, 2, 3
+_GREY, _COLOUR, _PALETTE, _GREY_AND_ALPHA = 0, 2, 3, 4
 _SCALES = {2: 85, 4: 17}  # what Pillow multiplies grey samples of so many bits by
 
 
@@ -25,6 +25,7 @@ _SCALES = {2: 85, 4: 17}  # what Pillow multiplies grey samples of so many bits 
 class _Parts:
     """The chunks that count, each by its content."""
 
+    number: int = 0
     header: bytes = b""
     image: list[bytes] = field(default_factory=list)
     others: dict[bytes, bytes] = field(default_factory=dict)
@@ -55,9 +56,11 @@ def read_png(data: bytes, max_pixels: int) -> Encoded:
     if transparent and header.depth == 16:
         greys = Greys(white=65535.0, transparent=int.from_bytes(transparent, "big"))
     exif = parts.others.get(b"eXIf", b"")
+    work = _count(header, sum(map(len, parts.image)), transparent=bool(transparent))
+    work["segment"] = parts.number
     return Encoded(
         _SIGNATURE + b"".join(_chunk(kind, content) for kind, content in chunks),
-        _count(header, sum(map(len, parts.image)), transparent=bool(transparent)),
+        work,
         _inflate_profile(parts.others.get(b"iCCP", b"")),
         orientation(exif.removeprefix(b"Exif\0\0")) if exif else 1,
         greys=greys,
@@ -68,6 +71,7 @@ def _collect(data: bytes) -> _Parts:
     """The first of each kind of chunk; those with a wrong checksum are left out if ancillary."""
     parts = _Parts()
     for kind, content, sound in _chunks(data):
+        parts.number += 1
         if kind == b"IDAT":
             parts.image.append(content)
         elif kind == b"IHDR" and not parts.header:
@@ -148,6 +152,8 @@ def _count(header: _Header, image_bytes: int, *, transparent: bool) -> Counter[s
     work["file byte"] = image_bytes
     if transparent or channels in (2, 4):
         work["alpha pixel"] = pixels
+    if header.colour in (_PALETTE, _GREY_AND_ALPHA) or header.depth == 1:
+        work["converted pixel"] = pixels
     if header.depth == 16 and header.colour == _GREY:
         work["wide pixel"] = pixels
     return work

@@ -11,8 +11,8 @@ from model.errors import ImageTooLarge, InvalidImage
 from model.structure.directory import BrokenDirectory, Directory, read_directory
 from model.structure.encoded import Encoded
 from model.structure.jpeg import read_jpeg
-from model.structure.tiff_kind import FAX, JPEG, Kind, greys_of, read_kind
-from model.structure.work import check_pixels
+from model.structure.tiff_kind import FAX, JPEG, PALETTE, Kind, greys_of, read_kind
+from model.structure.work import check_pixels, check_work
 
 MAX_PIECES = 65_536  # strips or tiles
 MAX_JPEG_PIECES = 4_096
@@ -107,23 +107,28 @@ def _count(
         work["wide pixel"] = pixels
     if kind.compression in FAX:
         work["TIFF fax row"] = rows
+        work["TIFF fax pixel"] = rows * pieces.size[0]
+    if kind.bits == 1 or kind.photometric == PALETTE:
+        work["converted pixel"] = pixels
     if kind.compression == JPEG:
-        work += _count_jpegs(data, directory, pieces, max_pixels)
+        _count_jpegs(work, data, directory, pieces, max_pixels)
     return work
 
 
 def _count_jpegs(
-    data: bytes, directory: Directory, pieces: _Pieces, max_pixels: int
-) -> Counter[str]:
-    """What the pieces take as JPEG files; one that is listed twice is decoded twice."""
-    tables = directory.content(_JPEG_TABLES).removesuffix(b"\xff\xd9")
-    work: Counter[str] = Counter()
+    work: Counter[str], data: bytes, directory: Directory, pieces: _Pieces, max_pixels: int
+) -> None:
+    """Add what the pieces take as JPEG files; one that is listed twice is decoded twice.
+
+    Pieces may overlap, so that reading them all is work too: it ends where their sum is too much.
+    """
+    tables = directory.content(_JPEG_TABLES)[: 2**16].removesuffix(b"\xff\xd9")
     places = zip(pieces.offsets.tolist(), pieces.lengths.tolist(), strict=True)
     for (offset, length), times in Counter(places).items():
+        check_work("TIFF", work, max_pixels)
         stream = data[offset : offset + length]
         one = read_jpeg(tables + stream[2:] if tables else stream, max_pixels).work
-        work += Counter({unit: times * number for unit, number in one.items()})
-    return work
+        work.update({unit: times * count for unit, count in one.items()})
 
 
 def _write(

@@ -20,8 +20,9 @@ _COMPRESSIONS = {NONE, *FAX, LZW, JPEG, DEFLATE, _OLD_DEFLATE, PACKED, _ZSTD}
 _COMPRESSION_NAMES = {6: "old-style JPEG", 34925: "LZMA", 50001: "WebP", 34712: "JPEG 2000"}
 _PREDICTED = {LZW, DEFLATE, _OLD_DEFLATE, _ZSTD}
 
-_WHITE_IS_0, _BLACK_IS_0, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
+_WHITE_IS_0, _BLACK_IS_0, _RGB, PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _COLOUR_SAMPLES = {_RGB: 3, _CMYK: 4, _YCBCR: 3, _LAB: 3}
+_PALETTE_BITS = (1, 2, 4, 8)
 _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELAB"}
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _FORMAT_NAMES = {1: "", 2: " signed", 3: " float"}
@@ -87,7 +88,14 @@ def greys_of(kind: Kind) -> Greys:
     """How Pillow's samples of one wide component become pixels."""
     white = {12: 4095.0, 16: 65535.0}.get(kind.bits)
     inverted = kind.photometric == _WHITE_IS_0 and kind.bits > 8
-    return Greys(white, inverted, kind.bits == 32 and kind.sample_format == _UNSIGNED)
+    wide = kind.bits == 32
+    return Greys(
+        white,
+        inverted,
+        unsigned=wide and kind.sample_format == _UNSIGNED,
+        # libtiff gives samples in this machine's order, and Pillow turns them once more.
+        swapped=wide and kind.order == ">" and kind.compression != NONE,
+    )
 
 
 def read_kind(directory: Directory) -> Kind:
@@ -112,7 +120,7 @@ def read_kind(directory: Directory) -> Kind:
         directory.number(259, NONE),
         directory.order,
         directory.number(266, 1),
-        _palette(directory, bits) if photometric == _PALETTE else None,
+        _palette(directory, bits) if photometric == PALETTE and bits in _PALETTE_BITS else None,
     )
     _check_compression(kind, directory)
     if not (_is_grey(kind) or _is_palette(kind) or _is_colour(kind, directory)):
@@ -142,7 +150,7 @@ def _extras(directory: Directory, photometric: int, samples: int) -> tuple[int, 
 
 def _palette(directory: Directory, bits: int) -> NDArray[np.uint16]:
     colours = directory.numbers(320)
-    if bits not in (1, 2, 4, 8) or len(colours) < 3 * 2**bits:
+    if len(colours) < 3 * 2**bits:
         raise InvalidImage("the TIFF data is corrupt: its palette is too short")
     if colours.max() < 256:  # of 8 bits, against the standard
         colours = colours * 257
@@ -180,8 +188,10 @@ def _is_grey(kind: Kind) -> bool:
 
 
 def _is_palette(kind: Kind) -> bool:
-    sound = kind.photometric == _PALETTE and kind.sample_format == _UNSIGNED
-    return sound and (not kind.extras or (kind.bits == 8 and kind.extras in ((0,), (2,))))
+    if kind.colours is None or kind.sample_format != _UNSIGNED:
+        return False
+    with_extra = kind.bits == 8 and kind.extras in ((0,), (2,)) and not kind.separate
+    return not kind.extras or with_extra
 
 
 def _is_colour(kind: Kind, directory: Directory) -> bool:
@@ -191,7 +201,9 @@ def _is_colour(kind: Kind, directory: Directory) -> bool:
         return _is_rgb(kind)
     if kind.photometric == _CMYK:
         wide = kind.bits == 16 and not kind.extras and not kind.separate
-        narrow = kind.bits == 8 and kind.extras in ((), (0,), (0, 0))
+        narrow = kind.bits == 8 and (
+            not kind.extras or (kind.extras in ((0,), (0, 0)) and not kind.separate)
+        )
         return directory.number(332, 1) == 1 and (wide or narrow)
     plain = kind.bits == 8 and not kind.extras
     if kind.photometric == _LAB:
@@ -202,7 +214,7 @@ def _is_colour(kind: Kind, directory: Directory) -> bool:
 def _is_rgb(kind: Kind) -> bool:
     first, others = kind.extras[:1], kind.extras[1:]
     if kind.separate:
-        return kind.bits == 8 and kind.extras in ((), (_UNSPECIFIED,), (_ALPHA,))
+        return kind.bits == 8 and kind.extras in ((), (_ALPHA,))
     if any(others) or first not in ((), (_UNSPECIFIED,), (_ASSOCIATED,), (_ALPHA,)):
         return False
     return (kind.bits == 8 and len(others) <= 2) or (kind.bits == 16 and not others)

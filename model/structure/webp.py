@@ -9,7 +9,7 @@ from model.structure.directory import orientation
 from model.structure.encoded import Canvas, Encoded
 from model.structure.work import check_pixels
 
-MAX_CHUNKS = 65_536
+MAX_CHUNKS = 16_384
 
 _BROKEN = "the WebP data is truncated or corrupt"
 _ALPHA, _LOSSY, _LOSSLESS = b"ALPH", b"VP8 ", b"VP8L"
@@ -18,7 +18,8 @@ _ALPHA, _LOSSY, _LOSSLESS = b"ALPH", b"VP8 ", b"VP8L"
 def read_webp(data: bytes, max_pixels: int) -> Encoded:
     """The picture of a WebP file; of an animation the first frame."""
     chunks = _first_chunks(data, 12)
-    picture, canvas = chunks, None
+    picture = chunks
+    canvas: Canvas | None = None
     if b"ANMF" in chunks:
         picture = _first_chunks(chunks[b"ANMF"], 16)
     image = picture.get(_LOSSY, picture.get(_LOSSLESS))
@@ -27,6 +28,7 @@ def read_webp(data: bytes, max_pixels: int) -> Encoded:
     size = _lossy_size(image) if _LOSSY in picture else _lossless_size(image)
     if b"VP8X" in chunks:
         canvas = _canvas(chunks, size)
+        canvas = None if canvas.size == size else canvas
     check_pixels(*(canvas.size if canvas else size), max_pixels)
     check_pixels(*size, max_pixels)
     exif = chunks.get(b"EXIF", b"")
@@ -35,7 +37,7 @@ def read_webp(data: bytes, max_pixels: int) -> Encoded:
         _count(picture, size, canvas),
         chunks.get(b"ICCP"),
         orientation(exif.removeprefix(b"Exif\0\0")) if exif else 1,
-        canvas=canvas if canvas and canvas.size != size else None,
+        canvas=canvas,
     )
 
 
@@ -109,8 +111,11 @@ def _count(
 ) -> Counter[str]:
     pixels = size[0] * size[1]
     all_pixels = canvas.size[0] * canvas.size[1] if canvas else pixels
-    content = sum(len(picture.get(kind, b"")) for kind in (_ALPHA, _LOSSY, _LOSSLESS))
-    work = Counter({"pixel": all_pixels, "WebP pixel": pixels, "WebP byte": content})
+    work = Counter({"pixel": all_pixels, "WebP pixel": pixels})
+    work["WebP byte"] = len(picture.get(_LOSSY, b""))
+    work["WebP lossless byte"] = len(picture.get(_LOSSLESS, b"")) + len(picture.get(_ALPHA, b""))
     if _ALPHA in picture or _LOSSLESS in picture or canvas:
         work["alpha pixel"] = all_pixels
+    if canvas:
+        work["converted pixel"] = all_pixels
     return work

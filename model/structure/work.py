@@ -16,22 +16,26 @@ _DEFAULT_PIXELS = 50_000_000  # with a higher limit on pixels the limit on work 
 
 NANOSECONDS: Mapping[str, float] = {
     "pixel": 4,  # stored, resampled, converted
-    "alpha pixel": 10,  # converted to RGBA and premultiplied, on top
+    "converted pixel": 10,  # from a palette, one bit or another colour space to RGB, on top
+    "alpha pixel": 14,  # converted to RGBA and premultiplied, on top
     "wide pixel": 10,  # 16 or 32 bits scaled to 8, on top
     "row": 30,  # what a decoder and a resampler do once a row
     "file byte": 8,  # read and copied; Huffman codes decoded
+    "segment": 2_000,  # a piece of a file that is read in Python
     "JPEG block": 60,  # 8 x 8 coefficients to pixels
     "JPEG block in a scan": 40,
-    "JPEG byte": 20,
+    "JPEG byte": 25,
     "PNG byte": 2.6,  # inflated and unfiltered
     "PNG row": 40,
     "GIF pixel": 6,
     "WebP pixel": 14,
-    "WebP byte": 220,
+    "WebP byte": 65,
+    "WebP lossless byte": 20,
     "BMP byte": 1,
-    "BMP run": 500,
+    "BMP run": 700,
     "TIFF piece": 6_000,  # a strip or tile
     "TIFF byte": 3,  # decoded
+    "TIFF fax pixel": 10,
     "TIFF fax row": 400,
 }
 

@@ -1,0 +1,305 @@
+"""What counts as a whole picture, what as a broken one, and what as a kind that is not read."""
+
+import io
+import struct
+import zlib
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from model.errors import ImageError, ImageTooLarge, InvalidImage, UnsupportedImage
+from model.preprocess import Pixels, preprocess, sniff_format
+from model.spec import PreprocessSpec
+from model.structure import read_structure
+from tests.hostile import (
+    HostileFile,
+    bmp,
+    encode,
+    in_mode,
+    jpeg_segment,
+    kinds,
+    picture,
+    rows_of,
+    transparent_colours,
+    write,
+    written_by_hand,
+)
+from tests.pictures import chunk, png
+
+SPEC = PreprocessSpec(image_size=32)
+MANY_PIXELS = 50_000_000
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+WHOLE = [*map(write, kinds()), *transparent_colours(), *written_by_hand()]
+
+
+def pixels_of(data: bytes) -> Pixels:
+    return preprocess(data, SPEC)
+
+
+def jpeg(**options: object) -> bytes:
+    return encode(picture(), "JPEG", quality=90, **options)
+
+
+def scan_ends(data: bytes) -> list[int]:
+    """Where the entropy-coded data of each scan ends."""
+    ends, position = [], 0
+    while (position := data.find(b"\xff\xda", position)) >= 0:
+        position += 2
+        while data[position] != 0xFF or data[position + 1] in (0, *range(0xD0, 0xD8)):
+            position += 1
+        ends.append(position)
+    return ends
+
+
+@pytest.mark.parametrize("file", WHOLE, ids=lambda file: file.name)
+@pytest.mark.parametrize("garbage", [b"\0", b"garbage", bytes(5000), b"\xff\xd8\xff\xe0\0\x10"])
+def test_bytes_behind_a_picture_do_not_matter(file: HostileFile, garbage: bytes) -> None:
+    assert np.array_equal(pixels_of(file.data + garbage), pixels_of(file.data))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_jpeg_without_its_end_marker_is_whole(mode: str, progressive: bool, cut: int) -> None:
+    data = encode(in_mode(mode, picture())[0], "JPEG", progressive=progressive)
+    assert np.array_equal(pixels_of(data[:-cut]), pixels_of(data))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("kept", [0.2, 0.4, 0.6, 0.8, 0.95])
+def test_a_cut_jpeg_is_truncated(mode: str, progressive: bool, kept: float) -> None:
+    data = encode(in_mode(mode, picture())[0], "JPEG", progressive=progressive, quality=90)
+    with pytest.raises(InvalidImage, match="is truncated"):
+        pixels_of(data[: int(kept * len(data))])
+
+
+def test_a_jpeg_that_ends_between_its_scans_is_truncated() -> None:
+    data = jpeg(progressive=True)
+    *early, last = scan_ends(data)
+    assert len(early) > 5
+    for end in early:
+        with pytest.raises(InvalidImage, match="whole scans are missing"):
+            pixels_of(data[:end])
+    assert np.array_equal(pixels_of(data[:last]), pixels_of(data))
+
+
+@pytest.mark.parametrize("identifier", [b"Exif\0\0", b"Exif\0\xff"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_both_identifiers_of_exif_are_read(identifier: bytes, order: str) -> None:
+    mark = b"II" if order == "<" else b"MM"
+    tags = mark + struct.pack(order + "HIHHHIHHI", 42, 8, 1, 0x112, 3, 1, 3, 0, 0)
+    data = jpeg()
+    turned = pixels_of(data[:2] + jpeg_segment(0xE1, identifier + tags) + data[2:])
+    assert np.array_equal(turned, pixels_of(data)[::-1, ::-1])
+
+
+def test_an_orientation_in_xmp_alone_is_ignored() -> None:
+    xmp = b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation='3' xmlns:tiff='t'/>"
+    data = jpeg()
+    with_xmp = data[:2] + jpeg_segment(0xE1, xmp) + data[2:]
+    assert np.array_equal(pixels_of(with_xmp), pixels_of(data))
+
+
+@pytest.mark.parametrize(
+    ("marker", "name"),
+    [(0xC3, "lossless"), (0xC9, "arithmetic coding"), (0xC5, "hierarchical")],
+)
+def test_other_kinds_of_jpeg_are_named(marker: int, name: str) -> None:
+    data = jpeg().replace(b"\xff\xc0", bytes((0xFF, marker)), 1)
+    with pytest.raises(UnsupportedImage, match=f"JPEG.*{name}|{name} JPEG"):
+        pixels_of(data)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "name"), [(2, b"\x0c", "12-bit"), (3, b"\0\0", "height")]
+)
+def test_frames_of_jpeg_that_are_not_read_are_named(place: int, value: bytes, name: str) -> None:
+    data = bytearray(jpeg())
+    start = data.index(b"\xff\xc0") + 2 + place
+    data[start : start + len(value)] = value
+    with pytest.raises(UnsupportedImage, match=f"JPEG with.* {name}|{name}"):
+        pixels_of(bytes(data))
+
+
+def test_scans_and_segments_of_a_jpeg_are_counted() -> None:
+    data = jpeg(progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    read_structure(data[:-2] + last * 80 + data[-2:], "JPEG", MANY_PIXELS)
+    with pytest.raises(ImageTooLarge, match="over 100 scans"):
+        read_structure(data[:-2] + last * 100 + data[-2:], "JPEG", MANY_PIXELS)
+    with pytest.raises(ImageTooLarge, match="over 2000 segments"):
+        read_structure(data[:2] + jpeg_segment(0xEA, b"") * 2001 + data[2:], "JPEG", MANY_PIXELS)
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"iCCP", b"gAMA", b"eXIf", b"tRNS", b"teSt"])
+def test_a_wrong_checksum_of_an_ancillary_chunk_does_not_matter(kind: bytes) -> None:
+    wrong = chunk(kind, bytes(6))[:-4] + b"abcd"
+    data = png((32, 32), 8, 2, rows_of(np.asarray(picture(32, 32))), before=wrong)
+    assert np.array_equal(pixels_of(data), np.asarray(picture(32, 32)))
+
+
+def test_a_wrong_checksum_of_the_header_is_an_error() -> None:
+    data = bytearray(encode(picture(), "PNG"))
+    data[29] ^= 1
+    with pytest.raises(InvalidImage, match="header is truncated or corrupt: its checksum is wrong"):
+        pixels_of(bytes(data))
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "GIF"])
+def test_a_picture_without_its_trailer_is_whole(image_format: str) -> None:
+    data = encode(picture(), image_format)
+    end = data.rindex(b"IEND") - 4 if image_format == "PNG" else len(data) - 1
+    assert np.array_equal(pixels_of(data[:end]), pixels_of(data))
+
+
+def test_a_transparent_16_bit_grey_is_laid_over_white() -> None:
+    samples = np.full((32, 32), 1000, ">u2")
+    samples[:16] = 1001
+    transparent = chunk(b"tRNS", struct.pack(">H", 1000))
+    rows = b"".join(b"\0" + row.tobytes() for row in samples)
+    pixels = pixels_of(png((32, 32), 16, 0, rows, before=transparent))
+    assert (pixels[:16] == round(1001 / 257)).all()
+    assert (pixels[16:] == 255).all()
+
+
+def test_a_transparent_16_bit_colour_is_refused_by_name() -> None:
+    rows = (b"\0" + bytes(6 * 32)) * 32
+    with pytest.raises(UnsupportedImage, match="PNG with 16-bit colours and a transparent colour"):
+        pixels_of(png((32, 32), 16, 2, rows, before=chunk(b"tRNS", bytes(6))))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_transparent_grey_of_few_bits_is_laid_over_white(depth: int) -> None:
+    top = 2**depth - 1
+    row = b"\0" + bytes(4 * depth // 2) + b"\xff" * (4 * depth // 2)  # 16 of 0, 16 of the highest
+    for level, left, right in ((0, 255, 255), (top, 0, 255)):
+        transparent = chunk(b"tRNS", struct.pack(">H", level))
+        pixels = pixels_of(png((32, 32), depth, 0, row * 32, before=transparent))
+        assert (pixels[:, :16] == left).all()
+        assert (pixels[:, 16:] == right).all()
+
+
+def test_of_an_animated_png_the_default_image_is_taken() -> None:
+    others = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue")]
+    apart = {"save_all": True, "append_images": others, "default_image": True}
+    data = encode(picture(), "PNG", **apart)
+    assert b"acTL" in data
+    assert np.array_equal(pixels_of(data), pixels_of(encode(picture(), "PNG")))
+
+
+def test_chunks_of_a_png_are_counted() -> None:
+    data = encode(picture(), "PNG")
+    many = chunk(b"teSt", b"") * 65_537
+    read_structure(data + many, "PNG", MANY_PIXELS)
+    with pytest.raises(ImageTooLarge, match="over 65536 chunks"):
+        read_structure(data[:33] + many + data[33:], "PNG", MANY_PIXELS)
+
+
+def test_blocks_of_a_gif_are_counted_over_all_extensions() -> None:
+    data = encode(Image.new("L", (32, 32)), "GIF")
+    place = 13 + 3 * 2 ** ((data[10] & 7) + 1)
+    comment = b"!\xfe" + b"\1x" * 999 + b"\0"
+    read_structure(data[:place] + comment * 65 + data[place:], "GIF", MANY_PIXELS)
+    with pytest.raises(ImageTooLarge, match="over 65536 blocks"):
+        read_structure(data[:place] + comment * 66 + data[place:], "GIF", MANY_PIXELS)
+
+
+def test_a_first_frame_lies_where_it_belongs_on_its_canvas() -> None:
+    data = bytearray(encode(Image.new("L", (16, 16), 0), "GIF"))
+    data[6:10] = struct.pack("<HH", 32, 32)
+    place = data.index(b",", 13 + 3 * 2 ** ((data[10] & 7) + 1))
+    data[place + 1 : place + 5] = struct.pack("<HH", 16, 0)
+    pixels = pixels_of(bytes(data))
+    assert (pixels[:16, 16:] == 0).all()
+    assert (pixels[16:] == 255).all()
+    assert (pixels[:, :16] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ({"compression": 4}, "BMP with compression JPEG"),
+        ({"bits": 2}, "BMP with 2 bits a pixel"),
+        ({"bits": 16, "compression": 3}, "BMP of 16 bits with the masks"),
+    ],
+)
+def test_kinds_of_bmp_that_are_not_read_are_named(header: dict[str, int], name: str) -> None:
+    values = {"bits": 24, "compression": 0} | header
+    with pytest.raises(UnsupportedImage, match=name):
+        pixels_of(bmp((32, 32), values["bits"], values["compression"], b"", bytes(4096)))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 255), st.integers(0, 255)), min_size=1, max_size=30),
+    st.booleans(),
+)
+@settings(max_examples=50, deadline=None)
+def test_runs_of_a_bmp_are_unrolled_as_they_are_written(
+    runs: list[tuple[int, int]], four_bits: bool
+) -> None:
+    """Each run a row of its own, cut at 32 pixels; what is left of a row is colour 0."""
+    greys = bytes(level for i in range(256) for level in (i, i, i, 0))
+    data = b"".join(bytes(run) + b"\0\0" for run in runs) + b"\0\1"
+    kind = (4, 2) if four_bits else (8, 1)
+    file = bmp((32, 32), *kind, greys[: 64 if four_bits else 1024], data)
+    expected = np.zeros((32, 32), int)
+    for row, (count, value) in zip(expected[::-1], runs, strict=False):
+        halves = (value >> 4, value & 15) if four_bits else (value, value)
+        row[: min(count, 32)] = np.resize(halves, min(count, 32))
+    assert np.array_equal(pixels_of(file)[..., 0], expected)
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_cut_webp_is_truncated(lossless: bool) -> None:
+    data = encode(picture(), "WEBP", lossless=lossless)
+    for kept in (0.2, 0.5, 0.9):
+        with pytest.raises(InvalidImage, match="truncated"):
+            pixels_of(data[: int(kept * len(data))])
+
+
+STARTS = [b"\xff\xd8\xff", SIGNATURE, b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"]
+STARTS += [b"RIFF\x16\0\0\0WEBP"]
+
+
+@given(st.sampled_from(STARTS), st.binary(max_size=300))
+@settings(deadline=None)
+def test_of_any_bytes_nothing_but_a_refusal_comes(start: bytes, rest: bytes) -> None:
+    data = start + rest
+    with suppress(ImageError):
+        read_structure(data, sniff_format(data), 100)
+
+
+@given(st.sampled_from(WHOLE), st.data())
+@settings(max_examples=300, deadline=None)
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_of_any_damage_nothing_but_pixels_or_a_refusal_comes(
+    file: HostileFile, draw: st.DataObject
+) -> None:
+    data = bytearray(file.data)
+    for _ in range(draw.draw(st.integers(1, 4))):
+        place = draw.draw(st.integers(0, min(len(data), 600) - 1))
+        data[place] = draw.draw(st.integers(0, 255))
+    with suppress(ImageError):
+        assert preprocess(bytes(data), SPEC, max_pixels=10**6).shape == (32, 32, 3)
+
+
+def test_a_large_profile_in_a_png_is_not_inflated_whole() -> None:
+    bomb = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**26)))
+    data = png((32, 32), 8, 2, rows_of(np.asarray(picture(32, 32))), before=bomb)
+    assert read_structure(data, "PNG", MANY_PIXELS).profile is None
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_metadata_never_reaches_a_decoder(image_format: str) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a secret word"
+    data = encode(picture(), image_format, exif=exif, icc_profile=b"another secret" * 50)
+    assert b"a secret word" in data
+    kept = read_structure(data, image_format, MANY_PIXELS).data
+    assert b"secret" not in kept
+    assert Image.open(io.BytesIO(kept)).size == (64, 48)
