@@ -12,6 +12,7 @@ from PIL import (
     BmpImagePlugin,  # noqa: F401, each registers its decoder
     GifImagePlugin,  # noqa: F401
     Image,
+    ImageFile,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
@@ -85,7 +86,7 @@ def decode(encoded: Encoded, image_format: str, needed: int) -> Decoded:
 
 
 def _decode(encoded: Encoded, image_format: str, needed: int) -> Decoded:
-    image = _open(encoded.data, image_format)
+    image = _open(encoded, image_format)
     size = _load(image, needed)
     blendable = _to_blendable(image, encoded.greys)
     if encoded.canvas:
@@ -93,14 +94,13 @@ def _decode(encoded: Encoded, image_format: str, needed: int) -> Decoded:
     return Decoded(blendable, size)
 
 
-def _open(data: bytes, image_format: str) -> Image.Image:
+def _open(encoded: Encoded, image_format: str) -> ImageFile.ImageFile:
     try:
-        image = Image.open(io.BytesIO(data), formats=(image_format,))
-        # Pillow would read in blocks, and copy a row of uncompressed samples with each block of it.
-        image.decodermaxblock = len(data)
-        return image
+        image = Image.open(io.BytesIO(encoded.data), formats=(image_format,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(f"{error}; it is more than the decoder accepts") from error
+    image.decodermaxblock = encoded.block or len(encoded.data)
+    return image
 
 
 def _load(image: Image.Image, needed: int) -> tuple[float, float]:

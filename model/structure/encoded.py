@@ -51,6 +51,9 @@ class Encoded:
         complete: whether the file has its end. Without it pixels may be missing.
         canvas: where the frame belongs, if it is not the whole picture.
         greys: for pictures of one wide sample a pixel.
+        block: how many bytes Pillow reads at once, where the file holds many uncompressed parts.
+            All of the file by default: Pillow reads again from the start of each row that a block
+            does not hold.
     """
 
     data: bytes
@@ -60,3 +63,4 @@ class Encoded:
     complete: bool = True
     canvas: Canvas | None = None
     greys: Greys = Greys()
+    block: int | None = None

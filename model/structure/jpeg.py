@@ -70,9 +70,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """The segments of the first picture: marker, where its length is, and where it ends."""
     position = 2
     for _ in range(MAX_SEGMENTS):
-        start = _after_marker(data, position)
-        if start is None:
+        match = _MARKER.match(data, position) or _find_marker(data, position)
+        if match is None:
             return
+        start = match.end()
         marker = data[start - 1]
         position = start
         if marker not in _STANDALONE:
@@ -83,11 +84,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     raise ImageTooLarge(f"the JPEG has over {MAX_SEGMENTS} segments; save it without them")
 
 
-def _after_marker(data: bytes, position: int) -> int | None:
-    """Where the next marker ends."""
+def _find_marker(data: bytes, position: int) -> re.Match[bytes] | None:
     for start in range(position, len(data), _WINDOW):
         if match := _MARKER.search(data, start, start + _WINDOW + 1):
-            return match.end()
+            return match
     return None
 
 
@@ -140,11 +140,12 @@ def _size(frame: bytes) -> tuple[int, int]:
 
 def _blocks(frame: bytes) -> list[int]:
     """How many blocks of 8 x 8 coefficients each component has."""
-    sampling = [(frame[i] >> 4 or 1, frame[i] & 15 or 1) for i in range(7, 6 + 3 * frame[5], 3)]
-    across, down = (8 * max(factors) for factors in zip(*sampling, strict=True))
+    factors = frame[7 : 6 + 3 * frame[5] : 3]
+    across = [factor >> 4 or 1 for factor in factors]
+    down = [factor & 15 or 1 for factor in factors]
     width, height = _size(frame)
-    units = -(-width // across) * -(-height // down)
-    return [units * h * v for h, v in sampling]
+    units = -(-width // (8 * max(across))) * -(-height // (8 * max(down)))
+    return [units * h * v for h, v in zip(across, down, strict=True)]
 
 
 def _follow_scans(

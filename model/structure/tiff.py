@@ -11,7 +11,7 @@ from model.errors import ImageTooLarge, InvalidImage
 from model.structure.directory import BrokenDirectory, Directory, read_directory
 from model.structure.encoded import Encoded
 from model.structure.jpeg import read_jpeg
-from model.structure.tiff_kind import FAX, JPEG, PALETTE, Kind, greys_of, read_kind
+from model.structure.tiff_kind import FAX, JPEG, NONE, PALETTE, Kind, greys_of, read_kind
 from model.structure.work import check_pixels, check_work
 
 MAX_PIECES = 65_536  # strips or tiles
@@ -61,6 +61,7 @@ def read_tiff(data: bytes, max_pixels: int) -> Encoded:
         profile,
         directory.number(_ORIENTATION, 1),
         greys=greys_of(kind),
+        block=_block(kind, pieces.size) if kind.compression == NONE else None,
     )
 
 
@@ -87,6 +88,16 @@ def _read_pieces(directory: Directory, kind: Kind, width: int, height: int) -> _
     return _Pieces(size, tiled, offsets, lengths)
 
 
+def _row_bytes(kind: Kind, width: int) -> int:
+    return -(-width * kind.bits * (1 if kind.separate else kind.samples) // 8)
+
+
+def _block(kind: Kind, size: tuple[int, int]) -> int:
+    """Whole rows of one piece, at least one, of about 64 KiB."""
+    row = _row_bytes(kind, size[0])
+    return row * max(1, min(size[1], 2**16 // row))
+
+
 def _count(
     data: bytes,
     directory: Directory,
@@ -96,10 +107,9 @@ def _count(
     max_pixels: int,
 ) -> Counter[str]:
     pixels, number = size[0] * size[1], len(pieces.offsets)
-    bits = kind.bits * (1 if kind.separate else kind.samples)
     rows = number * pieces.size[1]
     work = Counter({"pixel": pixels, "row": size[1] + rows, "TIFF piece": number})
-    work["TIFF byte"] = rows * -(-pieces.size[0] * bits // 8)
+    work["TIFF byte"] = rows * _row_bytes(kind, pieces.size[0])
     work["file byte"] = int(pieces.lengths.sum())
     if kind.alpha:
         work["alpha pixel"] = pixels
