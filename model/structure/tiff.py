@@ -53,6 +53,11 @@ def read_tiff(data: bytes, max_pixels: int) -> Encoded:
     check_pixels(width, height, max_pixels)
     kind = read_kind(directory)
     pieces = _read_pieces(directory, kind, width, height)
+    if pieces.size[0] * pieces.size[1] > max_pixels:
+        raise ImageTooLarge(
+            f"a tile of the TIFF is {pieces.size[0]} x {pieces.size[1]}; "
+            f"at most {max_pixels} pixels are accepted"
+        )
     work = _count(data, directory, kind, pieces, (width, height), max_pixels)
     profile = directory.content(_PROFILE) if _PROFILE in directory else None
     return Encoded(

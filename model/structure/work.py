@@ -1,10 +1,9 @@
 """How much work a decoder may be given, and what each part of it takes.
 
-Readers count units; `NANOSECONDS` is what one of each takes a core, at most, measured with
-Pillow 13 on a Xeon of 2023 by ``tests/model/test_work.py`` over generated files at their worst
-legal size. A file is refused if its units add up to more than `MAX_SECONDS`. Pictures of 50
-megapixels in an honest encoding stay below: 0.1 to 0.3 s as JPEG, up to 0.7 s as progressive JPEG,
-1.3 s as PNG, 0.9 to 1.9 s as WebP of up to 5 MiB.
+Readers count units; `NANOSECONDS` is about what one of each takes a core, measured with Pillow 13
+on a Xeon. A file is refused if its units add up to more than `MAX_SECONDS`. A search over generated
+files, ``tests/model/test_work.py``, looks for the costliest that is accepted. What photos of 50
+megapixels take is in ``docs/reference/images.md``.
 """
 
 from collections.abc import Mapping

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 from contextlib import suppress
 
@@ -19,8 +20,6 @@ from tests.hostile import (
     HostileFile,
     bmp,
     encode,
-    in_mode,
-    jpeg_segment,
     kinds,
     picture,
     rows_of,
@@ -29,6 +28,10 @@ from tests.hostile import (
     written_by_hand,
 )
 from tests.pictures import chunk, png
+
+from .costly.family import STEPS
+from .costly.tiff import overlapping_jpegs
+from .tiffs import LONG, SHORT, Tags, write_tiff
 
 SPEC = PreprocessSpec(image_size=32)
 MANY_PIXELS = 50_000_000
@@ -40,100 +43,10 @@ def pixels_of(data: bytes) -> Pixels:
     return preprocess(data, SPEC)
 
 
-def jpeg(**options: object) -> bytes:
-    return encode(picture(), "JPEG", quality=90, **options)
-
-
-def scan_ends(data: bytes) -> list[int]:
-    """Where the entropy-coded data of each scan ends."""
-    ends, position = [], 0
-    while (position := data.find(b"\xff\xda", position)) >= 0:
-        position += 2
-        while data[position] != 0xFF or data[position + 1] in (0, *range(0xD0, 0xD8)):
-            position += 1
-        ends.append(position)
-    return ends
-
-
 @pytest.mark.parametrize("file", WHOLE, ids=lambda file: file.name)
 @pytest.mark.parametrize("garbage", [b"\0", b"garbage", bytes(5000), b"\xff\xd8\xff\xe0\0\x10"])
 def test_bytes_behind_a_picture_do_not_matter(file: HostileFile, garbage: bytes) -> None:
     assert np.array_equal(pixels_of(file.data + garbage), pixels_of(file.data))
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-@pytest.mark.parametrize("progressive", [False, True])
-@pytest.mark.parametrize("cut", [1, 2])
-def test_a_jpeg_without_its_end_marker_is_whole(mode: str, progressive: bool, cut: int) -> None:
-    data = encode(in_mode(mode, picture())[0], "JPEG", progressive=progressive)
-    assert np.array_equal(pixels_of(data[:-cut]), pixels_of(data))
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-@pytest.mark.parametrize("progressive", [False, True])
-@pytest.mark.parametrize("kept", [0.2, 0.4, 0.6, 0.8, 0.95])
-def test_a_cut_jpeg_is_truncated(mode: str, progressive: bool, kept: float) -> None:
-    data = encode(in_mode(mode, picture())[0], "JPEG", progressive=progressive, quality=90)
-    with pytest.raises(InvalidImage, match="is truncated"):
-        pixels_of(data[: int(kept * len(data))])
-
-
-def test_a_jpeg_that_ends_between_its_scans_is_truncated() -> None:
-    data = jpeg(progressive=True)
-    *early, last = scan_ends(data)
-    assert len(early) > 5
-    for end in early:
-        with pytest.raises(InvalidImage, match="whole scans are missing"):
-            pixels_of(data[:end])
-    assert np.array_equal(pixels_of(data[:last]), pixels_of(data))
-
-
-@pytest.mark.parametrize("identifier", [b"Exif\0\0", b"Exif\0\xff"])
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_both_identifiers_of_exif_are_read(identifier: bytes, order: str) -> None:
-    mark = b"II" if order == "<" else b"MM"
-    tags = mark + struct.pack(order + "HIHHHIHHI", 42, 8, 1, 0x112, 3, 1, 3, 0, 0)
-    data = jpeg()
-    turned = pixels_of(data[:2] + jpeg_segment(0xE1, identifier + tags) + data[2:])
-    assert np.array_equal(turned, pixels_of(data)[::-1, ::-1])
-
-
-def test_an_orientation_in_xmp_alone_is_ignored() -> None:
-    xmp = b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation='3' xmlns:tiff='t'/>"
-    data = jpeg()
-    with_xmp = data[:2] + jpeg_segment(0xE1, xmp) + data[2:]
-    assert np.array_equal(pixels_of(with_xmp), pixels_of(data))
-
-
-@pytest.mark.parametrize(
-    ("marker", "name"),
-    [(0xC3, "lossless"), (0xC9, "arithmetic coding"), (0xC5, "hierarchical")],
-)
-def test_other_kinds_of_jpeg_are_named(marker: int, name: str) -> None:
-    data = jpeg().replace(b"\xff\xc0", bytes((0xFF, marker)), 1)
-    with pytest.raises(UnsupportedImage, match=f"JPEG.*{name}|{name} JPEG"):
-        pixels_of(data)
-
-
-@pytest.mark.parametrize(
-    ("place", "value", "name"), [(2, b"\x0c", "12-bit"), (3, b"\0\0", "height")]
-)
-def test_frames_of_jpeg_that_are_not_read_are_named(place: int, value: bytes, name: str) -> None:
-    data = bytearray(jpeg())
-    start = data.index(b"\xff\xc0") + 2 + place
-    data[start : start + len(value)] = value
-    with pytest.raises(UnsupportedImage, match=f"JPEG with.* {name}|{name}"):
-        pixels_of(bytes(data))
-
-
-def test_scans_and_segments_of_a_jpeg_are_counted() -> None:
-    data = jpeg(progressive=True)
-    last = data[data.rindex(b"\xff\xda") : -2]
-    read_structure(data[:-2] + last * 80 + data[-2:], "JPEG", MANY_PIXELS)
-    with pytest.raises(ImageTooLarge, match="over 100 scans"):
-        read_structure(data[:-2] + last * 100 + data[-2:], "JPEG", MANY_PIXELS)
-    with pytest.raises(ImageTooLarge, match="over 2000 segments"):
-        read_structure(data[:2] + jpeg_segment(0xEA, b"") * 2001 + data[2:], "JPEG", MANY_PIXELS)
 
 
 @pytest.mark.parametrize("kind", [b"tEXt", b"iCCP", b"gAMA", b"eXIf", b"tRNS", b"teSt"])
@@ -303,3 +216,19 @@ def test_metadata_never_reaches_a_decoder(image_format: str) -> None:
     kept = read_structure(data, image_format, MANY_PIXELS).data
     assert b"secret" not in kept
     assert Image.open(io.BytesIO(kept)).size == (64, 48)
+
+
+def test_a_tile_of_more_pixels_than_a_picture_may_have_is_refused() -> None:
+    tags: Tags = {256: (LONG, 32), 257: (LONG, 32), 258: (SHORT, 8), 259: (SHORT, 8)}
+    tags |= {262: (SHORT, 1), 277: (SHORT, 1), 322: (LONG, 1000), 323: (LONG, 2000)}
+    data = write_tiff(tags, [zlib.compress(bytes(2_000_000))], tiled=True)
+    read_structure(data, "TIFF", 2_000_000)
+    with pytest.raises(ImageTooLarge, match="a tile of the TIFF is 1000 x 2000; at most 1999999"):
+        read_structure(data, "TIFF", 1_999_999)
+
+
+def test_overlapping_jpegs_in_a_tiff_are_refused_before_all_are_read() -> None:
+    begun = time.thread_time()
+    with pytest.raises(ImageTooLarge, match="decoding the TIFF"):
+        read_structure(overlapping_jpegs(STEPS), "TIFF", MANY_PIXELS)
+    assert time.thread_time() - begun < 2

@@ -76,7 +76,7 @@ def tiffs() -> Iterator[Family]:
         yield Family(
             f"TIFF JPEG of {scans} scans, {layout}", partial(_tiff_of_jpegs, layout, scans)
         )
-    yield Family("TIFF of overlapping JPEG files", _tiff_of_overlapping_jpegs)
+    yield Family("TIFF of overlapping JPEG files", overlapping_jpegs)
 
 
 def _grid(layout: str, width: int, height: int) -> tuple[int, int, int]:
@@ -133,7 +133,8 @@ def _piece(row: int, rows: int, compression: int) -> bytes:
         return _zeros(length)
     if compression == PACKED:
         return b"\x81\0" * min(-(-length // 128), MAX_BODY // 2)
-    return compress(np.zeros((min(rows, 2**28 // row) or 1, row), np.uint8), compression)
+    row = min(row, 2**26)
+    return compress(np.zeros((min(rows, 2**26 // row), row), np.uint8), compression)
 
 
 @cache
@@ -169,7 +170,7 @@ def _grey_jpeg(width: int, height: int, scans: int) -> bytes:
     return encode(Image.new("L", (width, height)), "JPEG")
 
 
-def _tiff_of_overlapping_jpegs(size: int) -> bytes:
+def overlapping_jpegs(size: int) -> bytes:
     """Tiles that begin one byte apart and share megabytes, with many segments in them."""
     number = 4_000 * size // STEPS + 1
     width = 16 * number
