@@ -47,7 +47,7 @@ def _white(image: Image.Image, greys: Greys) -> float:
 
 
 def _blocks(image: Image.Image, greys: Greys) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Samples in blocks of rows, each with its top: all at once would take 20 bytes a pixel."""
+    """Samples in blocks of rows, each with its top: all at once would take 20 bytes per pixel."""
     width, height = image.size
     rows = max(1, _BLOCK // width)
     for top in range(0, height, rows):

@@ -3,7 +3,7 @@
 A decoder never sees a file as it came. Each format has a reader here that walks over the file's
 structure, counts what decoding would take, and puts together a new file of the first picture
 alone. Metadata, further frames and broken checksums never reach the decoder; the colour profile
-and the orientation come beside the file.
+and the orientation are returned separately.
 """
 
 from collections.abc import Callable

@@ -135,7 +135,7 @@ def _unroll(runs: bytes, width: int, height: int, *, four_bits: bool) -> bytearr
             right, up = runs[place : place + 2].ljust(2, b"\0")
             x, y, place = x + right, y + up, place + 2
             continue
-        else:  # so many pixels as they are, padded to 16 bits
+        else:  # a number of pixels one by one, padded to 16 bits
             length = (value + 1) // 2 if four_bits else value
             run = _literal(runs[place : place + length], value, four_bits=four_bits)
             place += length + length % 2

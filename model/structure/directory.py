@@ -62,7 +62,7 @@ def read_directory(data: bytes) -> Directory:
     """The first directory. Of a tag that comes twice the first counts.
 
     Raises:
-        BrokenDirectory: there is none, it ends too early or it has over `MAX_ENTRIES` entries.
+        BrokenDirectory: it is missing, ends too early or has over `MAX_ENTRIES` entries.
     """
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:

@@ -1,4 +1,4 @@
-"""What a reader makes of an image file."""
+"""The result of reading an image file's structure."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class Greys:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One picture as a file for Pillow, and what was told beside its pixels.
+    """One picture as a file for Pillow, with its cost and its metadata.
 
     Attributes:
         data: the file.
