@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Where the torch build comes from: an index such as PyTorch's own CPU wheels
-# (https://download.pytorch.org/whl/cpu), which is small. Empty: pip's own settings.
+# Where the torch build comes from. PyTorch's CPU wheels, a tenth of the size of those with CUDA:
+#   make serve TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Empty: pip's own settings, by default PyPI, whose build for Linux has CUDA.
 TORCH_INDEX ?=
 DATA ?= data/cifar10
 RUN ?= runs/cifar10
@@ -11,7 +12,9 @@ BENCH ?= runs/bench
 CORES ?= $(shell nproc 2>/dev/null || echo 1)
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+# Large downloads show their progress; small ones are not worth a line each.
+PIP := $(BIN)/pip --disable-pip-version-check install
+PIP_QUIETLY := $(PIP) --quiet
 TORCH := $(shell grep '^torch==' requirements.txt)
 
 # Training allocates and frees the same large blocks all the time; glibc hands each back to the
@@ -19,10 +22,12 @@ TORCH := $(shell grep '^torch==' requirements.txt)
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all check docs docs-serve fix sbom bench train image smoke clean
+.PHONY: help install serve test test-all check docs docs-serve fix sbom bench train image smoke clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+install: $(VENV)/train.done ## install the pinned packages to serve, train and measure, into .venv
 
 serve: $(VENV)/app.done ## serve the bundled checkpoint on http://localhost:8000
 	$(BIN)/xcit-serve serve
@@ -59,9 +64,9 @@ bench: $(VENV)/dev.done ## measure a server beside its parts: 224 pixels, dim 12
 	$(BIN)/python -m benchmarks.serve --start --closed 1 32 \
 		--checkpoint $(BENCH)/dim128.safetensors --images $(BENCH)/photos
 
-train: $(VENV)/dev.done ## train the bundled checkpoint anew, or go on: make train DATA=images
+train: $(VENV)/train.done ## train the bundled checkpoint anew, or go on: make train DATA=images
 	OMP_NUM_THREADS=1 $(KEEP_MEMORY) $(BIN)/torchrun --nproc-per-node $(CORES) \
-		-m model.train run $(DATA) --out $(RUN)
+		-m model.train run $(DATA) --out $(RUN) --name xcit-$(notdir $(RUN))
 
 image: ## build the container image
 	docker build --tag xcit-serve $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .
@@ -79,10 +84,14 @@ $(VENV)/python.done:
 $(VENV)/app.done: $(VENV)/python.done requirements.txt pyproject.toml
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) --requirement requirements.txt
-	$(PIP) --no-deps --editable .
+	$(PIP_QUIETLY) --no-deps --editable .
+	touch $@
+
+$(VENV)/train.done: $(VENV)/app.done requirements-dev.txt
+	$(PIP) --constraint requirements-dev.txt matplotlib
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/app.done requirements-dev.txt
 	$(PIP) --requirement requirements-dev.txt
-	$(PIP) --no-deps $(shell sed -n 's/^\# without its dependencies: //p' requirements-dev.txt)
+	$(PIP_QUIETLY) --no-deps $(shell sed -n 's/^\# without its dependencies: //p' requirements-dev.txt)
 	touch $@

@@ -41,9 +41,9 @@ def show_answers(answers: Sequence[Mapping[str, Any]], *, as_json: bool) -> None
             print(f"{file:<{width}}  {row['score']:6.2%}  {printable(row['label'])}")
 
 
-def leave(failure: str | None) -> NoReturn:
-    """End the process, with code 1 and a reason if it failed; no thread that hangs can keep it."""
-    code = complain(failure) if failure else 0
+def leave(code: int, *lines: str) -> NoReturn:
+    """End the process after these lines on stderr; a thread that hangs cannot prevent it."""
+    complain(*lines)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

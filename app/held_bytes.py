@@ -42,6 +42,11 @@ class Hold:
         self._own += size
         self._count(self._own)
 
+    def settle(self, size: int) -> None:
+        """Count ``size`` bytes from here on: all that is still referred to."""
+        self._own = size
+        self._count(size)
+
     def keep(self, size: int) -> Callable[[], None]:
         """Keep ``size`` of the bytes counted until the result is called, once."""
         self._kept += size

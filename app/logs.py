@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Set
 from typing import Any
 
-from app.record import RequestRecord, current_record
+from app.record import RequestRecord, current_record, shorten
 
 # Asked every second or so, by machines or by the page.
 ROUTINE = {"/livez", "/readyz", "/healthz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 
+MAX_LINE = 4096  # characters of a message or of a line of a traceback: others log what clients send
 OWN = {"app", "model", "uvicorn"}  # who say nothing as a client sent it
 
 access_logger = logging.getLogger("app.access")
@@ -32,7 +33,7 @@ def log_request(record: RequestRecord, routine: Set[str]) -> None:
     timings = record.timings
     fields: dict[str, Any] = {
         "method": record.method,
-        "path": record.path,
+        "path": shorten(record.path),
         "status": record.status,
         "duration_ms": round(1e3 * timings.total(), 2),
         **{f"{phase}_ms": round(1e3 * seconds, 2) for phase, seconds in timings.phases.items()},
@@ -55,11 +56,11 @@ class JsonFormatter(logging.Formatter):
             "time": _timestamp(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
             **_fields(record),
         }
         if record.exc_info:
-            event["exception"] = self.formatException(record.exc_info)
+            event["exception"] = _exception(self, record)
         return json.dumps(event, default=str)  # in ASCII: nothing that a terminal obeys
 
 
@@ -68,11 +69,11 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={_quote(value)}" for key, value in _fields(record).items())
-        message = record.getMessage()
+        message = _message(record)
         if record.name.partition(".")[0] not in OWN:
             message = _quote(message)
         line = f"{_timestamp(record)} {record.levelname:<7} {record.name}: {message}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return f"{line}\n{_exception(self, record)}" if record.exc_info else line
 
 
 class Seldom(logging.Filter):
@@ -88,6 +89,17 @@ class Seldom(logging.Filter):
         if not silent:
             self._silent_until[record.name] = now + 60
         return not silent
+
+
+def _message(record: logging.LogRecord) -> str:
+    return shorten(record.getMessage(), MAX_LINE)
+
+
+def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    """The traceback; the last line of one may have a text of a client in it."""
+    assert record.exc_info
+    lines = formatter.formatException(record.exc_info).splitlines()
+    return "\n".join(shorten(line, MAX_LINE) for line in lines)
 
 
 def _quote(value: object) -> str:

@@ -43,6 +43,7 @@ from app.lifecycle import Lifecycle
 from app.logs import ROUTINE, log_request
 from app.memory import memory_limit, warn_of_memory
 from app.metrics import Metrics
+from app.model_settings import backend_options, checkpoint_path, overrides
 from app.pipeline import Pipeline
 from app.record import RequestRecord
 from app.secret_files import read_secret
@@ -74,13 +75,13 @@ def create_app(
     """The whole service as one ASGI application.
 
     Args:
-        load: makes the classifier, in an inference thread; by default what ``settings`` say.
-        lifecycle: where the server reads and changes the state.
-        on_loaded: called whenever a model has been put to work.
-        environ: where a cloud says what it wants; see `app.cloud`.
+        load: makes the classifier, in an inference thread; by default as ``settings`` say.
+        lifecycle: the state, which the server reads and changes.
+        on_loaded: called after each model that begins to serve.
+        environ: variables of a cloud's contract; see `app.cloud`.
 
-    Its ``state.reload`` loads model and keys again, and uses both or neither. Its
-    ``state.observe_refusal`` counts a request that was refused before it came in here.
+    The application's ``state.reload`` loads model and keys again, and uses both or neither. The
+    server counts connections and refused requests in ``state.metrics``.
 
     Raises:
         KeysError: the file of API keys cannot be used.
@@ -106,14 +107,15 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(pipeline.start())
         loading.add_done_callback(partial(_report_defect, lifecycle))
-        yield
-        loading.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await loading
-        await pipeline.stop()
-        side.stop()
-        if tracing:
-            await tracing.close()
+        with suppress(asyncio.CancelledError):  # the process ends at once
+            yield
+            loading.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await loading
+            await pipeline.stop()
+            side.stop()
+            if tracing:
+                await tracing.close()
 
     async def reload() -> Replacement:
         try:
@@ -140,7 +142,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.reload = reload
-    app.state.observe_refusal = meters.observe_refusal
+    app.state.metrics = meters
     door, guarded = Door(pipeline, keys), ["/predict", "/predict/batch", "/explain"]
     predictions = predict.router(pipeline, keys, side, max_images=settings.max_queue_size)
     routers = [
@@ -252,22 +254,9 @@ def load_model(settings: Settings) -> Classifier:
     cores = usable_cores()
     try:
         classifier = model.load_classifier(
-            settings.checkpoint or model.BUNDLED_CHECKPOINT,
-            model.Overrides(
-                labels=settings.labels,
-                image_size=settings.image_size,
-                preprocess=settings.preprocess,
-                hyperparameters=settings.hyperparameters,
-            ),
-            model.BackendOptions(
-                backend=settings.backend,
-                device=settings.device,
-                precision=settings.precision,
-                cores=cores,
-                streams=settings.streams,
-                serving=True,
-                cache_dir=settings.cache_dir,
-            ),
+            checkpoint_path(settings),
+            overrides(settings),
+            backend_options(settings, cores, serving=True),
             max_batch_size=settings.max_batch_size,
             max_pixels=settings.max_pixels,
         )
@@ -353,4 +342,5 @@ def image_errors() -> Iterator[None]:
 def _report_defect(lifecycle: Lifecycle, loading: "asyncio.Task[None]") -> None:
     """Loading ends by itself with READY or FAILED; an exception out of it is a defect."""
     if not loading.cancelled() and (error := loading.exception()):
+        logger.error("unexpected error while loading", exc_info=error)
         lifecycle.fail(f"loading failed: {error!r}")

@@ -105,6 +105,17 @@ class Metrics:
             "Decoding threads whose image does not end; they have been replaced.",
             registry=registry,
         )
+        self.connections = Gauge("xcit_connections", "Open connections.", registry=registry)
+        self.max_connections = Gauge(
+            "xcit_max_connections",
+            "Open connections, at most; chosen at start-up below the limit on open files.",
+            registry=registry,
+        )
+        self.connections_refused = Counter(
+            "xcit_connections_refused",
+            "Connections closed or refused because the most allowed were open.",
+            registry=registry,
+        )
         self.reload_failed = Gauge(
             "xcit_reload_failed",
             "1 after a reload that failed, until one succeeds.",

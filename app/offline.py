@@ -12,21 +12,25 @@ from tqdm import tqdm
 
 import model
 from app.api.parameters import check_top_k
-from app.console import complain, show_answers
+from app.console import complain, printable, show_answers
 from app.cores import usable_cores
-from app.settings import SettingsError
+from app.flags import Parser, check_spelling
+from app.model_settings import backend_options, checkpoint_path, overrides
+from app.settings import Settings, SettingsError
+from model.variants import VARIANTS
 
 BATCH_SIZE = 16
 
 
-def predict_files(args: argparse.Namespace) -> int:
-    """Print the best classes of each image; one that cannot be read is told and skipped."""
+def predict_files(args: argparse.Namespace, settings: Settings) -> int:
+    """Print the best classes of each image; one that cannot be read is reported and skipped."""
     try:
         classifier = model.load_classifier(
-            args.checkpoint or model.BUNDLED_CHECKPOINT,
-            overrides(args),
-            backend_options(args, streams=1),
+            checkpoint_path(settings),
+            overrides(settings),
+            backend_options(settings, usable_cores(), streams=1),
             max_batch_size=BATCH_SIZE,
+            max_pixels=settings.max_pixels,
         )
         classifier.backend.open()
     except model.ModelError as error:
@@ -66,13 +70,13 @@ def row(prediction: model.Prediction) -> dict[str, Any]:
     return {name: value for name, value in asdict(prediction).items() if value is not None}
 
 
-def explain_file(args: argparse.Namespace) -> int:
+def explain_file(args: argparse.Namespace, settings: Settings) -> int:
     """Write a picture of where the model looks in an image."""
     if args.output.suffix.lower() != ".png":
         raise SettingsError(f"{args.output}: the output's name must end in .png")
     try:
         explainer = model.load_explainer(
-            args.checkpoint or model.BUNDLED_CHECKPOINT, overrides(args)
+            checkpoint_path(settings), overrides(settings), settings.max_pixels
         )
         args.output.write_bytes(explainer.picture(args.image.read_bytes(), args.head))
     except model.ImageError as error:
@@ -84,17 +88,18 @@ def explain_file(args: argparse.Namespace) -> int:
     return 0
 
 
-def inspect_checkpoint(args: argparse.Namespace) -> int:
+def inspect_checkpoint(settings: Settings) -> int:
     """Print what a checkpoint is, as `read_checkpoint` sees it."""
     try:
-        checkpoint = model.read_checkpoint(args.checkpoint, overrides(args))
+        checkpoint = model.read_checkpoint(checkpoint_path(settings), overrides(settings))
     except model.ModelError as error:
         return complain(str(error))
     rows, origins = describe(checkpoint)
     width = max(map(len, rows))
     for name, value in rows.items():
         origin = origins.get(name)
-        print(f"{name:<{width}}  {value}" + (f"  ({origin})" if origin else ""))
+        line = f"{name:<{width}}  {value}" + (f"  ({origin})" if origin else "")
+        print(printable(line))
     return 0
 
 
@@ -113,8 +118,8 @@ def describe(checkpoint: model.Checkpoint) -> tuple[dict[str, Any], dict[str, st
         **spec.hyperparameters,
         **{f"preprocess.{name}": value for name, value in asdict(spec.preprocess).items()},
         "labels": "; ".join(spec.labels[:5]) + ("; …" if spec.num_classes > 5 else ""),
-        **spec.provenance,
     }
+    rows |= {topic: text for topic, text in spec.provenance.items() if topic not in rows}
     if checkpoint.warnings:
         rows["warning"] = "; ".join(checkpoint.warnings)
     return rows, {**checkpoint.description.origins, "weights": taken_from(checkpoint)}
@@ -127,12 +132,12 @@ def taken_from(checkpoint: model.Checkpoint) -> str:
     return f"{checkpoint.place}{average}{others}"
 
 
-def convert_checkpoint(args: argparse.Namespace) -> int:
+def convert_checkpoint(args: argparse.Namespace, settings: Settings) -> int:
     """Write any readable checkpoint in the form that describes itself."""
     if args.output.suffix != ".safetensors":
         raise SettingsError(f"{args.output}: the output's name must end in .safetensors")
     try:
-        checkpoint = model.read_checkpoint(args.checkpoint, overrides(args))
+        checkpoint = model.read_checkpoint(checkpoint_path(settings), overrides(settings))
         spec = replace(
             checkpoint.spec,
             name=args.name or checkpoint.spec.name,
@@ -145,10 +150,15 @@ def convert_checkpoint(args: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate_checkpoint(args: argparse.Namespace) -> int:
+def evaluate_checkpoint(args: argparse.Namespace, settings: Settings) -> int:
     """Measure a checkpoint on labelled images."""
     try:
-        classifier = model.load_classifier(args.checkpoint, overrides(args), backend_options(args))
+        classifier = model.load_classifier(
+            checkpoint_path(settings),
+            overrides(settings),
+            backend_options(settings, usable_cores()),
+            max_pixels=settings.max_pixels,
+        )
         report = model.evaluate(
             classifier,
             args.data,
@@ -162,35 +172,31 @@ def evaluate_checkpoint(args: argparse.Namespace) -> int:
     return complain(*report.unreadable) if report.unreadable else 0
 
 
-def overrides(args: argparse.Namespace) -> model.Overrides:
-    return model.Overrides(
-        labels=args.labels,
-        image_size=args.image_size,
-        preprocess=parse_object("--preprocess", args.preprocess),
-        hyperparameters=parse_object("--hyperparameters", args.hyperparameters),
-    )
+def list_variants() -> int:
+    """Print the published models, by the names that every command takes."""
+    print(f"{'name':<36}{'side':>6}{'patch':>7}{'dim':>6}{'depth':>7}")
+    for name, variant in VARIANTS.items():
+        sizes = variant.hyperparameters
+        print(
+            f"{name:<36}{variant.image_size:>6}{variant.patch_size:>7}"
+            f"{sizes['dim']:>6}{sizes['depth']:>7}"
+        )
+    return 0
 
 
-def backend_options(args: argparse.Namespace, streams: int | None = None) -> model.BackendOptions:
-    return model.BackendOptions(
-        backend=args.backend,
-        device=args.device,
-        precision=args.precision,
-        cores=usable_cores(),
-        streams=streams,
-    )
+def train(words: Sequence[str]) -> int:
+    """Train as the command line says; its flags are those of the recipe."""
+    from model.train import add_run, run_command  # which the other commands do not need
 
-
-def parse_object(flag: str, text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
+    parser = Parser(prog="xcit-serve train")
+    add_run(parser)
+    check_spelling(parser, words)
+    args = parser.parse_args(words)
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SettingsError(f"{flag}={text}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{flag}={text}: must be a JSON object")
-    return values
+        run_command(args)
+    except model.ModelError as error:
+        return complain(str(error))
+    return 0
 
 
 def chunks(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:

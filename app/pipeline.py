@@ -270,7 +270,17 @@ class Pipeline:
 
 def size_of(image: Input) -> int:
     """Bytes that the image keeps in memory: all those of the buffer that it is cut from."""
-    return len(image) if isinstance(image, bytes) else memoryview(image.values.obj).nbytes
+    return memoryview(_buffer(image)).nbytes
+
+
+def size_of_all(images: Sequence[Input]) -> int:
+    """Bytes that images keep in memory, each buffer counted once."""
+    buffers = {id(_buffer(image)): size_of(image) for image in images}
+    return sum(buffers.values())
+
+
+def _buffer(image: Input) -> Any:
+    return image if isinstance(image, bytes) else image.values.obj
 
 
 def _too_late(deadline: float, timings: Timings) -> DeadlineExceeded:

@@ -1,16 +1,16 @@
 """HTTP/1.1 with limits on what a slow or hostile client can hold.
 
-uvicorn waits as long as it takes for a request, for the rest of a head and for a client that does
-not read; it takes heads and trailers of any length; and it reads what follows a request that asks
-for another protocol as the next request, even if it is that request's body. Here all of these have
-their limits, and what is no HTTP is told in a problem document.
+uvicorn waits without a limit for a request, for the rest of a head and for a client that does not
+read; it accepts heads and trailers of any length and any number of pipelined requests; and it reads
+what follows a request for another protocol as the next request, even if it is that request's body.
+Here all of these are limited, and what is not valid HTTP is answered with a problem document.
 """
 
 import asyncio
-import socket
-import struct
+import logging
 import uuid
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -22,87 +22,118 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from app.api.errors import problem_response
-from app.errors import BadRequest, HeadTooLarge, RequestTimeout, ServiceError
+from app.connection_limit import ConnectionLimit
+from app.errors import BadRequest, Overloaded, RequestTimeout, ServiceError
+from app.lingering import LingeringTransport
 from app.record import RequestRecord
+from app.request_head import (
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    Fields,
+    check_head,
+    head_too_large,
+    too_many_fields,
+)
 
-MAX_HEAD_BYTES = 64 * 2**10  # of request line and headers, and of whatever else is no body
-LAST_CALL = 0.5  # seconds for a request to come in before its connection is closed for good
+PIECE = 16 * 2**10  # bytes parsed at once: the precision with which a head's bytes are counted
+MAX_WAITING = 16  # pipelined requests behind the one that is being answered
+LAST_CALL = 0.5  # seconds for a request to arrive before its connection is closed for good
 LINGER = 5.0  # seconds to send the rest of a body whose request has been answered, or to read
 
-HEAD_TOO_LARGE = HeadTooLarge(f"request line and headers are over {MAX_HEAD_BYTES} bytes")
-UPGRADE_HEADERS = {b"upgrade", b"connection", b"http2-settings"}
+logger = logging.getLogger(__name__)
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection.
 
+    Callbacks of the parser raise the `ServiceError` with which a request is refused.
+
     Args:
         head_timeout: seconds for a request head, from the moment one is due.
-        stays: whether a connection outlives its answer: not when the service is about to end, as
-            it would be closed under a client's next request.
-        on_refusal: told why a request was refused that the application never saw.
+        keeps_alive: whether connections outlive their answers. Not when the service is about to
+            end, as they would be closed under a client's next request.
+        limit: the connections of the service, of which this is one.
+        on_refusal: called with the reason for refusing a request that the application never saw.
     """
 
     def __init__(
         self,
         *args: Any,
         head_timeout: float,
-        stays: Callable[[], bool],
+        keeps_alive: Callable[[], bool],
+        limit: ConnectionLimit,
         on_refusal: Callable[[ServiceError], None],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._head_timeout = head_timeout
-        self._stays = stays
+        self._keeps_alive = keeps_alive
+        self._limit = limit
         self._on_refusal = on_refusal
         self._timer: asyncio.TimerHandle | None = None  # until a head or a body must be there
         self._reading: asyncio.TimerHandle | None = None  # until the client must have read
         self._held = 0  # bytes that the parser may keep: since the last head, body or end
-        self._answering: RequestResponseCycle | None = None
+        self._latest: RequestResponseCycle | None = None  # the last one started
+        self._refusal: ServiceError | None = None  # the last answer, after all requests before it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._await_head()
+        self._wire = LingeringTransport(transport, self.loop, self._seconds_to_linger)
+        super().connection_made(self._wire)
+        if self._limit.enter(self):
+            self._await_head()
+        else:
+            self._refuse(Overloaded("too many connections are open", retry_after=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._limit.leave(self)
+        self._wire.lost()
         self._stop_timer()
+        self._unset_keepalive_if_required()
         self.resume_writing()
         self.pipeline.clear()  # with a client that has left, uvicorn ends the newest request alone
-        if self._answering:
-            self._answering.disconnected = True
-            self._answering.message_event.set()
+        if self._latest:
+            self._latest.disconnected = True
+            self._latest.message_event.set()
         super().connection_lost(exc)
 
+    def evict(self) -> None:
+        """Close at once, to make room for another connection."""
+        self.transport.abort()
+
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
-        self._held += len(data)
-        try:
-            self.parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
-        except HttpParserError as error:
-            too_large = error.__context__ is HEAD_TOO_LARGE
-            self._refuse(HEAD_TOO_LARGE if too_large else BadRequest("this is no valid HTTP/1.1"))
-        if self.transport.is_closing():
+        if self._refusal or self.transport.is_closing():
             return
-        if self._held > MAX_HEAD_BYTES:
-            self._refuse(HEAD_TOO_LARGE)
-        elif not self._timer and self.cycle.response_complete and not self.cycle.more_body:
-            self._await_head()  # empty lines between two requests do not keep a connection open
+        self._unset_keepalive_if_required()
+        try:
+            for start in range(0, len(data), PIECE):
+                self._parse(data[start : start + PIECE])
+        except HttpParserError as error:
+            self._refuse(cause_of(error))
+        except ServiceError as error:
+            self._refuse(error)
+        else:
+            if not self._timer and self.cycle.response_complete and not self.cycle.more_body:
+                self._await_head()  # empty lines between two requests do not keep it open
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._await_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= MAX_FIELDS:
+            raise too_many_fields()
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._stop_timer()
         self._held = 0
         if self.parser.should_upgrade():
-            return  # `_ignore_upgrade` comes next
-        if len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > MAX_HEAD_BYTES:
-            raise HEAD_TOO_LARGE
+            return  # `_parse` continues without the upgrade
+        self.url = check_head(self.parser.get_http_version(), self.url, self.headers)
+        self._check_room()
         super().on_headers_complete()
-        self.headers = []  # trailers are nobody's headers
+        self.headers = []  # trailers are not header fields
+        self._limit.busy(self)
 
     def on_body(self, body: bytes) -> None:
         self._held = 0
@@ -113,18 +144,28 @@ class BoundedProtocol(HttpToolsProtocol):
         self._held = 0
         if not self.parser.should_upgrade():
             super().on_message_complete()
+            self.cycle.more_body = False  # which uvicorn leaves as it is after an early answer
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.pipeline:
-            self.flow.pause_reading()  # what was sent ahead is answered before more is taken
-        if self.cycle.response_complete and self.cycle.more_body:
+            self.flow.pause_reading()  # answer the pipelined requests before reading more
+        if self._running():
+            return
+        self._limit.idle(self)
+        if self.transport.is_closing():
+            return
+        if self._refusal:
+            self._answer(self._refusal)
+        elif self.cycle.more_body:
             self._stop_timer()
-            self._timer = self.loop.call_later(LINGER, self._cut)
+            self._timer = self.loop.call_later(LINGER, self._wire.reset)
 
     def shutdown(self) -> None:
         """uvicorn's, at the end. A request that is on its way to a quiet connection is answered."""
-        if self.cycle is None or self.cycle.response_complete:
+        if self.transport.is_closing():
+            self._wire.close_within(LAST_CALL)
+        elif self.cycle is None or self.cycle.response_complete:
             self._stop_timer()
             self._timer = self.loop.call_later(LAST_CALL, self.transport.close)
         else:
@@ -132,7 +173,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._reading = self.loop.call_later(LINGER, self._cut)
+        self._reading = self.loop.call_later(LINGER, self._wire.reset)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -141,52 +182,114 @@ class BoundedProtocol(HttpToolsProtocol):
             self._reading = None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._answering = cycle
-        cycle.keep_alive = cycle.keep_alive and self._stays()
-        super()._start_asgi_task(cycle, app)
+        """Answer a request in a new context: the current one may be the previous request's."""
+        self._latest = cycle
+        cycle.keep_alive = cycle.keep_alive and self._keeps_alive()
+        Context().run(super()._start_asgi_task, cycle, app)
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Go on with HTTP/1.1, as a server may; ``rest`` is what came after the head."""
-        method = self.parser.get_method()
+    def _running(self) -> RequestResponseCycle | None:
+        """The request that is being answered."""
+        return self._latest if self._latest and not self._latest.response_complete else None
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser, which stops at each request for another protocol."""
+        self._held += len(data)
+        while data:
+            try:
+                self.parser.feed_data(data)
+                break
+            except HttpParserUpgrade as upgrade:
+                data = self._without_upgrade() + data[upgrade.args[0] :]
+        if self._held > MAX_HEAD_BYTES:
+            raise head_too_large()
+
+    def _without_upgrade(self) -> bytes:
+        """The head of the last request, to be read by a new parser as one for HTTP/1.1."""
+        method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
-            self._refuse(BadRequest("this is no proxy"))
-            return
-        fields = [(name, value) for name, value in self.headers if name not in UPGRADE_HEADERS]
+            raise BadRequest("CONNECT is not supported; this server is not a proxy")
+        fields: Fields = [field for field in self.headers if field[0] != b"upgrade"]
         lines = b"".join(b"%s: %s\r\n" % field for field in fields)
         self.parser = HttpRequestParser(self)
-        self.data_received(b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method, self.url, lines, rest))
+        return b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version.encode(), lines)
+
+    def _check_room(self) -> None:
+        """Refuse a request that this connection has no room for."""
+        if len(self.pipeline) >= MAX_WAITING:
+            raise BadRequest(
+                f"more than {MAX_WAITING} requests wait on this connection; read the answers to "
+                "some before sending more"
+            )
+        bodiless = self.parser.get_method() in (b"GET", b"HEAD")
+        if not bodiless and not self._limit.has_room_for_body(self):
+            raise Overloaded("too many connections are open", retry_after=1)
 
     def _await_head(self) -> None:
         self._stop_timer()
-        self._timer = self.loop.call_later(
-            self._head_timeout,
-            self._refuse,
-            RequestTimeout(f"no whole request head came within {self._head_timeout:g} s"),
-        )
+        self._timer = self.loop.call_later(self._head_timeout, self._refuse_late_head)
+
+    def _refuse_late_head(self) -> None:
+        seconds = self._head_timeout
+        self._refuse(RequestTimeout(f"no complete request head arrived within {seconds:g} s"))
 
     def _stop_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
 
-    def _cut(self) -> None:
-        """Close at once: the kernel shall not keep for the client what it does not read."""
-        connection = self.transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
+    def _seconds_to_linger(self) -> float:
+        """Seconds for a client to finish sending after the last answer."""
+        unread = self._refusal or self.flow.read_paused or (self.cycle and self.cycle.more_body)
+        if not unread or self not in self._limit:
+            return 0.0
+        return LINGER if self._keeps_alive() else LAST_CALL
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer and close, unless another answer has begun or comes first: then only close."""
+        """Read no further, and answer with ``error`` once all requests before it are answered."""
         self._stop_timer()
-        self.logger.info("connection closed: %s", error)
-        cycle = self.cycle
-        begun = cycle and (cycle.response_started or cycle is not self._answering)
-        if cycle is None or cycle.response_complete or not begun:
-            record = RequestRecord(uuid.uuid4().hex, method="", path="")
-            response = problem_response(error, record)
-            response.headers.update({"X-Request-ID": record.request_id, "Connection": "close"})
-            head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
-            self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + bytes(response.body))
-            if cycle is None or cycle.response_complete:
-                self._on_refusal(error)
+        if self.transport.is_closing():
+            return
+        self._refusal = error.with_traceback(None)  # whose frames hold this connection
+        if self in self._limit:
+            logger.info("connection closed: %s", error)
+        cycle, running = self.cycle, self._running()
+        if cycle and cycle.more_body and cycle.response_complete:
+            self.transport.close()  # the rest of a body whose request has been answered
+        elif cycle and cycle.more_body and cycle is running:
+            self._answer_instead(running, error)
+        else:
+            if cycle and cycle.more_body:
+                self.pipeline.popleft()
+            self._on_refusal(error)
+            if running:
+                self.flow.pause_reading()
+            else:
+                self._answer(error)
+
+    def _answer_instead(self, running: RequestResponseCycle, error: ServiceError) -> None:
+        """Answer a request whose body is invalid, while the application waits for the rest."""
+        running.disconnected = True
+        running.message_event.set()
+        if running.response_started:
+            self.transport.close()
+        else:
+            self._answer(error)
+
+    def _answer(self, error: ServiceError) -> None:
+        """Send the last answer of this connection, and close it."""
+        self._limit.idle(self)
+        record = RequestRecord(uuid.uuid4().hex, method="", path="")
+        response = problem_response(error, record)
+        response.headers.update({"X-Request-ID": record.request_id, "Connection": "close"})
+        fields = [*self.server_state.default_headers, *response.raw_headers]
+        head = b"".join(b"%s: %s\r\n" % field for field in fields)
+        body = b"" if self.parser.get_method() == b"HEAD" else bytes(response.body)
+        self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + body)
         self.transport.close()
+
+
+def cause_of(error: HttpParserError) -> ServiceError:
+    """The error that a callback of the parser raised, or else that the parser found."""
+    if isinstance(error.__context__, ServiceError):
+        return error.__context__
+    return BadRequest("the request is not valid HTTP/1.1")

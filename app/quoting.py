@@ -13,10 +13,11 @@ def quoted(value: object, most: int = MOST) -> str:
     if isinstance(value, bytes):
         value = value[: 4 * most].decode(errors="replace")
     if isinstance(value, str):
-        return f"'{_printable(value, most)}'"
-    return _printable(json.dumps(value, default=str, ensure_ascii=False), most)
+        return f"'{printable(value, most)}'"
+    return printable(json.dumps(value, default=str, ensure_ascii=False), most)
 
 
-def _printable(text: str, most: int) -> str:
+def printable(text: str, most: int = MOST) -> str:
+    """Text without the characters that a terminal or a log would act on, cut after ``most``."""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:most])
     return shown + "\N{HORIZONTAL ELLIPSIS}" if len(text) > most else shown

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from app.timings import Timings
 
+SHOWN = 256  # characters shown of a text that a client chose, in logs, answers and spans
+
 
 class Trace(Protocol):
     """The place of a request in a trace, where requests are traced; see `app.tracing`."""
@@ -47,6 +49,11 @@ class RequestRecord:
 
 
 current_record: ContextVar[RequestRecord | None] = ContextVar("current_record", default=None)
+
+
+def shorten(text: str, most: int = SHOWN) -> str:
+    """A text that a client chose, cut to ``most`` characters where it is longer."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def current_trace() -> Trace | None:

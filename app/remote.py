@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from app.api.parameters import check_top_k
 from app.console import complain, show_answers
 from app.secret_files import read_secret
-from app.settings import CLIENT_KEY, CLIENT_KEY_FILE, SettingsError
+from app.settings import CLIENT_KEY, CLIENT_KEY_FILE, SettingsError, read_dotenv
 from client import (
     AsyncClient,
     ClientError,
@@ -88,10 +88,18 @@ def rows(prediction: Prediction) -> list[dict[str, Any]]:
 
 
 def api_key(args: argparse.Namespace) -> str | None:
-    """The key to send, by flag, variable or file; raises `SettingsError` if it cannot be read."""
+    """The API key to send: of the flag, else of the environment, else of ``.env``.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
     if args.api_key:
         return str(args.api_key)
-    return read_secret(CLIENT_KEY, os.environ.get(CLIENT_KEY), os.environ.get(CLIENT_KEY_FILE))
+    for variables in (os.environ, read_dotenv()):
+        key = read_secret(CLIENT_KEY, variables.get(CLIENT_KEY), variables.get(CLIENT_KEY_FILE))
+        if key:
+            return key
+    return None
 
 
 def timeout(args: argparse.Namespace) -> float:

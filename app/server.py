@@ -1,30 +1,40 @@
-"""uvicorn, with a drain: the first SIGTERM asks not to be routed to, then the service stops.
+"""uvicorn, with a drain: after the first SIGTERM the service is not ready, and later it stops.
 
-uvicorn closes its sockets first and tells the application last, so the drain begins in the signal
-handler. The signals are ours: a stop that was asked for ends with exit code 0.
+uvicorn closes its sockets first and informs the application last, so the drain begins in the signal
+handler. uvicorn's own handlers are replaced, so that a stop by a signal has exit code 0.
 """
 
 import asyncio
 import gc
 import logging
-import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.classifier import Classifier
+from app.connection_limit import (
+    ConnectionLimit,
+    choose_bound,
+    count_open_files,
+    raise_open_files,
+)
+from app.console import leave
 from app.errors import ServiceError
 from app.lifecycle import Lifecycle, State
+from app.listeners import BACKLOG, accept_all, close_all, duplicate, open_listeners, url_of
 from app.main import create_app
-from app.protocol import BoundedProtocol
-from app.settings import Settings
+from app.metrics import Metrics
+from app.protocol import LAST_CALL, BoundedProtocol
+from app.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -34,50 +44,89 @@ ACCEPTED_AT_ONCE = 16
 TURN_SECONDS = 5e-5
 
 
-def serve(settings: Settings, load: Callable[[], Classifier] | None = None) -> str | None:
-    """Serve until told to stop; the reason if the service failed, ``None`` after a clean stop.
+def run(settings: Settings, load: Callable[[], Classifier] | None = None) -> NoReturn:
+    """Serve until stopped, then end the process.
 
+    The exit code is 0 after a clean stop, 1 after a failure, and 2 for settings that cannot be
+    used. The reason is in the log; where the log is text, it is also the last line on stderr.
     ``load`` makes the classifier, see `create_app`.
+    """
+    try:
+        failure, code = serve(settings, load), 1
+    except SettingsError as error:
+        failure, code = str(error), 2
+        for line in failure.splitlines():
+            logger.error("cannot start: %s", line)
+    if failure is None:
+        leave(0)
+    leave(code, *(failure.splitlines() if settings.log_format == "text" else ()))
+
+
+def serve(settings: Settings, load: Callable[[], Classifier] | None) -> str | None:
+    """Serve until stopped; the reason if the service failed, ``None`` after a clean stop.
+
+    Raises:
+        SettingsError: the service cannot start with these settings.
     """
     sys.setswitchinterval(TURN_SECONDS)
     lifecycle = Lifecycle()
+    listeners = open_listeners(settings.host, settings.port)
+    try:
+        server = create_server(settings, load, lifecycle, listeners)
+    except SettingsError:
+        close_all(listeners)
+        raise
+    server.run()
+    return lifecycle.failure
+
+
+def create_server(
+    settings: Settings,
+    load: Callable[[], Classifier] | None,
+    lifecycle: Lifecycle,
+    listeners: Sequence[socket.socket],
+) -> "Server":
+    """The server of the application, with its limits."""
     app = create_app(settings, load, lifecycle=lifecycle, on_loaded=keep_heap)
+    metrics: Metrics = app.state.metrics
     config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
+        stoppable(app),
         http=partial(  # type: ignore[arg-type]
             BoundedProtocol,
             head_timeout=settings.head_timeout_s,
-            stays=lambda: lifecycle.state in (State.LOADING, State.READY),
-            on_refusal=app.state.observe_refusal,
+            keeps_alive=lambda: lifecycle.state in (State.LOADING, State.READY),
+            limit=limit_connections(metrics, len(listeners)),
+            on_refusal=metrics.observe_refusal,
         ),
         timeout_keep_alive=settings.keep_alive_timeout_s,  # type: ignore[arg-type]
         log_config=None,
+        log_level=logging.WARNING,  # its progress says nothing of the model's
         access_log=False,
         server_header=False,
         ws="none",
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    Server(config, lifecycle, app.state.reload, settings.drain_delay_s).run()
-    return lifecycle.failure
+    return Server(config, listeners, lifecycle, app.state.reload, settings.drain_delay_s)
 
 
-def duplicate(listener: socket.socket) -> socket.socket:
-    """The same socket once more, as one of Python's own: those of uvloop know little."""
-    return socket.socket(fileno=os.dup(listener.fileno()))
+def limit_connections(metrics: Metrics, listeners: int) -> ConnectionLimit:
+    """The limit that the open files of this process allow, with its metrics."""
+    open_files = count_open_files() + listeners * ACCEPTED_AT_ONCE
+    most, reserve = choose_bound(raise_open_files(), open_files)
+    limit = ConnectionLimit(most, reserve, metrics.connections_refused.inc)
+    metrics.max_connections.set(most)
+    metrics.connections.set_function(lambda: len(limit))
+    return limit
 
 
-def accept_all(listeners: Iterable[socket.socket]) -> list[socket.socket]:
-    """The connections that wait to be accepted."""
-    found = []
-    for listener in listeners:
-        with duplicate(listener) as own:
-            own.settimeout(0)
-            with suppress(BlockingIOError):
-                while True:
-                    found.append(own.accept()[0])
-    return found
+def stoppable(app: ASGIApp) -> ASGIApp:
+    """The application, whose requests may be cancelled: they have been answered, see middleware."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
+
+    return run
 
 
 def keep_heap() -> None:
@@ -92,44 +141,53 @@ def keep_heap() -> None:
 
 
 class Server(uvicorn.Server):
-    """Runs until a signal or the lifecycle ends it."""
+    """Runs on sockets that listen, until a signal or the lifecycle ends it."""
 
     def __init__(
         self,
         config: uvicorn.Config,
+        listeners: Sequence[socket.socket],
         lifecycle: Lifecycle,
         reload: Callable[[], Coroutine[Any, Any, object]],
         drain_delay: float,
     ) -> None:
         super().__init__(config)
+        self._listeners = listeners
         self._lifecycle = lifecycle
         self._reload = reload
         self._reloading: asyncio.Task[None] | None = None
         self._drain_delay = drain_delay
         self._grace = 0.0  # nobody routes to a service that was never ready
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._serving: asyncio.Task[Any] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._serving = asyncio.current_task()
         self._lifecycle.listen(self._on_state)
         if hasattr(signal, "SIGHUP"):
             self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        await super().serve(sockets)
+        try:
+            await super().serve(sockets)
+        except asyncio.CancelledError:
+            if not self.force_exit:
+                raise
+            await self._cancel_requests()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, on each socket several times.
+        """Accept connections, on each socket several times.
 
         In a turn of its loop uvloop takes one connection from each, and under overload a turn is
         long: an orchestrator's probes, on new connections, must not wait for dozens of them.
         """
-        await super().startup(sockets)
-        listeners = [listener for server in self.servers for listener in server.sockets]
+        await super().startup([])
         loop = asyncio.get_running_loop()
-        for listener in listeners * (ACCEPTED_AT_ONCE - 1):
+        for listener in [*self._listeners] * ACCEPTED_AT_ONCE:
             server = await loop.create_server(
-                self._protocol, sock=duplicate(listener), backlog=self.config.backlog
+                self._protocol, sock=duplicate(listener), backlog=BACKLOG
             )
             self.servers.append(server)
+        logger.info("listening on %s", ", ".join(map(url_of, self._listeners)))
 
     def _protocol(self) -> asyncio.Protocol:
         return self.config.http_protocol_class(  # type: ignore[call-arg]
@@ -137,29 +195,31 @@ class Server(uvicorn.Server):
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Whoever has got a connection from the kernel gets an answer: none is reset."""
-        waiting = []
-        while self.servers:
-            server = self.servers.pop()
-            if not self.servers:
-                waiting = accept_all(server.sockets)
+        """Answer every connection that the kernel has accepted: none is reset."""
+        for server in self.servers:
             server.close()
+        self.servers.clear()
+        await asyncio.sleep(0)  # the duplicates are closed now
+        waiting = accept_all(self._listeners)
+        close_all(self._listeners)
         loop = asyncio.get_running_loop()
         for connection in waiting:
             await loop.connect_accepted_socket(self._protocol, connection)
-        await super().shutdown(sockets)
+        await super().shutdown([])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Signals interrupt anything; what they mean is decided in the event loop."""
+        """Hand a signal, which can interrupt any code, to the event loop.
+
+        The context is empty: the current one may be a request's, with its id.
+        """
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._on_signal, sig)
+        self._loop.call_soon_threadsafe(self._on_signal, sig, context=Context())
 
     def _on_signal(self, sig: int) -> None:
         """The first one drains, an interrupt from the keyboard without delay; a second one cuts."""
         logger.info("%s in state %s", signal.Signals(sig).name, self._lifecycle.state)
         if self._lifecycle.state in (State.DRAINING, State.FAILED):
-            self.force_exit = True
-            self._stop()
+            self._stop_now()
             return
         self._lifecycle.drain()
         self._stop_after(0.0 if sig == signal.SIGINT else self._grace)
@@ -173,11 +233,13 @@ class Server(uvicorn.Server):
         self._reloading = asyncio.create_task(reload())
 
     def _on_state(self, state: State) -> None:
+        if state is State.FAILED:
+            logger.error("failed: %s", self._lifecycle.failure)
+            self._stop_after(self._grace)
+            return
         logger.info("%s", state)
         if state is State.READY:
             self._grace = self._drain_delay
-        elif state is State.FAILED:
-            self._stop_after(self._grace)
 
     def _stop_after(self, seconds: float) -> None:
         assert self._loop is not None
@@ -187,3 +249,20 @@ class Server(uvicorn.Server):
         """No new requests; uvicorn closes its sockets and waits for those under way."""
         self._lifecycle.refuse()
         self.should_exit = True
+
+    def _stop_now(self) -> None:
+        """Wait for nothing, whatever uvicorn waits for at the moment."""
+        assert self._serving is not None
+        if self.force_exit:
+            return
+        self.force_exit = True
+        self._stop()
+        self._serving.cancel()
+
+    async def _cancel_requests(self) -> None:
+        """End the requests under way, each with an answer."""
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=LAST_CALL)

@@ -1,17 +1,33 @@
-"""Every setting, once: environment variable, flag, help text and documentation in one place."""
+"""Every setting, declared once: environment variable, flag, help text and documentation."""
 
-import difflib
+import json
+import logging
 import os
 import re
+from collections.abc import Collection, Mapping
+from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from dotenv import dotenv_values
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "XCIT_"
-CLIENT_KEY = f"{ENV_PREFIX}CLIENT_KEY"  # no setting: the key that commands show to a server
+CLIENT_KEY = f"{ENV_PREFIX}CLIENT_KEY"  # not a setting: the API key that commands send to a server
 CLIENT_KEY_FILE = f"{CLIENT_KEY}_FILE"  # the same, as the path of a file
+DOTENV = Path(".env")
+DOTENV_ENCODING = "utf-8-sig"  # Windows editors begin a file with a byte-order mark
+SHOWN = 100  # characters of a bad value in its message
 ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~-]+)*", re.ASCII)
 
 
@@ -33,84 +49,107 @@ def _check_root_path(value: str) -> str:
     return path
 
 
+def parse_object(value: Any) -> Any:
+    """JSON text to the object that it holds; a value that is no text is left as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError("must be a JSON object")
+    return found
+
+
+# Text from every source, parsed here: pydantic-settings would parse the environment's only.
+JsonObject = Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(parse_object)]
+
+
 class Settings(BaseSettings):
-    """Settings of the service: ``XCIT_…`` in the environment, or ``--…`` as a flag, which wins."""
+    """Settings: ``XCIT_…`` in the environment or ``.env``, or ``--…`` as a flag, which wins."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
-        env_file=".env",
+        env_file=DOTENV,
+        env_file_encoding=DOTENV_ENCODING,
         frozen=True,
         extra="ignore",
         use_attribute_docstrings=True,
     )
 
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for all of the machine's."""
+    @field_validator("*", mode="before")
+    @classmethod
+    def _unset_if_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        """An empty variable counts as none where a setting can be absent."""
+        optional = NoneType in get_args(cls.model_fields[info.field_name or ""].annotation)
+        return None if value == "" and optional else value
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all interfaces."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """Port to listen on; 0 for any free one."""
+    """Port to listen on; 0 for any free port."""
 
     root_path: Annotated[str, AfterValidator(_check_root_path)] = ""
     """Path prefix under which a proxy publishes the service, such as /models/xcit."""
 
     checkpoint: str | None = None
-    """Weight file, published variant or hf-hub:OWNER/NAME to serve; the bundled one by default."""
+    """Weight file, published variant or hf-hub:OWNER/NAME. Default: the bundled checkpoint."""
 
     labels: Path | None = None
-    """File of class names, one a line or JSON; wins over the checkpoint's own."""
+    """File of class names, one per line or JSON; overrides the checkpoint's own."""
 
-    preprocess: dict[str, Any] | None = None
-    """Preprocessing that wins over the checkpoint's own, as JSON: {"crop_pct": 0.875}."""
+    preprocess: JsonObject = None
+    """Preprocessing that overrides the checkpoint's own, as JSON: {"crop_pct": 0.875}."""
 
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Pixels a side of the model's input, for families whose positions fit any grid."""
+    """Side of the model's input in pixels, for families that accept any size."""
 
-    hyperparameters: dict[str, Any] | None = None
-    """What the weights do not tell and the defaults get wrong, as JSON: {"tokens_norm": true}."""
+    hyperparameters: JsonObject = None
+    """Hyper-parameters that cannot be inferred from the weights, as JSON: {"tokens_norm": true}."""
 
     device: Annotated[str, AfterValidator(_check_device)] = "auto"
-    """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
+    """Device: auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
 
     backend: Literal["auto", "torch", "openvino"] = "auto"
-    """Who runs the forward pass; auto is OpenVINO on a CPU where it is installed, else PyTorch."""
+    """Inference backend; auto is OpenVINO on a CPU if it is installed, else PyTorch."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the forward pass; auto is 16 bits where the hardware has them, else 32."""
+    """Precision of the forward pass; auto is 16 bits where the hardware supports it, else 32."""
 
     streams: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Batches run side by side; by default two on a GPU, and what measures fastest on a CPU."""
+    """Batches that run in parallel. Default: 2 on a GPU, on a CPU the fastest measured number."""
 
-    cache_dir: Annotated[Path | None, BeforeValidator(lambda text: text or None)] = Path(
-        "~/.cache/xcit-serve"
-    )
-    """Directory where compiled models are kept for the next start; empty to keep none."""
+    cache_dir: Path | None = Path("~/.cache/xcit-serve")
+    """Directory where compiled models are kept for the next start; empty for no cache."""
 
     preprocess_workers: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Threads that decode images; by default one for each core."""
+    """Threads that decode images. Default: one per core."""
 
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Images a batch, at most; by default the fewest that measure nearly fastest."""
+    """Maximum batch size. Default: the smallest within 3 % of the best measured throughput."""
 
     max_batch_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    """How long the oldest image may wait for a fuller batch while a stream is free."""
+    """Longest time an image may wait for a fuller batch while a stream is free."""
 
     max_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 256
-    """Images admitted and not yet answered, at most; more are refused with 503."""
+    """Maximum number of images admitted and not yet answered; more are refused with 503."""
 
     max_queue_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
-    """Bytes of encoded images admitted and not yet answered, at most."""
+    """Maximum total size of the encoded images admitted and not yet answered, in bytes."""
 
     max_body_bytes: Annotated[int, Field(ge=1)] = 20 * 2**20
-    """Bytes of a request's body, at most; more are refused with 413."""
+    """Maximum size of a request body in bytes; larger ones are refused with 413."""
 
     max_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 50_000_000
-    """Pixels of an image, at most, judged from its header; more are refused with 413."""
+    """Maximum number of pixels of an image, by its header; larger ones are refused with 413."""
 
     request_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """Seconds from a request's head until it is answered with 504, or 408 for want of its body."""
+    """Seconds from a request's head until it is answered with 504; with 408 if its body is late."""
 
     batch_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
-    """Seconds that a batch may take; one that takes longer hangs, and the process ends."""
+    """Seconds that a batch may take; after that it counts as hung and the process exits."""
 
     reload_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     """Seconds that loading another model may take; after that the old one stays."""
@@ -122,13 +161,13 @@ class Settings(BaseSettings):
     """Seconds that a connection may be idle between two requests."""
 
     drain_delay_s: Annotated[float, Field(ge=0, le=3600)] = 2.0
-    """Seconds after SIGTERM in which requests are still served, while /readyz says 503."""
+    """Seconds after SIGTERM in which requests are still served, while /readyz returns 503."""
 
     drain_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 20
-    """Seconds after that for the admitted requests to end."""
+    """Seconds after the drain delay for admitted requests to finish."""
 
     api_keys_file: Path | None = None
-    """File of API keys, made by xcit-serve key; with it /predict is for who has one."""
+    """Path of the API key file (see xcit-serve key). When set, /predict requires a key."""
 
     metrics_need_key: bool = True
     """Whether /metrics requires a key when API keys are on."""
@@ -136,7 +175,7 @@ class Settings(BaseSettings):
     admin_token: SecretStr | None = None
     """Token for POST /admin/reload; without one the route does not exist."""
 
-    admin_token_file: Annotated[Path | None, BeforeValidator(lambda text: text or None)] = None
+    admin_token_file: Path | None = None
     """Path of a file that holds the admin token, instead of XCIT_ADMIN_TOKEN."""
 
     allowed_hosts: str = ""
@@ -145,41 +184,85 @@ class Settings(BaseSettings):
     cors_origins: str = ""
     """Origins allowed to call the API from a browser, separated by commas; * for any."""
 
-    cloud: Annotated[
-        Literal["sagemaker", "vertex"] | None, BeforeValidator(lambda text: text or None)
-    ] = None
-    """Whose container to be beside: sagemaker or vertex, with its routes and on its port."""
+    cloud: Literal["sagemaker", "vertex"] | None = None
+    """Cloud platform to serve for (sagemaker or vertex); sets its routes and port."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least severe messages to log."""
+    """Lowest severity to log."""
 
     log_format: Literal["json", "text"] = "text"
-    """One JSON object a line, or plain text."""
+    """Log format: one JSON object per line, or plain text."""
 
     tracing: bool = False
-    """Whether requests are traced by OpenTelemetry, as its variables OTEL_… say."""
+    """Whether to trace requests with OpenTelemetry, configured by its OTEL_… variables."""
 
 
 def read_settings(**flags: Any) -> Settings:
-    """Settings from environment, ``.env`` and flags; raises `SettingsError`, a line a mistake."""
+    """Settings from environment, ``.env`` and flags.
+
+    Raises:
+        SettingsError: a line for each value that cannot be used, or one for ``.env`` itself.
+    """
+    dotenv = read_dotenv()
     try:
         return Settings(**flags)
     except ValidationError as error:
         lines = []
         for mistake in error.errors():
-            name = str(mistake["loc"][0])
-            source = f"--{name.replace('_', '-')}" if name in flags else ENV_PREFIX + name.upper()
-            lines.append(f"{source}={mistake['input']!s}: {mistake['msg']}")
+            source = _source_of(str(mistake["loc"][0]), flags, dotenv)
+            lines.append(f"{source}={_shown(mistake['input'])}: {_reason(mistake)}")
         raise SettingsError("\n".join(lines)) from error
 
 
-def unknown_variables() -> list[str]:
-    """A line for each ``XCIT_`` variable that is no setting: most likely a slip of the pen."""
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
-    lines = []
-    for name in sorted(set(os.environ) - known - {CLIENT_KEY, CLIENT_KEY_FILE}):
-        if name.startswith(ENV_PREFIX):
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            lines.append(f"{name} is no setting and has no effect{hint}")
-    return lines
+def variable_of(name: str) -> str:
+    """The environment variable of the setting ``name``."""
+    return ENV_PREFIX + name.upper()
+
+
+def flag_of(name: str) -> str:
+    """The flag of the setting ``name``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _source_of(name: str, flags: Collection[str], dotenv: Collection[str]) -> str:
+    """The flag or the variable that a setting was given by; case does not matter in variables."""
+    if name in flags:
+        return flag_of(name)
+    variable = variable_of(name)
+    only_there = variable in map(str.upper, dotenv) and variable not in map(str.upper, os.environ)
+    return f"{DOTENV}: {variable}" if only_there else variable
+
+
+def _shown(value: object) -> str:
+    """A bad value on one line of bounded length."""
+    text = str(value)
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:SHOWN])
+    return printable + "…" if len(text) > SHOWN else printable
+
+
+def _reason(mistake: Mapping[str, Any]) -> str:
+    """What pydantic says of a bad value, in this project's words."""
+    if mistake["type"] == "value_error":
+        return str(mistake["ctx"]["error"])
+    return str(mistake["msg"]).replace("Input should be", "must be", 1)
+
+
+def read_dotenv() -> Mapping[str, str | None]:
+    """The variables in ``.env``, none if there is no such file; raises `SettingsError`."""
+    logging.getLogger("dotenv").setLevel(logging.ERROR)  # `app.unknown_variables` has better words
+    return dotenv_values(stream=StringIO(dotenv_text()))
+
+
+def dotenv_text() -> str:
+    """The content of ``.env``, empty if there is no such file; raises `SettingsError`."""
+    try:
+        text = DOTENV.read_text(DOTENV_ENCODING)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise SettingsError(f"{DOTENV}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{DOTENV}: not UTF-8 text; save it as UTF-8") from error
+    if "\0" in text:  # as UTF-16 has them
+        raise SettingsError(f"{DOTENV}: holds NUL bytes; save it as UTF-8 text")
+    return text

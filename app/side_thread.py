@@ -13,12 +13,13 @@ T = TypeVar("T")
 Steps: TypeAlias = Generator[int, None, T]
 
 PIECE = 64 * 2**10  # bytes that a step may take through a C function
-INLINE = 0.001  # seconds that work may take on the event loop itself
+LARGE = 256 * 2**10  # bytes of work that is not begun on the event loop
+INLINE = 0.001  # seconds that smaller work may take there
 SLICE = 0.002  # seconds of work in the thread before the event loop is asked again
 
 
 class SideThread:
-    """Runs work in steps, one piece of work at a time, in the order in which it came.
+    """Runs work in steps; pieces of work take turns, so that a large one does not delay others.
 
     Small work ends on the event loop before the thread is asked. One thread is enough: the work
     needs the interpreter lock, so several threads would only slow the event loop down.
@@ -26,22 +27,24 @@ class SideThread:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="side")
-        self._turn = asyncio.Lock()
 
-    async def run(self, steps: Steps[T], hold: Callable[[int], None] = lambda _: None) -> T:
+    async def run(
+        self, steps: Steps[T], hold: Callable[[int], None] = lambda _: None, *, size: int = 0
+    ) -> T:
         """The result of ``steps``; a cancelled caller's work ends with the slice it is in.
 
         Args:
+            size: bytes that the work is about. Even the first step on `LARGE` ones takes
+                milliseconds, and many requests can come in the same turn of the event loop.
             hold: called on the event loop with the bytes that each slice came to hold; an
                 exception from it ends the work.
         """
         work = _Work(steps)
-        hold(work.advance(INLINE))
-        if not work.ended:
-            async with self._turn:
-                loop = asyncio.get_running_loop()
-                while not work.ended:
-                    hold(await loop.run_in_executor(self._thread, work.advance, SLICE))
+        if size <= LARGE:
+            hold(work.advance(INLINE))
+        loop = asyncio.get_running_loop()
+        while not work.ended:
+            hold(await loop.run_in_executor(self._thread, work.advance, SLICE))
         return work.result
 
     def stop(self) -> None:
@@ -77,3 +80,11 @@ def finish(steps: Steps[T]) -> T:
     while not work.ended:
         work.advance(SLICE)
     return work.result
+
+
+def join(pieces: list[bytes]) -> Steps[bytes]:
+    """All ``pieces`` as one; the list is empty afterwards."""
+    yield 0
+    whole = b"".join(pieces)
+    pieces.clear()
+    return whole

@@ -43,11 +43,10 @@ from app.engine import Job
 from app.errors import ServiceError
 from app.logs import Seldom
 from app.otel_environment import check_environment, read_propagators
-from app.record import RequestRecord
+from app.record import SHOWN, RequestRecord
 from app.timings import Batch
 
 FLUSH = 2.0  # seconds, at the end, for what has not been sent
-SHOWN = 256  # characters of what a client sent; spans wait in memory
 
 METHODS = frozenset(HTTPMethod)
 HOST = re.compile(r"(\[[\da-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?", re.ASCII | re.IGNORECASE)

@@ -27,7 +27,7 @@ from model.description import (
     describe_raw,
     self_description,
 )
-from model.errors import CheckpointError, show
+from model.errors import CheckpointError, one_line, show
 from model.families import StateDict, build_network
 from model.search import COUNTER, as_state, find_network
 from model.source import Source, find_weights
@@ -112,7 +112,7 @@ def _read_raw(source: Source, contents: Contents, overrides: Overrides) -> Check
         _checked_sha256(source),
         description,
         _complete(path, description, state),
-        place=found.place,
+        place=one_line(found.place),
         averaged=found.averaged,
         others=found.others,
     )

@@ -96,7 +96,8 @@ def _build(profile: bytes, mode: str) -> Transform | None:
 def _without_float_tables(profile: bytes) -> bytes:
     """The profile with its D2Bx tags renamed.
 
-    They hold any number of steps, and 4 MiB of them take minutes. Browsers ignore them and use the tables in 8 or 16 bits.
+    They hold any number of steps, and 4 MiB of them take minutes. Browsers ignore them and use the
+    tables in 8 or 16 bits.
     """
     count = min(int.from_bytes(profile[128:132], "big"), _MAX_TAGS)
     table = bytearray(profile[132 : 132 + 12 * count])

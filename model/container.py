@@ -13,15 +13,16 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from model.errors import CheckpointError
-from model.lookalikes import HEAD, name_file
-from model.pickles import Foreign
+from model.foreign import Foreign
+from model.lookalikes import HEAD, SAVE, name_file
 from model.stored import Leaf
 from model.torch_file import TorchFile, read_legacy, read_zip
 
 METADATA_KEY = "xcit"
 MAX_HEADER = 8 * 2**20  # bytes of a safetensors header: names and shapes of 50,000 tensors
-MAX_DEPTH = 16  # of dictionaries and lists inside each other
-MAX_KEY = 200  # characters
+MAX_DEPTH = 32  # of dictionaries and lists inside each other
+MAX_PATH = 1000  # characters of the keys that lead to a tensor
+MAX_TENSORS = 20_000  # the largest XCiT has 900, and its optimiser twice as many
 PICKLE = b"\x80"
 ZIP = b"PK\x03\x04"
 
@@ -83,11 +84,18 @@ def _read_safetensors(path: Path, size: int, header: int) -> Contents:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dictionary
+            keys = file.keys()
+            _check_count(path, len(keys))
+            tensors = {key: file.get_tensor(key) for key in keys}
             metadata = (file.metadata() or {}).get(METADATA_KEY)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: truncated or corrupt safetensors file") from error
     return Contents(size, tensors, metadata)
+
+
+def _check_count(path: Path, tensors: int) -> None:
+    if tensors > MAX_TENSORS:
+        raise CheckpointError(f"{path}: holds over {MAX_TENSORS:,} tensors; {SAVE}")
 
 
 def _read_torch(file: TorchFile) -> Contents:
@@ -99,34 +107,36 @@ def _read_torch(file: TorchFile) -> Contents:
             objects.add(leaf.name)
         else:
             tensors[name] = tensor
-    root = _members(file.payload) if isinstance(file.payload, dict) else {}
+            _check_count(file.storages.path, len(tensors))
+    root = file.payload if isinstance(file.payload, dict) else {}
     return Contents(file.size, tensors, None, root, tuple(sorted(objects)))
 
 
 def _walk(payload: Any) -> Iterator[tuple[str, Foreign]]:
-    """Every object that the file refers to, with its path; each container once."""
+    """Yield every object that the file refers to, with its path; enter each container once."""
     seen: set[int] = set()
-    left: list[tuple[str, int, Any]] = [("", 0, payload)]
-    while left:
-        path, depth, node = left.pop()
-        if isinstance(node, Foreign) and node.items is None:
+    entered = [iter([("", payload)])]
+    while entered:
+        path, node = next(entered[-1], ("", None))
+        if node is None:
+            entered.pop()
+        elif isinstance(node, Foreign) and node.items is None:
             yield path, node
-            continue
-        if not isinstance(node, Foreign | dict | list | tuple) or depth > MAX_DEPTH:
-            continue
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        left += [
-            (f"{path}.{key}" if path else key, depth + 1, member)
-            for key, member in reversed(_members(node).items())
-            if len(key) <= MAX_KEY
-        ]
+        elif _is_container(node) and id(node) not in seen and len(entered) <= MAX_DEPTH:
+            seen.add(id(node))
+            entered.append(_members(path, node))
 
 
-def _members(node: Any) -> dict[str, Any]:
+def _is_container(node: Any) -> bool:
+    """Whether it has members."""
+    return isinstance(node, Foreign) or (isinstance(node, dict | list | tuple) and len(node) > 0)
+
+
+def _members(path: str, node: Any) -> Iterator[tuple[str, Any]]:
+    """The members of a container that may lead to a tensor, each with its path."""
     if isinstance(node, Foreign):
-        return node.items or {}
-    if isinstance(node, dict):
-        return node
-    return {str(place): member for place, member in enumerate(node)}
+        node = node.items
+    named = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, member in named:
+        if _is_container(member) and len(path) + len(str(key)) < MAX_PATH:
+            yield f"{path}.{key}" if path else str(key), member

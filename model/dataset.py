@@ -79,6 +79,19 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
     return paths
 
 
+def check_labels(source: Path) -> None:
+    """Whether the splits have the same labels, two at least; raises `ModelError`."""
+    train, test = (
+        {path.parent.name for path in list_split(source, split)} for split in ("train", "test")
+    )
+    if different := sorted(train ^ test):
+        raise ModelError(
+            f"{source}: train and test hold different labels: {', '.join(different[:5])}"
+        )
+    if len(train) < 2:
+        raise ModelError(f"{source}: the only label is {min(train)}; expected two or more")
+
+
 def _list_images(source: Path) -> Iterator[PurePosixPath]:
     if source.is_dir():
         names: Iterator[PurePosixPath] = (

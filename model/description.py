@@ -212,7 +212,8 @@ def _build_preprocess(path: Path, facts: Facts) -> PreprocessSpec:
     try:
         return PreprocessSpec(**values)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: bad preprocessing: {error}") from error
+        origin = facts.origins.get(f"preprocess.{str(error).partition(' ')[0]}", "several places")
+        raise CheckpointError(f"{path}: bad preprocessing, from {origin}: {error}") from error
 
 
 def _check_image_size(path: Path, spec: ModelSpec, origin: str) -> None:

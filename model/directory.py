@@ -12,7 +12,8 @@ from model.errors import CheckpointError
 WEIGHTS = re.compile(r".+\.(safetensors|pth|pt|bin|ckpt)(\.tar)?", re.IGNORECASE)
 # what trainers keep beside the weights to go on from
 TRAINING_STATE = re.compile(
-    r"(training_args|optimizer|optim|scheduler|scaler|rng_state|random_states|sampler)([_.-].*)?"
+    r"(training_args|optimizer|optim|scheduler|scaler|rng_state|random_states|sampler)([_.-].*)?|"
+    r".*_optim_states\.pt"
 )
 SHARD = re.compile(r".+-\d{5}-of-\d{5}\.(safetensors|bin)")
 # which of several to take, first rule first: what a hub serves, the best of a run, a file that may
@@ -81,7 +82,7 @@ def _is_beside_weights(path: Path) -> bool:
 def _visible_files(directory: Path) -> list[Path]:
     with os.scandir(directory) as entries:
         names = [entry.name for entry in islice(entries, MAX_ENTRIES)]
-    paths = (directory / name for name in sorted(names) if not name.startswith("."))
+    paths = (directory / n for n in sorted(names) if not n.startswith(".") and n.isprintable())
     return [path for path in paths if path.is_file()]
 
 
@@ -91,7 +92,7 @@ def _below(directory: Path) -> Iterator[Path]:
     for place, names, _ in islice(walk, MAX_ENTRIES):
         depth = len(Path(place).relative_to(directory).parts)
         names[:] = sorted(n for n in names if not n.startswith(".")) if depth < MAX_DEPTH else []
-        if depth:
+        if depth and place.isprintable():
             yield Path(place)
 
 

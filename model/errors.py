@@ -50,6 +50,12 @@ class DeviceError(ModelError):
     """The device failed in a way that a new batch cannot mend."""
 
 
+def one_line(text: str) -> str:
+    """A text that a file gave, for a line of a message or a log: short, and printable."""
+    cut = text[:LONGEST_SHOWN] + ("…" if len(text) > LONGEST_SHOWN else "")
+    return cut if cut.isprintable() else ascii(cut)[1:-1]
+
+
 def show(value: object) -> str:
     """A value that a file gave, for a message: short, on one line, never a whole structure."""
     match value:
@@ -58,8 +64,7 @@ def show(value: object) -> str:
         case bool():
             return str(value).lower()
         case str():
-            cut = value[:LONGEST_SHOWN] + ("…" if len(value) > LONGEST_SHOWN else "")
-            return f"'{cut if cut.isprintable() else ascii(cut)[1:-1]}'"
+            return f"'{one_line(value)}'"
         case int() if value.bit_length() > 64:
             return "a number of over 64 bits"
         case int() | float():

@@ -59,24 +59,24 @@ def build_network(spec: ModelSpec) -> nn.Module:
 
 def infer_vit_pytorch(state: StateDict) -> Hyperparameters:
     """Hyper-parameters of `XCiT`: everything but the dropouts can be read from the shapes."""
-    patch_dim = state["to_patch_embedding.1.weight"].shape[0]
+    patch_dim = _size(state, "to_patch_embedding.1.weight", 0)
     patch_size = _integer_root(patch_dim / 3, "to_patch_embedding.1.weight", "3 * patch_size ** 2")
-    grid = _integer_root(state["pos_embedding"].shape[1], "pos_embedding", "grid ** 2 patches")
-    heads = state["xcit_transformer.layers.0.0.fn.temperature"].shape[0]
-    inner_dim = state["xcit_transformer.layers.0.0.fn.to_qkv.weight"].shape[0] // 3
+    grid = _integer_root(_size(state, "pos_embedding", 1), "pos_embedding", "grid ** 2 patches")
+    heads = _size(state, "xcit_transformer.layers.0.0.fn.temperature", 0)
+    inner_dim = _size(state, "xcit_transformer.layers.0.0.fn.to_qkv.weight", 0) // 3
     if inner_dim < heads:
         raise ValueError(f"{heads} heads in {inner_dim} channels")
     return {
         "image_size": patch_size * grid,
         "patch_size": patch_size,
-        "num_classes": _count_classes(state["mlp_head.1.weight"]),
-        "dim": state["to_patch_embedding.2.weight"].shape[0],
+        "num_classes": _count_classes(state, "mlp_head.1.weight"),
+        "dim": _size(state, "to_patch_embedding.2.weight", 0),
         "depth": _count(state, "xcit_transformer.layers"),
         "cls_depth": _count(state, "cls_transformer.layers"),
         "heads": heads,
         "dim_head": inner_dim // heads,
-        "mlp_dim": state["xcit_transformer.layers.0.2.fn.net.1.weight"].shape[0],
-        "local_patch_kernel_size": state["xcit_transformer.layers.0.1.fn.net.2.weight"].shape[-1],
+        "mlp_dim": _size(state, "xcit_transformer.layers.0.2.fn.net.1.weight", 0),
+        "local_patch_kernel_size": _size(state, "xcit_transformer.layers.0.1.fn.net.2.weight", -1),
     }
 
 
@@ -86,15 +86,15 @@ def infer_published(state: StateDict) -> Hyperparameters:
     ``tokens_norm`` leaves no trace in the weights: it is what the authors chose for this width.
     The size of the images leaves none either, and is no hyper-parameter.
     """
-    dim = state["cls_token"].shape[-1]
+    dim = _size(state, "cls_token", -1)
     return {
         "patch_size": 16 if "patch_embed.proj.6.0.weight" in state else 8,
-        "num_classes": _count_classes(state["head.weight"]),
+        "num_classes": _count_classes(state, "head.weight"),
         "dim": dim,
         "depth": _count(state, "blocks"),
         "cls_depth": _count(state, "cls_attn_blocks"),
-        "heads": state["blocks.0.attn.temperature"].shape[0],
-        "mlp_dim": state["blocks.0.mlp.fc1.weight"].shape[0],
+        "heads": _size(state, "blocks.0.attn.temperature", 0),
+        "mlp_dim": _size(state, "blocks.0.mlp.fc1.weight", 0),
         "tokens_norm": dim != NANO_DIM,
     }
 
@@ -108,7 +108,7 @@ def adapt_published(state: StateDict) -> StateDict:
     adapted = {}
     for key, tensor in state.items():
         head, joint, tail = key.partition(".attn.qkv.")
-        if joint and head.startswith("cls_attn_blocks."):
+        if joint and head.startswith("cls_attn_blocks.") and tensor.ndim:
             for name, part in zip("qkv", tensor.chunk(3), strict=False):
                 adapted[f"{head}.attn.{name}.{tail}"] = part
         else:
@@ -116,10 +116,18 @@ def adapt_published(state: StateDict) -> StateDict:
     return adapted
 
 
-def _count_classes(head: Tensor) -> int:
-    if head.shape[0] > MAX_CLASSES:
-        raise ValueError(f"{head.shape[0]} classes; at most {MAX_CLASSES} are taken")
-    return head.shape[0]
+def _size(state: StateDict, key: str, dimension: int) -> int:
+    shape = state[key].shape
+    if not -len(shape) <= dimension < len(shape):
+        raise ValueError(f"{key} has shape {tuple(shape)}, which has too few dimensions")
+    return shape[dimension]
+
+
+def _count_classes(state: StateDict, head: str) -> int:
+    count = _size(state, head, 0)
+    if count > MAX_CLASSES:
+        raise ValueError(f"{count} classes; at most {MAX_CLASSES} are taken")
+    return count
 
 
 def _integer_root(square: float, key: str, meaning: str) -> int:

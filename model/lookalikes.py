@@ -86,6 +86,8 @@ def _name_markup(text: bytes) -> str:
 
 
 def _name_unknown(head: bytes) -> str:
-    if head.isascii() and head.decode().isprintable():
+    if re.match(rb"[(cN\]}][\x20-\x7e\n]*p0?\d?\n", head):
+        return f"a pickle by Python 2, or of protocol 0; {SAVE}"
+    if head.isascii() and re.sub(r"\s", "", head.decode()).isprintable():
         return "a text file"
     return f"neither a safetensors nor a PyTorch file; its first bytes are {head[:8].hex(' ')}"

@@ -1,39 +1,24 @@
 """Pickles read as data: nothing in them is imported, called or run.
 
-Containers, numbers and text become Python's own. A class, a function and whatever the file would
-make by calling one become `Foreign` objects, which say what would have been called with what.
+Containers, numbers and text become Python's own; everything else becomes `model.foreign.Foreign`.
 """
 
 import pickletools
 import re
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pickle import UnpicklingError
 from typing import IO, Any, Protocol, cast
+
+from model.foreign import Foreign, call, find
 
 MAX_BYTES = 64 * 2**20
 MAX_OPERATIONS = 1_000_000  # each costs about 100 bytes; a large training run takes 100,000
 MAX_NUMBER = 2**63
-# No class of data lives in these: a file that names one is there to run something.
-COMMANDS = re.compile(
-    r"builtins|code|codeop|commands|concurrent|ctypes|ftplib|http|importlib|marshal|"
-    r"multiprocessing|nt|os|pickle|pip|platform|posix|pty|runpy|shutil|signal|site|smtplib|socket|"
-    r"subprocess|sys|threading|timeit|urllib|webbrowser"
-)
-BUILTIN_TYPES = re.compile(
-    r"bool|bytearray|bytes|complex|dict|float|frozenset|int|list|object|range|set|slice|str|tuple"
-)
 # operations whose argument is the value that they give
 VALUES = re.compile(
     r"(BIN)?INT[12]?|LONG[14]?|(BIN)?FLOAT|((SHORT_)?BIN)?STRING|((SHORT_)?BIN)?UNICODE8?|"
     r"(SHORT_)?BINBYTES8?|BYTEARRAY8"
 )
-PYTHON_2_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-
-
-class CodeFound(Exception):
-    """The pickle names a function that runs commands or code."""
 
 
 class Readable(Protocol):
@@ -41,24 +26,6 @@ class Readable(Protocol):
 
     def read(self, size: int, /) -> bytes: ...
     def readline(self) -> bytes: ...
-
-
-@dataclass(slots=True, eq=False)
-class Foreign:
-    """An object, class or function that Python would have to import; it stays a name.
-
-    Attributes:
-        name: ``module.name`` of the class or function; ``persistent`` for a reference to what is
-            stored outside of the pickle.
-        args: what it would be called with; ``None`` for the class or function itself.
-        state: the attributes that the object would get.
-        items: the members of a subclass of ``dict``.
-    """
-
-    name: str
-    args: tuple[Any, ...] | None = None
-    state: Any = None
-    items: dict[str, Any] | None = None
 
 
 class _Limited:
@@ -198,23 +165,6 @@ class _Machine:
         items = self.pop_mark()
         self.push({})
         self.set_items(items)
-
-
-def find(module: str, name: str) -> Foreign:
-    module = PYTHON_2_NAMES.get(module, module)
-    harmless = module == "builtins" and BUILTIN_TYPES.fullmatch(name)
-    if not harmless and (COMMANDS.fullmatch(module.partition(".")[0]) or "." in name):
-        raise CodeFound(f"{module}.{name}")
-    return Foreign(sys.intern(f"{module}.{name}"))
-
-
-def call(function: Any, args: Any) -> Any:
-    """What a class or function would give; an ordered dictionary is a dictionary."""
-    if not isinstance(function, Foreign) or not isinstance(args, tuple):
-        raise UnpicklingError("not a pickle")
-    if function.name == "collections.OrderedDict" and not args:
-        return {}
-    return Foreign(function.name, args)
 
 
 def as_key(key: Any) -> str | None:

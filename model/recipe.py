@@ -1,20 +1,36 @@
 """The choices of a training run: one declaration for flags, help, state and model card."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+ARCHITECTURE = (
+    *("image_size", "patch_size", "dim", "depth", "cls_depth", "heads", "dim_head", "mlp_dim"),
+    *("local_patch_kernel_size", "dropout", "emb_dropout", "layer_dropout"),
+)
+MIN_STEPS = 500  # fewer move the weights too little
+STEPS_PER_EPOCH = 16  # at least, where there are images for it
+MIN_BATCH, MAX_BATCH = 8, 128
+EPOCHS = 26
+AVERAGED_SHARE = 1 / 30  # half-life of the averaged weights, as a share of all steps
 
-def _choice(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"help": meaning})
+
+def _choice(default: Any, meaning: str, rule: str = "") -> Any:
+    """A choice; ``rule`` says how its default follows from the size of the data."""
+    return field(default=default, metadata={"help": meaning, "rule": rule})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides the weights, apart from the data. Defaults: the bundled model's."""
+    """Everything that decides the weights, apart from the data.
 
-    name: str = _choice("xcit-cifar10", "name of the model")
-    image_size: int = _choice(32, "pixels a side of the input")
-    patch_size: int = _choice(4, "pixels a side of a patch")
+    The defaults are those of the bundled model; see `recipe_for` for other data.
+    """
+
+    name: str = _choice("xcit-cifar10", "name of the model", "that of --out")
+    image_size: int = _choice(32, "side of the input in pixels")
+    patch_size: int = _choice(4, "side of a patch in pixels")
     dim: int = _choice(128, "channels of a token")
     depth: int = _choice(8, "layers over the patches")
     cls_depth: int = _choice(1, "layers that update the class token")
@@ -26,28 +42,36 @@ class Recipe:
     emb_dropout: float = _choice(0.0, "dropout of the embedded patches")
     layer_dropout: float = _choice(0.0, "chance of skipping a layer")
     input_scale: float = _choice(
-        0.003, "deviation of the input: at this size flat patches stay flat in the first LayerNorm"
+        0.003, "deviation of the input; so small that flat patches stay flat in the first LayerNorm"
     )
-    epochs: int = _choice(26, "passes over the training images")
-    decay_epochs: int = _choice(13, "last epochs, over which the rates fall to zero")
-    batch_size: int = _choice(128, "images a step, over all processes")
+    epochs: int = _choice(
+        EPOCHS, "passes over the training images", f"{EPOCHS}, or as many as make {MIN_STEPS} steps"
+    )
+    decay_epochs: int = _choice(
+        EPOCHS // 2, "last epochs, over which the rates fall to zero", "half of the epochs"
+    )
+    batch_size: int = _choice(
+        MAX_BATCH,
+        "images per step, over all processes",
+        f"{MIN_BATCH} to {MAX_BATCH}, for at least {STEPS_PER_EPOCH} steps per epoch",
+    )
     muon_lr: float = _choice(3e-3, "rate of the hidden matrices")
     adamw_lr: float = _choice(3e-3, "rate of everything else")
     weight_decay: float = _choice(0.05, "decoupled weight decay of matrices and kernels")
-    start: str = _choice("", "checkpoint whose weights to begin with; none: random ones")
-    cutmix: float = _choice(0.5, "chance of an image to get a piece of another one")
+    start: str = _choice("", "checkpoint to start from; its architecture is kept", "random weights")
+    cutmix: float = _choice(0.5, "probability that an image gets a piece of another one")
     label_smoothing: float = _choice(0.1, "probability spread over the wrong classes")
-    average: float = _choice(0.998, "decay a step of the averaged weights that are kept")
-    seed: int = _choice(0, "of initialisation, order and augmentation")
+    average: float = _choice(
+        0.998,
+        "decay per step of the averaged weights, which are kept",
+        "a half-life of a thirtieth of the steps",
+    )
+    seed: int = _choice(0, "seed of initialisation, order and augmentation")
 
     @property
     def architecture(self) -> dict[str, Any]:
         """Keyword arguments of `XCiT` but for ``num_classes``."""
-        names = (
-            "image_size patch_size dim depth cls_depth heads dim_head mlp_dim "
-            "local_patch_kernel_size dropout emb_dropout layer_dropout"
-        )
-        return {name: getattr(self, name) for name in names.split()}
+        return {name: getattr(self, name) for name in ARCHITECTURE}
 
     @property
     def decay_start(self) -> int:
@@ -59,3 +83,26 @@ class Recipe:
         rising = min(1.0, 2 * epoch + 0.01)
         falling = (self.epochs - epoch) / (self.epochs - self.decay_start or 1)
         return min(rising, falling)
+
+
+def recipe_for(images: int, given: Mapping[str, Any]) -> Recipe:
+    """The recipe for so many training images: ``given`` choices, and defaults that fit the data.
+
+    Few images make few steps per epoch. So batches are smaller then, epochs more, and the average
+    shorter: what is kept must not consist of the weights that the run started with.
+
+    Where ``epochs`` are given, the average stays that of the default epochs, so that a run may be
+    prolonged.
+    """
+    size = 2 ** int(math.log2(max(1, images // STEPS_PER_EPOCH)))
+    batch_size = given.get("batch_size", min(max(size, MIN_BATCH), MAX_BATCH, images))
+    steps = max(1, images // batch_size)  # per epoch
+    epochs = max(EPOCHS, math.ceil(MIN_STEPS / steps))
+    share = 1 - 0.5 ** (1 / (AVERAGED_SHARE * epochs * steps))
+    sized = {
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "decay_epochs": given.get("epochs", epochs) // 2,
+        "average": 1 - float(f"{share:.1g}"),
+    }
+    return Recipe(**{**sized, **given})

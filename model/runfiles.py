@@ -4,7 +4,7 @@ Each is replaced whole or not at all, so that a kill at any time leaves the last
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -52,17 +52,25 @@ def write_metrics(path: Path, history: Sequence[dict[str, float]]) -> None:
         writer.writerows(history)
 
 
-def plot_curves(path: Path, history: Sequence[dict[str, float]]) -> None:
-    from matplotlib.figure import Figure  # heavy, and of the training extra
+def find_plotter() -> Callable[[Path, Sequence[dict[str, float]]], None] | None:
+    """What draws the curves of a history into a PNG; ``None`` without matplotlib."""
+    try:
+        from matplotlib.figure import Figure  # heavy, and of the training extra
+    except ImportError:
+        return None
 
-    epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    for axes, column in zip(figure.subplots(1, 2), ("train_loss", "test_accuracy"), strict=True):
-        axes.plot(epochs, [row[column] for row in history], marker=".")
-        axes.set(xlabel="epoch", title=column.replace("_", " "))
-        axes.grid(alpha=0.3)
-    with _replacing(path) as partial:
-        figure.savefig(partial, format="png")
+    def plot(path: Path, history: Sequence[dict[str, float]]) -> None:
+        epochs = [row["epoch"] for row in history]
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        columns = ("train_loss", "test_accuracy")
+        for axes, column in zip(figure.subplots(1, 2), columns, strict=True):
+            axes.plot(epochs, [row[column] for row in history], marker=".")
+            axes.set(xlabel="epoch", title=column.replace("_", " "))
+            axes.grid(alpha=0.3)
+        with _replacing(path) as partial:
+            figure.savefig(partial, format="png")
+
+    return plot
 
 
 @contextmanager

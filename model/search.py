@@ -14,15 +14,24 @@ import torch
 from torch import Tensor
 
 from model.container import Contents
-from model.errors import CheckpointError, show
+from model.errors import CheckpointError, one_line, show
 from model.families import FAMILIES, Family, StateDict
 from model.lookalikes import SAVE
 from model.stored import Leaf, NotPlain
 
 # No key of a network has such a part: DDP, torch.compile, FSDP and checkpointing put them in.
 WRAPPER = re.compile(r"module|_.*")
-AVERAGED = re.compile(r"(^|[._-])(ema|swa|avg|averaged?|teacher|polyak|shadow)([._-]|$)", re.I)
-SUPERSEDED = re.compile(r"(^|[._-])(current|online|student|raw)([._-]|$)", re.I)
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of state_dict_ema, modelEMA, EmaModel
+AVERAGED = frozenset({"ema", "swa", "avg", "average", "averaged", "teacher", "polyak", "shadow"})
+NOT_AVERAGED = frozenset({"current", "online", "student", "raw"})
+BEST = frozenset({"best"})
+LAST = frozenset({"last", "latest"})
+# what optimisers keep for each weight, under the name of the weight
+OPTIMISER = re.compile(
+    r"(.+_)?optimi[sz]ers?(_.+)?|optim(_.+)?|(.+_)?exp_avg.*|momentum(_buffer)?|grads?|gradients?",
+    re.IGNORECASE,
+)
+ADAPTER = re.compile(r"(^|\.)lora_")
 COUNTER = "num_batches_tracked"
 SHOWN = 5  # names in a message
 MAX_NETWORKS = 16
@@ -48,15 +57,29 @@ class Found:
     @property
     def averaged(self) -> bool:
         """Whether the place says that the weights are an average over training."""
-        return bool(AVERAGED.search(self.place))
+        return _compare(self.place, AVERAGED, NOT_AVERAGED) > 0
 
     @property
-    def rank(self) -> int:
-        """Which of several networks to serve: an average before the last step's weights."""
-        return 2 if self.averaged else 0 if SUPERSEDED.search(self.place) else 1
+    def rank(self) -> tuple[int, int]:
+        """Which of several networks to serve: an average before others, then the best one."""
+        return (
+            _compare(self.place, AVERAGED, NOT_AVERAGED),
+            _compare(self.place, BEST, LAST),
+        )
 
     def __str__(self) -> str:
-        return self.place or "the top level"
+        return one_line(self.place) or "the top level"
+
+
+def _compare(place: str, better: frozenset[str], worse: frozenset[str]) -> int:
+    """1 or -1 if the innermost part of a place that has one of the words speaks for it or not."""
+    for part in reversed(place.split(".")):
+        words = {word.lower() for word in WORD.findall(part)}
+        if words & better:
+            return 1
+        if words & worse:
+            return -1
+    return 0
 
 
 def find_network(path: Path, contents: Contents) -> Found:
@@ -91,12 +114,14 @@ def as_state(path: Path, found: Found) -> StateDict:
     Raises:
         CheckpointError: one is of another kind; its key is named.
     """
+    if any(map(ADAPTER.search, found.tensors)):
+        raise CheckpointError(
+            f"{path}: its LoRA adapters are not merged; merge them: model.merge_and_unload()"
+        )
     state: dict[str, Tensor] = {}
     for key, leaf in found.tensors.items():
         if isinstance(leaf, NotPlain):
-            raise CheckpointError(
-                f"{path}: key {show(key)} is {leaf.what}; expected a plain tensor"
-            )
+            raise CheckpointError(f"{path}: key {show(key)} is {leaf.what}; {leaf.remedy}")
         state[key] = leaf
     return state
 
@@ -107,6 +132,7 @@ def _candidates(path: Path, tensors: Mapping[str, Leaf]) -> Iterator[Found]:
         for key in tensors
         for family in FAMILIES.values()
         if (place := _place(key, family.signature)) is not None
+        and not any(map(OPTIMISER.fullmatch, place.split(".")))
     ]
     if len(places) > MAX_NETWORKS:
         raise CheckpointError(f"{path}: holds {len(places)} networks; {SAVE}")
@@ -173,6 +199,11 @@ def _absence(contents: Contents) -> str:
     if not contents.tensors:
         objects = f", but Python objects ({_list(contents.objects)})" if contents.objects else ""
         return f"no tensors{objects}; expected a dictionary of tensors by name: {SAVE}"
+    if any(map(ADAPTER.search, contents.tensors)):
+        return (
+            "LoRA adapters alone; load them into the network, and merge them: "
+            "model.merge_and_unload()"
+        )
     signatures = " or ".join(f"'{f.signature}' ({f.name})" for f in FAMILIES.values())
     first = show(next(iter(contents.tensors)))
     return f"of no known family: expected a key {signatures}; its first key is {first}"

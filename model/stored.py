@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.pickles import Foreign
+from model.foreign import Foreign
 
 MAX_DIMENSIONS = 8
 MAX_WRAPPERS = 8  # around a tensor: a parameter, a subclass
@@ -26,6 +26,17 @@ STORAGES = {
     "UntypedStorage": torch.uint8,
 }
 DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+SPARSE = "a sparse tensor"
+QUANTISED = "a quantised tensor"
+NUMPY = "a NumPy array, not a tensor"
+EMPTY = "a tensor without numbers"
+# what to do about what is not a plain tensor
+REMEDIES = {
+    SPARSE: "save tensor.to_dense()",
+    QUANTISED: "save tensor.dequantize()",
+    NUMPY: "save torch.from_numpy(array)",
+    EMPTY: "join what DeepSpeed's ZeRO 3 has divided: python zero_to_fp32.py DIRECTORY OUTPUT",
+}
 # the function that makes a tensor, and what it is when it is not a plain one
 REBUILD = "torch._utils._rebuild_"
 PARAMETERS = {
@@ -33,14 +44,14 @@ PARAMETERS = {
     for kind in ("parameter", "parameter_with_state", "device_tensor_from_cpu_tensor")
 }
 OTHER_TENSORS = {
-    f"{REBUILD}sparse_tensor": "a sparse tensor",
-    f"{REBUILD}sparse_csr_tensor": "a sparse tensor",
-    f"{REBUILD}qtensor": "a quantised tensor",
+    f"{REBUILD}sparse_tensor": SPARSE,
+    f"{REBUILD}sparse_csr_tensor": SPARSE,
+    f"{REBUILD}qtensor": QUANTISED,
     f"{REBUILD}meta_tensor_no_storage": "on the meta device, without numbers",
     f"{REBUILD}nested_tensor": "a nested tensor",
     f"{REBUILD}wrapper_subclass": "a subclass of tensors that only its library reads",
-    "numpy.core.multiarray._reconstruct": "a NumPy array, not a tensor",
-    "numpy._core.multiarray._reconstruct": "a NumPy array, not a tensor",
+    "numpy.core.multiarray._reconstruct": NUMPY,
+    "numpy._core.multiarray._reconstruct": NUMPY,
 }
 
 
@@ -49,6 +60,11 @@ class NotPlain:
     """What lies where a tensor of numbers in memory order is expected."""
 
     what: str
+
+    @property
+    def remedy(self) -> str:
+        """What would be right."""
+        return REMEDIES.get(self.what, "expected a plain tensor")
 
 
 Leaf = Tensor | NotPlain
@@ -122,7 +138,7 @@ def _view(
     if not all(type(n) is int and n >= 0 for n in numbers) or len(size) != len(stride):
         raise NotPlainError("a tensor of an impossible shape")
     if len(size) > MAX_DIMENSIONS or 0 in size:
-        raise NotPlainError("a tensor without numbers" if 0 in size else "of too many dimensions")
+        raise NotPlainError(EMPTY if 0 in size else "a tensor of too many dimensions")
     reach = _reach(size, stride)
     if offset + reach >= length // dtype.itemsize:
         raise NotPlainError("a tensor of more numbers than the file holds")

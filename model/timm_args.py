@@ -12,13 +12,23 @@ from typing import Any
 import yaml
 
 from model.errors import CheckpointError
-from model.pickles import Foreign
+from model.foreign import Foreign
 from model.sidecar import find_beside, read_text
 from model.timm_config import TimmConfig, parse_settings, without_nulls
 
 ARGS = "args.yaml"
+MAX_YAML = 64 * 2**10  # characters; half a second to parse
+# prefixes with which timm names a model in a repository or directory
+REPOSITORIES = ("hf-hub:", "hf_hub:", "local-dir:")
 # the authors' images are scaled to 256 for a crop of 224, unless the crop is full
 AUTHORS_CROP = 224 / 256
+
+
+class _Loader(yaml.SafeLoader):
+    """Loads plain values without merge keys, a few lines of which expand to millions of members."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Keep merge keys, so that the constructor refuses them."""
 
 
 def read_args_file(checkpoint: Path) -> TimmConfig | None:
@@ -30,8 +40,11 @@ def read_args_file(checkpoint: Path) -> TimmConfig | None:
     path = find_beside(checkpoint, ARGS)
     if not path:
         return None
+    text = read_text(path, checkpoint)
+    if len(text) > MAX_YAML:
+        raise CheckpointError(f"{path}: over {MAX_YAML:,} characters; no arguments take as many")
     try:
-        document = yaml.safe_load(read_text(path, checkpoint))
+        document = yaml.load(text, _Loader)  # noqa: S506, a safe one
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{path}: not YAML of plain values") from error
     return _parse(str(path), without_nulls(path, document))
@@ -55,8 +68,9 @@ def read_saved_args(path: Path, root: Mapping[str, Any]) -> TimmConfig | None:
 def _parse(origin: str, args: Mapping[str, Any]) -> TimmConfig | None:
     args = {name: value for name, value in args.items() if value != ""}
     named = args.get("model")
-    model = named.rpartition("/")[2] if isinstance(named, str) else ""
-    if not model.startswith("xcit_"):
+    named = named if isinstance(named, str) else ""
+    model = named.rpartition("/")[2]
+    if not (model.startswith("xcit_") or named.startswith(REPOSITORIES)):
         return None
     document: dict[str, Any] = {
         name: args[name]

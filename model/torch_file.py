@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from model.errors import CheckpointError
+from model.errors import CheckpointError, show
+from model.foreign import CodeFound, Foreign
 from model.lookalikes import SAVE, name_zip
-from model.pickles import MAX_BYTES, CodeFound, Foreign, read_pickle
+from model.pickles import MAX_BYTES, read_pickle
 from model.stored import STORAGES, Leaf, Storages, read_tensor
 
 MAX_DIRECTORY = 8 * 2**20  # bytes of a zip archive's list of entries
@@ -120,7 +121,7 @@ def _check_kind(path: Path, entries: Mapping[str, zipfile.ZipInfo]) -> None:
     for name, entry in entries.items():
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
             raise CheckpointError(
-                f"{path}: its entry {name} is compressed or encrypted, as torch.save never "
+                f"{path}: its entry {show(name)} is compressed or encrypted, as torch.save never "
                 f"writes it; {SAVE}"
             )
 

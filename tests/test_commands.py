@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from app.cli import build_parser
 from app.settings import ENV_PREFIX, Settings
 from app.tracing import FLUSH
 
-from .documents import DOCUMENTS, ROOT, Block, blocks, read_blocks
+from .documents import DOCUMENTS, ROOT, TUTORIAL, Block, blocks, read_blocks
 
 LANGUAGES = {"", "console", "json", "promql", "python", "text", "yaml"}
 COMMANDS = [(block, line) for block in blocks("console") for line in block.commands()]
@@ -24,7 +25,10 @@ MANIFEST = ROOT / "deploy" / "kubernetes.yml"
 
 
 def check_xcit_serve(words: list[str]) -> None:
-    build_parser().parse_args(words)
+    if words[:1] == ["train"]:
+        model.train.build_parser().parse_args(["run", *words[1:]])
+    else:
+        build_parser().parse_args(words)
 
 
 def check_python(words: list[str]) -> None:
@@ -39,6 +43,28 @@ def check_python(words: list[str]) -> None:
 def check_make(words: list[str]) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {word for word in words if "=" not in word} <= targets
+
+
+def test_the_tutorial_installs_what_make_serve_does_with_progress_shown() -> None:
+    """Pinned versions, torch from the index that is named."""
+    index = "https://download.pytorch.org/whl/cpu"
+    (torch,) = re.findall("^torch==.*$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    for document in (TUTORIAL, ROOT / "README.md"):
+        first = next(line for block in blocks("console", document) for line in block.commands())
+        words = shlex.split(first)
+        assert words[0] == "make"
+        assert f"TORCH_INDEX={index}" in words
+        printed = subprocess.run(
+            [*words, "--dry-run", "--always-make"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        large = [line for line in printed.splitlines() if torch in line or "requirements" in line]
+        assert any(f"--index-url {index} {torch}" in line for line in large)
+        assert any("--requirement requirements.txt" in line for line in large)
+        assert not any("--quiet" in line for line in large)
 
 
 def check_docker(words: list[str]) -> None:

@@ -16,6 +16,7 @@ APP_LAYERS = [
     {"app.bench"},
     {"app.offline", "app.remote", "app.server"},
     {"app.main", "app.protocol"},
+    {"app.model_settings"},
     {"app.api.cloud", "app.api.explain"},
     {
         "app.api.admin",
@@ -28,8 +29,8 @@ APP_LAYERS = [
     },
     {"app.api.door", "app.api.oip_tensors"},
     {"app.api.answers", "app.api.body", "app.api.inflation", "app.api.oip_outputs"},
-    {"app.api.forms", "app.api.json_text"},
-    {"app.api.base64_text", "app.api.number_text", "app.api.oip_schemas"},
+    {"app.api.forms", "app.api.oip_schemas"},
+    {"app.api.base64_text"},
     {
         "app.api.callers",
         "app.api.errors",
@@ -41,20 +42,25 @@ APP_LAYERS = [
         "app.api.waiting",
     },
     {"app.api.schemas", "app.pipeline", "app.tracing"},
+    {"app.api.json_text"},
+    {"app.api.number_text"},
     {"app.engines"},
     {"app.engine"},
     {"app.admission", "app.batcher", "app.metrics", "app.logs", "app.worker_pool"},
-    {"app.held_bytes", "app.throughput"},
+    {"app.connection_limit", "app.held_bytes", "app.lingering", "app.throughput"},
     {
         *{"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},
-        *{"app.memory", "app.otel_environment", "app.secret_files"},
+        *{"app.memory", "app.otel_environment", "app.secret_files", "app.unknown_variables"},
+        "app.flags",
     },
+    {"app.listeners", "app.request_head"},
     {"app.console", "app.cores", "app.errors", "app.extras", "app.settings", "app.timings"},
     {"app.quoting", "app.side_thread"},
 ]
 MODEL_LAYERS = [
     {"model.train"},
-    {"model", "model.runfiles"},
+    {"model.trainer"},
+    {"model", "model.runfiles", "model.start"},
     {"model.evaluate"},
     {"model.classifier", "model.dataset"},
     {"model.saliency"},
@@ -102,6 +108,7 @@ MODEL_LAYERS = [
     {
         "model.augment",
         "model.colour",
+        "model.foreign",
         "model.muon",
         "model.normalise",
         "model.recipe",
@@ -119,7 +126,7 @@ CLIENT_LAYERS = [
     {"client.reasons", "client.results", "client.retries"},
     {"client.errors"},
 ]
-MEETING_PLACES = {"app.main", "app.offline"}
+MEETING_PLACES = {"app.main", "app.model_settings", "app.offline"}
 FORBIDDEN = {
     "client": {"app", "model", "torch", "einops", "openvino", "fastapi", "pydantic", "uvicorn"},
     "app": {"torch", "einops", "PIL", "openvino", "safetensors", "numpy"},

@@ -13,11 +13,13 @@ _STANDARD = bytes.maketrans(b"-_", b"+/")
 _BLANKS = b" \t\r\n"
 _CUT = "the image is not valid base64: its length is wrong, as if it were cut"
 _SYMBOLS = (string.ascii_letters + string.digits + "+/").encode()
+_GROUP = 4  # symbols that stand for three bytes
 
 
-def pieces_of(text: str) -> Iterable[str]:
-    """A text in pieces that one step can take."""
-    return (text[start : start + PIECE] for start in range(0, len(text), PIECE))
+def pieces_of(content: bytes) -> Iterable[str]:
+    """The characters of bytes, one for each, in pieces that a step can take."""
+    starts = range(0, len(content), PIECE)
+    return (content[start : start + PIECE].decode("latin-1") for start in starts)
 
 
 def decode_base64(pieces: Iterable[str]) -> Steps[bytes]:
@@ -29,17 +31,15 @@ def decode_base64(pieces: Iterable[str]) -> Steps[bytes]:
     Raises:
         BadRequest: it is none of these.
     """
-    symbols = yield from _collect(pieces)
-    content = symbols.rstrip(b"=")
-    padding = len(symbols) - len(content)
     decoded = []
-    for start in range(0, len(content), PIECE):
-        decoded.append(_decode(content[start : start + PIECE]))
+    rest = b""
+    for number, piece in enumerate(pieces):
+        symbols = rest + _symbols(piece if number else _without_data_head(piece))
+        whole = max(0, len(symbols) - 1) // _GROUP * _GROUP  # before the last group
+        decoded.append(_decode(symbols[:whole]))
+        rest = symbols[whole:]
         yield len(decoded[-1])
-    if padding not in (0, -len(content) % 4):
-        raise BadRequest(_CUT)
-    yield -len(symbols)
-    del symbols, content
+    decoded.append(_decode_last(rest))
     return b"".join(decoded)
 
 
@@ -55,18 +55,12 @@ def decode_images(texts: Sequence[Iterable[str]]) -> Steps[list[bytes]]:
     return images
 
 
-def _collect(pieces: Iterable[str]) -> Steps[bytes]:
-    """The symbols of the text in the standard alphabet: no blanks, no head of a data: URI."""
-    found = []
-    for number, piece in enumerate(pieces):
-        if number == 0:
-            piece = _without_data_head(piece)
-        try:
-            found.append(piece.encode("ascii").translate(_STANDARD, _BLANKS))
-        except UnicodeEncodeError as error:
-            raise BadRequest(_bad_symbol(piece[error.start])) from error
-        yield len(found[-1])
-    return b"".join(found)
+def _symbols(text: str) -> bytes:
+    """The symbols of a text in the standard alphabet, without blanks."""
+    try:
+        return text.encode("ascii").translate(_STANDARD, _BLANKS)
+    except UnicodeEncodeError as error:
+        raise BadRequest(_bad_symbol(text[error.start])) from error
 
 
 def _without_data_head(text: str) -> str:
@@ -79,17 +73,21 @@ def _without_data_head(text: str) -> str:
 
 
 def _decode(symbols: bytes) -> bytes:
-    """The bytes of symbols without padding."""
-    if len(symbols) % 4 == 1 and not symbols.translate(None, _SYMBOLS):
+    """The bytes of whole groups of symbols, none of which is padding."""
+    if strange := symbols.translate(None, _SYMBOLS):
+        raise BadRequest(_bad_symbol(chr(strange[0])))
+    return binascii.a2b_base64(symbols)
+
+
+def _decode_last(symbols: bytes) -> bytes:
+    """The bytes of the last group, whose padding may be left out."""
+    content = symbols.rstrip(b"=")
+    missing = -len(content) % _GROUP
+    if strange := content.translate(None, _SYMBOLS):
+        raise BadRequest(_bad_symbol(chr(strange[0])))
+    if missing == _GROUP - 1 or len(symbols) - len(content) not in (0, missing):
         raise BadRequest(_CUT)
-    try:
-        return binascii.a2b_base64(symbols + b"=" * (-len(symbols) % 4), strict_mode=True)
-    except binascii.Error as error:
-        raise BadRequest(_bad_symbol(_first_bad(symbols))) from error
-
-
-def _first_bad(symbols: bytes) -> str:
-    return chr(symbols.translate(None, _SYMBOLS)[0])
+    return binascii.a2b_base64(content + b"=" * missing)
 
 
 def _bad_symbol(symbol: str) -> str:

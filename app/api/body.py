@@ -1,20 +1,21 @@
 """Images out of a request's body: raw, multipart or JSON. Their bytes are not looked at here."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from app.api.base64_text import decode_base64, pieces_of
-from app.api.forms import BASE64, NAMES, NAMES_OF_MANY, Form, FormReader, Part
+from app.api.forms import NAMES, NAMES_OF_MANY, Form, FormReader, Part
 from app.api.json_text import BOM, parse_json
 from app.api.schemas import JsonImage
 from app.api.waiting import in_time, receive
 from app.errors import BadRequest, ClientDisconnected, InvalidParameter
+from app.held_bytes import Hold
 from app.quoting import quoted
 from app.record import RequestRecord
-from app.side_thread import SideThread, Steps
+from app.side_thread import SideThread, Steps, T, join
 
 HOW = (
     "send it as the raw body, as one multipart/form-data part named 'file', "
@@ -22,8 +23,6 @@ HOW = (
 )
 FORM = "multipart/form-data"
 _START = 64  # bytes of a body that say whether it is JSON
-
-Hold = Callable[[int], None]
 
 
 class Images(NamedTuple):
@@ -38,7 +37,7 @@ class ImageReader:
 
     Args:
         request: whose record has the deadline.
-        hold: called with the bytes that the request comes to hold; what it raises ends the reading.
+        hold: counts the bytes that the request comes to hold; what it raises ends the reading.
         side: where large bodies are decoded.
     """
 
@@ -65,10 +64,12 @@ class ImageReader:
             parts, parameters = await self._read_form(NAMES, form.parameters(), 1)
             image = parts[0].content if parts else b""
         else:
-            body = await receive(self._record, read_body(self._request, self._hold))
+            body = await receive(self._record, read_body(self._request, self._hold, self._side))
             image, parameters = await self._unpack(body, form)
+            del body
         if not image:
             raise BadRequest(f"the request holds no image; {HOW}")
+        self._hold.settle(len(image))
         return image, parameters
 
     async def many(self, parameters: tuple[str, ...], most: int) -> Images:
@@ -95,8 +96,9 @@ class ImageReader:
     ) -> Images:
         reader = FormReader(self._content_type, names, parameters, most)
         form = await receive(self._record, self._feed(reader))
-        if any(part.encoding == BASE64 for part in form.images):
-            await in_time(self._record, self._side.run(_decode_parts(form.images), self._hold))
+        steps = _join_parts(form.images)
+        await self._work(steps, form.size)
+        self._hold.settle(sum(len(part.content) for part in form.images))
         return Images(form.images, form.fields)
 
     async def _feed(self, reader: FormReader) -> Form:
@@ -109,11 +111,14 @@ class ImageReader:
         if self._media_type.startswith("multipart/"):
             raise BadRequest(f"the body is {quoted(self._media_type)}; send {FORM}")
         if body[:5].lower() == b"data:":
-            steps = decode_base64(pieces_of(body.decode("latin-1")))
-            return await in_time(self._record, self._side.run(steps, self._hold)), {}
+            steps = decode_base64(pieces_of(body))
+            return await self._work(steps, len(body)), {}
         if not (self._media_type.endswith("json") or _begins_as_json(body)):
             return body, {}
-        return await in_time(self._record, self._side.run(_read_json(body, form), self._hold))
+        return await self._work(read_image_of_json(body, form), len(body))
+
+    async def _work(self, steps: Steps[T], size: int) -> T:
+        return await in_time(self._record, self._side.run(steps, self._hold, size=size))
 
     def _check_encoding(self) -> None:
         encoding = self._request.headers.get("content-encoding", "identity")
@@ -131,17 +136,19 @@ async def stream_body(request: Request, hold: Hold) -> AsyncIterator[bytes]:
         raise ClientDisconnected("the client left while it sent the body") from error
 
 
-async def read_body(request: Request, hold: Hold) -> bytes:
+async def read_body(request: Request, hold: Hold, side: SideThread) -> bytes:
     """The whole body.
 
     Args:
         hold: called with the size of every piece that arrives; what it raises ends the reading.
+        side: where the pieces of a large body are joined.
 
     Raises:
         BodyTooLarge: it is longer than the service accepts.
         ClientDisconnected: it will not arrive.
     """
-    return b"".join([piece async for piece in stream_body(request, hold)])
+    pieces = [piece async for piece in stream_body(request, hold)]
+    return await side.run(join(pieces), size=sum(map(len, pieces)))
 
 
 def merge(query: Mapping[str, str], body: Mapping[str, str]) -> dict[str, str]:
@@ -156,18 +163,17 @@ def _begins_as_json(body: bytes) -> bool:
     return body[:_START].removeprefix(BOM).lstrip()[:1] == b"{"
 
 
-def _read_json(body: bytes, form: type[JsonImage]) -> Steps[tuple[bytes, dict[str, str]]]:
+def read_image_of_json(body: bytes, form: type[JsonImage]) -> Steps[tuple[bytes, dict[str, str]]]:
     otherwise = 'the body is not {"image": "<base64>"}'
     asked, lifted = yield from parse_json(form, body, otherwise)
     image = yield from decode_base64(lifted.string(asked.image))
-    lifted.end()
     return image, asked.given()
 
 
-def _decode_parts(parts: list[Part]) -> Steps[None]:
+def _join_parts(parts: list[Part]) -> Steps[None]:
     for number, part in enumerate(parts):
         try:
-            yield from part.decode()
+            yield from part.join()
         except BadRequest as error:
             error.name_image(number, len(parts))
             raise

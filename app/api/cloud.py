@@ -20,7 +20,7 @@ from app.api_keys import ApiKeys
 from app.cloud import Contract
 from app.errors import BadRequest, TooManyImages
 from app.lifecycle import Lifecycle
-from app.pipeline import Pipeline
+from app.pipeline import Pipeline, size_of_all
 from app.record import RequestRecord
 from app.side_thread import SideThread, Steps
 
@@ -104,9 +104,11 @@ def router(
         record: RequestRecord = request.state.record
         read_query(request, instead='send {"parameters": {"top_k": …}} in the body')
         with pipeline.upload() as hold:
-            body = await receive(record, read_body(request, hold))
-            asked, images = await in_time(record, side.run(read_instances(body, max_images), hold))
-            del body
+            body = await receive(record, read_body(request, hold, side))
+            steps = read_instances(body, max_images)
+            asked, images = await in_time(record, side.run(steps, hold, size=len(body)))
+            del body, steps
+            hold.settle(size_of_all(images))
             top_k = parse_top_k(asked.top_k, pipeline.served.num_classes)
             answers = await while_connected(
                 request, pipeline.predict_many(images, top_k, record.deadline, record.timings)
@@ -148,5 +150,4 @@ def read_instances(body: bytes, most: int) -> Steps[tuple[VertexRequest, list[by
             f"{len(request.instances)} images in one request; at most {most} are accepted"
         )
     images = yield from decode_images([lifted.string(each.b64) for each in request.instances])
-    lifted.end()
     return request, images

@@ -1,13 +1,14 @@
 """Every error as an RFC 9457 problem document, whoever raised it."""
 
 from collections.abc import Mapping
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from app.api.schemas import Problem
 from app.errors import (
@@ -29,9 +30,10 @@ from app.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from app.record import RequestRecord
+from app.record import RequestRecord, shorten
 
 MEDIA_TYPE = "application/problem+json"
+MAX_DETAIL = 1024  # characters; texts of clients in it have been shortened one by one
 PROTOCOL_V2 = "/v2"  # where clients read ``error``, the detail once more
 # What any request for a prediction may meet, and what any image.
 OF_THE_REQUEST = (
@@ -63,8 +65,8 @@ def problem_of(error: ServiceError, record: RequestRecord) -> Problem:
         type=f"/problems/{error.problem}",
         title=error.title,
         status=error.status,
-        detail=error.detail,
-        instance=record.path,
+        detail=error.detail[:MAX_DETAIL],
+        instance=shorten(record.path),
         request_id=record.request_id,
     )
 
@@ -98,7 +100,10 @@ def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
 
 async def _refuse_parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    details = (f"{mistake['loc'][-1]}: {mistake['msg']}" for mistake in error.errors())
+    details = (
+        f"{shorten(str(mistake['loc'][-1]))}: {shorten(mistake['msg'])}"
+        for mistake in error.errors()
+    )
     raise InvalidParameter("; ".join(details))
 
 
@@ -106,17 +111,32 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
     """404 and 405."""
     assert isinstance(error, HTTPException)
     record: RequestRecord = request.state.record
+    path = shorten(record.path)
     docs = f"{request.scope.get('root_path', '')}/docs"
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(allowed_methods(request))
     phrase = HTTPStatus(error.status_code).phrase
     problem = Problem(
         type=f"/problems/{phrase.lower().replace(' ', '-')}",
         title=phrase.capitalize(),
         status=error.status_code,
-        detail=f"{request.method} {record.path}: {error.detail}; {docs} lists the routes",
-        instance=record.path,
+        detail=f"{request.method} {path}: {error.detail}; {docs} lists the routes",
+        instance=path,
         request_id=record.request_id,
     )
-    return _respond(problem, error.headers)
+    return _respond(problem, headers)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """The methods that some route takes at the request's path; HEAD wherever there is GET."""
+    methods = {
+        method.value
+        for method in HTTPMethod
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method.value})[0] is Match.FULL
+    }
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 def _respond(problem: Problem, headers: Mapping[str, str] | None) -> Response:

@@ -11,7 +11,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from app.api.base64_text import decode_base64, pieces_of
 from app.errors import BadRequest, InvalidParameter, TooManyImages
 from app.quoting import quoted
-from app.side_thread import Steps
+from app.side_thread import Steps, join
 
 NAMES = ("file", "image")
 NAMES_OF_MANY = (*NAMES, "files", "images")
@@ -30,19 +30,21 @@ class Part:
 
     filename: str | None
     encoding: str = ""
+    pieces: list[bytes] = field(default_factory=list)
     content: bytes = b""
 
-    def decode(self) -> Steps[None]:
-        """Undo the Content-Transfer-Encoding of the part."""
+    def join(self) -> Steps[None]:
+        """Make ``content`` of the pieces, as it was before its Content-Transfer-Encoding."""
+        self.content = yield from join(self.pieces)
         if self.encoding == BASE64:
-            text = self.content.decode("latin-1")
-            self.content = yield from decode_base64(pieces_of(text))
+            self.content = yield from decode_base64(pieces_of(self.content))
 
 
 @dataclass(slots=True)
 class Form:
-    """What has been read of a form so far."""
+    """What has been read of a form so far; ``size`` is that of its parts in bytes."""
 
+    size: int = 0
     images: list[Part] = field(default_factory=list)
     fields: dict[str, str] = field(default_factory=dict)
 
@@ -72,8 +74,8 @@ class FormReader:
         self._parser = PushMultipartParser(
             read_boundary(content_type),
             header_charset="latin-1",  # any byte is a character; `_text` finds out which
-            max_segment_count=most + MOST_BESIDE,
         )
+        self._parts = 0
         self._field = ""  # the name of the parameter that is being read
         self._pieces: list[bytes] = []  # of the part that is being read
 
@@ -99,6 +101,9 @@ class FormReader:
         return self.form
 
     def _begin(self, segment: MultipartSegment) -> None:
+        self._parts += 1
+        if self._parts > self._most + MOST_BESIDE:
+            raise BadRequest(f"the form has over {self._most + MOST_BESIDE} parts")
         name = _text(segment.name)
         self._field = ""
         self._pieces = []
@@ -115,19 +120,19 @@ class FormReader:
 
     def _take(self, content: bytes) -> None:
         self._pieces.append(content)
+        self.form.size += len(content)
         if not self._field:
             self._count()
         elif sum(map(len, self._pieces)) > MOST_FIELD:
             raise InvalidParameter(f"{self._field} has over {MOST_FIELD} bytes")
 
     def _end(self) -> None:
-        content = b"".join(self._pieces)
         if self._field:
+            content = b"".join(self._pieces)
             self.form.fields[self._field] = content.decode(errors="replace").strip()
-            return
-        image = self.form.images[-1]
-        image.content = content
-        if not content and not image.filename:
+        elif self._pieces or self.form.images[-1].filename:
+            self.form.images[-1].pieces = self._pieces
+        else:
             self.form.images.pop()  # a file input that was left empty
 
     def _count(self) -> None:

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Set
 from starlette.datastructures import Headers
 
 from app.errors import MisdirectedRequest
-from app.record import RequestRecord
+from app.record import RequestRecord, shorten
 from app.settings import ENV_PREFIX, SettingsError
 
 VARIABLE = f"{ENV_PREFIX}ALLOWED_HOSTS"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 FIELD = re.compile(r"(?P<name>\[[^\[\]]+\]|[^\[\]:]+)(?P<port>:\d*)?")
 NAME = re.compile(r"(\*\.)?[\w-]{1,63}(\.[\w-]{1,63})*", re.ASCII)
-SHOWN = 256  # characters of what a client sent
 FORMS = "photos.example.org, *.example.org, an IP address, or * for any"
 
 
@@ -47,7 +46,7 @@ class AllowedHosts:
             by_address = record.path in self._by_address and is_address(name)
             if not (name in self._names or name.endswith(self._suffixes) or by_address):
                 raise MisdirectedRequest(
-                    f'host "{field[:SHOWN]}" is not allowed; if it is a name of this service, '
+                    f'host "{shorten(field)}" is not allowed; if it is a name of this service, '
                     f"add it to {VARIABLE}"
                 )
 

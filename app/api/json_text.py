@@ -10,22 +10,26 @@ import secrets
 from array import array
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_core import from_json
 
 from app.api.number_text import read_numbers
 from app.errors import BadRequest
+from app.quoting import printable
 from app.side_thread import PIECE, Steps
 
-LONG_STRING = 100  # bytes from which on a string is lifted
-LONG_NUMBERS = 2_048  # bytes from which on what stands between two strings is lifted
-MOST_REST = 256 * 2**10  # bytes that may be left of a text
-MOST_REST_OF_ROW = 100  # and for each image that a request may hold
+SMALL = 16 * 2**10  # bytes of a text that is parsed as it is
+LONG_STRING = 100  # bytes of a string that is lifted
+LONG_NUMBERS = 2_048  # bytes between two strings that are lifted if they are numbers
+MOST_REST = 16 * 2**10  # bytes that may be left of a text
+MOST_REST_OF_ROW = 120  # and for each image that a request may hold
+MOST_TEXT = 1_000  # characters of a name or an id
 
 BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_COLON = re.compile(rb"\s*:")
 _STRING = re.compile(rb'(?:[^"\\]++|\\(?:u[0-9a-fA-F]{4}|[^u]))*+', re.DOTALL)
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -64,11 +68,28 @@ class Lifted:
         token = values[0] if len(values) == 1 else None
         return self._numbers.pop(token, None) if isinstance(token, str) else None
 
-    def end(self) -> None:
-        """Raise `BadRequest` if anything was lifted that nobody took."""
-        if self._strings or self._numbers:
-            what = f"a string of over {LONG_STRING} bytes" if self._strings else "many numbers"
-            raise BadRequest(f"the body has {what} where neither an image nor a tensor belongs")
+
+def restore(value: Any, info: ValidationInfo) -> Any:
+    """A value of a body that is neither an image nor a tensor, as it is in the client's text.
+
+    Of a string of over `MOST_TEXT` characters only the beginning.
+    """
+    if info.context is None:
+        return value
+    if isinstance(value, dict):
+        return {name: restore(member, info) for name, member in value.items()}
+    return _begin(info.context.string(value)) if isinstance(value, str) else value
+
+
+def _begin(pieces: Iterator[str]) -> str:
+    """The text in pieces, or over `MOST_TEXT` characters of it."""
+    text = ""
+    while len(text) <= MOST_TEXT and (piece := next(pieces, "")):
+        text += piece
+    return text
+
+
+Text = Annotated[str, Field(max_length=MOST_TEXT), BeforeValidator(restore)]
 
 
 def parse_json(
@@ -80,7 +101,8 @@ def parse_json(
         otherwise: how the error begins.
         rows: images that the text may hold.
 
-    Lists in ``body`` are to end at their first mistake (`pydantic.FailFast`): each takes memory.
+    Lists in ``body`` end at their first mistake (`pydantic.FailFast`), since each takes memory, and
+    strings in it that are not images are `Text`.
 
     Raises:
         BadRequest: it holds none; says where and why.
@@ -88,13 +110,13 @@ def parse_json(
     if text.startswith(_UTF_16):
         raise BadRequest(f"{otherwise}: it is UTF-16; send UTF-8")
     text = text.removeprefix(BOM)
-    if len(text) <= PIECE:
+    if len(text) <= SMALL:
         yield 0
         return _validate(body, text, otherwise), Lifted()
     lifted = Lifted(text)
     rest = yield from _lift(text, lifted, MOST_REST + rows * MOST_REST_OF_ROW, otherwise)
-    yield len(rest)
-    return _validate(body, rest, otherwise, exact=False), lifted
+    yield 0
+    return _validate(body, rest, otherwise, lifted), lifted
 
 
 def _read_piece(piece: bytes) -> str:
@@ -107,14 +129,14 @@ def _read_piece(piece: bytes) -> str:
         ) from error
 
 
-def _validate(body: type[Body], text: bytes, otherwise: str, *, exact: bool = True) -> Body:
+def _validate(body: type[Body], text: bytes, otherwise: str, lifted: Lifted | None = None) -> Body:
     try:
-        return body.model_validate_json(text)
+        return body.model_validate_json(text, context=lifted)
     except ValidationError as error:
         mistakes = error.errors(include_url=False, include_context=False, include_input=False)
-        where = ".".join(map(str, mistakes[0]["loc"]))[:80] or "body"
+        where = printable(".".join(map(str, mistakes[0]["loc"]))) or "body"
         why = mistakes[0]["msg"]
-        if not exact:  # its line and column are of a text that the client does not have
+        if lifted:  # its line and column are of a text that the client does not have
             why = why.partition(" at line ")[0]
         raise BadRequest(f"{otherwise}: {where}: {why}") from error
 
@@ -126,18 +148,21 @@ def _lift(text: bytes, lifted: Lifted, most: int, otherwise: str) -> Steps[bytes
     while start < len(text):
         quote = text.find(b'"', start)
         end = len(text) if quote < 0 else quote
-        part = yield from _lift_numbers(text, start, end, lifted)
+        found = yield from _lift_numbers(text, start, end, lifted)
         if quote >= 0:
             cuts = yield from _cut_string(text, quote + 1, otherwise)
             end = cuts[-1] + 1
-            part += lifted.add_string(cuts) if end - quote > LONG_STRING else text[quote:end]
-        parts.append(part)
+            if end - quote > LONG_STRING and not _COLON.match(text, end, end + LONG_STRING):
+                found.append(lifted.add_string(cuts))
+            else:
+                found.append(memoryview(text)[quote:end])
         start = end
-        size += len(part)
+        size += sum(map(len, found))
         if size > most:
             raise BadRequest(
                 f"{otherwise}: it has over {most:,} bytes beside images and numbers of tensors"
             )
+        parts += map(bytes, found)
     return b"".join(parts)
 
 
@@ -163,12 +188,15 @@ def _cut_string(text: bytes, start: int, otherwise: str) -> Steps[list[int]]:
             return cuts
 
 
-def _lift_numbers(text: bytes, start: int, end: int, lifted: Lifted) -> Steps[bytes]:
+def _lift_numbers(
+    text: bytes, start: int, end: int, lifted: Lifted
+) -> Steps[list[bytes | memoryview]]:
     """What is left of the part from ``start`` to ``end``, which has no strings."""
+    whole = memoryview(text)
     opening = text.find(b"[", start, end)
     brace = text.find(b"}", start, end)
     closing = text.rfind(b"]", start, end if brace < 0 else brace)
     if end - start < LONG_NUMBERS or not 0 <= opening < closing:
-        return text[start:end]
+        return [whole[start:end]]
     numbers = yield from read_numbers(text, opening, closing + 1)
-    return text[start:opening] + lifted.add_numbers(numbers) + text[closing + 1 : end]
+    return [whole[start:opening], lifted.add_numbers(numbers), whole[closing + 1 : end]]

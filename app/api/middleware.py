@@ -1,6 +1,7 @@
 """Around every request: its id, its clock, the limit on its body, and its one observation.
 
-Pure ASGI, so that a client's disconnect reaches the handler.
+HEAD is answered as GET is, without the body. Pure ASGI, so that a client's disconnect reaches the
+handler.
 """
 
 import asyncio
@@ -18,11 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.door import Door
 from app.api.errors import problem_response
 from app.api.headers import security_headers
-from app.errors import BodyTooLarge, InternalError, ServiceError, drop_tracebacks
+from app.errors import BodyTooLarge, Draining, InternalError, ServiceError, drop_tracebacks
 from app.record import RequestRecord, Trace, current_record
 
 SANE_REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
-LINGER = 5.0  # seconds in which the rest of a refused body is read away, so the answer gets through
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,9 @@ class RequestScope:
         if self._begin_trace:
             record.trace = self._begin_trace(record, scope)
         body = BoundedBody(receive, self._max_body_bytes)
+        head_only = record.method == "HEAD"
+        if head_only:
+            scope = {**scope, "method": "GET"}  # the server's own keeps its method
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -85,6 +88,8 @@ class RequestScope:
                 ]
                 if record.trace:
                     message["headers"].append((b"traceresponse", record.trace.header))
+            elif head_only:
+                message = {**message, "body": b""}
             await send(message)
 
         token = current_record.set(record)
@@ -116,6 +121,12 @@ class RequestScope:
                 await response(scope, body.receive, send)
             else:
                 await self._app(scope, body.receive, send)
+        except asyncio.CancelledError:  # by the server, which waits no longer
+            if not record.status:
+                error = Draining("the service stopped before it could answer", retry_after=1)
+                record.rejection = error.reason()
+                await problem_response(error, record)(scope, body.receive, send)
+            raise
         except Exception as error:
             if record.trace:
                 record.trace.note(error)
@@ -125,8 +136,6 @@ class RequestScope:
                 error = InternalError("the service failed; its log has the request id")
             if record.status:
                 raise  # half an answer is out: the connection can only be closed
-            if isinstance(error, BodyTooLarge):
-                await body.discard()
             drop_tracebacks(raised)
             record.rejection = error.reason()
             await problem_response(error, record)(scope, body.receive, send)
@@ -139,11 +148,8 @@ class BoundedBody:
         self._receive = receive
         self._limit = limit
         self._size = 0
-        self._expects_continue = False
-        self._ended = False
 
     def check_declared(self, headers: Headers) -> None:
-        self._expects_continue = headers.get("expect", "").lower() == "100-continue"
         declared = headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self._limit:
             raise self._too_large(f"{declared} bytes")
@@ -151,21 +157,9 @@ class BoundedBody:
     async def receive(self) -> Message:
         message = await self._receive()
         self._size += len(message.get("body", b""))
-        self._ended = not message.get("more_body")
         if self._size > self._limit:
             raise self._too_large("longer")
         return message
-
-    async def discard(self) -> None:
-        """Read the rest away, for a while: a client that still sends would miss the answer."""
-        if self._expects_continue and not self._size:
-            return  # it waits for leave to send, and will not get it
-        try:
-            async with asyncio.timeout(LINGER):
-                while not self._ended:
-                    self._ended = not (await self._receive()).get("more_body")
-        except TimeoutError:
-            logger.info("a refused body was still being sent after %g s", LINGER)
 
     def _too_large(self, size: str) -> BodyTooLarge:
         return BodyTooLarge(f"the body is {size}; at most {self._limit} bytes are accepted")

@@ -25,7 +25,7 @@ from app.api.oip_schemas import InferRequest, InferResponse
 from app.api.oip_statistics import Statistics
 from app.api.oip_tensors import Inference, Signature, read_inference
 from app.api.parameters import PATIENCE_PARAMETER, read_query
-from app.api.schemas import body_schema
+from app.api.schemas import PIXEL, body_schema
 from app.api.waiting import in_time, receive, while_connected
 from app.api_keys import ApiKeys
 from app.classifier import ModelInfo
@@ -38,7 +38,7 @@ from app.errors import (
     UnknownModel,
 )
 from app.lifecycle import Lifecycle
-from app.pipeline import Pipeline
+from app.pipeline import Pipeline, size_of_all
 from app.quoting import quoted
 from app.record import RequestRecord
 from app.side_thread import SideThread, Steps
@@ -68,9 +68,6 @@ LENGTH = {
     "description": "Bytes of JSON before the binary tensors; 0 if the body is the input alone.",
     "schema": {"type": "integer", "minimum": 0},
 }
-PIXEL = (  # an image of one
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP438AAAAQBAYD718vxAAAAAElFTkSuQmCC"
-)
 EXAMPLE = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [PIXEL]}]}
 REQUEST_BODY = {
     "required": True,
@@ -225,19 +222,20 @@ def router(
         read_query(request, instead=CLASSES)
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
         encoding = request.headers.get("content-encoding", "")
-        with pipeline.upload() as hold:
-            body = await receive(record, read_body(request, hold))
 
-            def read(body: bytes) -> Steps[Inference]:
-                inflated = yield from inflate(body, encoding, max_bytes)
-                return (
-                    yield from read_inference(
-                        inflated, header_length, model, info.num_classes, max_rows
-                    )
+        def read(body: bytes) -> Steps[Inference]:
+            inflated = yield from inflate(body, encoding, max_bytes)
+            return (
+                yield from read_inference(
+                    inflated, header_length, model, info.num_classes, max_rows
                 )
+            )
 
-            asked = await in_time(record, side.run(read(body), hold))
+        with pipeline.upload() as hold:
+            body = await receive(record, read_body(request, hold, side))
+            asked = await in_time(record, side.run(read(body), hold, size=len(body)))
             del body
+            hold.settle(size_of_all(asked.images))
             deadline = min(record.deadline, timings.started + asked.timeout)
             answers = await while_connected(
                 request, pipeline.predict_many(asked.images, asked.top_k, deadline, timings)

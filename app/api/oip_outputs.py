@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic_core import to_json
 
 from app.api.oip_schemas import InferResponse, RequestOutput, ResponseOutput, parameter
@@ -66,7 +67,7 @@ def write_response(
     response: InferResponse, answers: Sequence[Answer], wanted: Sequence[Wanted]
 ) -> Steps[tuple[bytes, bytes]]:
     """The JSON of an answer without outputs once it has them, and the bytes behind it."""
-    outputs: list[bytes] = []
+    pieces: list[bytes] = []
     behind: list[bytes] = []
     for output in wanted:
         rows = yield from _rows(answers, output)
@@ -75,25 +76,33 @@ def write_response(
             datatype="BYTES" if output.top_k else "FP32",
             shape=[len(answers), output.top_k or len(answers[0].classification.logits)],
         )
+        pieces += [b","] if pieces else []
         if output.binary:
             found.parameters = {"binary_data_size": sum(map(len, rows))}
             behind += rows
-        text = found.model_dump_json(exclude_none=True).encode()
-        outputs.append(text if output.binary else _with(text, b"data", rows))
-        yield len(outputs[-1])
-    header = response.model_dump_json(exclude_none=True, exclude={"outputs"}).encode()
-    return _with(header, b"outputs", outputs), b"".join(behind)
+            pieces.append(_text(found))
+        else:
+            pieces += _with(_text(found), b"data", rows)
+    yield 0
+    head = _text(response, exclude={"outputs"})
+    return b"".join(_with(head, b"outputs", pieces)), b"".join(behind)
 
 
-def _with(text: bytes, name: bytes, values: Sequence[bytes]) -> bytes:
-    """A JSON object with one more member, a list of JSON values."""
-    return b'%b,"%b":[%b]}' % (text[:-1], name, b",".join(values))
+def _text(part: BaseModel, exclude: set[str] | None = None) -> bytes:
+    return part.model_dump_json(exclude_none=True, exclude=exclude).encode()
+
+
+def _with(text: bytes, name: bytes, pieces: Sequence[bytes]) -> list[bytes]:
+    """The pieces of a JSON object with one more member, a list that is there in pieces."""
+    return [text[:-1], b',"%b":[' % name, *pieces, b"]}"]
 
 
 def _rows(answers: Sequence[Answer], output: Wanted) -> Steps[list[bytes]]:
-    """The values of an output, row by row: as JSON without brackets, or as bytes."""
-    rows = []
+    """The values of an output: as bytes, a row each, or as pieces of a JSON list."""
+    rows: list[bytes] = []
     for answer in answers:
+        if rows and not output.binary:
+            rows.append(b",")
         values = memoryview(getattr(answer.classification, output.name))
         if output.top_k:
             texts = [

@@ -8,13 +8,18 @@ the protocol does not have is ignored, as clients add their own, unless it looks
 import difflib
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.api.json_text import Text, restore
 from app.quoting import quoted
 
 NEAR = 0.7  # similarity from which on an unknown name is taken for a misspelled one
+MOST_UNKNOWN = 16  # members of an object that the protocol does not have
+MOST_PARTS = 16  # inputs, and outputs
 _TOP_K = ("top_k", "topk", "top-k", "topK")
+
+Parameters = Annotated[dict[str, Any], AfterValidator(restore)]
 
 
 class Members(BaseModel):
@@ -31,6 +36,8 @@ class Members(BaseModel):
                 f"{min(asked)} is not read here; give an output the parameter "
                 '{"classification": n} for the best n classes'
             )
+        if len(unknown) > MOST_UNKNOWN:
+            raise _mistake(f"it has over {MOST_UNKNOWN} members that the protocol does not have")
         for name in sorted(unknown):
             if close := difflib.get_close_matches(
                 name[:80].lower(), type(self).model_fields, n=1, cutoff=NEAR
@@ -42,8 +49,8 @@ class Members(BaseModel):
 class Part(Members):
     """What inputs and outputs have in common."""
 
-    name: str
-    parameters: dict[str, Any] | None = None
+    name: Text
+    parameters: Parameters | None = None
 
     def parameter(self, name: str, default: Any = None) -> Any:
         """The value of a parameter; ``default`` where it is absent or null."""
@@ -54,7 +61,7 @@ class RequestInput(Part):
     """A tensor; its ``data`` is absent where ``binary_data_size`` bytes follow the JSON."""
 
     shape: Annotated[list[Annotated[int, Field(ge=0, strict=True)]], FailFast()]
-    datatype: str
+    datatype: Text
     data: list[Any] | None = None
 
 
@@ -69,10 +76,12 @@ class RequestOutput(Part):
 class InferRequest(Members):
     """The JSON of a request."""
 
-    id: Annotated[str, Field(max_length=1000)] | None = None
-    parameters: dict[str, Any] | None = None
-    inputs: Annotated[list[RequestInput], FailFast()]
-    outputs: Annotated[list[RequestOutput], Field(fail_fast=True)] | None = None
+    id: Text | None = None
+    parameters: Parameters | None = None
+    inputs: Annotated[list[RequestInput], Field(max_length=MOST_PARTS, fail_fast=True)]
+    outputs: Annotated[list[RequestOutput], Field(max_length=MOST_PARTS, fail_fast=True)] | None = (
+        None
+    )
 
 
 class ResponseOutput(BaseModel):
@@ -101,4 +110,4 @@ def parameter(parameters: dict[str, Any] | None, name: str, default: Any = None)
 
 
 def _mistake(message: str) -> PydanticCustomError:
-    return PydanticCustomError("unknown_member", message.replace("{", "{{").replace("}", "}}"))
+    return PydanticCustomError("unknown_member", "{message}", {"message": message})

@@ -53,12 +53,12 @@ class Signature:
             raise BadRequest(f"input '{self.input}' must have either data or binary_data_size")
         if given.data is None:
             return (yield from self.split(behind.take(self.input, size), rows))
+        count = rows * math.prod(self.shape)
         numbers = lifted.numbers(given.data)
-        values = flatten(given.data) if numbers is None else numbers
-        if len(values) != rows * math.prod(self.shape):
+        values = flatten(given.data, count) if numbers is None else numbers
+        if len(values) != count:
             raise BadRequest(
-                f"input '{self.input}' holds {len(values)} elements; "
-                f"its shape has {rows * math.prod(self.shape)}"
+                f"input '{self.input}' holds {len(values)} elements; its shape has {count}"
             )
         if self.datatype == "BYTES":
             return [*(yield from decode_images([_text(each, lifted) for each in values]))]
@@ -215,7 +215,6 @@ def read_inference(
         raise BadRequest(f"{len(request.inputs)} inputs; {signature.name} has one")
     images = yield from signature.images(request.inputs[0], lifted, behind, max_rows)
     behind.end()
-    lifted.end()
     return Inference(
         images,
         check_outputs(request.outputs or [], request.parameters, classes),
@@ -241,9 +240,12 @@ def _timeout(microseconds: Any) -> float:
     return float(microseconds / 1e6 or math.inf)
 
 
-def flatten(data: list[Any]) -> list[Any]:
-    """Elements of an array that may be nested, row by row."""
-    while data and isinstance(data[0], list):
+def flatten(data: list[Any], most: int) -> list[Any]:
+    """Elements of an array that may be nested, row by row.
+
+    Where a dimension has over ``most`` elements it is returned as it is.
+    """
+    while data and len(data) <= most and isinstance(data[0], list):
         size = len(data[0])
         if not all(isinstance(part, list) and len(part) == size for part in data):
             raise BadRequest("data is nested unevenly")

@@ -12,7 +12,7 @@ from typing import Any
 from starlette.datastructures import Headers
 
 from app.errors import CrossSiteRequest
-from app.record import RequestRecord
+from app.record import RequestRecord, shorten
 from app.settings import ENV_PREFIX, SettingsError
 
 VARIABLE = f"{ENV_PREFIX}CORS_ORIGINS"
@@ -24,7 +24,6 @@ ORIGIN = re.compile(
 NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
 PORTS = {"http": "80", "https": "443"}
 SAFE = {"GET", "HEAD", "OPTIONS"}
-SHOWN = 256  # characters of what a client sent
 TENSOR_HEADER = "Inference-Header-Content-Length"  # of the Open Inference Protocol, both ways
 CORS: dict[str, Any] = {  # arguments of Starlette's CORSMiddleware
     "allow_methods": ["GET", "HEAD", "OPTIONS", "POST"],
@@ -60,7 +59,7 @@ class CrossSiteCheck:
             return
         if site in (None, "same-origin", "none") and (site or not origin or own(origin, headers)):
             return
-        page = f"a page of {origin[:SHOWN]}" if origin else "a page of another site"
+        page = f"a page of {shorten(origin)}" if origin else "a page of another site"
         raise CrossSiteRequest(
             f"{page} may not send requests; {VARIABLE} lists the origins whose pages may"
         )

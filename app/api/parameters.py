@@ -28,8 +28,11 @@ PARAMETERS: list[dict[str, Any]] = [
     {
         "name": "top_k",
         "in": "query",
-        "description": "How many classes to answer, from 1 to the number of classes.",
-        "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_TOP_K},
+        "description": (
+            "How many classes to answer, from 1 to the number of classes. By default "
+            f"{DEFAULT_TOP_K}, or all classes of a model with fewer."
+        ),
+        "schema": {"type": "integer", "minimum": 1},
     },
     PATIENCE_PARAMETER,
 ]

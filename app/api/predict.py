@@ -29,10 +29,7 @@ BATCH_REQUEST_BODY = {
                         "type": "array",
                         "minItems": 1,
                         "items": {"type": "string", "format": "binary"},
-                    },
-                    "top_k": REQUEST_BODY["content"]["multipart/form-data"]["schema"]["properties"][
-                        "top_k"
-                    ],
+                    }
                 },
             }
         },

@@ -4,6 +4,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.json_text import Text
+
+PIXEL = (  # the base64 of an image of one pixel, for examples
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP438AAAAQBAYD718vxAAAAAElFTkSuQmCC"
+)
+
 
 class Problem(BaseModel):
     """An error, as RFC 9457 has it."""
@@ -16,7 +22,7 @@ class Problem(BaseModel):
     request_id: str
 
 
-Number = Annotated[int, Field(strict=True)] | str
+Number = Annotated[int, Field(strict=True)] | Text
 
 
 class JsonImage(BaseModel):
@@ -139,21 +145,19 @@ class Probe(BaseModel):
 
 
 def image_body(form: type[JsonImage]) -> dict[str, Any]:
-    """OpenAPI's description of a body with one image, with the parameters of ``form``."""
+    """OpenAPI's description of a body with one image.
+
+    The parameters of ``form`` are described for the query alone: a page that fills in every field
+    would otherwise send them twice.
+    """
     binary = {"schema": {"type": "string", "format": "binary"}}
-    properties = body_schema(form)["properties"]
-    parameters = {name: properties[name] for name in form.parameters()}
-    file = {"type": "string", "format": "binary"}
-    form_schema = {
-        "type": "object",
-        "required": ["file"],
-        "properties": {"file": file, **parameters},
-    }
+    file = {"type": "object", "required": ["file"], "properties": {"file": binary["schema"]}}
+    json = {"schema": body_schema(form), "example": {"image": PIXEL}}
     return {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": form_schema},
-            "application/json": {"schema": body_schema(form)},
+            "multipart/form-data": {"schema": file},
+            "application/json": json,
             "image/*": binary,
             "application/octet-stream": binary,
         },

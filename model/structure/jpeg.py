@@ -31,7 +31,7 @@ _WINDOW = 2**18  # bytes that are searched before another thread may run
 
 @dataclass(slots=True)
 class _Head:
-    """What comes before the first scan."""
+    """The segments before the first scan."""
 
     kept: list[bytes] = field(default_factory=lambda: [b"\xff\xd8"])
     table_bytes: int = 0
@@ -117,7 +117,7 @@ def _read_segment(head: _Head, marker: int, segment: bytes) -> None:
 def _keep_table(head: _Head, segment: bytes) -> None:
     head.table_bytes += len(segment)
     if head.table_bytes > MAX_TABLE_BYTES:
-        raise ImageTooLarge(f"the JPEG's tables take over {MAX_TABLE_BYTES} bytes; save it anew")
+        raise ImageTooLarge(f"the JPEG's tables take over {MAX_TABLE_BYTES} bytes; save it again")
     head.kept.append(segment)
 
 

@@ -18,7 +18,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _GREY, _COLOUR, _PALETTE, _GREY_AND_ALPHA = 0, 2, 3, 4
-_SCALES = {2: 85, 4: 17}  # what Pillow multiplies grey samples of so many bits by
+_SCALES = {2: 85, 4: 17}  # Pillow's factor for grey samples, by their bits
 
 
 @dataclass(slots=True)

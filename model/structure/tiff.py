@@ -1,4 +1,4 @@
-"""TIFF: the first directory, written anew with the tags that make its pixels."""
+"""TIFF: the first directory, rewritten with the tags that its pixels need."""
 
 import struct
 from collections import Counter

@@ -36,7 +36,7 @@ class Kind:
 
     Attributes:
         separate: each component in a plane of its own.
-        extras: what the samples beyond the colour are: 0 unspecified, 1 associated and
+        extras: the meaning of the samples beyond the colour: 0 unspecified, 1 associated and
             2 unassociated alpha.
         colours: the palette of 16-bit values, reds, greens and blues.
     """

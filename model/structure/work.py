@@ -18,7 +18,7 @@ NANOSECONDS: Mapping[str, float] = {
     "converted pixel": 10,  # from a palette, one bit or another colour space to RGB, on top
     "alpha pixel": 14,  # converted to RGBA and premultiplied, on top
     "wide pixel": 10,  # 16 or 32 bits scaled to 8, on top
-    "row": 30,  # what a decoder and a resampler do once a row
+    "row": 30,  # work of a decoder and a resampler once a row
     "file byte": 8,  # read and copied; Huffman codes decoded
     "segment": 2_000,  # a piece of a file that is read in Python
     "JPEG block": 60,  # 8 x 8 coefficients to pixels

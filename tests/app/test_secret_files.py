@@ -8,7 +8,8 @@ import pytest
 from app.main import create_app
 from app.remote import api_key
 from app.secret_files import MAX_BYTES, read_secret
-from app.settings import SettingsError, unknown_variables
+from app.settings import SettingsError
+from app.unknown_variables import unknown_variables
 
 from .conftest import FakeClassifier, make_settings, running
 

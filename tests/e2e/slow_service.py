@@ -2,7 +2,7 @@
 
 A body is seconds that its batch takes, as text: ``0.5``. Others are trouble:
 
-bad      does not decode
+bad      does not decode; ``odd`` is of no known format, ``vast`` is too large
 nap 2    spends two seconds in preprocessing, and waits
 burn 2   the same, and computes in Python all the while
 poison   fails, and nothing else does
@@ -19,12 +19,24 @@ from dataclasses import replace
 
 from app import pipeline
 from app.classifier import Input
-from app.console import leave
-from app.errors import DeviceFailure, InvalidImage, OutOfMemory
+from app.errors import (
+    DeviceFailure,
+    ImageTooLarge,
+    InvalidImage,
+    OutOfMemory,
+    ServiceError,
+    UnsupportedMediaType,
+)
 from app.logs import set_up_logs
-from app.server import serve
+from app.server import run
 from app.settings import read_settings
 from tests.app.conftest import INFO, FakeClassification, FakePrediction
+
+REFUSED: dict[bytes, type[ServiceError]] = {
+    b"bad": InvalidImage,
+    b"odd": UnsupportedMediaType,
+    b"vast": ImageTooLarge,
+}
 
 
 class SlowClassifier:
@@ -34,7 +46,8 @@ class SlowClassifier:
         self.info = replace(INFO, max_batch_size=max_batch_size)
         self.well = True
 
-    def open(self) -> None: ...
+    def open(self) -> None:
+        time.sleep(float(os.environ.get("XCIT_TEST_LOAD_SECONDS", "0")))
 
     def time_batches(self) -> dict[int, float]:
         return {}
@@ -49,8 +62,8 @@ class SlowClassifier:
 
     def preprocess(self, data: Input) -> str:
         assert isinstance(data, bytes)
-        if data == b"bad":
-            raise InvalidImage("it does not decode")
+        if data in REFUSED:
+            raise REFUSED[data](f"the image is {data.decode()}")
         if data.startswith(b"nap "):
             time.sleep(float(data[4:]))
             return "0"
@@ -87,4 +100,4 @@ if __name__ == "__main__":
     settings = read_settings()
     pipeline.STUCK_AFTER = float(os.environ.get("XCIT_TEST_STUCK_AFTER", pipeline.STUCK_AFTER))
     set_up_logs(settings.log_level, settings.log_format)
-    leave(serve(settings, lambda: SlowClassifier(settings.max_batch_size or 16)))
+    run(settings, lambda: SlowClassifier(settings.max_batch_size or 16))

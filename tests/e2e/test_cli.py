@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
 from app.cli import main
 from app.settings import Settings
@@ -243,3 +243,17 @@ def test_the_help_of_serve_names_every_setting(xcit_serve: Command) -> None:
     for name in Settings.model_fields:
         assert f"--{name.replace('_', '-')}" in printed
     assert "XCIT_MAX_BATCH_SIZE" in printed
+
+
+def test_the_sample_photo_is_what_its_script_draws_and_shows_a_ship(
+    xcit_serve: Command, tmp_path: Path
+) -> None:
+    sample, drawn = ROOT / "examples" / "ship.jpg", tmp_path / "ship.jpg"
+    subprocess.run([sys.executable, ROOT / "scripts" / "sample_photo.py", drawn], check=True)
+    with Image.open(sample) as kept, Image.open(drawn) as made:
+        difference = ImageChops.difference(kept, made)
+        assert max(high for _, high in difference.getextrema()) <= 8  # as much as decoders differ
+    done = xcit_serve("predict", sample, "--json")
+    best = json.loads(done.stdout)[0]["predictions"][0]
+    assert best["label"] == "ship"
+    assert best["score"] > 0.8

@@ -17,7 +17,8 @@ from PIL import Image
 
 from app.api_keys import new_key
 from app.cli import main
-from app.settings import CLIENT_KEY, unknown_variables
+from app.settings import CLIENT_KEY
+from app.unknown_variables import unknown_variables
 
 from .conftest import ROOT, Server, StartServer, environment, free_port
 
@@ -134,9 +135,21 @@ def test_the_clients_key_is_no_unknown_setting(monkeypatch: pytest.MonkeyPatch) 
 
 MISTAKES = [
     ("predict x --url localhost", 2, "'localhost' is no URL of a service"),
-    ("predict x --url http://x --checkpoint a", 2, "--checkpoint is for a model here, not at"),
-    ("predict x --url http://x --image-size 64", 2, "--image-size is for a model here, not at"),
-    ("predict x --url http://x --backend torch", 2, "--backend is for a model here, not at --url"),
+    (
+        "predict x --url http://x --checkpoint a",
+        2,
+        "--checkpoint is for a model on this machine, not at",
+    ),
+    (
+        "predict x --url http://x --image-size 64",
+        2,
+        "--image-size is for a model on this machine, not at",
+    ),
+    (
+        "predict x --url http://x --backend torch",
+        2,
+        "--backend is for a model on this machine, not at",
+    ),
     ("predict x --url http://x --api-key ü", 2, "the API key is empty, or not of printable ASCII"),
     ("predict x --url http://x --concurrency 513", 2, "--concurrency=513: must be from 1 to 512"),
     ("predict x --concurrency 3", 2, "--concurrency is for a server: name it by --url"),

@@ -50,6 +50,7 @@ def folder(tmp_path: Path) -> Path:
         photo.save(tmp_path / f"{name}.jpg")
     for name in ("notes.txt", "photos/c.jpg"):
         (tmp_path / name).write_text("no image")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     return tmp_path
 
 

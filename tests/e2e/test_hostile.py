@@ -201,7 +201,7 @@ def probe(server: Server, ended: threading.Event) -> float:
 
 
 def check_appetite(server: Server, data: bytes, image_format: str = "") -> list[int]:
-    """Post a large file to every decoder, beside a small one and probes.
+    """Post a large file to every decoder, and meanwhile a small one and probes.
 
     Returns:
         The statuses of the large ones, once time, memory and log were found right.

@@ -515,7 +515,7 @@ def test_the_log_holds_no_control_character_of_a_client(
     for control in CONTROLS:
         encoded = "".join(f"%{byte:02x}" for byte in control.encode())
         path = f"/x{encoded}2026-01-01T00:00:00.000Z INFO app: forged".replace(" ", "%20")
-        request = f"POST {path} HTTP/1.1\r\nConnection: close\r\nX-Request-ID: ".encode()
+        request = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-ID: ".encode()
         answer = send(server, request + control.encode() + b"\r\n\r\n")
         count += answer.codes == [404]
     assert count > 5

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,14 +81,14 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         if not request.url.startswith((server.url, "blob:")):
             complaints.append(f"{request.url} was asked")
 
-    def open_page(server: Server, *, script: str = "", **context: Any) -> Page:
+    def open_page(server: Server, *, script: str = "", path: str = "", **context: Any) -> Page:
         page = browser.new_context(reduced_motion="reduce", **context).new_page()
         opened.append(page)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", note_line)
         page.on("request", partial(note_stranger, server))
         page.add_init_script(script)
-        page.goto(server.url)
+        page.goto(server.url + path)
         return page
 
     yield open_page
@@ -526,3 +527,105 @@ def test_an_accessibility_checker_finds_nothing(
             for node in rule["nodes"]
         ]
         assert not faults, view
+
+
+def test_the_api_can_be_tried_on_its_page_without_anything_from_elsewhere(
+    server: Server, open_page: OpenPage
+) -> None:
+    page = open_page(server, path="/docs")
+    operation = page.locator("#operations-health-healthz_healthz_get")
+    operation.get_by_role("button").first.click()
+    operation.get_by_role("button", name="Try it out").click()
+    with page.expect_response("**/healthz") as answer:
+        operation.get_by_role("button", name="Execute").click()
+    assert answer.value.status == 200
+    expect(operation.get_by_text('"state"').first).to_be_visible()
+    predict = page.locator("#operations-predict-predict_predict_post")
+    predict.get_by_role("button").first.click()
+    predict.get_by_role("button", name="Try it out").click()
+    predict.locator("input[type=file]").set_input_files(file_of(picture()))
+    with page.expect_response("**/predict*") as answer:
+        predict.get_by_role("button", name="Execute").click()
+    assert answer.value.json()["predictions"]
+
+
+def test_a_key_can_be_given_on_the_page_of_the_api(
+    start_server: StartServer, open_page: OpenPage, tmp_path: Path
+) -> None:
+    key, line = new_key("visitor")
+    (tmp_path / "keys").write_text(line)
+    guarded = start_server(*SLOW_SERVICE, api_keys_file=tmp_path / "keys")
+    page = open_page(guarded, path="/docs")
+    page.get_by_role("button", name="Authorize").first.click()
+    dialog = page.locator(".modal-ux")
+    dialog.locator("input").fill(key)
+    dialog.get_by_role("button", name="Apply credentials").click()
+    dialog.get_by_role("button", name="Close").first.click()
+    operation = page.locator("#operations-metrics-metrics_metrics_get")
+    operation.get_by_role("button").first.click()
+    operation.get_by_role("button", name="Try it out").click()
+    with page.expect_response("**/metrics") as answer:
+        operation.get_by_role("button", name="Execute").click()
+    assert answer.value.status == 200
+
+
+FORM = """<form id=f method=post enctype=multipart/form-data action="%s/predict">
+<input name=file value=x></form><script>f.submit()</script>"""
+FETCH = """<script>fetch("%s/predict", {method: "POST", mode: "no-cors", body: "x"})
+.finally(() => document.title = "done")</script>"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])  # another port; another site
+@pytest.mark.parametrize("attack", [FORM, FETCH], ids=["form", "fetch"])
+def test_a_page_of_another_origin_cannot_send(
+    server: Server, browser: Browser, attack: str, host: str
+) -> None:
+    refused = 'xcit_rejected_total{reason="cross_site_request"}'
+    before = number(server, refused)
+    with serving(attack % server.url) as port:
+        page = browser.new_page()
+        with page.expect_response("**/predict") as answer:
+            page.goto(f"http://{host}:{port}/")
+        assert answer.value.status == 403
+        page.close()
+    assert number(server, refused) == before + 1
+
+
+def test_a_name_that_a_page_made_resolve_to_loopback_is_not_answered(
+    start_server: StartServer, browser: Browser
+) -> None:
+    server = start_server(*SLOW_SERVICE, allowed_hosts="")
+    rebound = browser.browser_type.launch(
+        executable_path=shutil.which("chromium"),
+        args=["--host-resolver-rules=MAP rebound.example 127.0.0.1"],
+    )
+    page = rebound.new_page()
+    answers = [
+        page.goto(f"http://{name}:{server.port}/healthz")
+        for name in ("rebound.example", "localhost")
+    ]
+    assert [answer and answer.status for answer in answers] == [421, 200]
+    rebound.close()
+
+
+@contextmanager
+def serving(page: str) -> Iterator[int]:
+    """The port of a server that answers every request with a page."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Logs nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -5,7 +5,7 @@ import json
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView
 from pathlib import Path
 
 import torch
@@ -24,20 +24,27 @@ def small() -> State:
     return dict(network(**TINY).state_dict())
 
 
-def archive(data: bytes, *, compression: int = zipfile.ZIP_STORED, **entries: bytes) -> bytes:
-    """A file of torch.save with this pickle."""
+def official() -> ItemsView[str, Tensor]:
+    """The authors' layout, with query, key and value in one matrix."""
+    state = {key: tensor for key, tensor in small().items() if ".attn.k." not in key}
+    return {key.replace(".attn.q.", ".attn.qkv."): t for key, t in state.items()}.items()
+
+
+def archive(data: bytes, *, compression: int = zipfile.ZIP_STORED, storage: bytes = b"") -> bytes:
+    """A file of torch.save with this pickle, and at most one storage."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as file:
         file.writestr("archive/data.pkl", data)
         file.writestr("archive/version", "3\n")
-        for name, content in entries.items():
-            file.writestr(f"archive/data/{name}", content)
+        if storage:
+            file.writestr("archive/data/0", storage)
     return buffer.getvalue()
 
 
-def saved(payload: object) -> bytes:
+def saved(payload: object, *, older: bool = False) -> bytes:
+    """A file of torch.save, in the layout of today or of before PyTorch 1.6."""
     buffer = io.BytesIO()
-    torch.save(payload, buffer)
+    torch.save(payload, buffer, _use_new_zipfile_serialization=not older)
     return buffer.getvalue()
 
 
@@ -91,9 +98,14 @@ def shared_by_many() -> bytes:
 
 def legacy_announcing(count: int) -> bytes:
     """The older layout, with a storage of which the numbers are missing."""
-    buffer = io.BytesIO()
-    torch.save({"w": torch.ones(4)}, buffer, _use_new_zipfile_serialization=False)
-    return buffer.getvalue()[:-24] + struct.pack("<q", count) + bytes(16)
+    return saved({"w": torch.ones(4)}, older=True)[:-24] + struct.pack("<q", count) + bytes(16)
+
+
+def many_small_tensors(count: int) -> bytes:
+    header = {
+        f"{i:x}": {"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]} for i in range(count)
+    }
+    return safetensors(json.dumps(header, separators=(",", ":")).encode(), bytes(count))
 
 
 def central_directory(entries: int) -> bytes:
@@ -121,10 +133,31 @@ def colliding_keys(count: int) -> bytes:
     return archive(b"\x80\x02}(" + items + b"u.")
 
 
+def text(value: str) -> bytes:
+    """The operation of a pickle that gives a text."""
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def one_tensor_under_many_paths(count: int, depth: int) -> bytes:
+    """A tensor that is found ``count`` times, below ``depth`` long keys."""
+    storage = (
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04tQ"
+    )
+    tensor = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00K\x04\x85K\x01\x85\x89}tRq\x000"
+    )
+    members = b"".join(text(f"{number:x}") + b"h\x00" for number in range(count))
+    keys = b"".join(b"}" + text("k" * 60) for _ in range(depth))
+    return archive(
+        b"\x80\x02" + tensor + keys + b"}(" + members + b"u" + b"s" * depth + b".",
+        storage=bytes(16),
+    )
+
+
 NESTED = 100_000
 HUGE = 10**9
 FILES: dict[str, Callable[[], bytes]] = {
-    "deflated pickle": lambda: archive(bytes(3 * 10**8), compression=zipfile.ZIP_DEFLATED),
+    "deflated pickle": lambda: archive(bytes(10**8), compression=zipfile.ZIP_DEFLATED),
     "sparse": lambda: saved({**small(), "head.weight": torch.eye(5, 64).to_sparse()}),
     "meta": lambda: saved({**small(), "head.weight": torch.ones(5, 64, device="meta")}),
     "stride 0": lambda: saved({**small(), "head.weight": torch.ones(1).expand(30_000, 30_000)}),
@@ -139,7 +172,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "layer 999999999": lambda: renumbered("blocks", "999999999"),
     "layer of many digits": lambda: renumbered("blocks", "9" * 9000),
     "many layers": lambda: save(
-        {**small(), **{f"blocks.{i}.norm1.weight": torch.ones(1) for i in range(20_000)}}
+        {**small(), **{f"blocks.{i}.norm1.weight": torch.ones(1) for i in range(10_000)}}
     ),
     "no numbers, many classes": lambda: shape("head.weight", [HUGE, 0]),
     "no numbers, wide": lambda: shape("cls_token", [0, HUGE]),
@@ -156,12 +189,36 @@ FILES: dict[str, Callable[[], bytes]] = {
     "doubling keys": lambda: archive(b"\x80\x02})" + b"2\x86" * 60 + b"Ns."),
     "colliding keys": lambda: colliding_keys(100_000),
     "doubling dictionaries": lambda: same_bytes(200),
-    "marks": lambda: archive(b"\x80\x02" + b"(" * 3_000_000 + b"."),
+    "marks": lambda: archive(b"\x80\x02" + b"(" * 1_100_000 + b"."),
     "long pickle": lambda: archive(b"\x80\x02" + b"N0" * 2**25 + b"."),
     "storage announced": lambda: legacy_announcing(2**40),
     "negative storage": lambda: legacy_announcing(-4),
-    "many entries": lambda: central_directory(60_000),
+    "many entries": lambda: central_directory(35_000),
     "empty archive": lambda: archive(b""),
+    "many paths": lambda: one_tensor_under_many_paths(120_000, 15),
+    "many long paths": lambda: one_tensor_under_many_paths(120_000, 30),
+    "many tensors": lambda: one_tensor_under_many_paths(120_000, 0),
+    "many small tensors": lambda: many_small_tensors(60_000),
+    "many empty lists": lambda: archive(b"\x80\x02](" + b"]" * 300_000 + b"e."),
+    "a list that holds itself": lambda: archive(b"\x80\x02]q\x00(" + b"h\x00" * 300_000 + b"e."),
+    "many networks": lambda: save(
+        {f"{i}.blocks.0.local_mp.conv1.weight": torch.ones(1) for i in range(5_000)}
+    ),
+    "long key": lambda: save({"a." * 3_900_000: torch.ones(1)}),
+    "many dimensions": lambda: safetensors(
+        json.dumps({"head.weight": entry([1] * 2_000_000, 0, 4)}).encode(), bytes(4)
+    ),
+    "arguments": lambda: saved(
+        {
+            "state_dict": small(),
+            "args": {"model": "xcit_", "mean": [0.5] * 300_000, "img_size": HUGE},
+        }
+    ),
+    "scalar": lambda: save({**small(), "cls_token": torch.ones(())}),
+    "scalar attention": lambda: save(
+        {key: torch.ones(()) if "cls_attn_blocks.0.attn" in key else t for key, t in official()}
+    ),
+    "heads": lambda: save({**small(), "blocks.0.attn.temperature": torch.ones(100_000, 1, 1)}),
     "plain pickle": lambda: pickle.dumps({"model": [1.0] * 100_000}),
 }
 

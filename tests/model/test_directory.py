@@ -69,6 +69,15 @@ def refusal(checkpoint: str | Path) -> str:
             "mine.bin",
         ),
         (["code/inference.py", "weights.pt"], "weights.pt"),
+        (["weights.pt", "other\x1b[31m.pt", "a\nINFO ready/other.pt"], "weights.pt"),
+        (
+            [
+                "global_step3/mp_rank_00_model_states.pt",
+                "global_step3/zero_pp_rank_0_mp_rank_00_optim_states.pt",
+            ],
+            "global_step3/mp_rank_00_model_states.pt",
+        ),
+        (["run-1\n/weights.pt", "run-2/weights.pt"], "run-2/weights.pt"),
         (["code/inference.py", "a/b/c/weights.pt"], "a/b/c/weights.pt"),
     ],
     ids=str,

@@ -72,7 +72,7 @@ def test_hostile_files_cost_no_more_than_they_hold(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("deflated pickle", "its entry archive/data.pkl is compressed or encrypted"),
+        ("deflated pickle", "its entry 'archive/data.pkl' is compressed or encrypted"),
         ("sparse", "key 'head.weight' is a sparse tensor"),
         ("stride 0", "key 'head.weight' is a tensor that uses the same numbers in several places"),
         ("shared", "its tensors use the same numbers in several places"),
@@ -87,6 +87,14 @@ def test_hostile_files_cost_no_more_than_they_hold(
         ("header of 20 MB", "its safetensors header has 20971"),
         ("bytearray", "no tensors, but Python objects (builtins.bytearray)"),
         ("many entries", "truncated or corrupt PyTorch file"),
+        ("many paths", "holds over 20,000 tensors; save the weights alone"),
+        ("many long paths", "no tensors"),
+        ("many tensors", "holds over 20,000 tensors"),
+        ("many small tensors", "holds over 20,000 tensors"),
+        ("many networks", "holds 5000 networks"),
+        ("arguments", "image_size is 1000000000; it must be a whole number from 1 to 2048"),
+        ("scalar", "cls_token has shape (), which has too few dimensions"),
+        ("heads", "dim 64 must be a multiple of heads 100000"),
         ("plain pickle", "a Python pickle that torch.save did not write"),
     ],
 )

@@ -155,7 +155,7 @@ def test_kinds_of_bmp_that_are_not_read_are_named(header: dict[str, int], name: 
 def test_runs_of_a_bmp_are_unrolled_as_they_are_written(
     runs: list[tuple[int, int]], four_bits: bool
 ) -> None:
-    """Each run a row of its own, cut at 32 pixels; what is left of a row is colour 0."""
+    """Each run fills one row and is cut at 32 pixels; the rest of a row has colour 0."""
     greys = bytes(level for i in range(256) for level in (i, i, i, 0))
     data = b"".join(bytes(run) + b"\0\0" for run in runs) + b"\0\1"
     kind = (4, 2) if four_bits else (8, 1)

@@ -76,7 +76,7 @@ def read_with_tifffile(data: bytes, kind: Kind) -> NDArray[Any] | None:
 
 
 def shown(kind: Kind, samples: Any) -> Any:
-    """What the specification says that a viewer shows over white, ``(SIDE, SIDE, 3)``."""
+    """The picture over white, as the specification defines it, ``(SIDE, SIDE, 3)``."""
     colours = COLOURS.get(kind.photometric, 1)
     values = scale(kind, samples)
     rgb = to_rgb(kind, samples[..., :colours], values[..., :colours])

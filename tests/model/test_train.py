@@ -2,12 +2,17 @@
 
 import csv
 import shutil
+import sys
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from model.augment import cutmix, flip_and_shift
@@ -15,9 +20,13 @@ from model.checkpoint import read_checkpoint
 from model.dataset import load_dataset
 from model.errors import ModelError
 from model.muon import orthogonalise
-from model.recipe import Recipe
+from model.recipe import Recipe, recipe_for
 from model.spec import PreprocessSpec
-from model.train import Trainer, main
+from model.start import take_over
+from model.train import main
+from model.trainer import Trainer
+from model.xcit import XCiT
+from model.xcit_published import PublishedXCiT
 
 RECIPE = Recipe(
     name="tiny",
@@ -223,7 +232,7 @@ def test_a_run_may_start_with_the_weights_of_another(folder: Path, tmp_path: Pat
     assert spec.labels == ("blue", "green", "red")
     assert spec.preprocess == read_checkpoint(first).spec.preprocess
     assert read_checkpoint(first).sha256 in spec.provenance["start"]
-    with pytest.raises(SystemExit, match="another architecture than the recipe's"):
+    with pytest.raises(SystemExit, match="its depth is 1, not 2; leave out --depth, or start"):
         main(["run", str(folder), "--out", str(out / "b"), *choices.split(), "--depth", "2"])
 
 
@@ -233,3 +242,143 @@ def test_muon_steps_along_an_orthogonal_matrix() -> None:
         singular = torch.linalg.svdvals(orthogonalise(each))
         assert singular.min() > 0.6
         assert singular.max() < 1.3
+
+
+@pytest.fixture
+def start(folder: Path, tmp_path: Path) -> Path:
+    """A trained checkpoint."""
+    train(folder, tmp_path / "first", RECIPE)
+    return tmp_path / "first" / "tiny.safetensors"
+
+
+def run(data: Path, out: Path, *flags: object) -> None:
+    main(["run", str(data), "--out", str(out), *map(str, flags)])
+
+
+def test_the_defaults_for_as_many_images_as_cifar_has_are_the_bundled_models() -> None:
+    assert recipe_for(50_000, {}) == Recipe()
+
+
+@given(images=st.integers(2, 2_000_000))
+def test_defaults_follow_the_number_of_images(images: int) -> None:
+    recipe = recipe_for(images, {})
+    steps = recipe.epochs * (images // recipe.batch_size)
+    assert 1 <= recipe.batch_size <= min(128, images)
+    assert steps >= 500
+    assert recipe.average**steps < 1e-6  # the share of the first weights in what is kept
+    assert recipe.epochs == 26 or steps < 1000
+    assert recipe.decay_epochs == recipe.epochs // 2
+
+
+@given(images=st.integers(2, 100_000), epochs=st.integers(1, 100))
+def test_a_run_of_default_choices_can_be_prolonged(images: int, epochs: int) -> None:
+    short, long = (recipe_for(images, {"epochs": count}) for count in (epochs, epochs + 7))
+    assert replace(short, epochs=long.epochs, decay_epochs=long.decay_epochs) == long
+
+
+def test_a_checkpoint_is_fine_tuned_well_without_further_flags(
+    folder: Path,
+    start: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for split in ("train", "test"):
+        for old, new in {"blue": "cold", "red": "warm"}.items():
+            (folder / split / old).rename(folder / split / new)
+    monkeypatch.setattr("model.recipe.MIN_STEPS", 150)  # which saves the test some seconds
+    out = tmp_path / "tuned"
+    run(folder, out, "--start", start)
+    assert float(read_metrics(out)[-1]["test_accuracy"]) == 1.0
+    spec = read_checkpoint(out / "tuned.safetensors").spec
+    assert (spec.name, spec.labels) == ("tuned", ("cold", "warm"))
+    assert spec.hyperparameters["dim"] == 16, "that of the start"
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_an_average_that_stays_at_the_start_is_reported(
+    folder: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folder, tmp_path / "slow", "--start", start, "--average", 0.998, "--epochs", 2)
+    (line,) = (row for row in capsys.readouterr().err.splitlines() if row.startswith("warning: "))
+    assert "the averaged weights, which are kept, have moved only" in line
+    assert "lower it, or train for more epochs" in line
+
+
+def test_without_matplotlib_a_run_says_so_before_its_first_epoch(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    epoch = Trainer._train_epoch
+
+    def train_epoch(self: Trainer, model: torch.nn.Module) -> float:
+        told.append(capsys.readouterr().err)
+        return epoch(self, model)
+
+    told: list[str] = []
+    monkeypatch.setattr(Trainer, "_train_epoch", train_epoch)
+    train(folder, tmp_path / "run", RECIPE)
+    assert told[0].count("warning: matplotlib is not installed, so curves.png is not drawn") == 1
+    assert not any("matplotlib" in text for text in told[1:])
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {"tiny.safetensors", "metrics.csv", "last.pt", "steady.pt"}
+
+
+@pytest.fixture
+def undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No image may be decoded."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("images were decoded")
+
+    monkeypatch.setattr("model.train.load_dataset", refuse)
+
+
+@pytest.mark.usefixtures("undecoded")
+def test_a_start_of_another_family_is_refused_before_images_are_decoded(
+    folder: Path, tmp_path: Path
+) -> None:
+    sizes = {"patch_size": 8, "dim": 16, "depth": 1, "cls_depth": 1, "heads": 2, "mlp_dim": 32}
+    network = PublishedXCiT(**sizes, num_classes=2, tokens_norm=True)
+    torch.save(network.state_dict(), tmp_path / "other.pt")
+    with pytest.raises(SystemExit, match=r"other\.pt: its family is published; only the family"):
+        run(folder, tmp_path / "run", "--start", tmp_path / "other.pt")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("undecoded")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images: (images / "test/red").rename(images / "test/green"), "labels: green, red"),
+        (lambda images: [*map(shutil.rmtree, images.glob("*/red"))], "the only label is blue"),
+        (lambda images: (images / "test").rename(images / "tset"), "no images for split 'test'"),
+    ],
+)
+def test_folders_that_do_not_fit_are_refused_before_images_are_decoded(
+    folder: Path, tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    change(folder)
+    with pytest.raises(SystemExit, match=message):
+        run(folder, tmp_path / "run")
+
+
+def test_a_batch_larger_than_the_data_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="batch size is 128, more than the 48 training images"):
+        run(folder, tmp_path / "run", *FLAGS.split(), "--batch-size", 128)
+
+
+def test_a_head_is_taken_over_label_by_label(start: Path) -> None:
+    checkpoint = read_checkpoint(start)
+    network = XCiT(**RECIPE.architecture, num_classes=3)
+    before = network.state_dict()["mlp_head.1.weight"].clone()
+    take_over(network, ("red", "green", "blue"), checkpoint)
+    head, old = (state["mlp_head.1.weight"] for state in (network.state_dict(), checkpoint.state))
+    assert torch.equal(head[0], old[1])
+    assert torch.equal(head[1], before[1])
+    assert torch.equal(head[2], old[0])

@@ -1,0 +1,84 @@
+"""The classes, functions and objects that a pickle names, none of which is imported or called."""
+
+import re
+import sys
+from dataclasses import dataclass
+from pickle import UnpicklingError
+from typing import Any
+
+MAX_NAME = 200  # characters
+# No class of data lives in these: a file that names one is there to run something.
+COMMANDS = re.compile(
+    r"builtins|code|codeop|commands|concurrent|ctypes|ftplib|http|importlib|marshal|"
+    r"multiprocessing|nt|os|pickle|pip|platform|posix|pty|runpy|shutil|signal|site|smtplib|socket|"
+    r"subprocess|sys|threading|timeit|urllib|webbrowser"
+)
+ATTRIBUTE = "builtins.getattr"  # how older pickles name a nested class
+HARMLESS_BUILTINS = re.compile(
+    r"Ellipsis|NotImplemented|bool|bytearray|bytes|complex|dict|float|frozenset|getattr|int|list|"
+    r"object|range|set|slice|str|tuple|type|xrange"
+)
+PYTHON_2_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+
+
+class CodeFound(Exception):
+    """The pickle names a function that runs commands or code."""
+
+
+@dataclass(slots=True, eq=False)
+class Foreign:
+    """An object, class or function that Python would have to import; it stays a name.
+
+    Attributes:
+        name: ``module.name`` of the class or function; ``persistent`` for a reference to a
+            tensor's storage outside of the pickle.
+        args: the arguments of its call; ``None`` for the class or function itself.
+        state: the attributes that the object would get.
+        items: the members of a subclass of ``dict``.
+    """
+
+    name: str
+    args: tuple[Any, ...] | None = None
+    state: Any = None
+    items: dict[str, Any] | None = None
+
+
+def find(module: str, name: str) -> Foreign:
+    """The class or function of that name.
+
+    Raises:
+        CodeFound: it runs commands or code, or is a method of Python's own.
+    """
+    module = PYTHON_2_NAMES.get(module, module)
+    whole = f"{module}.{name}"
+    if len(whole) > MAX_NAME or not whole.isprintable():
+        raise UnpicklingError("not a pickle")
+    harmless = module == "builtins" and HARMLESS_BUILTINS.fullmatch(name)
+    package, *outer = (module.partition(".")[0], *name.split(".")[:-1])
+    method = outer and package in sys.stdlib_module_names
+    if not harmless and (method or any(map(COMMANDS.fullmatch, (package, *outer)))):
+        raise CodeFound(whole)
+    return Foreign(sys.intern(whole))
+
+
+def call(function: Any, args: Any) -> Any:
+    """Represent a call without making it; an ordered dictionary becomes a dictionary."""
+    if not isinstance(function, Foreign) or not isinstance(args, tuple):
+        raise UnpicklingError("not a pickle")
+    if function.name == "collections.OrderedDict" and not args:
+        return {}
+    if function.name == ATTRIBUTE:
+        if function.args is not None:
+            raise CodeFound(ATTRIBUTE)  # the method of an object
+        if named := _attribute(args):
+            return find(*named)
+    return Foreign(function.name, args)
+
+
+def _attribute(args: tuple[Any, ...]) -> tuple[str, str] | None:
+    """The module and the name of what ``getattr`` finds in a class."""
+    match args:
+        case (Foreign(name, None), str(attribute)):
+            module, _, outer = name.rpartition(".")
+            return module, f"{outer}.{attribute}"
+    return None

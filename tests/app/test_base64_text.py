@@ -1,0 +1,85 @@
+"""Base64 in steps says what Python's own decoder says."""
+
+import base64
+import binascii
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.api import base64_text
+from app.api.base64_text import decode_base64
+from app.errors import BadRequest
+from app.side_thread import finish
+
+PIECE = 8
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pieces() -> Iterator[None]:
+    """Pieces so small that a short text has many."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(base64_text, "PIECE", PIECE)
+    yield
+    patch.undo()
+
+
+def decode(text: str, piece: int = PIECE) -> bytes:
+    return finish(decode_base64(text[i : i + piece] for i in range(0, len(text), piece)))
+
+
+CONTENT = st.binary(max_size=100)
+
+
+@given(CONTENT, st.sampled_from(["standard", "url"]), st.booleans(), st.integers(3, 20))
+def test_both_alphabets_with_and_without_padding(
+    content: bytes, alphabet: str, padded: bool, piece: int
+) -> None:
+    encode = base64.b64encode if alphabet == "standard" else base64.urlsafe_b64encode
+    text = encode(content).decode()
+    assert decode(text if padded else text.rstrip("="), max(piece, 1)) == content
+
+
+@given(CONTENT, st.lists(st.tuples(st.integers(0, 150), st.sampled_from(" \t\r\n")), max_size=9))
+def test_white_space_anywhere_is_ignored(content: bytes, blanks: list[tuple[int, str]]) -> None:
+    text = base64.b64encode(content).decode()
+    for place, blank in blanks:
+        text = text[:place] + blank + text[place:]
+    assert decode(text) == content
+
+
+@given(st.text("ABab01+/=%é\0", max_size=40))
+def test_what_is_not_base64_is_refused_as_pythons_decoder_refuses_it(text: str) -> None:
+    padding = len(text) - len(text.rstrip("="))
+    whole = text if padding else text + "=" * (-len(text) % 4)
+    try:
+        expected = binascii.a2b_base64(whole, strict_mode=True)
+    except ValueError:
+        with pytest.raises(BadRequest, match="not valid base64"):
+            decode(text)
+    else:
+        assert decode(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data:image/png,abc", "must begin like data:image/jpeg;base64,"),
+        ("data:image/png;base64", "must begin like"),
+        ("data:" + "x" * 300 + ";base64,MQ==", "must begin like"),
+        ("MQ=", "its length is wrong"),
+        ("M", "its length is wrong"),
+        ("MQ==MQ==", "it has the character '='"),
+        ("M\x1bQ=", "it has the character '\N{REPLACEMENT CHARACTER}'"),
+    ],
+)
+def test_the_message_names_the_mistake(text: str, message: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        decode(text, 10_000)
+    assert message in caught.value.detail
+
+
+@pytest.mark.parametrize("head", ["data:image/png;base64,", "DATA:;Base64,", "data:a;b=c;base64,"])
+def test_a_data_uri_holds_its_content(head: str) -> None:
+    assert decode(head + "MQ==", 10_000) == b"1"

@@ -1,0 +1,182 @@
+"""JSON in steps: what is lifted out of a text means what it meant inside."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Annotated, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import AfterValidator, BaseModel, FailFast
+
+from app.api import json_text, number_text
+from app.api.json_text import Lifted, Text, parse_json, restore
+from app.errors import BadRequest
+from app.side_thread import finish
+
+PIECE = 16
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pieces() -> Iterator[None]:
+    """Pieces so small that a short text has many."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(json_text, "PIECE", PIECE)
+    patch.setattr(number_text, "PIECE", 4 * PIECE)  # has a comma for all the white space around it
+    patch.setattr(json_text, "SMALL", PIECE)
+    patch.setattr(json_text, "LONG_STRING", 10)
+    patch.setattr(json_text, "LONG_NUMBERS", 10)
+    yield
+    patch.undo()
+
+
+class Tensor(BaseModel):
+    data: list[Any] | None = None
+    image: str | None = None
+
+
+class Whole(BaseModel):
+    inputs: Annotated[list[Tensor], FailFast()]
+    name: Text = ""
+    more: Annotated[Any, AfterValidator(restore)] = None
+
+
+def read(text: bytes) -> list[Any]:
+    """The data or image of each input, as a client means it; numbers flat."""
+    body, lifted = finish(parse_json(Whole, text, "not a body"))
+    found: list[Any] = []
+    for one in body.inputs:
+        numbers = lifted.numbers(one.data or [])
+        if numbers is not None:
+            found.append(numbers.tolist())
+        elif one.data is not None:
+            found.append(
+                [each if not isinstance(each, str) else take(lifted, each) for each in one.data]
+            )
+        else:
+            found.append(None if one.image is None else take(lifted, one.image))
+    return found
+
+
+def take(lifted: Lifted, text: str) -> str:
+    return "".join(lifted.string(text))
+
+
+def flat(values: Any) -> list[Any]:
+    return [x for value in values for x in flat(value)] if isinstance(values, list) else [values]
+
+
+NUMBERS = st.one_of(
+    st.integers(-(2**20), 2**20), st.floats(width=32, allow_nan=False, allow_infinity=False)
+)
+STRINGS = st.text(st.one_of(st.characters(codec="ascii"), st.sampled_from('\\"/é€')), max_size=80)
+
+
+@given(
+    st.lists(st.lists(NUMBERS, min_size=1, max_size=9), min_size=1, max_size=30),
+    st.booleans(),
+    st.sampled_from([None, 1]),
+)
+def test_numbers_are_those_of_the_text(
+    rows: list[list[Any]], nested: bool, indent: int | None
+) -> None:
+    data = rows if nested else flat(rows)
+    text = json.dumps({"inputs": [{"data": data}, {"image": "end"}]}, indent=indent).encode()
+    found, end = read(text)
+    assert flat(found) == [float(x) for x in flat(rows)]
+    assert end == "end"
+
+
+@given(st.lists(STRINGS, max_size=8), st.booleans())
+def test_strings_are_those_of_the_text(strings: list[str], ascii_only: bool) -> None:
+    text = json.dumps(
+        {"inputs": [{"image": each} for each in strings] + [{"data": strings}]},
+        ensure_ascii=ascii_only,
+    )
+    if any(len(each.encode()) > PIECE // 6 and not each.isascii() for each in strings):
+        with suppress(BadRequest):  # a long string is cut into pieces: images are ASCII
+            assert read(text.encode()) == [*strings, strings]
+    else:
+        assert read(text.encode()) == [*strings, strings]
+
+
+@given(st.text('{}[]",:01e.- \\tnul', max_size=60))
+def test_a_text_is_refused_where_it_is_not_json(middle: str) -> None:
+    text = '{"inputs": [{"data": [0.0, 1.0, 2.0, ' + middle + "]}]}"
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        whole = None
+    try:
+        found = read(text.encode())
+    except BadRequest:
+        return
+    assert whole is not None
+    assert len(found) == len(whole["inputs"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "[1, 2, 3, 4, 5, 6, 7, 8, 9, ]",
+        "[1, 2, 3, 4, 5, 6, 7, 8, , 9]",
+        "[1, 2, 3, 4, 5, 6, 7, 8,          , 9]",
+        "[[1, 2, 3], 4, 5, 6, 7, 8], 9]]",
+        "[[1, 2, 3], [4, 5, 6, 7, 8, 9]",
+        "[1, 2, 3, 4 5, 6, 7, 8, 9, 0]",
+        "[1, 2, 3, 4, 5, 6, true, 8, 9, 0]",
+        "[1, 2, 3, 4, 5, 6, NaN, 8, 9, 0]",
+        "[1, 2, 3, 4, 5, 6, null, 8, 9, 0]",
+        "[1, 2, 3, 4, 5, 6, 1e, 8, 9, 0]",
+        "[1, 2, 3, 4, 5, 6, 01, 8, 9, 0]",
+        "[1, 2, 3, 4, 5, 6, [], 8, 9, 0]",
+        "[" * 40 + "1, 2, 3, 4, 5, 6, 7, 8, 9" + "]" * 40,
+    ],
+)
+def test_what_is_not_a_list_of_numbers_is_refused(data: str) -> None:
+    text = '{"inputs": [{"data": ' + data + "}]}"
+    with pytest.raises(BadRequest):
+        read(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"inputs": [{"image": "aaaaaaaaaaaaaaaaaaaaa', "a string is broken or has no end"),
+        (rb'{"inputs": [{"image": "aaaaaaaaaaaaaaaa\u12"}]}', "a string is broken or has no end"),
+        (b'{"inputs": [{"image": "aaaaaaaaaaaaaaaa\\', "a string is broken or has no end"),
+        (b'{"inputs": [{"image": "aaaaaaaaaaaa\naaaaaaa"}]}', "a character that it may not have"),
+        (b'{"inputs": [], "name": "%b"}' % (b"a" * 1001), "name: String should have at most 1000"),
+        (b'{"inputs": [], "name": "%b"}' % (b"a" * 9000), "name: String should have at most 1000"),
+        (b'{"inputs": [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3]}', "inputs.0: Input should be"),
+        (b'{"inputs": [{"image": "aaaaaaaaaaaaaaaaaaa"} {}]}', "Invalid JSON: expected `,` or `]`"),
+        ('{"inputs": []}'.encode("utf-16"), "it is UTF-16; send UTF-8"),
+    ],
+)
+def test_the_message_names_the_mistake(text: bytes, message: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read(text)
+    assert message in caught.value.detail
+    assert "line 1 column" not in caught.value.detail
+
+
+def test_a_client_cannot_name_what_is_lifted() -> None:
+    text = json.dumps({"inputs": [{"image": "a" * 20}, {"image": ".0"}, {"data": [":0"]}]})
+    assert read(text.encode()) == ["a" * 20, ".0", [":0"]]
+
+
+def test_other_strings_are_those_of_the_text() -> None:
+    long = "more than ten bytes, and than sixteen"
+    text = json.dumps({"inputs": [], "name": long, "more": {"a": {"b": long, long: "short"}}})
+    body, _ = finish(parse_json(Whole, text.encode(), "not a body"))
+    assert body.name == long
+    assert body.more == {"a": {"b": long, long: "short"}}
+
+
+def test_what_is_left_of_a_text_is_bounded_and_grows_with_the_rows() -> None:
+    text = b'{"inputs": [%b{}]}' % (b'{"a":0},' * 4_000)
+    with pytest.raises(BadRequest, match="it has over 16,504 bytes beside images and numbers"):
+        finish(parse_json(Whole, text, "not a body"))
+    body, _ = finish(parse_json(Whole, text, "not a body", rows=1_000))
+    assert len(body.inputs) == 4_001

@@ -1,0 +1,47 @@
+"""HEAD on the wire: the head of GET's answer, and then the next answer."""
+
+import pytest
+
+from .conftest import Server, StartServer
+from .raw import ask, codes, request
+
+PATHS = ["/", "/docs", "/openapi.json", "/livez", "/readyz", "/healthz", "/v2", "/v2/health/live"]
+CHANGING = (b"date:", b"x-request-id:", b"server-timing:")
+
+
+@pytest.fixture(scope="module")
+def server(start_server: StartServer) -> Server:
+    return start_server()
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/nowhere", "/predict"])
+def test_head_ends_with_the_head(server: Server, path: str) -> None:
+    """What follows it on the connection is the answer to the next request."""
+    head, get = (
+        request(f"{method} {path}".encode(), *fields)
+        for method, fields in (("HEAD", ()), ("GET", (b"Connection: close",)))
+    )
+    answer = ask(server, head + get)
+    first, second, body = answer.split(b"\r\n\r\n", 2)
+    assert fields(first) == fields(second) - {b"connection: close"}
+    assert b"content-length: %d" % len(body) in fields(first)
+    assert codes(answer)[0] == codes(answer)[1]
+
+
+def fields(head: bytes) -> set[bytes]:
+    lines = head.lower().split(b"\r\n")[1:]
+    return {line for line in lines if not line.startswith(CHANGING)}
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"HEAD /livez HTTP/1.1\r\n\r\n", 400),
+        (request(b"HEAD /livez", b"X: " + b"x" * 66_000), 431),
+        (request(b"HEAD /livez", b"Content-Length: 1000000000000"), 413),
+    ],
+)
+def test_a_refused_head_has_no_body(server: Server, sent: bytes, expected: int) -> None:
+    answer = ask(server, sent)
+    assert codes(answer) == [expected]
+    assert answer.endswith(b"\r\n\r\n")

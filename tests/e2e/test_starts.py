@@ -1,0 +1,166 @@
+"""A start that fails says why, in one line and in the log, and ends with a documented code."""
+
+import json
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import PATIENCE, ROOT, SERVE, SLOW_SERVICE, StartServer, environment, free_port
+
+LOG_FORMATS = pytest.mark.parametrize("log_format", ["text", "json"])
+
+
+@dataclass
+class Start:
+    """A start that has ended."""
+
+    code: int
+    lines: list[str]
+
+
+def start(*command: str, **settings: Any) -> Start:
+    ended = subprocess.run(
+        [sys.executable, *(command or SERVE)],
+        cwd=ROOT,
+        env=environment(**{"port": free_port()} | settings),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    return Start(ended.returncode, ended.stderr.splitlines())
+
+
+def check_reason(ended: Start, log_format: str, reason: str) -> None:
+    """One error in the log says why; a person reads it once more in the last line."""
+    if log_format == "json":
+        events = [json.loads(line) for line in ended.lines]
+        (error,) = (event for event in events if event["level"] == "error")
+        assert error["message"].startswith(reason)
+        assert error["logger"] == "app.server"
+        assert "request_id" not in error
+    else:
+        (line,) = (line for line in ended.lines if " ERROR " in line)
+        assert f" app.server: {reason}" in line
+        complaint = f"xcit-serve: {reason.partition(': ')[2]}"
+        assert [line for line in ended.lines if line.startswith("xcit-serve: ")] == ended.lines[-1:]
+        assert ended.lines[-1].startswith(complaint)
+
+
+@LOG_FORMATS
+def test_a_port_in_use_is_a_usage_error(log_format: str) -> None:
+    """It is found before the model is looked for, which would fail too."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = start(port=port, checkpoint="/nowhere", log_format=log_format)
+    assert ended.code == 2
+    check_reason(ended, log_format, f"cannot start: port {port} of 127.0.0.1 is already in use; ")
+    assert "loading" not in "".join(ended.lines)
+    assert "listening" not in "".join(ended.lines)
+
+
+def test_an_unknown_host_is_a_usage_error() -> None:
+    ended = start(host="no-such-host.invalid")
+    assert ended.code == 2
+    check_reason(ended, "text", "cannot start: host no-such-host.invalid cannot be resolved; ")
+
+
+@LOG_FORMATS
+def test_a_model_that_cannot_be_served_is_a_failure(log_format: str) -> None:
+    ended = start(checkpoint="/nowhere/weights.pt", log_format=log_format)
+    assert ended.code == 1
+    check_reason(ended, log_format, "failed: /nowhere/weights.pt: cannot be read: No such file")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"checkpoint": __file__}, f"{__file__}: neither a safetensors nor a PyTorch file"),
+        ({"device": "cuda:77"}, "device 'cuda:77' cannot be used here"),
+        ({"labels": "/nowhere/labels.txt"}, "/nowhere/labels.txt: "),
+    ],
+)
+def test_any_reason_not_to_serve_a_model_is_in_the_log(
+    settings: dict[str, str], reason: str
+) -> None:
+    ended = start(**settings, log_level="error")
+    assert ended.code == 1
+    assert len(ended.lines) == 2
+    check_reason(ended, "text", f"failed: {reason}")
+
+
+@LOG_FORMATS
+def test_keys_that_cannot_be_used_are_a_usage_error(log_format: str, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("no key\n")
+    ended = start(api_keys_file=keys, log_format=log_format)
+    assert ended.code == 2
+    check_reason(ended, log_format, f"cannot start: {keys}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"admin_token_file": "/nowhere/token"}, "XCIT_ADMIN_TOKEN_FILE"),
+        ({"cors_origins": "photos"}, "XCIT_CORS_ORIGINS"),
+        ({"root_path": "/predict"}, "XCIT_ROOT_PATH"),
+    ],
+)
+def test_settings_that_cannot_be_used_together_are_in_the_log(
+    settings: dict[str, str], reason: str
+) -> None:
+    ended = start(**settings)
+    assert ended.code == 2
+    check_reason(ended, "text", f"cannot start: {reason}")
+
+
+def test_bad_settings_are_a_line_each_and_exit_code_2() -> None:
+    ended = start(max_batch_size="many", device="gpu")
+    assert ended.code == 2
+    assert [line.split("=")[0] for line in ended.lines] == [
+        "xcit-serve: XCIT_DEVICE",
+        "xcit-serve: XCIT_MAX_BATCH_SIZE",
+    ]
+
+
+DEFECT = """
+import app.server
+from app.logs import set_up_logs
+from app.settings import read_settings
+def load():
+    raise ZeroDivisionError("a defect")
+set_up_logs("info", "json")
+app.server.run(read_settings(log_format="json"), load)
+"""
+
+
+def test_a_defect_while_loading_is_in_the_log_with_its_traceback() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", DEFECT],
+        cwd=ROOT,
+        env=environment(port=0),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == 1
+    events = [json.loads(line) for line in ended.stderr.splitlines()]
+    errors = [event for event in events if event["level"] == "error"]
+    assert "ZeroDivisionError: a defect" in errors[0]["exception"]
+    assert "a defect" in errors[-1]["message"]
+
+
+def test_an_ipv6_address_in_brackets_is_served(start_server: StartServer) -> None:
+    server = start_server(*SLOW_SERVICE, host="[::1]", wait=False)
+    server.client.base_url = f"http://[::1]:{server.port}"
+    server.wait_ready()
+    assert f"listening on http://[::1]:{server.port}" in server.log.read_text()
+    assert server.stop() == 0
