@@ -32,7 +32,7 @@ DEFAULT_LIMIT = 50_000_000
 WORKERS = 2
 CONNECTIONS = 4
 PATIENCE = 10.0  # seconds for an answer
-PROBE_PATIENCE = 1.0
+PROBE_PATIENCE = 2.0  # seconds for a liveness probe
 # What a request may hold beside its pixels: the body as it comes, as a whole, and in the decoder.
 BODY = 3 * 20 * 2**20
 
