@@ -3,38 +3,22 @@
 Normalisation is not done here: it is the model's first operation, on the device.
 """
 
-import ctypes
-import io
-import math
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    BmpImagePlugin,  # noqa: F401, each registers its decoder
-    GifImagePlugin,  # noqa: F401
-    Image,
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import Image
 
-from model.errors import ImageTooLarge, InvalidImage, InvalidTensor, UnsupportedImage
+from model.colour import to_srgb
+from model.decode import DECODER_ERRORS, Decoded, decode
+from model.errors import InvalidImage, InvalidTensor, UnsupportedImage
 from model.spec import PreprocessSpec
-from model.structure import check_structure
+from model.structure import public_name, read_structure
 
 Pixels = NDArray[np.uint8]
-FloatPixels = NDArray[np.float32]  # of the same range, 0 to 255, of who normalised by himself
+FloatPixels = NDArray[np.float32]  # in the same range, 0 to 255, from callers that normalise
 AnyPixels = Pixels | FloatPixels
-
-# libtiff tells each bad row on stderr, where it would fill the log: a file of 2 KB 60 MB of it.
-with suppress(AttributeError, OSError):
-    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)  # type: ignore[attr-defined]
 
 DEFAULT_MAX_PIXELS = 50_000_000
 
@@ -55,8 +39,6 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_WITH_ALPHA = ("RGBA", "LA")
-_ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -66,23 +48,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# A JPEG is decoded at no less than this many times the size it is then resized to: 500 x 375
-# pixels at an eighth for 32, which differs from the full decode by under two levels of 255.
-_DRAFT_MARGIN = 1.25
 _MAX_NORMALISED = 100.0  # far from any pixel, and not yet where a network leaves 16 bits
-_BLOCK = 2**20  # samples that are converted at once
-# What Pillow's decoders raise on bytes that break their header's promise.
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
 
 
 def preprocess(
@@ -90,12 +56,14 @@ def preprocess(
 ) -> Pixels:
     """One encoded image to RGB pixels of shape ``(image_size, image_size, 3)``.
 
-    The format is judged from the bytes. The image becomes what a viewer would show: EXIF
-    orientation applied, alpha over white, 16 bits scaled to 8, the first frame of an animation.
+    The format is judged from the bytes. The image becomes what a browser would show: EXIF
+    orientation and colour profile applied, alpha over white, 16 bits scaled to 8, the first frame
+    of an animation.
 
     Raises:
-        UnsupportedImage: none of JPEG, PNG, WebP, GIF, BMP, TIFF.
-        ImageTooLarge: over ``max_pixels``, or far more work than its pixels, judged before any
+        UnsupportedImage: not a JPEG, PNG, WebP, GIF, BMP or TIFF image, or a kind of one that is
+            not read; the message names the kind.
+        ImageTooLarge: over ``max_pixels``, or too much work for a decoder; decided before any
             decoding.
         InvalidImage: one of those formats, but truncated or corrupt.
     """
@@ -112,25 +80,22 @@ def preprocess_sizes(
 ) -> list[Pixels]:
     """As `preprocess`, at several sizes from one decode: pixels ``(size, size, 3)`` for each."""
     image_format = sniff_format(data)
-    check_structure(data, image_format, max_pixels)
-    image = _open(data, image_format, max_pixels)
+    encoded = read_structure(data, image_format, max_pixels)
     try:
-        decoded_size = _decode(image, max(sizes))
-        blendable = _to_blendable(image)
-        resized = [
-            _resize(blendable, decoded_size, replace(spec, image_size=size)) for size in sizes
-        ]
-    except _DECODER_ERRORS as error:
-        raise InvalidImage(f"the {image_format} data is truncated or corrupt") from error
-    orientation = _orientation(image)
-    return [np.asarray(_upright(_to_rgb(each), orientation)) for each in resized]
+        decoded = decode(encoded, image_format, max(sizes))
+        resized = [_resize(decoded, replace(spec, image_size=size)) for size in sizes]
+        shown = [_to_rgb(to_srgb(image, encoded.profile)) for image in resized]
+        return [np.asarray(_upright(image, encoded.orientation)) for image in shown]
+    except DECODER_ERRORS as error:
+        name = public_name(image_format)
+        raise InvalidImage(f"the {name} data is truncated or corrupt") from error
 
 
 def unnormalise(tensor: memoryview | bytes, spec: PreprocessSpec) -> FloatPixels:
     """A normalised image, ``(3, h, w)`` 32-bit floats, back to pixels ``(h, w, 3)`` from 0 to 255.
 
     Raises:
-        InvalidTensor: of another size, or of numbers that are no normalised pixels.
+        InvalidTensor: it has another size, or its numbers cannot be normalised pixels.
     """
     size = spec.image_size
     values = np.frombuffer(tensor, "<f4")
@@ -155,82 +120,15 @@ def sniff_format(data: bytes) -> str:
     for signature, image_format in _SIGNATURES.items():
         if data.startswith(signature):
             return image_format
-    raise UnsupportedImage("it is no JPEG, PNG, WebP, GIF, BMP or TIFF image")
+    raise UnsupportedImage("it is not a JPEG, PNG, WebP, GIF, BMP or TIFF image")
 
 
-def _open(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
-    """Read the header alone, and judge the size by it."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=(image_format,))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge(f"{error}; at most {max_pixels} pixels are accepted") from error
-    except _DECODER_ERRORS as error:
-        raise InvalidImage(f"the {image_format} header is truncated or corrupt") from error
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageTooLarge(
-            f"the image is {width} x {height}, {width * height} pixels; "
-            f"at most {max_pixels} pixels are accepted"
-        )
-    return image
-
-
-def _decode(image: Image.Image, image_size: int) -> tuple[float, float]:
-    """Decode in place; a JPEG much larger than needed at a reduced scale.
-
-    Returns:
-        Width and height in the decoded pixels. At a reduced scale the last ones may stick out of
-        the picture: at an eighth, 375 rows are 46.875 of 47.
-    """
-    least = math.ceil(_DRAFT_MARGIN * image_size)
-    draft = image.draft(None, (least, least))
-    image.load()
-    return draft[1][2:] if draft else image.size
-
-
-def _to_blendable(image: Image.Image) -> Image.Image:
-    """The image in a mode whose values may be averaged by resampling."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _to_8_bits(image)
-    if image.has_transparency_data:
-        return image if image.mode in _WITH_ALPHA else image.convert("RGBA")
-    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Wide samples carry no range: the least usual one that holds them is taken as theirs."""
-    greys = Image.new("L", image.size)
-    white = _white(image)
-    for top, samples in _blocks(image):
-        scaled = (samples * (255 / white)).round().astype(np.uint8)
-        greys.paste(Image.fromarray(scaled), (0, top))
-    return greys
-
-
-def _white(image: Image.Image) -> float:
-    """The value of white."""
-    if image.mode.startswith("I;16"):
-        return 65535.0
-    usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-    highest = max(float(samples.max()) for _, samples in _blocks(image))
-    return next((limit for limit in usual if highest <= limit), highest)
-
-
-def _blocks(image: Image.Image) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Samples in blocks of rows, each with its top: all at once would take 20 bytes a pixel."""
-    width, height = image.size
-    rows = max(1, _BLOCK // width)
-    for top in range(0, height, rows):
-        block = np.asarray(image.crop((0, top, width, min(top + rows, height))))
-        yield top, np.nan_to_num(block.astype(np.float32)).clip(min=0)
-
-
-def _resize(image: Image.Image, size: tuple[float, float], spec: PreprocessSpec) -> Image.Image:
+def _resize(decoded: Decoded, spec: PreprocessSpec) -> Image.Image:
     """Resize and centre crop in one step: only the pixels that will be seen are computed."""
-    width, height = size
+    width, height = decoded.size
     side = min(width, height) * spec.crop_pct
     left, top = (width - side) / 2, (height - side) / 2
-    return image.resize(
+    return decoded.image.resize(
         (spec.image_size, spec.image_size),
         _RESAMPLING[spec.interpolation],
         box=(left, top, left + side, top + side),
@@ -238,18 +136,11 @@ def _resize(image: Image.Image, size: tuple[float, float], spec: PreprocessSpec)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode not in _WITH_ALPHA:
+    """The image over white."""
+    if image.mode not in ("RGBA", "LA"):
         return image if image.mode == "RGB" else image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1, upright, where the metadata is absent or corrupt."""
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except _DECODER_ERRORS:
-        return 1
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:

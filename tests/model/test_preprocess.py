@@ -258,7 +258,7 @@ def test_a_bomb_is_refused_without_decoding(side: int) -> None:
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.7, 0.95])
 def test_truncated_images_are_invalid(image_format: str, kept: float) -> None:
     data = encode(photo(), image_format)
-    with pytest.raises(InvalidImage, match=f"the {image_format} .* is truncated or corrupt"):
+    with pytest.raises(InvalidImage, match=rf"(?i)the {image_format} .*\bis truncated"):
         preprocess(data[: max(16, int(kept * len(data)))], SPEC)
 
 
@@ -267,7 +267,7 @@ def test_truncated_images_are_invalid(image_format: str, kept: float) -> None:
     [b"", b"\x00" * 100, b"<svg/>", b"%PDF-1.7", b"RIFF\0\0\0\0WAVE", b"\x89PNG", b"\xff\xd8"],
 )
 def test_other_formats_are_unsupported(data: bytes) -> None:
-    with pytest.raises(UnsupportedImage, match="no JPEG, PNG, WebP, GIF, BMP or TIFF"):
+    with pytest.raises(UnsupportedImage, match="not a JPEG, PNG, WebP, GIF, BMP or TIFF image"):
         preprocess(data, SPEC)
 
 

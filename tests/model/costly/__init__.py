@@ -1,0 +1,23 @@
+"""Families of image files that grow with one number, each from little to far too much work.
+
+A family fixes everything about a file but one size; the largest accepted member of it is its
+worst. Families are the product of formats, sample kinds, shapes, layouts, compressions, contents
+and metadata.
+"""
+
+from collections.abc import Iterator
+
+from .bmp import bmps
+from .family import MAX_BODY, Family
+from .gif import gifs
+from .jpeg import jpegs
+from .png import pngs
+from .tiff import tiffs
+from .webp import webps
+
+__all__ = ["MAX_BODY", "Family", "families"]
+
+
+def families() -> Iterator[Family]:
+    for of_format in (pngs, jpegs, gifs, bmps, webps, tiffs):
+        yield from of_format()

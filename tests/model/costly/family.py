@@ -1,0 +1,85 @@
+"""What all families of costly files are made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+from model.errors import ImageError
+from model.preprocess import DEFAULT_MAX_PIXELS, sniff_format
+from model.structure import read_structure
+
+MAX_BODY = 20 * 2**20
+STEPS = 64  # the sizes of a family
+
+
+@dataclass(frozen=True)
+class Family:
+    """Files of one structure.
+
+    Attributes:
+        build: makes the file of a size from 1 to `STEPS`; at `STEPS` it has about 50 megapixels,
+            20 MiB or more decoding work than is accepted, whatever limits it first.
+    """
+
+    name: str
+    build: Callable[[int], bytes]
+
+    def worst(self) -> bytes | None:
+        """The largest file that is accepted; None if not even the smallest is."""
+        if is_accepted(data := self.build(STEPS)):
+            return data
+        low, high = 0, STEPS
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if is_accepted(self.build(middle)) else (low, middle)
+        return self.build(low) if low else None
+
+
+def is_accepted(data: bytes) -> bool:
+    """Whether a file would be decoded at the default limits."""
+    if len(data) > MAX_BODY:
+        return False
+    try:
+        read_structure(data, sniff_format(data), DEFAULT_MAX_PIXELS)
+    except ImageError:
+        return False
+    return True
+
+
+def sides(size: int, ratio: float, longest: int = 2**31) -> tuple[int, int]:
+    """Width and height of ``size`` parts of 50 megapixels, at width : height = ``ratio``."""
+    pixels = DEFAULT_MAX_PIXELS * size // STEPS
+    width = max(1, min(longest, round((pixels * ratio) ** 0.5), pixels))
+    height = max(1, min(longest, pixels // width))
+    return max(1, min(width, pixels // height)), height
+
+
+SHAPES = {"square": 1.0, "wide": 1e9, "tall": 1e-9, "strip": 40.0}
+CONTENTS = ("flat", "noise")
+
+
+def content(name: str, length: int) -> bytes:
+    """Bytes that compress to nothing, or whose first megabytes compress badly."""
+    if name == "flat":
+        return bytes(length)
+    return _noise()[:length].ljust(length, b"\0")
+
+
+@cache
+def _noise() -> bytes:
+    """Skewed bytes: long Huffman codes, and no runs."""
+    random = np.random.default_rng(0)
+    return (random.geometric(0.05, 24 * 2**20) % 256).astype(np.uint8).tobytes()
+
+
+def plane(width: int, height: int, filling: str) -> Image.Image:
+    """A grey picture of `content`."""
+    return Image.frombytes("L", (width, height), content(filling, width * height))
+
+
+def repeated(part: bytes, most: int) -> Callable[[int], bytes]:
+    """``part`` up to ``most`` times, in proportion to the size."""
+    return lambda size: part * (most * size // STEPS)

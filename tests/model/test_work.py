@@ -1,0 +1,180 @@
+"""How long decoders take, at most, for any file that is accepted.
+
+Bounds are of CPU time. They grow with how much slower this machine is than the one on which the
+constants of `model.structure.work` were measured.
+"""
+
+import struct
+import time
+import zlib
+from collections import Counter
+from contextlib import suppress
+from random import Random
+
+import pytest
+from PIL import Image
+
+from model.errors import ImageError, ImageTooLarge
+from model.preprocess import DEFAULT_MAX_PIXELS, preprocess_sizes, sniff_format
+from model.spec import PreprocessSpec
+from model.structure import read_structure
+from model.structure.work import MAX_SECONDS, NANOSECONDS, check_work, seconds
+from tests.hostile import bmp, encode, jpeg_segment
+from tests.pictures import chunk
+
+from .costly import Family, families
+from .tiffs import DEFLATE, LONG, SHORT, Tags, write_tiff
+
+SPEC = PreprocessSpec(image_size=224)
+SIZES = (224, 448)  # of a prediction, and of an explanation
+REFERENCE_SECONDS = 0.15  # that `reference` takes where the constants were measured
+SIDE = 7071  # of a square of 50 megapixels
+FAMILIES = {family.name: family for family in families()}
+# One of each kind, quick to build, among the costliest that the search finds.
+COSTLY = (
+    "GIF of one pixel on a large canvas",
+    "GIF with comments",
+    "BMP in runs of 8 bits, short runs, wide",
+    "JPEG of 10 empty scans, square, without an end",
+    "TIFF JPEG of 30 scans, tiles of 512",
+    "TIFF fax 3, rows, square",
+    "TIFF palette, rows, square, zstd",
+)
+
+
+def reference() -> float:
+    """Seconds of CPU for work like a decoder's."""
+    image = Image.new("RGBA", (4000, 4000))
+    begun = time.thread_time()
+    image.resize((224, 224), Image.Resampling.BICUBIC)
+    return time.thread_time() - begun
+
+
+@pytest.fixture(scope="module")
+def limit() -> float:
+    """Seconds of CPU that a file may take here."""
+    return MAX_SECONDS * max(1.0, min(reference() for _ in range(3)) / REFERENCE_SECONDS)
+
+
+def measure(data: bytes) -> float:
+    """Seconds of CPU until pixels or a refusal come."""
+    begun = time.thread_time()
+    with suppress(ImageError):
+        preprocess_sizes(data, SPEC, SIZES)
+    return time.thread_time() - begun
+
+
+def estimate(data: bytes) -> float:
+    """Seconds, as judged from the structure alone; raises for what is refused."""
+    return seconds(read_structure(data, sniff_format(data), DEFAULT_MAX_PIXELS).work)
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_the_worst_of_a_family_stays_within_the_bound(name: str, limit: float) -> None:
+    worst = FAMILIES[name].worst()
+    assert worst is not None
+    assert estimate(worst) <= MAX_SECONDS
+    assert measure(worst) < limit
+
+
+def chosen() -> list[Family]:
+    """All families but of TIFF, and a tenth of those."""
+    names = list(FAMILIES)
+    others = [name for name in names if not name.startswith("TIFF")]
+    tiffs = [name for name in names if name.startswith("TIFF")]
+    return [FAMILIES[name] for name in others + Random(39).sample(tiffs, len(tiffs) // 10)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", chosen(), ids=lambda family: family.name)
+def test_the_search_finds_nothing_beyond_the_bound(family: Family, limit: float) -> None:
+    worst = family.worst()
+    if worst is not None:
+        assert estimate(worst) <= MAX_SECONDS
+        assert measure(worst) < limit
+
+
+def honest_jpeg(*, progressive: bool) -> bytes:
+    """A photo of 50 megapixels, 10 MB of coefficients in the scans of an encoder."""
+    data = encode(Image.new("RGB", (64, 48)), "JPEG", progressive=progressive)
+    frame = data.index(b"\xff\xc2" if progressive else b"\xff\xc0")
+    data = data[: frame + 5] + struct.pack(">HH", SIDE, SIDE) + data[frame + 9 :]
+    scans = data.split(b"\xff\xda")
+    filling = b"x" * (10 * 2**20 // len(scans[1:]))
+    profile = jpeg_segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(3144))
+    scans[0] = scans[0][:2] + profile + scans[0][2:]
+    return b"\xff\xda".join([scans[0], *(scan[:12] + filling + scan[12:] for scan in scans[1:])])
+
+
+def honest_png(colour: int, depth: int) -> bytes:
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, depth, colour, 0, 0, 0)
+    pixels = b"".join(chunk(b"IDAT", bytes(8192)) for _ in range(19 * 128))
+    palette = chunk(b"PLTE", bytes(768)) if colour == 3 else b""
+    parts = [chunk(b"IHDR", header), palette, pixels, chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def honest_webp(megabytes: int) -> bytes:
+    """A lossy photo with metadata."""
+    image = bytes(3) + b"\x9d\x01\x2a" + struct.pack("<HH", SIDE, SIDE) + bytes(megabytes * 2**20)
+    sides = 2 * (SIDE - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<I4x", 10) + sides
+    body += b"VP8 " + struct.pack("<I", len(image)) + image
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def honest_tiff(samples: int, bits: int, tile: int, compression: int) -> bytes:
+    number = (-(-SIDE // tile)) ** 2
+    tags: Tags = {256: (LONG, SIDE), 257: (LONG, SIDE), 258: (SHORT, [bits] * samples)}
+    tags |= {259: (SHORT, compression), 262: (SHORT, 2 if samples > 2 else 1)}
+    tags |= {277: (SHORT, samples), 322: (LONG, tile), 323: (LONG, tile), 317: (SHORT, 2)}
+    piece = bytes(19 * 2**20 // number)
+    return write_tiff(tags, [piece] * number, tiled=True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(honest_jpeg(progressive=False), id="JPEG"),
+        pytest.param(honest_jpeg(progressive=True), id="progressive JPEG"),
+        *(
+            pytest.param(honest_png(colour, depth), id=f"PNG, colour {colour}, {depth} bits")
+            for colour, depth in ((0, 8), (0, 16), (2, 8), (2, 16), (3, 8), (4, 8), (6, 8))
+        ),
+        pytest.param(honest_webp(15), id="WebP"),
+        pytest.param(honest_tiff(3, 8, 256, 5), id="TIFF, LZW, tiles of 256"),
+        pytest.param(honest_tiff(3, 16, 512, DEFLATE), id="TIFF, 16 bits, deflate"),
+        pytest.param(honest_tiff(4, 8, 512, DEFLATE), id="TIFF, RGBA, deflate"),
+    ],
+)
+def test_photos_of_50_megapixels_are_accepted(data: bytes) -> None:
+    assert len(data) <= 20 * 2**20
+    assert 0.1 < estimate(data) <= MAX_SECONDS
+
+
+def test_tiles_that_a_tiff_lists_again_and_again_are_counted_each_time() -> None:
+    tile = zlib.compress(bytes(7000 * 7000), 9)
+    tags: Tags = {256: (LONG, 1), 257: (LONG, 700_000), 258: (SHORT, 8), 277: (SHORT, 1)}
+    tags |= {259: (SHORT, DEFLATE), 262: (SHORT, 1), 322: (LONG, 7000), 323: (LONG, 7000)}
+    data = write_tiff(tags, [tile], tiled=True, times=100)
+    with pytest.raises(ImageTooLarge, match=r"decoding the TIFF would take up to \d+\.\d s"):
+        estimate(data)
+
+
+def test_a_row_of_runs_is_not_copied_for_each_of_them(limit: float) -> None:
+    assert measure(bmp((50_000_000, 1), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1")) < limit
+
+
+def test_of_many_profiles_one_is_inflated(limit: float) -> None:
+    profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20)))
+    data = encode(Image.new("RGB", (32, 32)), "PNG")
+    assert measure(data[:33] + profile * 15_000 + data[33:]) < limit
+
+
+def test_the_bound_grows_with_the_limit_of_pixels() -> None:
+    work = Counter({"pixel": round(1.5 * MAX_SECONDS * 1e9 / NANOSECONDS["pixel"])})
+    with pytest.raises(ImageTooLarge, match=r"at most 2\.0 s are accepted"):
+        check_work("PNG", work, DEFAULT_MAX_PIXELS)
+    check_work("PNG", work, 2 * DEFAULT_MAX_PIXELS)
+    with pytest.raises(ImageTooLarge):
+        check_work("PNG", work, 1000)
