@@ -99,7 +99,7 @@ def test_a_compiled_model_answers_as_a_recorded_one(
         assert time.monotonic() < limit, compiled.log.read_text()
         time.sleep(0.5)
     model = compiled.client.get("/healthz").json()["model"]
-    assert model["backend"] == "torch-compile-cudagraphs", model["reason"]
+    assert model["backend"] == "torch-compile-cudagraphs", model["backend_reason"]
     for image in PICTURES:
         found, expected = predictions(compiled, image), predictions(server, image)
         assert [row["score"] for row in found] == pytest.approx(
