@@ -65,6 +65,7 @@ MODEL_LAYERS = [
     {"model.classifier", "model.dataset"},
     {"model.saliency"},
     {"model.backends.choose"},
+    {"model.backends.compiled"},
     {
         "model.backends.cuda",
         "model.backends.openvino",

@@ -1,8 +1,10 @@
 """The service on an NVIDIA GPU, for who has one."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +21,7 @@ pytestmark = [
 
 PICTURES = [picture(size=(40 + n, 60 - n)) for n in range(8)]
 RELOADS = 7
+COMPILE_PATIENCE = 240.0  # seconds for three batch sizes
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +83,27 @@ def test_reloads_leave_no_memory_of_the_device_behind(server: Server) -> None:
         free.append(torch.cuda.mem_get_info()[0])
     # the first ones meet threads and streams in new pairs, for each of which libraries keep memory
     assert free[RELOADS // 2] - free[-1] < 2**25
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("gcc"), reason="Triton needs a C compiler")
+def test_a_compiled_model_answers_as_a_recorded_one(
+    server: Server, start_server: StartServer, tmp_path: Path
+) -> None:
+    compiled = start_server(
+        device="cuda", compile=True, max_batch_size=2, cache_dir=tmp_path / "cache", wait=False
+    )
+    limit = time.monotonic() + COMPILE_PATIENCE
+    while not compiled.is_ready():
+        assert compiled.process.poll() is None, compiled.log.read_text()
+        assert time.monotonic() < limit, compiled.log.read_text()
+        time.sleep(0.5)
+    model = compiled.client.get("/healthz").json()["model"]
+    assert model["backend"] == "torch-compile-cudagraphs", model["backend_reason"]
+    for image in PICTURES:
+        found, expected = predictions(compiled, image), predictions(server, image)
+        assert [row["score"] for row in found] == pytest.approx(
+            [row["score"] for row in expected], abs=0.04
+        )
+    assert "compiled the network for batches of 2 in" in compiled.log.read_text()
+    assert compiled.stop() == 0
