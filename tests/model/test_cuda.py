@@ -52,7 +52,7 @@ def whole(spec: ModelSpec, network: XCiT) -> nn.Sequential:
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """512 MiB beside what other tests still hold."""
+    """Leave 512 MiB of the device's memory, besides what other tests still hold."""
     gc.collect()
     torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
