@@ -10,7 +10,7 @@
 #
 # Variables:
 #   LIMIT    seconds for all parts together, and 5 more for the last one to end [300]
-#   PARTS    the parts to run [machine starting inputs tests bare bare-large large small reloads]
+#   PARTS    the parts to run [machine starting inputs tests large reloads bare-large bare small]
 #   DEVICE   what the service runs on [cuda]
 #   CLIENTS  processes that send load [4]
 #   SERVERS  flags of `xcit-serve serve`, one server a line; an empty line is the defaults
@@ -33,10 +33,10 @@ out=$(cd "$1" && pwd)
 cd "$(dirname "$0")/.." || exit 2
 
 python=${PYTHON:-python3}
-parts=${PARTS:-machine starting inputs tests bare bare-large large small reloads}
+parts=${PARTS:-machine starting inputs tests large reloads bare-large bare small}
 for name in $parts; do
   case $name in
-    machine | starting | inputs | tests | bare | bare-large | large | small | reloads) ;;
+    machine | starting | inputs | tests | large | reloads | bare-large | bare | small) ;;
     *)
       echo "PARTS: there is no part '$name'" >&2
       exit 2
@@ -62,8 +62,8 @@ if $rehearse; then
 else
   limit=${LIMIT:-300} device=${DEVICE:-cuda} clients=${CLIENTS:-4} slowness=1 photo_count=32
   starting=(--rounds 1 --kept-only)
-  bare=(--rounds 2 --seconds 0.2)
-  loads=(--closed 64 256 --share 0.8 --seconds 4 --warm-up 1)
+  bare=(--rounds 1 --seconds 0.2)
+  loads=(--closed 64 256 --share 0.8 --seconds 3 --warm-up 1)
   reloads=(--times 5 --callers 16 --on-device)
 fi
 export XCIT_DEVICE=$device
@@ -141,8 +141,6 @@ part tests 100 bash -c "$in_shell"'
   exit $status
 ' part "$python" "$device" "$log"
 
-part bare 35 "$python" -m benchmarks.executors "$bundled" --device "$device" "${bare[@]}"
-
 servers=()
 if [ -n "${SERVERS-}" ]; then
   while IFS= read -r flags; do
@@ -152,12 +150,13 @@ fi
 load_seconds=$((55 * (${#servers[@]} > 1 ? ${#servers[@]} : 1)))
 capacity=("$python" -m benchmarks.capacity --images "$photos" --clients "$clients" "${loads[@]}"
   "${servers[@]}")
-if ! $rehearse; then
-  part bare-large 40 "$python" -m benchmarks.executors "$large" --device "$device" "${bare[@]}"
-  part large $load_seconds "${capacity[@]}" "$large"
-fi
-part small $load_seconds "${capacity[@]}" "$bundled"
+# What matters most comes first, as LIMIT may end the list early.
+$rehearse || part large $load_seconds "${capacity[@]}" "$large"
 part reloads 60 "$python" -m benchmarks.reloads "$bundled" --images "$photos" "${reloads[@]}"
+executors=("$python" -m benchmarks.executors --device "$device" "${bare[@]}")
+$rehearse || part bare-large 50 "${executors[@]}" "$large"
+part bare 40 "${executors[@]}" "$bundled"
+part small $load_seconds "${capacity[@]}" "$bundled"
 
 if ((${#failed[@]})); then
   echo "failed: ${failed[*]}; see $log"

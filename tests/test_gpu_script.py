@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
-PARTS = ("machine", "starting", "inputs", "tests", "bare", "small", "reloads")
+PARTS = ("machine", "starting", "inputs", "tests", "reloads", "bare", "small")
 
 
 def run_script(out: Path, *, rehearse: bool, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -26,7 +26,7 @@ RELOADS = 7
 
 @pytest.fixture(scope="module")
 def server(start_server: StartServer) -> Iterator[Server]:
-    server = start_server(device="cuda", admin_token="secret", max_batch_size=16)
+    server = start_server(device="cuda", admin_token="secret", max_batch_size=8)
     yield server
     assert server.stop() == 0
 
