@@ -1,4 +1,4 @@
-"""What a server can do at most, and its latencies somewhat below: with photos, and with tensors.
+"""The capacity of a server, and its latencies below it: with photos, and with tensors.
 
     python -m benchmarks.images photos
     python -m benchmarks.capacity FILE --images photos --closed 64 256 --share 0.8

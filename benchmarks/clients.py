@@ -16,7 +16,7 @@ class Plan:
 
     Attributes:
         callers: requests that may be under way.
-        rate: requests a second of an open loop; a closed loop without.
+        rate: requests per second of an open loop; ``None`` for a closed loop.
     """
 
     seconds: float
@@ -50,7 +50,7 @@ class Plan:
 async def send_from(
     processes: Executor, count: int, url: str, requests: Sequence[bytes], plan: Plan
 ) -> Outcome:
-    """What a load saw that ``count`` of the processes made, each its part of it.
+    """Send a load from ``count`` of the processes, each a part of it; the merged outcome.
 
     Seconds are those of the process that took longest, CPU time that of all.
     """

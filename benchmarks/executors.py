@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda [cpu]")
     parser.add_argument(
-        "--only", nargs="*", default=[""], metavar="TEXT", help="contenders named so"
+        "--only", nargs="*", default=[""], metavar="TEXT", help="how the names of contenders begin"
     )
     parser.add_argument("--batch-sizes", type=int, nargs="*", metavar="SIZE", help="images")
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many counts [3]")
@@ -216,9 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     everybody = (
         contenders_on_gpu(checkpoint, device) if on_gpu else contenders_on_cpu(checkpoint, cores)
     )
-    chosen = {
-        name: build for name, build in everybody.items() if any(text in name for text in args.only)
-    }
+    chosen = {name: build for name, build in everybody.items() if name.startswith((*args.only,))}
     if not chosen:
         parser.error(f"--only leaves none of: {'; '.join(everybody)}")
     sizes = args.batch_sizes or BATCH_SIZES[device.type]

@@ -62,7 +62,7 @@ if $rehearse; then
 else
   limit=${LIMIT:-300} device=${DEVICE:-cuda} clients=${CLIENTS:-4} slowness=1 photo_count=32
   starting=(--rounds 1 --kept-only)
-  bare=(--rounds 1 --seconds 0.2)
+  bare=(--only torch cudagraphs --rounds 1 --seconds 0.2)
   loads=(--closed 64 256 --share 0.8 --seconds 3 --warm-up 1)
   reloads=(--times 5 --callers 16 --on-device)
 fi
@@ -135,7 +135,7 @@ part tests 100 bash -c "$in_shell"'
   trap : INT
   status=0
   mapfile -t files < <(grep -rl --include="test_*.py" "pytest.mark.gpu" tests | sort)
-  "$python" -m pytest -m gpu -q -ra --tb=short -p no:cacheprovider -W default "${files[@]}" \
+  "$python" -m pytest -m "gpu and not slow" -q -ra --tb=short -p no:cacheprovider -W default "${files[@]}" \
     >>"$1" 2>&1 || status=$?
   printf "\`\`\`text\n%s\n\`\`\`\n" "$(tail -n 25 "$1")"
   exit $status

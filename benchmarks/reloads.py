@@ -1,11 +1,11 @@
-"""Reloads under load: what each takes, what becomes of requests, and what stays in memory.
+"""Reloads under load: their duration, lost requests, and memory that is not given back.
 
     python -m benchmarks.images photos
     python -m benchmarks.reloads FILE --images photos --times 5
 
 Fails if a request was not answered with 200, or if the device's memory after the last reload is
-not within 5 % of that after the first. `nvidia-smi` tells what all processes use of the device:
-nothing else should run there. Resident memory is the process's own, and only shown.
+not within 5 % of that after the first. `nvidia-smi` reports the memory that all processes use on
+the device: nothing else should run there. Resident memory is the process's own, and only shown.
 """
 
 import argparse
@@ -52,7 +52,7 @@ async def read_memory(url: str) -> Memory:
 
 
 def device_memory() -> int | None:
-    """Bytes in use on all GPUs, by all processes; ``None`` if ``nvidia-smi`` does not tell."""
+    """Bytes in use on all GPUs, by all processes; ``None`` if ``nvidia-smi`` cannot report them."""
     if not (program := shutil.which("nvidia-smi")):
         return None
     query = [program, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
@@ -62,7 +62,7 @@ def device_memory() -> int | None:
 
 @asynccontextmanager
 async def under_load(url: str, requests: Sequence[bytes], callers: int) -> AsyncIterator[Outcome]:
-    """A closed loop until the block ends; what it has seen so far."""
+    """A closed loop until the block ends; its outcome so far."""
     ended, outcome = asyncio.Event(), Outcome()
 
     def schedule() -> Iterator[float]:
@@ -119,7 +119,7 @@ def growth(found: Sequence[Memory]) -> float | None:
 
 
 def complaints(found: Sequence[Memory], outcome: Outcome, *, on_device: bool) -> list[str]:
-    """What is not as it should be."""
+    """Requests that were lost and memory that was kept, a line each."""
     wrong = []
     if lost := outcome.statuses.total() - outcome.statuses[200]:
         reasons = [f"{count} x {reason}" for reason, count in outcome.failures.items()]

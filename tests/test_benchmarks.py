@@ -1,4 +1,4 @@
-"""Parts of the measurements that no other test runs: what is split, merged, judged and left out."""
+"""Splitting and merging loads, judging reloads, and contenders that cannot be measured."""
 
 import re
 from collections import Counter
@@ -121,12 +121,9 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(
 def test_contenders_of_a_gpu_can_be_built() -> None:
     checkpoint = read_checkpoint(BUNDLED_CHECKPOINT)
     found = executors.contenders_on_gpu(checkpoint, torch.device("cpu"))
-    built = {name: build() for name, build in found.items()}
-    assert set(built) == {
-        f"{kind}, {precision}, {streams} streams"
-        for kind in executors.ON_A_GPU
-        for precision in executors.PRECISIONS
-        for streams in (1, 2)
-    }
-    for name, backend in built.items():
-        assert f"{backend.precision}, {backend.streams} streams" in name
+    for kind, backend in executors.ON_A_GPU.items():
+        for precision in executors.PRECISIONS:
+            for streams in (1, 2):
+                built = found[f"{kind}, {precision}, {streams} streams"]()
+                assert isinstance(built, backend)
+                assert (built.precision, built.streams) == (precision, streams)

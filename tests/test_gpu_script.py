@@ -83,7 +83,8 @@ def test_a_part_that_hangs_is_stopped_and_the_rest_is_not_run(
 
 def test_tests_that_are_stopped_leave_their_output(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    python = program(tmp_path, "trap 'echo 1 passed; exit 2' INT; sleep 60 & wait")
+    dies = "echo 1 passed; trap - INT; kill -INT $$"  # of the signal, as Python can
+    python = program(tmp_path, f"trap '{dies}' INT; sleep 60 & wait")
     variables = {"PYTHON": python, "PARTS": "tests", "LIMIT": "1"}
     assert run_script(out, rehearse=True, **variables).returncode == 1
     assert "1 passed\n```\n\n**tests stopped after 1 s" in sections(out)["tests"]
