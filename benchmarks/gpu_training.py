@@ -15,12 +15,11 @@ import argparse
 import faulthandler
 import json
 import platform
-import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -43,19 +42,22 @@ PROBE_SHARE = 0.5  # of the limit: a first choice that takes longer is stuck
 EVALUATION_SECONDS = 25.0
 MARGIN = 0.93  # of what is left, for epochs that take longer than the probe's
 LEAST_EPOCHS = 2
+STDERR = 2  # its file descriptor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How long everything may take, and how many epochs are of use."""
+    """How long everything may take, counted from now, and how many epochs are of use."""
 
-    seconds: float
-    most_epochs: int
-    began: float
+    def __init__(
+        self, *, seconds: float, most_epochs: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.most_epochs, self._clock = most_epochs, clock
+        self._end = clock() + seconds
 
     @property
     def left(self) -> float:
-        return self.seconds - (time.monotonic() - self.began)
+        """Seconds."""
+        return self._end - self._clock()
 
 
 def unpack(data: Path, folder: Path) -> Path:
@@ -166,8 +168,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    limits = Limits(seconds=args.seconds, most_epochs=args.most_epochs, began=time.monotonic())
-    faulthandler.dump_traceback_later(PROBE_SHARE * args.seconds, exit=True, file=sys.stderr)
+    limits = Limits(seconds=args.seconds, most_epochs=args.most_epochs)
+    faulthandler.dump_traceback_later(PROBE_SHARE * args.seconds, exit=True, file=STDERR)
     with tempfile.TemporaryDirectory() as folder:
         run(args, limits, unpack(args.data, Path(folder)))
 

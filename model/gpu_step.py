@@ -51,14 +51,14 @@ class GpuStep:
 
         Not in the first step: that one fills caches on which compiled code depends.
         """
-        for layer in self.layers:
-            layer.forward = torch.compile(layer.forward, fullgraph=True, dynamic=False)
         try:
+            for layer in self.layers:
+                layer.forward = torch.compile(layer.forward, fullgraph=True, dynamic=False)
             self._plain(batch)
         except Exception as error:  # whatever a compiler raises
             warn(f"compiling failed, so training goes on without: {first_line(error)}")
             for layer in self.layers:
-                del layer.forward
+                vars(layer).pop("forward", None)
             self.step.forget_gradients()
             self._plain(batch)
 
