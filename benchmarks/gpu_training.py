@@ -72,7 +72,7 @@ def unpack(data: Path, folder: Path) -> Path:
 def seconds_per_epoch(
     recipe: Recipe, training: Dataset, measured: Dataset, *, plain_steps: bool
 ) -> float:
-    """Train some epochs and throw them away; what is compiled serves the next run as well."""
+    """Train some epochs and discard them. The next run reuses the compiled code."""
     short = replace(recipe, epochs=PROBE_EPOCHS, decay_epochs=PROBE_EPOCHS // 2)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(short, Path(folder), training, measured, plain_steps=plain_steps)

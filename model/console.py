@@ -1,4 +1,4 @@
-"""What a training run says on stderr beside its figures."""
+"""Warnings of a training run, on stderr."""
 
 import sys
 

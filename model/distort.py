@@ -1,8 +1,8 @@
 """One random distortion of each image: of its geometry or its colours (arXiv 2103.10158).
 
-As in TrivialAugment the operation and its strength are uniformly random, and nothing has to be
-tuned. The ranges are RandAugment's. Every image of a batch goes through the same few tensor
-operations, with its own factors, of which all but those of its own distortion change nothing.
+As in TrivialAugment, the operation and its strength are uniformly random, so there is nothing to
+tune. The ranges are RandAugment's. All images of a batch go through the same tensor operations;
+the factors of an image make all of them but one leave it unchanged.
 """
 
 import math

@@ -2,20 +2,21 @@
 
 A small network is bound by memory traffic and by kernel launches. Compiled layers merge the
 operations between matrix products; a CUDA graph of the whole step launches it at once. Either may
-fail on some version or device: training then goes on without it, and says so.
+fail on some version or device: training then continues without it, with a warning.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
+from functools import cache
 
 import torch
 from torch import nn
 
 from model.batches import Batch
 from model.console import warn
+from model.recipe import Recipe
 from model.step import Step, fast_bf16
-from model.xcit import PatchLayer, XCiT
+from model.xcit import LocalPatchInteraction, PatchLayer, XCiT
 
 WARM_UP = 3  # compiled steps before one is recorded: they compile, tune and allocate
 ROUNDS = 10
@@ -56,7 +57,7 @@ class GpuStep:
                 layer.forward = torch.compile(layer.forward, fullgraph=True, dynamic=False)
             self._plain(batch)
         except Exception as error:  # whatever a compiler raises
-            warn(f"compiling failed, so training goes on without: {first_line(error)}")
+            warn(f"compiling failed, so layers are not compiled: {first_line(error)}")
             for layer in self.layers:
                 vars(layer).pop("forward", None)
             self.step.forget_gradients()
@@ -89,37 +90,44 @@ class Recording:
         self.graph.replay()
 
 
-def prepare(network: XCiT, images: int) -> None:
-    """Choose the fastest arithmetic for steps of that many images; it holds for the process."""
+def prepare(recipe: Recipe, device: torch.device) -> None:
+    """Choose the fastest arithmetic for the steps of a recipe; it holds for the process."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
-    try:
-        with_cudnn, without = convolution_seconds(network, images)
-    except RuntimeError as error:
-        warn(f"the convolutions could not be timed, so cuDNN computes them: {first_line(error)}")
-        torch.backends.cudnn.enabled = True
-        return
-    torch.backends.cudnn.enabled = with_cudnn <= without
+    torch.backends.cudnn.enabled = cudnn_is_faster(
+        recipe.dim,
+        recipe.local_patch_kernel_size,
+        recipe.image_size // recipe.patch_size,
+        recipe.batch_size,
+        device,
+    )
+
+
+@cache  # compiled code depends on it, so a process keeps to one answer
+def cudnn_is_faster(
+    dim: int, kernel_size: int, grid: int, images: int, device: torch.device
+) -> bool:
+    """Whether cuDNN computes local interactions faster than PyTorch's own kernels.
+
+    For depth-wise convolutions that depends on device, version and shape.
+    """
+    interaction = LocalPatchInteraction(dim, kernel_size, grid).to(device)
+    tokens = torch.randn(images, grid**2, dim, device=device, requires_grad=True)
+    seconds = []
+    for enabled in (True, False):
+        torch.backends.cudnn.enabled = enabled
+        try:
+            seconds.append(_seconds(interaction, tokens))
+        except RuntimeError as error:
+            warn(f"convolutions {'with' if enabled else 'without'} cuDNN: {first_line(error)}")
+            seconds.append(float("inf"))
+    with_cudnn, without = seconds
     print(
         f"convolutions by {'cuDNN' if with_cudnn <= without else 'PyTorch'}: a local interaction "
         f"takes {1e3 * with_cudnn:.2f} ms with cuDNN and {1e3 * without:.2f} ms without",
         flush=True,
     )
-
-
-def convolution_seconds(network: XCiT, images: int) -> list[float]:
-    """Seconds of a local interaction, forward and backward, with cuDNN and without.
-
-    Which one is faster for depth-wise convolutions depends on device, version and shape, by far.
-    """
-    interaction = deepcopy(network.xcit_transformer.layers[0][1]).train()  # type: ignore[index]
-    positions = network.pos_embedding
-    tokens = torch.randn(images, *positions.shape[1:], device=positions.device, requires_grad=True)
-    found = []
-    for enabled in (True, False):
-        torch.backends.cudnn.enabled = enabled
-        found.append(_seconds(interaction, tokens))
-    return found
+    return with_cudnn <= without
 
 
 def _seconds(module: nn.Module, tokens: torch.Tensor) -> float:

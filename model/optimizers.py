@@ -14,7 +14,7 @@ from model.xcit import XCiT
 def build_optimizers(network: XCiT, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices; AdamW for embedding, head, kernels, norms and scales.
 
-    On a GPU the rates are tensors there, which a recorded step reads anew each time.
+    On a GPU the rates are tensors there, which a recorded step reads at every replay.
     """
     device = network.cls_token.device
     on_gpu = device.type == "cuda"

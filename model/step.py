@@ -1,4 +1,4 @@
-"""One training step: what a batch does to the weights."""
+"""One training step on one batch."""
 
 from collections.abc import Sequence
 

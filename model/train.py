@@ -3,10 +3,10 @@
     python -m model.train run DATA --out runs/cifar10
     torchrun --nproc-per-node 2 -m model.train run DATA --out runs/cifar10
 
-A run may be killed at any time and started again with the same command: it goes on from the last
-epoch that it saved, and ends with the weights of a run never killed. ``--epochs`` may be raised
-later: the run then goes on from where its rates began to fall. ``--start CHECKPOINT`` begins with
-the weights of another run: for a second round with other choices, or for classes of one's own.
+A run that is killed continues with the same command from the last epoch that it saved, and ends
+with the weights of a run that was never killed. ``--epochs`` may be raised later: the run then
+continues from the epoch before its rates began to fall. ``--start CHECKPOINT`` begins with the
+weights of another run: for a second round with other choices, or for other classes.
 """
 
 import argparse

@@ -144,7 +144,7 @@ class Trainer:
         self.step = Step(model, self.network, self.average, self.optimizers, recipe.label_smoothing)
         if self.device.type == "cpu" or self.processes > 1 or self.plain_steps:
             return self.step
-        prepare(self.network, recipe.batch_size)
+        prepare(recipe, self.device)
         if recipe.layer_dropout:
             warn("with layer_dropout every step is launched by Python, which takes longer")
             return self.step

@@ -1,4 +1,4 @@
-"""Training runs: what is saved when, what is measured on, and what is refused."""
+"""Training runs: saved epochs, held-out images, presets, time limits and refusals."""
 
 import json
 import time
