@@ -33,7 +33,7 @@ from model.dataset import Dataset
 from model.evaluate import evaluate
 from model.recipe import Recipe
 from model.spec import PreprocessSpec
-from model.train import add_run, choose_recipe, given_choices, load_sets
+from model.train import add_run, choose_recipe, given_choices, load_sets, threads_for
 from model.trainer import Trainer
 
 HOLDOUT = 2500
@@ -108,7 +108,7 @@ def measure(checkpoint: Path, data: Path) -> dict[str, Any]:
         backend="torch", device="cpu", precision="float32", cores=cores, streams=cores
     )
     report = evaluate(
-        load_classifier(checkpoint, options=options), data, split="test", workers=cores
+        load_classifier(checkpoint, options=options), data, split="test", workers=cores, quiet=True
     )
     print(report, flush=True)
     return asdict(report)
@@ -118,18 +118,18 @@ def run(args: argparse.Namespace, limits: Limits, data: Path) -> None:
     """Probe, train, evaluate; report.json is written before and after the evaluation."""
     given = {**given_choices(args), "name": getattr(args, "name", Recipe().name)}
     recipe = choose_recipe(data, given, args.preset)
-    preprocess = PreprocessSpec(recipe.image_size)
-    training, measured = load_sets(data, preprocess, recipe.holdout, quiet=True)
-    log(f"{len(training)} + {len(measured)} images decoded, {limits.left:.0f} s left")
-    pace = seconds_per_epoch(recipe, training, measured, plain_steps=args.plain_steps)
-    faulthandler.cancel_dump_traceback_later()
-    if "epochs" not in given:
-        epochs = epochs_that_fit(pace, limits)
-        recipe = choose_recipe(data, {**given, "epochs": epochs}, args.preset)
-    log(f"{pace:.2f} s an epoch and {limits.left:.0f} s left: {recipe.epochs} epochs")
+    sets = load_sets(data, PreprocessSpec(recipe.image_size), recipe.holdout, quiet=True)
+    log(f"{len(sets[0])} + {len(sets[1])} images decoded, {limits.left:.0f} s left")
     args.out.mkdir(parents=True, exist_ok=True)
-    report = {"device": device_name(), "torch": torch.__version__, "recipe": asdict(recipe)}
-    report |= train(recipe, args.out, training, measured, plain_steps=args.plain_steps)
+    with threads_for(recipe.batch_size):
+        pace = seconds_per_epoch(recipe, *sets, plain_steps=args.plain_steps)
+        faulthandler.cancel_dump_traceback_later()
+        if "epochs" not in given:
+            epochs = epochs_that_fit(pace, limits)
+            recipe = choose_recipe(data, {**given, "epochs": epochs}, args.preset)
+        log(f"{pace:.2f} s an epoch and {limits.left:.0f} s left: {recipe.epochs} epochs")
+        report = {"device": device_name(), "torch": torch.__version__, "recipe": asdict(recipe)}
+        report |= train(recipe, args.out, *sets, plain_steps=args.plain_steps)
     write(args.out, report)
     log(f"trained, {limits.left:.0f} s left")
     write(args.out, report | {"test": measure(args.out / f"{recipe.name}.safetensors", data)})

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Trains within a time limit on the machine at hand, and tries again in the plainest way if that fails.
+# Trains on a GPU within a time limit; if that fails, tries again with --plain-steps in what is left.
 #
 #   TRAIN_SECONDS=270 sh benchmarks/gpu_training.sh DATA OUT [flags of benchmarks.gpu_training]
 #
@@ -12,6 +12,7 @@ limit=${TRAIN_SECONDS:-270}
 python=${PYTHON:-python3}
 began=$(date +%s)
 mkdir -p "$out"
+rm -f "$out/report.json" "$out/last.pt" "$out/steady.pt" "$out/log.txt"
 
 attempt() { # seconds, flags…
 	seconds=$1

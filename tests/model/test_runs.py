@@ -1,6 +1,8 @@
 """Training runs: saved epochs, held-out images, presets, time limits and refusals."""
 
 import json
+import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -145,6 +147,41 @@ def test_a_run_with_a_time_limit_leaves_its_files_and_a_report(
     )
     assert (out / "xcit-cifar10.safetensors").exists()
     assert "3 epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fails", "limit", "attempts", "status"),
+    [
+        ("none", 90, [""], 0),
+        ("compiled", 90, ["", "--plain-steps"], 0),
+        ("compiled", 50, [""], 3),  # too little time is left
+        ("all", 90, ["", "--plain-steps"], 3),
+        ("evaluation", 90, [""], 3),  # whose weights are there
+    ],
+)
+def test_the_script_tries_again_with_plain_steps(
+    tmp_path: Path, fails: str, limit: int, attempts: list[str], status: int
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"""#!/bin/sh
+        echo "$*" >>{tmp_path}/calls
+        case {fails},"$*" in
+            evaluation,*) touch {tmp_path}/out/report.json; exit 3;;
+            all,* | compiled,*"--seconds {limit} --depth"*) exit 3;;
+        esac
+    """)
+    python.chmod(0o755)
+    script = Path(gpu_training.__file__).with_suffix(".sh")
+    done = subprocess.run(
+        ["sh", script, "data.tar", tmp_path / "out", "--depth", "2"],
+        env={**os.environ, "PYTHON": str(python), "TRAIN_SECONDS": str(limit)},
+        check=False,
+        capture_output=True,
+    )
+    assert done.returncode == status
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert ["--plain-steps" if "--plain-steps" in call else "" for call in calls] == attempts
+    assert all("data.tar --out" in call and "--depth 2" in call for call in calls)
 
 
 @pytest.mark.parametrize(("pace", "epochs"), [(0.5, 300), (1.0, 227), (100.0, 2), (1000.0, 2)])
