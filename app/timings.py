@@ -31,7 +31,7 @@ class Timings:
 
     Attributes:
         phases: sums, by name.
-        intervals: what was summed: name, begin and end.
+        intervals: name, begin and end of what was summed.
         batches: those that the inference was part of.
     """
 

@@ -116,7 +116,9 @@ class WorkerPool:
                 call.future.cancel()
         except Empty:
             pass
-        for _ in self._threads:
+        with self._lock:
+            threads = len(self._threads)
+        for _ in range(threads):
             self._calls.put(None)
 
     def _start_thread(self) -> None:

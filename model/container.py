@@ -65,7 +65,9 @@ def read_contents(path: Path) -> Contents:
         return _read_torch(read_zip(path, status.st_size))
     if head.startswith(PICKLE):
         return _read_torch(read_legacy(path, status.st_size))
-    raise CheckpointError(f"{path}: {name_file(head)}")
+    raise CheckpointError(
+        f"{path}: expected a safetensors or PyTorch file, found {name_file(head)}"
+    )
 
 
 def looks_like_weights(path: Path) -> bool:

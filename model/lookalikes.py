@@ -90,4 +90,4 @@ def _name_unknown(head: bytes) -> str:
         return f"a pickle by Python 2, or of protocol 0; {SAVE}"
     if head.isascii() and re.sub(r"\s", "", head.decode()).isprintable():
         return "a text file"
-    return f"neither a safetensors nor a PyTorch file; its first bytes are {head[:8].hex(' ')}"
+    return f"an unknown format; its first bytes are {head[:8].hex(' ')}"

@@ -97,15 +97,15 @@ class ImageReader:
     ) -> Images:
         reader = FormReader(self._content_type, names, parameters, most)
         form = await receive(self._record, self._feed(reader))
-        steps = _join_parts(form.images)
-        await self._work(steps, form.size)
         self._hold.settle(sum(len(part.content) for part in form.images))
         return Images(form.images, form.fields)
 
     async def _feed(self, reader: FormReader) -> Form:
         async for piece in stream_body(self._request, self._hold):
             reader.feed(piece)
-        return reader.end()
+        form = reader.end()
+        await self._side.run(_join_parts(form.images), self._hold, size=form.size)
+        return form
 
     async def _unpack(self, body: bytes, form: type[JsonImage]) -> tuple[bytes, Mapping[str, str]]:
         """The image in a body that is not a form, and the parameters beside it."""

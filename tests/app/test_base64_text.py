@@ -1,7 +1,7 @@
 """Base64 in steps says what Python's own decoder says."""
 
 import base64
-import binascii
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -49,17 +49,16 @@ def test_white_space_anywhere_is_ignored(content: bytes, blanks: list[tuple[int,
     assert decode(text) == content
 
 
+WELL_FORMED = re.compile(r"([\w+/]{4})*([\w+/]{2}(==)?|[\w+/]{3}=?)?", re.ASCII)
+
+
 @given(st.text("ABab01+/=%é\0", max_size=40))
-def test_what_is_not_base64_is_refused_as_pythons_decoder_refuses_it(text: str) -> None:
-    padding = len(text) - len(text.rstrip("="))
-    whole = text if padding else text + "=" * (-len(text) % 4)
-    try:
-        expected = binascii.a2b_base64(whole, strict_mode=True)
-    except ValueError:
+def test_only_whole_groups_and_their_padding_are_base64(text: str) -> None:
+    if WELL_FORMED.fullmatch(text):
+        assert decode(text) == base64.b64decode(text.rstrip("=") + "==")
+    else:
         with pytest.raises(BadRequest, match="not valid base64"):
             decode(text)
-    else:
-        assert decode(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,6 +67,7 @@ def test_what_is_not_base64_is_refused_as_pythons_decoder_refuses_it(text: str) 
         ("data:image/png,abc", "must begin like data:image/jpeg;base64,"),
         ("data:image/png;base64", "must begin like"),
         ("data:" + "x" * 300 + ";base64,MQ==", "must begin like"),
+        ("=", "its length is wrong"),
         ("MQ=", "its length is wrong"),
         ("M", "its length is wrong"),
         ("MQ==MQ==", "it has the character '='"),

@@ -84,7 +84,7 @@ def test_predict_as_json_skips_and_tells_what_cannot_be_read(
     assert len(answers[0]["predictions"]) == 5
     assert set(answers[0]["predictions"][0]) == {"class_id", "label", "score"}
     assert done.stderr.splitlines() == [
-        f"xcit-serve: {broken}: the JPEG data is truncated or corrupt",
+        f"xcit-serve: {broken}: the JPEG data is truncated: pixels are missing at its end",
         f"xcit-serve: {tmp_path / 'absent.jpg'}: No such file or directory",
     ]
 
@@ -122,7 +122,7 @@ def test_explain_draws_a_head_or_the_mean(xcit_serve: Command, photo: Path, tmp_
         (("missing.jpg", "{out}"), 1, "missing.jpg: No such file or directory"),
         (("{photo}", "no/where.png"), 1, "no/where.png: No such file or directory"),
         (("{photo}", "{out}", "--head", "99"), 1, "head is 99; it must be from 0 to"),
-        ((__file__, "{out}"), 1, "no JPEG, PNG"),
+        ((__file__, "{out}"), 1, "not a JPEG, PNG"),
     ],
 )
 def test_what_cannot_be_explained_is_told_in_a_line(

@@ -109,7 +109,7 @@ def test_images_that_cannot_be_classified_are_told_in_order(
     assert code == 1
     assert [answer["file"] for answer in json.loads(out)] == [str(photo)] * 2
     assert err == [
-        f"xcit-serve: {broken}: the JPEG data is truncated or corrupt",
+        f"xcit-serve: {broken}: the JPEG data is truncated: pixels are missing at its end",
         f"xcit-serve: {tmp_path / 'absent.jpg'}: No such file or directory",
         f"xcit-serve: {tmp_path}: is a directory; name the files in it",
     ]

@@ -143,7 +143,7 @@ def test_the_client_gets_readable_errors(client: Any, pictures: list[bytes]) -> 
         return str(caught.value)
 
     assert "none" not in message("xcit", [images(pictures[0], b"rubbish")]).lower()
-    assert "no JPEG, PNG" in message("xcit", [images(pictures[0], b"rubbish")])
+    assert "not a JPEG, PNG" in message("xcit", [images(pictures[0], b"rubbish")])
     assert "unknown model 'x'" in message("x", [images(pictures[0])])
     assert "version 1, and no '2'" in message("xcit", [images(pictures[0])], model_version="2")
     output = triton.InferRequestedOutput("scores")

@@ -82,7 +82,10 @@ def test_a_model_that_cannot_be_served_is_a_failure(log_format: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"checkpoint": __file__}, f"{__file__}: neither a safetensors nor a PyTorch file"),
+        (
+            {"checkpoint": __file__},
+            f"{__file__}: expected a safetensors or PyTorch file, found a text file",
+        ),
         ({"device": "cuda:77"}, "device 'cuda:77' cannot be used here"),
         ({"labels": "/nowhere/labels.txt"}, "/nowhere/labels.txt: "),
     ],
