@@ -15,6 +15,7 @@ import argparse
 import faulthandler
 import json
 import platform
+import shutil
 import tarfile
 import tempfile
 import time
@@ -31,7 +32,7 @@ from model.backends.base import BackendOptions
 from model.classifier import load_classifier
 from model.dataset import Dataset
 from model.evaluate import evaluate
-from model.recipe import Recipe
+from model.recipe import Recipe, recipe_for
 from model.spec import PreprocessSpec
 from model.train import add_run, choose_recipe, given_choices, load_sets, threads_for
 from model.trainer import Trainer
@@ -60,13 +61,19 @@ class Limits:
         return self._end - self._clock()
 
 
-def unpack(data: Path, folder: Path) -> Path:
-    """A folder of images; an archive is unpacked once instead of read several times."""
+def decompress(data: Path, folder: Path) -> Path:
+    """A copy of an archive without compression, as it is read several times.
+
+    Not a folder of images: tens of thousands of small files take longer than the archive.
+    """
     if data.is_dir():
         return data
-    with tarfile.open(data) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+    plain = folder / "images.tar"
+    with tarfile.open(data) as archive, plain.open("wb") as file:
+        stream: Any = archive.fileobj  # decompresses
+        stream.seek(0)
+        shutil.copyfileobj(stream, file)
+    return plain
 
 
 def seconds_per_epoch(
@@ -126,7 +133,7 @@ def run(args: argparse.Namespace, limits: Limits, data: Path) -> None:
         faulthandler.cancel_dump_traceback_later()
         if "epochs" not in given:
             epochs = epochs_that_fit(pace, limits)
-            recipe = choose_recipe(data, {**given, "epochs": epochs}, args.preset)
+            recipe = recipe_for(len(sets[0]), {**given, "epochs": epochs}, args.preset)
         log(f"{pace:.2f} s an epoch and {limits.left:.0f} s left: {recipe.epochs} epochs")
         report = {"device": device_name(), "torch": torch.__version__, "recipe": asdict(recipe)}
         report |= train(recipe, args.out, *sets, plain_steps=args.plain_steps)
@@ -171,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = Limits(seconds=args.seconds, most_epochs=args.most_epochs)
     faulthandler.dump_traceback_later(PROBE_SHARE * args.seconds, exit=True, file=STDERR)
     with tempfile.TemporaryDirectory() as folder:
-        run(args, limits, unpack(args.data, Path(folder)))
+        run(args, limits, decompress(args.data, Path(folder)))
 
 
 if __name__ == "__main__":

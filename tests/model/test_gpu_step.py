@@ -130,18 +130,27 @@ def test_training_goes_on_without_what_fails(
 
 
 @pytest.mark.usefixtures("_without_gpu")
-def test_a_layer_that_does_not_compile_is_used_as_it_is(
+def test_a_step_that_failed_halfway_leaves_no_gradients(
     images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def compiled(function: Any, **_: bool) -> Any:
-        def fail(*_: object) -> NoReturn:
-            raise RuntimeError("not this one")
+    """The head has its gradients when the backward pass of the layers fails."""
 
-        return fail
+    def compiled(function: Any, **_: bool) -> Any:
+        def forward(patches: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = function(patches)
+            out.register_hook(fail)  # type: ignore[no-untyped-call]
+            return out
+
+        return forward
+
+    def fail(_: object) -> NoReturn:
+        raise RuntimeError("no kernel")
 
     plain = weights(images, tmp_path, fast=False)
     monkeypatch.setattr(torch, "compile", compiled)
-    assert distance(plain, weights(images, tmp_path, fast=True)) == 0
+    found = weights(images, tmp_path, fast=True)
+    trained = [name for name in plain if "running" not in name and "tracked" not in name]
+    assert all(torch.equal(plain[name], found[name]) for name in trained)
 
 
 class TestOnGpu:

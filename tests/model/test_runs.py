@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -135,9 +136,11 @@ def test_a_preset_of_default_choices_can_be_prolonged(preset: str) -> None:
 def test_a_run_with_a_time_limit_leaves_its_files_and_a_report(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "timed"
+    out, archive = tmp_path / "timed", tmp_path / "images.tar.xz"
+    with tarfile.open(archive, "w:xz") as tar:
+        tar.add(folder, "images")
     flags = f"{FLAGS} --batch-size 8 --holdout 6 --seconds 200 --most-epochs 3 --average 0.8"
-    gpu_training.main([str(folder), "--out", str(out), *flags.split()])
+    gpu_training.main([str(archive), "--out", str(out), *flags.split()])
     report = json.loads((out / "report.json").read_text())
     assert report["epochs"] == 3
     assert report["recipe"]["decay_epochs"] == 1
