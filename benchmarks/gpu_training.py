@@ -38,7 +38,7 @@ from model.train import add_run, choose_recipe, given_choices, load_sets, thread
 from model.trainer import Trainer
 
 HOLDOUT = 2500
-PROBE_EPOCHS = 4  # the first compiles and records, the median of the others counts
+PROBE_EPOCHS = 5  # the first one compiles, and files are written after it and after the last
 PROBE_SHARE = 0.5  # of the limit: a first choice that takes longer is stuck
 EVALUATION_SECONDS = 25.0
 MARGIN = 0.93  # of what is left, for epochs that take longer than the probe's
@@ -80,13 +80,13 @@ def seconds_per_epoch(
     recipe: Recipe, training: Dataset, measured: Dataset, *, plain_steps: bool
 ) -> float:
     """Train some epochs and discard them. The next run reuses the compiled code."""
-    short = replace(recipe, epochs=PROBE_EPOCHS, decay_epochs=PROBE_EPOCHS // 2)
+    short = replace(recipe, epochs=PROBE_EPOCHS, decay_epochs=PROBE_EPOCHS - 1)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(short, Path(folder), training, measured, plain_steps=plain_steps)
         times = [time.monotonic(), *(time.monotonic() for _ in trainer.epochs())]
     seconds = [end - begun for begun, end in pairwise(times)]
     log(f"seconds of the first epochs: {', '.join(f'{each:.2f}' for each in seconds)}")
-    return median(seconds[1:])
+    return median(seconds[1:-1])
 
 
 def train(

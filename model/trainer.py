@@ -153,7 +153,7 @@ class Trainer:
     def _train_epoch(self, step: Callable[[Batch], None]) -> float:
         """One pass over the training images; the mean loss."""
         recipe, steps = self.recipe, self.steps
-        torch.manual_seed(recipe.seed + 1000 * self.epoch + 10**6 * self.rank)  # for dropout
+        torch.manual_seed(recipe.seed + 1000 * self.epoch)  # all processes drop the same layers
         self.network.train()
         self.step.total.zero_()
         batches = self.batches.epoch(self.epoch)
@@ -176,7 +176,8 @@ class Trainer:
                 network(pixels.to(self.device)).argmax(-1)
                 for pixels in torch.split(self.test_set.pixels[shard], TEST_BATCH_SIZE)
             ]
-        correct = (torch.cat(predicted).cpu() == self.test_set.classes[shard]).sum()
+        classes = self.test_set.classes[shard].to(self.device)
+        correct = (torch.cat(predicted) == classes).sum()
         if self.processes > 1:
             dist.all_reduce(correct)
         return correct.item() / len(self.test_set)
