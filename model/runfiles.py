@@ -15,17 +15,23 @@ import torch
 from model.errors import ModelError
 from model.recipe import Recipe
 
+VERSION = 2  # of the saved states
+
 
 def find_state(out: Path, recipe: Recipe) -> dict[str, Any] | None:
     """The newest saved state that lies on the way of ``recipe``; ``None`` for a fresh start.
 
     Raises:
-        ModelError: ``out`` holds a run of another recipe.
+        ModelError: ``out`` holds a run of another recipe, or of another version.
     """
     for path in (out / "last.pt", out / "steady.pt"):
         if not path.exists():
             continue
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state.get("version") != VERSION:
+            raise ModelError(
+                f"{path}: was written by another version of xcit-serve; give another --out"
+            )
         saved = Recipe(**state["recipe"])
         if replace(recipe, epochs=saved.epochs, decay_epochs=saved.decay_epochs) != saved:
             different = [
@@ -62,9 +68,11 @@ def find_plotter() -> Callable[[Path, Sequence[dict[str, float]]], None] | None:
     def plot(path: Path, history: Sequence[dict[str, float]]) -> None:
         epochs = [row["epoch"] for row in history]
         figure = Figure(figsize=(8, 4), layout="constrained")
-        columns = ("train_loss", "test_accuracy")
+        columns = [name for name in history[0] if name not in ("epoch", "rate")]
         for axes, column in zip(figure.subplots(1, 2), columns, strict=True):
-            axes.plot(epochs, [row[column] for row in history], marker=".")
+            axes.plot(
+                epochs, [row[column] for row in history], marker="." if len(epochs) < 50 else ""
+            )
             axes.set(xlabel="epoch", title=column.replace("_", " "))
             axes.grid(alpha=0.3)
         with _replacing(path) as partial:

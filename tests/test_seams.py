@@ -60,9 +60,12 @@ APP_LAYERS = [
 MODEL_LAYERS = [
     {"model.train"},
     {"model.trainer"},
+    {"model.gpu_step"},
+    {"model.step"},
+    {"model.batches"},
     {"model", "model.runfiles", "model.start"},
     {"model.evaluate"},
-    {"model.classifier", "model.dataset"},
+    {"model.classifier", "model.dataset", "model.holdout", "model.optimizers"},
     {"model.saliency"},
     {"model.backends.choose"},
     {"model.backends.compiled"},
@@ -108,7 +111,9 @@ MODEL_LAYERS = [
     {"model.xcit_published"},
     {
         "model.augment",
+        "model.average",
         "model.colour",
+        "model.distort",
         "model.foreign",
         "model.muon",
         "model.normalise",
@@ -117,7 +122,7 @@ MODEL_LAYERS = [
     },
     {"model.spec"},
     {"model.tuning"},
-    {"model.errors", "model.passes", "model.timing"},
+    {"model.console", "model.errors", "model.passes", "model.timing"},
 ]
 CLIENT_LAYERS = [
     {"client", "client.plot", "client.report", "client.sample"},
