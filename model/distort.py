@@ -29,7 +29,7 @@ def distort(pixels: Tensor, chance: float, generator: torch.Generator) -> Tensor
     b, device = len(pixels), pixels.device
     kinds = torch.randint(len(KINDS), (b,), generator=generator, device=device)
     chosen, strength = torch.rand(2, b, generator=generator, device=device)
-    return apply(pixels, torch.where(chosen < chance, kinds, -1), 2 * strength - 1)
+    return apply(pixels, kinds.masked_fill(chosen >= chance, -1), 2 * strength - 1)
 
 
 def apply(pixels: Tensor, kinds: Tensor, strength: Tensor) -> Tensor:
@@ -64,7 +64,8 @@ def _warp(images: Tensor, is_kind: dict[str, Tensor], strength: Tensor) -> Tenso
 
 def _blend(images: Tensor, is_kind: dict[str, Tensor], strength: Tensor) -> Tensor:
     """Move each image away from a duller copy of itself, or towards it."""
-    grey = (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    red, green, blue = images.split(1, 1)  # type: ignore[no-untyped-call]
+    grey = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue  # no constants to copy to the device
     smooth = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
     dull = images
     for name, copy in (
