@@ -9,7 +9,7 @@
 # goes on; the exit status is 1 if any did. Nothing needs to be installed but the packages.
 #
 # Variables:
-#   LIMIT    seconds for all parts together, and 5 more for the last one to end [300]
+#   LIMIT    seconds for all parts together, and 5 more for the last one to end [480]
 #   PARTS    the parts to run [machine starting inputs tests large reloads bare-large bare compiled small]
 #   DEVICE   what the service runs on [cuda]
 #   CLIENTS  processes that send load [4]
@@ -60,7 +60,7 @@ if $rehearse; then
   loads=(--closed 1 2 --share 0.8 --seconds 0.3 --warm-up 0.1)
   reloads=(--times 1 --callers 2 --settle 0.1)
 else
-  limit=${LIMIT:-300} device=${DEVICE:-cuda} clients=${CLIENTS:-4} slowness=1 photo_count=32
+  limit=${LIMIT:-480} device=${DEVICE:-cuda} clients=${CLIENTS:-4} slowness=1 photo_count=32
   starting=(--rounds 1 --kept-only)
   bare=(--only torch cudagraphs --rounds 1 --seconds 0.2)
   loads=(--closed 64 256 --share 0.8 --seconds 3 --warm-up 1)
@@ -131,7 +131,7 @@ part inputs 40 bash -c "$in_shell"'
 
 # The shell outlives an interrupt, so that pytest can end and its summary gets into the tables.
 # shellcheck disable=SC2016
-part tests 100 bash -c "$in_shell"'
+part tests 170 bash -c "$in_shell"'
   trap : INT
   status=0
   mapfile -t files < <(grep -rl --include="test_*.py" "pytest.mark.gpu" tests | sort)
@@ -152,11 +152,11 @@ capacity=("$python" -m benchmarks.capacity --images "$photos" --clients "$client
   "${servers[@]}")
 # What matters most comes first, as LIMIT may end the list early.
 $rehearse || part large $load_seconds "${capacity[@]}" "$large"
-part reloads 60 "$python" -m benchmarks.reloads "$bundled" --images "$photos" "${reloads[@]}"
+part reloads 90 "$python" -m benchmarks.reloads "$bundled" --images "$photos" "${reloads[@]}"
 executors=("$python" -m benchmarks.executors --device "$device" "${bare[@]}")
 $rehearse || part bare-large 50 "${executors[@]}" "$large"
 part bare 40 "${executors[@]}" "$bundled"
-$rehearse || part compiled 120 "$python" -m benchmarks.executors --device "$device" \
+$rehearse || part compiled 150 "$python" -m benchmarks.executors --device "$device" \
   --only compiled "cudagraphs, bfloat16, 2" --batch-sizes 1 16 64 --rounds 1 --seconds 0.2 "$large"
 part small $load_seconds "${capacity[@]}" "$bundled"
 

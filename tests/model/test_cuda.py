@@ -105,9 +105,9 @@ def test_a_published_network_agrees_too(precision: str) -> None:
 
 @pytest.mark.parametrize("first", ["bytes", "floats"])
 def test_bytes_and_floats_share_a_recording(whole: nn.Sequential, first: str) -> None:
-    backend = CudaBackend(whole, GPU, "float32")
-    backend.open()
     expected = {count: answers(whole, noise(count)) for count in (1, 4)}
+    backend = CudaBackend(whole, GPU, "float32")  # moves the network to the device
+    backend.open()
     for count in expected:
         backend.logits(as_kind(noise(count), first))
     recordings = dict(backend._thread.lane.recordings)

@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 from model import gpu_step
 from model.batches import Batch, Batches
 from model.dataset import Dataset
-from model.gpu_step import GpuStep, layers_to_compile, prepare
+from model.gpu_step import GpuStep, cudnn_is_faster, layers_to_compile, prepare
 from model.recipe import Recipe
 from model.trainer import Trainer
 
@@ -170,6 +170,7 @@ class TestOnGpu:
         assert trainer.epoch == RECIPE.epochs
 
     def test_convolutions_are_timed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        cudnn_is_faster.cache_clear()  # measured and printed once per process
         enabled = torch.backends.cudnn.enabled
         prepare(RECIPE, torch.device("cuda", 0))
         torch.backends.cudnn.enabled = enabled
