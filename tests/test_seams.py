@@ -47,7 +47,7 @@ APP_LAYERS = [
     {"app.engines"},
     {"app.engine"},
     {"app.admission", "app.batcher", "app.metrics", "app.logs", "app.worker_pool"},
-    {"app.connection_limit", "app.held_bytes", "app.lingering", "app.throughput"},
+    {"app.chunks", "app.connection_limit", "app.held_bytes", "app.lingering", "app.throughput"},
     {
         *{"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},
         *{"app.memory", "app.otel_environment", "app.secret_files", "app.unknown_variables"},

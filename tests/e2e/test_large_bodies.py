@@ -1,7 +1,8 @@
 """Eight callers send the largest and worst bodies, and each probe is answered at once.
 
-With ``--junitxml=FILE`` the figures of each kind are in the file: ``held_ms``, the longest turn of
-the event loop in CPU time, and ``waited_ms``, the longest wait for ``/livez``.
+With ``-o junit_family=legacy --junitxml=FILE`` the figures of each kind are in the file:
+``held_ms``, the longest turn of the event loop in CPU time, and ``waited_ms``, the longest wait for
+``/livez``.
 """
 
 import socket
