@@ -41,7 +41,7 @@ DECODER_ERRORS = (
 
 _BLENDABLE = ("L", "RGB", "RGBX", "CMYK", "YCbCr", "LAB")
 _WITH_ALPHA = ("RGBA", "LA")
-_ALLOCATED_AT_ONCE = 2**20  # pixels
+_LARGE = 2**20  # pixels
 # A JPEG is decoded at no less than this many times the size it is then resized to: 500 x 375
 # pixels at an eighth for 32, which differs from the full decode by under two levels of 255.
 _DRAFT_MARGIN = 1.25
@@ -131,12 +131,13 @@ def _load(image: ImageFile.ImageFile, needed: int) -> tuple[float, float]:
 def _allocate(image: ImageFile.ImageFile) -> None:
     """Allocate the pixels of a large image before Pillow does, which holds the interpreter lock.
 
-    Pillow keeps what it finds. A GIF is loaded in another mode than it is opened in.
+    Pillow keeps what it finds. A GIF is loaded in another mode than it is opened in, and modes of
+    16 bits are filled pixel by pixel with the lock held.
     """
-    if image.format in ("JPEG", "PNG", "BMP", "TIFF"):
-        width, height = image.size
-        if width * height > _ALLOCATED_AT_ONCE:
-            image.im = Image.new(image.mode, image.size, 0).im
+    width, height = image.size
+    large = width * height > _LARGE
+    if large and image.format != "GIF" and not image.mode.startswith("I;16"):
+        image.im = Image.new(image.mode, image.size, 0).im
 
 
 def _to_blendable(image: Image.Image, greys: Greys) -> Image.Image:
