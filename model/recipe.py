@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from model.errors import ModelError
@@ -97,7 +97,8 @@ def recipe_for(images: int, given: Mapping[str, Any]) -> Recipe:
     prolonged.
 
     Raises:
-        ModelError: the batch size that is ``given`` is larger than the data.
+        ModelError: the batch size that is ``given`` is larger than the data, or another choice
+            cannot work.
     """
     size = 2 ** int(math.log2(max(1, images // STEPS_PER_EPOCH)))
     batch_size = given.get("batch_size", min(max(size, MIN_BATCH), MAX_BATCH, images))
@@ -112,4 +113,22 @@ def recipe_for(images: int, given: Mapping[str, Any]) -> Recipe:
         "decay_epochs": given.get("epochs", epochs) // 2,
         "average": 1 - float(f"{share:.1g}"),
     }
-    return Recipe(**{**sized, **given})
+    recipe = Recipe(**{**sized, **given})
+    check_choices(recipe)
+    return recipe
+
+
+def check_choices(recipe: Recipe) -> None:
+    """Raise `ModelError` for a choice with which no run could succeed."""
+    for choice in fields(Recipe):
+        value, flag = getattr(recipe, choice.name), f"--{choice.name.replace('_', '-')}"
+        least = 0 if choice.name in ("seed", "decay_epochs") else 1
+        if isinstance(value, int) and value < least:
+            raise ModelError(f"{flag} is {value}; it must be at least {least}")
+        if isinstance(value, float) and not 0 <= value <= 1:
+            raise ModelError(f"{flag} is {value}; it must be from 0 to 1")
+    if recipe.image_size % recipe.patch_size:
+        raise ModelError(
+            f"--image-size is {recipe.image_size}; it must be a multiple of --patch-size, "
+            f"{recipe.patch_size}"
+        )

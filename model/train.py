@@ -12,6 +12,7 @@ of another run: for a second round with other choices, or for classes of one's o
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -65,17 +66,30 @@ def train(data: Path, out: Path, given: dict[str, Any], *, quiet: bool = False) 
         ModelError: data, start and choices do not fit each other.
     """
     start = read_start(given["start"], given) if given.get("start") else None
-    check_labels(data)
+    labels = check_labels(data)
     images = len(list_split(data, "train"))
     recipe = recipe_for(images, {**(architecture_of(start) if start else {}), **given})
     preprocess = start.spec.preprocess if start else PreprocessSpec(recipe.image_size)
-    find_state(out, recipe)  # refuses a run of another recipe
-    out.mkdir(parents=True, exist_ok=True)
+    find_state(out, recipe, labels)  # refuses another run
+    prepare_directory(out)
     training, test = (
         load_dataset(data, split, preprocess, quiet=quiet) for split in ("train", "test")
     )
     with threads_for(recipe.batch_size):
         Trainer(recipe, out, training, test, start).run()
+
+
+def prepare_directory(out: Path) -> None:
+    """Make the directory of a run; raises `ModelError` if files cannot be written to it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ModelError(
+            f"{out}: the run's files cannot be written there: {error.strerror}; "
+            "give another directory with --out"
+        ) from error
 
 
 @contextmanager

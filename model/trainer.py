@@ -177,6 +177,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "history": self.history,
+            "labels": [*self.train_set.labels],
         }
         save_state(self.out / "last.pt", state)
         if self.epoch <= self.recipe.decay_start:
@@ -189,7 +190,7 @@ class Trainer:
         write_metrics(self.out / "metrics.csv", self.history)
 
     def _restore(self) -> None:
-        state = find_state(self.out, self.recipe)
+        state = find_state(self.out, self.recipe, self.train_set.labels)
         if state is None:
             return
         self.network.load_state_dict(state["network"])
