@@ -101,8 +101,8 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
     return paths
 
 
-def check_labels(source: Path) -> None:
-    """Whether the splits have the same labels, two at least; raises `ModelError`."""
+def check_labels(source: Path) -> list[str]:
+    """The labels, in order; raises `ModelError` unless both splits have the same, at least two."""
     train, test = (
         {path.parent.name for path in list_split(source, split)} for split in ("train", "test")
     )
@@ -112,6 +112,7 @@ def check_labels(source: Path) -> None:
         )
     if len(train) < 2:
         raise ModelError(f"{source}: the only label is {min(train)}; expected two or more")
+    return sorted(train)
 
 
 def _list_images(source: Path) -> Iterator[PurePosixPath]:
@@ -151,8 +152,10 @@ def read_images(
 def _open_tar(source: Path) -> tarfile.TarFile:
     try:
         return tarfile.open(source)
-    except (OSError, tarfile.TarError) as error:
-        raise ModelError(f"{source}: neither a directory nor a readable tar: {error}") from error
+    except tarfile.TarError as error:
+        raise ModelError(f"{source}: neither a directory nor a readable tar") from error
+    except OSError as error:
+        raise ModelError(f"{source}: cannot be read: {error.strerror or error}") from error
 
 
 def _choose(paths: list[PurePosixPath], split: str) -> list[PurePosixPath]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from model.errors import ModelError
@@ -127,7 +127,7 @@ def recipe_for(images: int, given: Mapping[str, Any], preset: str = "default") -
         preset: a key of `PRESETS`.
 
     Raises:
-        ModelError: the batch size is larger than the data.
+        ModelError: the batch size is larger than the data, or another choice cannot work.
     """
     chosen = {**PRESETS[preset], **given}
     size = 2 ** int(math.log2(max(1, images // STEPS_PER_EPOCH)))
@@ -143,4 +143,25 @@ def recipe_for(images: int, given: Mapping[str, Any], preset: str = "default") -
         "decay_epochs": chosen.get("epochs", epochs) // 2,
         "average": 1 - float(f"{share:.1g}"),
     }
-    return Recipe(**{**sized, **chosen})
+    recipe = Recipe(**{**sized, **chosen})
+    check_choices(recipe)
+    return recipe
+
+
+def check_choices(recipe: Recipe) -> None:
+    """Raise `ModelError` for a choice with which no run could succeed."""
+    for choice in fields(Recipe):
+        value, flag = getattr(recipe, choice.name), f"--{choice.name.replace('_', '-')}"
+        least = 0 if choice.name in ("seed", "decay_epochs", "holdout") else 1
+        if isinstance(value, int) and value < least:
+            raise ModelError(f"{flag} is {value}; it must be at least {least}")
+        if choice.name == "warmup_epochs":
+            if not 0 <= value < math.inf:
+                raise ModelError(f"{flag} is {value}; it must be at least 0")
+        elif isinstance(value, float) and not 0 <= value <= 1:
+            raise ModelError(f"{flag} is {value}; it must be from 0 to 1")
+    if recipe.image_size % recipe.patch_size:
+        raise ModelError(
+            f"--image-size is {recipe.image_size}; it must be a multiple of --patch-size, "
+            f"{recipe.patch_size}"
+        )

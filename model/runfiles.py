@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,22 +18,28 @@ from model.recipe import Recipe
 
 VERSION = 2  # of the saved states
 
+UNREADABLE = (
+    *(OSError, EOFError, UnpicklingError, RuntimeError),
+    *(LookupError, TypeError, ValueError),
+)
 
-def find_state(out: Path, recipe: Recipe) -> dict[str, Any] | None:
+
+def find_state(out: Path, recipe: Recipe, labels: Sequence[str]) -> dict[str, Any] | None:
     """The newest saved state that lies on the way of ``recipe``; ``None`` for a fresh start.
 
     Raises:
-        ModelError: ``out`` holds a run of another recipe, or of another version.
+        ModelError: ``out`` holds a run of another recipe, with other labels or by another version,
+            or a file under the name of a state that is not one.
     """
     for path in (out / "last.pt", out / "steady.pt"):
         if not path.exists():
             continue
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state.get("version") != VERSION:
+        state, saved = _read_state(path)
+        if state.get("labels", [*labels]) != [*labels]:
             raise ModelError(
-                f"{path}: was written by another version of xcit-serve; give another --out"
+                f"{out}: holds a run whose labels are {', '.join(state['labels'][:5])}; those of "
+                f"the images are {', '.join(labels[:5])}; give another --out"
             )
-        saved = Recipe(**state["recipe"])
         if replace(recipe, epochs=saved.epochs, decay_epochs=saved.decay_epochs) != saved:
             different = [
                 name for name, value in asdict(recipe).items() if value != getattr(saved, name)
@@ -44,6 +51,20 @@ def find_state(out: Path, recipe: Recipe) -> dict[str, Any] | None:
         if saved == recipe or len(state["history"]) <= min(saved.decay_start, recipe.decay_start):
             return state
     return None
+
+
+def _read_state(path: Path) -> tuple[dict[str, Any], Recipe]:
+    """A saved state and its recipe; raises `ModelError` if the file is something else."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        choices = state["recipe"]
+        if state.get("version") == VERSION:
+            return state, Recipe(**choices)
+    except UNREADABLE as error:
+        raise ModelError(
+            f"{path}: not the state of a run that can go on; give another --out"
+        ) from error
+    raise ModelError(f"{path}: was written by another version of xcit-serve; give another --out")
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ weights of another run: for a second round with other choices, or for other clas
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -74,11 +75,11 @@ def train(
         ModelError: data, start and choices do not fit each other.
     """
     start = read_start(given["start"], given) if given.get("start") else None
-    check_labels(data)
+    labels = check_labels(data)
     recipe = choose_recipe(data, {**(architecture_of(start) if start else {}), **given}, preset)
     preprocess = start.spec.preprocess if start else PreprocessSpec(recipe.image_size)
-    find_state(out, recipe)  # refuses a run of another recipe
-    out.mkdir(parents=True, exist_ok=True)
+    find_state(out, recipe, labels)  # refuses another run
+    prepare_directory(out)
     training, measured = load_sets(data, preprocess, recipe.holdout, quiet=quiet)
     with threads_for(recipe.batch_size):
         Trainer(recipe, out, training, measured, start).run()
@@ -107,6 +108,19 @@ def load_sets(
     chosen = set(held_out(paths, holdout))
     kept_out = torch.tensor([path in chosen for path in paths])
     return training.part(~kept_out), training.part(kept_out)
+
+
+def prepare_directory(out: Path) -> None:
+    """Make the directory of a run; raises `ModelError` if files cannot be written to it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ModelError(
+            f"{out}: the run's files cannot be written there: {error.strerror}; "
+            "give another directory with --out"
+        ) from error
 
 
 @contextmanager

@@ -201,6 +201,7 @@ class Trainer:
             "average": self.average.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "history": self.history,
+            "labels": [*self.spec.labels],
         }
         save_state(self.out / "last.pt", state)
         if self.epoch <= self.recipe.decay_start:
@@ -215,7 +216,7 @@ class Trainer:
         write_metrics(self.out / "metrics.csv", self.history)
 
     def _restore(self) -> None:
-        state = find_state(self.out, self.recipe)
+        state = find_state(self.out, self.recipe, self.spec.labels)
         if state is None:
             return
         self.network.load_state_dict(state["network"])
