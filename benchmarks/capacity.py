@@ -26,10 +26,10 @@ from typing import Any
 
 from benchmarks.client import post_image, post_tensor, random_tensors, read_images
 from benchmarks.clients import Plan, send_from
+from benchmarks.load.generator import BROKEN, Outcome
 from benchmarks.machine import provenance
 from benchmarks.report import table
 from benchmarks.server import Usage, read_usage, served_model, started_server
-from client.load import BROKEN, Outcome
 
 HEAD = (
     *("load", "images/s", "p50 ms", "p95 ms", "p99 ms", "count x status", "mean batch"),

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from client.load import Load, Outcome, apply_load, closed_loop, open_loop
+from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop, open_loop
 
 
 @dataclass(frozen=True, slots=True)

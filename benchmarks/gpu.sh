@@ -49,6 +49,7 @@ trap 'rm -rf "$work"' EXIT
 photos=$work/photos
 large=$work/dim384.safetensors
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH=$PWD/clients/python${PYTHONPATH:+:$PYTHONPATH}  # the client need not be installed
 export XCIT_CACHE_DIR=$work/cache XCIT_DRAIN_DELAY_S=0
 
 if $rehearse; then

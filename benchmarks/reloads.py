@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.client import post_image, read_images
+from benchmarks.load.connection import Connection, encode_post
+from benchmarks.load.generator import Load, Outcome, apply_load
 from benchmarks.machine import provenance
 from benchmarks.report import table
 from benchmarks.server import read_metrics, served_model, started_server
-from client.connection import Connection, encode_post
-from client.load import Load, Outcome, apply_load
 
 TOKEN = "reload"
 SETTLING_SECONDS = 1.0  # for the old model to go

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from benchmarks import executors
 from benchmarks.clients import Plan, merge
+from benchmarks.load.generator import BROKEN, Outcome
 from benchmarks.reloads import MIB, Memory, complaints
-from client.load import BROKEN, Outcome
 from model import BUNDLED_CHECKPOINT, read_checkpoint
 from model.backends.base import Backend
 from model.backends.torch import TorchBackend
