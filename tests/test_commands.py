@@ -85,7 +85,7 @@ def check_docker(words: list[str]) -> None:
         elif word in {"--project-name", "--signal"}:
             next(rest)
         else:
-            assert word in known | {"--detach"}
+            assert word in known | {"--build", "--detach"}
 
 
 def check_kubectl(words: list[str]) -> None:
@@ -96,15 +96,30 @@ def check_kubectl(words: list[str]) -> None:
 
 
 def check_pip(words: list[str]) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = re.findall(r"\[([\w,]+)\]", " ".join(words))
-    assert set(",".join(extras).split(",")) <= set(project["optional-dependencies"])
+    assert words[0] == "install"
+    for word in words[1:]:
+        target, _, extras = word.rstrip("]").partition("[")
+        directory = ROOT if target == "xcit-serve" else ROOT / target
+        project = tomllib.loads((directory / "pyproject.toml").read_text())["project"]
+        assert {*filter(None, extras.split(","))} <= set(project["optional-dependencies"])
 
 
 def check_curl(words: list[str]) -> None:
     """Those to the service are run in `tests.e2e.test_documents`."""
     (url,) = (word for word in words if word.startswith("localhost:"))
     assert re.match(r"localhost:(8000|8080|9090)/", url)
+
+
+def check_gpu_script(words: list[str]) -> None:
+    """Takes one output folder."""
+    assert [word for word in words if word != "--rehearse"] == ["results"]
+
+
+def check_pytest(words: list[str]) -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    markers = {marker.partition(":")[0] for marker in config["markers"]}
+    assert words[0] == "-m"
+    assert set(words[1].split()) - {"and", "not", "or"} <= markers
 
 
 def check_nothing(words: list[str]) -> None:
@@ -119,8 +134,11 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "docker": check_docker,
     "kubectl": check_kubectl,
     "pip": check_pip,
+    "pytest": check_pytest,
     "curl": check_curl,
     "echo": check_curl,  # what it is given
+    "benchmarks/gpu.sh": check_gpu_script,
+    "export": check_nothing,
     "kill": check_nothing,
     "mkdir": check_nothing,
     "mv": check_nothing,
