@@ -100,6 +100,7 @@ MODEL_LAYERS = [
         "model.lookalikes",
         "model.pickles",
         "model.simplify",
+        "model.structure.bmp_masks",
         "model.structure.directory",
         "model.structure.encoded",
         "model.structure.work",

@@ -11,7 +11,18 @@ from model.errors import ImageTooLarge, InvalidImage
 from model.structure.directory import BrokenDirectory, Directory, read_directory
 from model.structure.encoded import Encoded
 from model.structure.jpeg import read_jpeg
-from model.structure.tiff_kind import FAX, JPEG, NONE, PALETTE, Kind, greys_of, read_kind
+from model.structure.tiff_kind import (
+    CMYK,
+    DEFLATED,
+    FAX,
+    JPEG,
+    LAB,
+    NONE,
+    PALETTE,
+    Kind,
+    greys_of,
+    read_kind,
+)
 from model.structure.work import check_pixels, check_work
 
 MAX_PIECES = 65_536  # strips or tiles
@@ -115,7 +126,9 @@ def _count(
     rows = number * pieces.size[1]
     work = Counter({"pixel": pixels, "row": size[1] + rows, "TIFF piece": number})
     work["TIFF byte"] = rows * _row_bytes(kind, pieces.size[0])
-    work["file byte"] = int(pieces.lengths.sum())
+    work["deflated byte" if kind.compression in DEFLATED else "file byte"] = int(
+        pieces.lengths.sum()
+    )
     if kind.alpha:
         work["alpha pixel"] = pixels
     if kind.bits > 8 and kind.samples == 1:
@@ -123,7 +136,7 @@ def _count(
     if kind.compression in FAX:
         work["TIFF fax row"] = rows
         work["TIFF fax pixel"] = rows * pieces.size[0]
-    if kind.bits == 1 or kind.photometric == PALETTE:
+    if kind.bits == 1 or kind.photometric in (PALETTE, CMYK, LAB):
         work["converted pixel"] = pixels
     if kind.compression == JPEG:
         _count_jpegs(work, data, directory, pieces, max_pixels)
