@@ -55,15 +55,22 @@ def read_jpeg(data: bytes, max_pixels: int) -> Encoded:
     _check_frame(head, max_pixels)
     work, complete = _follow_scans(head, data, start, segments)
     work["segment"] += number
-    scans = data[start - 2 :]
-    head.kept.append(scans if complete else scans.rstrip(b"\xff"))  # half of the end's marker
     return Encoded(
-        b"".join(head.kept),
+        _without_metadata(head, data, start - 2, complete=complete),
         work,
         _profile(head),
         orientation(head.exif) if head.exif else 1,
         complete,
     )
+
+
+def _without_metadata(head: _Head, data: bytes, scan: int, *, complete: bool) -> bytes:
+    """The kept segments and everything from the first scan on; ``data`` itself if that is all."""
+    if not complete:
+        return b"".join((*head.kept, data[scan:].rstrip(b"\xff")))  # half of the end's marker
+    if sum(map(len, head.kept)) == scan:
+        return data
+    return b"".join((*head.kept, memoryview(data)[scan:]))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
