@@ -8,10 +8,12 @@ import numpy as np
 
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.structure.bmp_masks import write_masked
-from model.structure.encoded import Encoded
+from model.structure.encoded import Encoded, rows_of_a_block
+from model.structure.splice import splice
 from model.structure.work import check_pixels
 
 MAX_RUN_BYTES = 2 * 2**20  # read in Python: up to 0.7 s
+MAX_RUN_ROW = 2**20  # pixels of a row in runs: Pillow copies a row at a time
 
 _HEADERS = {12, 40, 52, 56, 64, 108, 124}
 _PLAIN, _RUNS_OF_8, _RUNS_OF_4, _MASKS = range(4)
@@ -48,12 +50,17 @@ def read_bmp(data: bytes, max_pixels: int) -> Encoded:
         work["converted pixel"] = header.width * height
     if header.compression not in (_RUNS_OF_8, _RUNS_OF_4):
         work["BMP byte"] = height * _stride(header.width, header.bits)
-        return Encoded(_in_plain_bits(data, header, work), work)
+        return _in_plain_bits(data, header, work)
     work["BMP run"] = min(len(data) - header.pixels_at, MAX_RUN_BYTES) // 2
     work["BMP byte"] = 2 * height * _stride(header.width, 8)
     if len(data) - header.pixels_at > MAX_RUN_BYTES:
         raise ImageTooLarge(f"the BMP has over {MAX_RUN_BYTES} bytes of runs; save it without")
-    return Encoded(_without_runs(data, header), work)
+    if header.width > MAX_RUN_ROW:
+        raise ImageTooLarge(
+            f"the BMP has rows of over {MAX_RUN_ROW} pixels in runs; save it without"
+        )
+    block = rows_of_a_block(_stride(header.width, 8))
+    return Encoded(_without_runs(data, header), work, block=block)
 
 
 def _read_header(data: bytes) -> _Header:
@@ -90,21 +97,26 @@ def _stride(width: int, bits: int) -> int:
     return (width * bits + 31) // 32 * 4
 
 
-def _in_plain_bits(data: bytes, header: _Header, work: Counter[str]) -> bytes:
+def _in_plain_bits(data: bytes, header: _Header, work: Counter[str]) -> Encoded:
     """The file in bits that Pillow reads, with what that takes added to ``work``."""
-    pixels = header.width * abs(header.height)
+    width, pixels = header.width, header.width * abs(header.height)
     masks = _masks(data, header)
     if header.compression in (_MASKS, _MASKS_AND_ALPHA) or (header.bits == 32 and masks[3]):
         work["BMP masked pixel"] = work["alpha pixel"] = pixels
-        size = header.width, header.height
-        return write_masked(size, header.bits, _rows(data, header), masks)
+        plain = write_masked((width, header.height), header.bits, _rows(data, header), masks)
+        return Encoded(plain, work, block=rows_of_a_block(4 * width))
     if header.bits == 2:
         work["converted pixel"] += pixels
-        rows = np.frombuffer(_rows(data, header), np.uint8).reshape(abs(header.height), -1)
-        shifts = np.array((6, 4, 2, 0), np.uint8)
-        colours = (rows[..., None] >> shifts & 3).reshape(len(rows), -1)[:, : header.width]
-        return _write_indexed(data, header, bytearray(colours.tobytes()))
-    return data
+        plain = _write_indexed(data, header, _unpack(_rows(data, header), width, header.height))
+        return Encoded(plain, work, block=rows_of_a_block(_stride(width, 8)))
+    return Encoded(data, work, block=rows_of_a_block(_stride(width, header.bits)))
+
+
+def _unpack(rows: bytes, width: int, height: int) -> bytearray:
+    """A byte for each pixel of two bits."""
+    packed = np.frombuffer(rows, np.uint8).reshape(abs(height), -1)
+    colours = packed[..., None] >> np.array((6, 4, 2, 0), np.uint8) & 3
+    return bytearray(colours.reshape(len(packed), -1)[:, :width].tobytes())
 
 
 def _rows(data: bytes, header: _Header) -> bytes:
@@ -143,12 +155,11 @@ def _write_indexed(data: bytes, header: _Header, pixels: bytearray) -> bytes:
     width, stride = header.width, _stride(header.width, 8)
     if stride != width:
         rows = (pixels[i : i + width] for i in range(0, len(pixels), width))
-        pixels = bytearray(b"".join(row.ljust(stride, b"\0") for row in rows))
+        pixels = bytearray(splice(*(row.ljust(stride, b"\0") for row in rows)))
     start = 54 + len(palette)
     sizes = struct.pack("<IiiHHIIiiII", 40, width, header.height, 1, 8, 0, len(pixels), 0, 0, 0, 0)
-    return (
-        struct.pack("<2sIHHI", b"BM", start + len(pixels), 0, 0, start) + sizes + palette + pixels
-    )
+    head = struct.pack("<2sIHHI", b"BM", start + len(pixels), 0, 0, start)
+    return splice(head, sizes, palette, pixels)
 
 
 def _unroll(runs: bytes, width: int, height: int, *, four_bits: bool) -> bytearray:

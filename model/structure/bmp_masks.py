@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import UnsupportedImage
+from model.structure.splice import splice
 
 _BLOCK = 2**20  # pixels that are converted at once
 # of a file that Pillow reads: blue, green, red and alpha in a byte each
@@ -39,7 +40,7 @@ def write_masked(size: tuple[int, int], bits: int, rows: bytes, masks: Sequence[
     sizes = struct.pack("<IiiHHIIiiII", 56, *size, 1, 32, 3, len(content), 0, 0, 0, 0)
     start = 14 + len(sizes) + len(_WRITTEN)
     head = struct.pack("<2sIHHI", b"BM", start + len(content), 0, 0, start)
-    return head + sizes + _WRITTEN + content
+    return splice(head, sizes, _WRITTEN, content)
 
 
 def _check(bits: int, masks: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.structure.directory import orientation
 from model.structure.encoded import Encoded
+from model.structure.splice import splice
 from model.structure.work import check_pixels
 
 MAX_SCANS = 100  # encoders write about ten
@@ -66,11 +67,10 @@ def read_jpeg(data: bytes, max_pixels: int) -> Encoded:
 
 def _without_metadata(head: _Head, data: bytes, scan: int, *, complete: bool) -> bytes:
     """The kept segments and everything from the first scan on; ``data`` itself if that is all."""
-    if not complete:
-        return b"".join((*head.kept, data[scan:].rstrip(b"\xff")))  # half of the end's marker
-    if sum(map(len, head.kept)) == scan:
+    if complete and sum(map(len, head.kept)) == scan:
         return data
-    return b"".join((*head.kept, memoryview(data)[scan:]))
+    end = len(data) if complete else len(data.rstrip(b"\xff"))  # without half of the end's marker
+    return splice(*head.kept, memoryview(data)[scan:end])
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

@@ -3,12 +3,13 @@
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.structure.directory import orientation
 from model.structure.encoded import Encoded, Greys
+from model.structure.splice import splice
 from model.structure.work import check_pixels
 
 MAX_CHUNKS = 65_536  # encoders write chunks of 8 KB and more
@@ -28,19 +29,21 @@ class _Parts:
 
     number: int = 0
     header: bytes = b""
-    image: list[bytes] = field(default_factory=list)
+    image: list[memoryview] = field(default_factory=list)
     image_ends: bool = True
     others: dict[bytes, bytes] = field(default_factory=dict)
 
     @property
-    def pixels(self) -> bytes:
+    def pixels(self) -> Sequence[memoryview]:
         """The compressed pixels, without the last byte of their checksum.
 
         Pillow then does not compare it, as browsers do not. And if rows are missing, it waits for
         more; at the end of a checksum it would take them for black.
         """
-        whole = b"".join(self.image)
-        return whole[:-1] if self.image_ends else whole
+        pieces = [piece for piece in self.image if piece]
+        if pieces and self.image_ends:
+            pieces[-1] = pieces[-1][:-1]
+        return pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +65,12 @@ def read_png(data: bytes, max_pixels: int) -> Encoded:
             "the PNG data is corrupt: its palette is missing or has a wrong checksum"
         )
     transparent = _transparent(header, parts.others)
-    chunks = [(b"IHDR", parts.header[:13])]
+    chunks: list[tuple[bytes, Sequence[bytes | memoryview]]] = [(b"IHDR", [parts.header[:13]])]
     if b"PLTE" in parts.others:
-        chunks.append((b"PLTE", parts.others[b"PLTE"]))
+        chunks.append((b"PLTE", [parts.others[b"PLTE"]]))
     if transparent and header.depth < 16:
-        chunks.append((b"tRNS", transparent))
-    chunks += [(b"IDAT", parts.pixels), (b"IEND", b"")]
+        chunks.append((b"tRNS", [transparent]))
+    chunks += [(b"IDAT", parts.pixels), (b"IEND", [])]
     greys = Greys(white=65535.0)
     if transparent and header.depth == 16:
         greys = Greys(white=65535.0, transparent=int.from_bytes(transparent, "big"))
@@ -77,7 +80,7 @@ def read_png(data: bytes, max_pixels: int) -> Encoded:
     work = _count(header, deflated, transparent=bool(transparent))
     work["segment"] = parts.number
     return Encoded(
-        _SIGNATURE + b"".join(_chunk(kind, content) for kind, content in chunks),
+        splice(_SIGNATURE, *(part for kind, content in chunks for part in _chunk(kind, content))),
         work,
         _inflate_profile(profile),
         orientation(exif.removeprefix(b"Exif\0\0")) if exif else 1,
@@ -97,20 +100,21 @@ def _collect(data: bytes) -> _Parts:
             parts.image.append(content)
             parts.image_ends = sound.end <= len(data)
         elif kind == b"IHDR" and not parts.header:
-            parts.header = content
+            parts.header = bytes(content)
         elif kind in (b"PLTE", b"tRNS", b"iCCP") and parts.image:
             continue
         elif kind in (b"PLTE", b"tRNS", b"iCCP", b"eXIf") and sound():
-            parts.others.setdefault(kind, content)
+            parts.others.setdefault(kind, bytes(content))
         elif kind.isalpha() and kind[:1].isupper() and kind not in _CRITICAL:
             name = kind.decode()
             raise UnsupportedImage(f"PNG with a chunk {name} is not read; save it as plain PNG")
     return parts
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, "_Checksum"]]:
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, "_Checksum"]]:
     """Each chunk up to the end: its kind, its content and a way to check it."""
     position = len(_SIGNATURE)
+    whole = memoryview(data)
     for _ in range(MAX_CHUNKS):
         kind = data[position + 4 : position + 8]
         if len(kind) < 4 or kind == b"IEND":
@@ -119,7 +123,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, "_Checksum"]]:
         checksum = _Checksum(data, position + 4, end)
         if kind == b"IHDR" and not checksum():
             raise InvalidImage("the PNG header is truncated or corrupt: its checksum is wrong")
-        yield kind, data[position + 8 : end], checksum
+        yield kind, whole[position + 8 : end], checksum
         position = end + 4
     raise ImageTooLarge(f"the PNG has over {MAX_CHUNKS} chunks; save it with fewer")
 
@@ -202,6 +206,10 @@ def _inflate_profile(content: bytes) -> bytes | None:
     return profile if inflate.eof else None
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(content, zlib.crc32(kind))
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+def _chunk(kind: bytes, content: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """A chunk of all parts of a content together, in parts."""
+    checksum = zlib.crc32(kind)
+    for part in content:
+        checksum = zlib.crc32(part, checksum)
+    length = sum(map(len, content))
+    return [struct.pack(">I", length), kind, *content, struct.pack(">I", checksum)]

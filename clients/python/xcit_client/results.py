@@ -1,0 +1,74 @@
+"""The answers of the service as dataclasses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model that answered."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One class. The score is a softmax probability; the synset is a WordNet id, if known."""
+
+    class_id: int
+    label: str
+    score: float
+    synset: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The best classes of an image, highest score first.
+
+    Attributes:
+        timings: milliseconds spent in each phase of the service, and in ``total``.
+        request_id: identifies the request in the log of the service.
+    """
+
+    model: Model
+    rows: tuple[Row, ...]
+    timings: Mapping[str, float]
+    request_id: str
+
+    @property
+    def best(self) -> Row:
+        return self.rows[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The served model, its device and backend."""
+
+    name: str
+    version: str
+    family: str
+    checkpoint_sha256: str
+    device: str
+    backend: str
+    backend_reason: str
+    precision: str
+    streams: int
+    max_batch_size: int
+    num_classes: int
+    image_size: int
+    heads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The state of the service; ``model`` is ``None`` until it is loaded."""
+
+    alive: bool
+    ready: bool
+    state: str
+    failure: str | None
+    model: ServedModel | None
+    queue_depth: int
+    images_total: int
+    batches_total: int
