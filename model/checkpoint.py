@@ -11,6 +11,7 @@ another over it, never in place.
 
 import hashlib
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,13 +134,17 @@ def write_checkpoint(
     tensors = {key: _narrow(path, key, tensor.detach(), dtype) for key, tensor in state.items()}
     partial = path.with_name(f".{path.name}.partial")
     try:
+        partial.touch()  # says in plain words why the directory cannot be written to
         save_file(tensors, partial, metadata)
         partial.chmod(0o644)  # it was made for its owner alone
         partial.replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
+    except SafetensorError as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _narrow(path: Path, key: str, tensor: Tensor, dtype: str) -> Tensor:
@@ -178,7 +183,10 @@ def _complete(path: Path, description: Description, state: StateDict) -> StateDi
         raise CheckpointError(f"{path}: not a network of family {spec.family}: {reason}") from error
     for key, tensor in state.items():
         if key not in expected and tensor.ndim:  # without dimensions: a count of a wrapper's
-            raise CheckpointError(f"{path}: key {show(key)} is unknown to family {spec.family}")
+            raise CheckpointError(
+                f"{path}: key {show(key)} is unknown to family {spec.family}; "
+                "save the network alone, without losses, metrics and further heads"
+            )
     return {key: _fit(path, key, state.get(key), wanted) for key, wanted in expected.items()}
 
 

@@ -1,10 +1,12 @@
 """Labelled images for training and evaluation, from an image folder or a tar of one."""
 
+import os
 import random
 import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -115,11 +117,24 @@ def check_labels(source: Path) -> list[str]:
     return sorted(train)
 
 
+def _files_below(directory: Path) -> Iterator[PurePosixPath]:
+    """All files, by their path from ``directory``; raises `OSError` if a folder is unreadable.
+
+    Hidden folders are left out, and the one that only root may read in the root of a volume.
+    """
+    for place, folders, names in os.walk(directory, onerror=_raise):
+        folders[:] = [name for name in folders if name[0] != "." and name != "lost+found"]
+        for name in names:
+            yield PurePosixPath((Path(place) / name).relative_to(directory).as_posix())
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
 def _list_images(source: Path) -> Iterator[PurePosixPath]:
     if source.is_dir():
-        names: Iterator[PurePosixPath] = (
-            PurePosixPath(path.relative_to(source).as_posix()) for path in source.rglob("*.*")
-        )
+        names = _files_below(source)
     else:
         with _open_tar(source) as tar:
             names = iter([PurePosixPath(member.name) for member in tar if member.isfile()])

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +187,14 @@ def _check_hyperparameters(
     path: Path, facts: Facts, family: Family, inferred: Hyperparameters
 ) -> None:
     """None contradicts the shapes of the weights, which bound what is built from them."""
+    known = signature(family.build).parameters
     for name, value in facts.hyperparameters.items():
         origin = facts.origins[name]
+        if name not in known:
+            raise CheckpointError(
+                f"{path}: unknown hyper-parameter {show(name)}, from {origin}; "
+                f"known are {', '.join(known)}"
+            )
         if type(value) not in {int, float, bool}:
             raise CheckpointError(f"{path}: {name} is {show(value)}, from {origin}; not a number")
         if value != inferred.get(name, value):
@@ -205,6 +212,8 @@ def _build_preprocess(path: Path, facts: Facts) -> PreprocessSpec:
             f"{path}: unknown preprocessing field {show(name)}, from "
             f"{facts.origins[f'preprocess.{name}']}; known are {', '.join(known)}"
         )
+    if "image_size" not in facts.preprocess:
+        raise CheckpointError(f"{path}: its metadata does not give the preprocessing's image_size")
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in facts.preprocess.items()

@@ -14,11 +14,14 @@ COMMANDS = re.compile(
     r"subprocess|sys|threading|timeit|urllib|webbrowser"
 )
 ATTRIBUTE = "builtins.getattr"  # how older pickles name a nested class
+# Types and functions of data, some by their names in Python 2, which torch.save writes.
 HARMLESS_BUILTINS = re.compile(
-    r"Ellipsis|NotImplemented|bool|bytearray|bytes|complex|dict|float|frozenset|getattr|int|list|"
-    r"object|range|set|slice|str|tuple|type|xrange"
+    r"Ellipsis|NotImplemented|[A-Z]\w*(Error|Exception|Warning|Exit|Interrupt|Iteration)|Exception|"
+    r"abs|all|any|basestring|bool|bytearray|bytes|complex|dict|enumerate|float|frozenset|getattr|"
+    r"int|len|list|long|max|memoryview|min|object|pow|range|reversed|round|set|slice|sorted|str|"
+    r"sum|tuple|type|unicode|xrange|zip"
 )
-PYTHON_2_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+PYTHON_2_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
 
 
 class CodeFound(Exception):

@@ -4,7 +4,6 @@ Normalisation is not done here: it is the model's first operation, on the device
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +82,7 @@ def preprocess_sizes(
     encoded = read_structure(data, image_format, max_pixels)
     try:
         decoded = decode(encoded, image_format, max(sizes))
-        resized = [_resize(decoded, replace(spec, image_size=size)) for size in sizes]
+        resized = [_resize(decoded, spec, size) for size in sizes]
         shown = [_to_rgb(to_srgb(image, encoded.profile)) for image in resized]
         return [np.asarray(_upright(image, encoded.orientation)) for image in shown]
     except DECODER_ERRORS as error:
@@ -123,13 +122,13 @@ def sniff_format(data: bytes) -> str:
     raise UnsupportedImage("it is not a JPEG, PNG, WebP, GIF, BMP or TIFF image")
 
 
-def _resize(decoded: Decoded, spec: PreprocessSpec) -> Image.Image:
+def _resize(decoded: Decoded, spec: PreprocessSpec, image_size: int) -> Image.Image:
     """Resize and centre crop in one step: only the pixels that will be seen are computed."""
     width, height = decoded.size
     side = min(width, height) * spec.crop_pct
     left, top = (width - side) / 2, (height - side) / 2
     return decoded.image.resize(
-        (spec.image_size, spec.image_size),
+        (image_size, image_size),
         _RESAMPLING[spec.interpolation],
         box=(left, top, left + side, top + side),
     )

@@ -120,6 +120,8 @@ def find_network(path: Path, contents: Contents) -> Found:
 def as_state(path: Path, found: Found) -> StateDict:
     """The tensors of a network, none of them anything but a plain one.
 
+    Counters of batches are left out if they are something else: inference never reads them.
+
     Raises:
         CheckpointError: one is of another kind; its key is named.
     """
@@ -129,6 +131,8 @@ def as_state(path: Path, found: Found) -> StateDict:
         )
     state: dict[str, Tensor] = {}
     for key, leaf in found.tensors.items():
+        if isinstance(leaf, NotPlain) and key.endswith(COUNTER):
+            continue
         if isinstance(leaf, NotPlain):
             raise CheckpointError(f"{path}: key {show(key)} is {leaf.what}; {leaf.remedy}")
         state[key] = leaf

@@ -15,6 +15,7 @@ from typing import Any
 from model.errors import CheckpointError
 
 MAX_BYTES = 2**20
+BLANK = " \t\v\f\ufeff"  # the last is a byte order mark, which joined files have inside
 # the longer marks first: that of UTF-32 begins with that of UTF-16
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -57,7 +58,7 @@ def read_labels(path: Path, beside: Path | None = None) -> tuple[str, ...]:
         labels = parse_labels(path, parse_json(path, text))
     else:
         lines = re.split(r"\r\n|\r|\n", text)
-        labels = tuple(line.strip() for line in lines if line.strip())
+        labels = tuple(label for line in lines if (label := line.strip(BLANK)))
     if not labels or not all(labels):
         raise CheckpointError(f"{path}: an empty label; expected one name for each class")
     return labels

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.directory import SHARD, SHARDED, choose_weights
+from model.directory import SHARD, SHARDED, WEIGHTS, choose_weights
 from model.errors import CheckpointError
 from model.hub import announced_sha256, download
 from model.spec import check_text
@@ -23,7 +23,8 @@ MISSPELT = re.compile(
     re.IGNORECASE,
 )
 TIMM = re.compile(r"timm[:/]+(?P<name>[\w.-]+)", re.IGNORECASE)
-REPOSITORY = re.compile(r"(?P<name>[\w.-]+/[\w.-]+(?:@[\w./-]+)?)")
+REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+(?:@[\w./-]+)?)")
+NO_FILE = "cannot be read: No such file or directory"
 ELSEWHERE = re.compile(r"[a-z][a-z0-9+]*://.*", re.IGNORECASE)
 
 
@@ -81,6 +82,8 @@ def _find(text: str) -> Source:
 
 def _missing(text: str) -> str:
     """Why there is no such file, and what may have been meant."""
+    if WEIGHTS.fullmatch(text) and not (WEB_ADDRESS.fullmatch(text) or ELSEWHERE.fullmatch(text)):
+        return NO_FILE
     for pattern in (WEB_ADDRESS, MISSPELT, TIMM, REPOSITORY):
         if match := pattern.fullmatch(text.removeprefix(HUB)):
             name, revision = match["name"], match.groupdict().get("revision")
@@ -91,7 +94,7 @@ def _missing(text: str) -> str:
         return "an address; give the path of the file alone"
     if ELSEWHERE.fullmatch(text):
         return "an address, not a file; download it first"
-    return "cannot be read: No such file or directory"
+    return NO_FILE
 
 
 def _from_hub(repository: str, revision: str | None) -> Source:

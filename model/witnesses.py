@@ -76,28 +76,31 @@ def learn_from_timm(facts: Facts, path: Path, root: Mapping[str, Any]) -> None:
     Args:
         root: what lies beside the weights in the file.
     """
-    for config in (read_args_file(path), read_saved_args(path, root), read_timm_config(path)):
-        if config:
-            _learn_from_config(facts, path, config)
-
-
-def _learn_from_config(facts: Facts, path: Path, config: TimmConfig) -> None:
-    classes = facts.hyperparameters["num_classes"]
-    if config.classes not in {None, classes}:
-        logger.warning(
-            "%s: not used: of a model with %d classes, and %s has %d",
-            *(config.origin, config.classes, path, classes),
+    read = (read_args_file(path), read_saved_args(path, root), read_timm_config(path))
+    configs = [config for config in read if config and _is_of_this(facts, path, config)]
+    for config in configs:  # a size in a name is weaker than one that any of them states
+        _learn_size_in(facts, config.origin, config.name)
+    for config in configs:
+        facts.learn(
+            config.origin,
+            hyperparameters=config.hyperparameters,
+            preprocess=config.preprocess,
+            **config.labels,
         )
-        return
-    _learn_size_in(facts, config.origin, config.name)
-    facts.learn(
-        config.origin,
-        hyperparameters=config.hyperparameters,
-        preprocess=config.preprocess,
-        **config.labels,
+        if NAMELESS.fullmatch(facts.model["name"]):
+            facts.learn(config.origin, name=config.name)
+
+
+def _is_of_this(facts: Facts, path: Path, config: TimmConfig) -> bool:
+    """Whether ``config`` has as many classes as the weights."""
+    classes = facts.hyperparameters["num_classes"]
+    if config.classes in {None, classes}:
+        return True
+    logger.warning(
+        "%s: not used: of a model with %d classes, and %s has %d",
+        *(config.origin, config.classes, path, classes),
     )
-    if NAMELESS.fullmatch(facts.model["name"]):
-        facts.learn(config.origin, name=config.name)
+    return False
 
 
 def learn_from_sidecars(facts: Facts, path: Path) -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 MAX_ENTRIES = 4096  # as libtiff allows
 _ORIENTATION = 0x0112
+_SHORT = 3
 _UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _UNITS |= {16: 8, 17: 8, 18: 8}  # of BigTIFF
 _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
@@ -94,8 +95,13 @@ def _read_entries(data: bytes, order: str, *, big: bool) -> Directory:
 
 
 def orientation(exif: bytes) -> int:
-    """The orientation in an EXIF block; 1, upright, where it is absent or broken."""
+    """The orientation in an EXIF block; 1, upright, where it is absent or broken.
+
+    As in browsers, it counts only if it has the type that EXIF prescribes.
+    """
     try:
-        return read_directory(exif).number(_ORIENTATION, 1)
+        directory = read_directory(exif)
     except BrokenDirectory:
         return 1
+    kind, count, _ = directory.entries.get(_ORIENTATION, (0, 0, 0))
+    return directory.number(_ORIENTATION, 1) if (kind, count) == (_SHORT, 1) else 1

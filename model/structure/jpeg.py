@@ -56,14 +56,21 @@ def read_jpeg(data: bytes, max_pixels: int) -> Encoded:
     _check_frame(head, max_pixels)
     work, complete = _follow_scans(head, data, start, segments)
     work["segment"] += number
-    end = len(data) if complete else len(data.rstrip(b"\xff"))  # without half of the end's marker
     return Encoded(
-        splice(*head.kept, memoryview(data)[start - 2 : end]),
+        _without_metadata(head, data, start - 2, complete=complete),
         work,
         _profile(head),
         orientation(head.exif) if head.exif else 1,
         complete,
     )
+
+
+def _without_metadata(head: _Head, data: bytes, scan: int, *, complete: bool) -> bytes:
+    """The kept segments and everything from the first scan on; ``data`` itself if that is all."""
+    if complete and sum(map(len, head.kept)) == scan:
+        return data
+    end = len(data) if complete else len(data.rstrip(b"\xff"))  # without half of the end's marker
+    return splice(*head.kept, memoryview(data)[scan:end])
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

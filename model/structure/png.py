@@ -3,7 +3,7 @@
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
@@ -15,6 +15,7 @@ from model.structure.work import check_pixels
 MAX_CHUNKS = 65_536  # encoders write chunks of 8 KB and more
 MAX_PROFILE_BYTES = 4 * 2**20
 
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -29,7 +30,20 @@ class _Parts:
     number: int = 0
     header: bytes = b""
     image: list[memoryview] = field(default_factory=list)
+    image_ends: bool = True
     others: dict[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def pixels(self) -> Sequence[memoryview]:
+        """The compressed pixels, without the last byte of their checksum.
+
+        Pillow then does not compare it, as browsers do not. And if rows are missing, it waits for
+        more; at the end of a checksum it would take them for black.
+        """
+        pieces = [piece for piece in self.image if piece]
+        if pieces and self.image_ends:
+            pieces[-1] = pieces[-1][:-1]
+        return pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +60,54 @@ def read_png(data: bytes, max_pixels: int) -> Encoded:
     parts = _collect(data)
     header = _read_header(parts.header)
     check_pixels(header.width, header.height, max_pixels)
-    transparent = _transparent(header, parts.others.get(b"tRNS"))
+    if header.colour == _PALETTE and b"PLTE" not in parts.others:
+        raise InvalidImage(
+            "the PNG data is corrupt: its palette is missing or has a wrong checksum"
+        )
+    transparent = _transparent(header, parts.others)
     chunks: list[tuple[bytes, Sequence[bytes | memoryview]]] = [(b"IHDR", [parts.header[:13]])]
     if b"PLTE" in parts.others:
         chunks.append((b"PLTE", [parts.others[b"PLTE"]]))
     if transparent and header.depth < 16:
         chunks.append((b"tRNS", [transparent]))
-    chunks += [(b"IDAT", parts.image), (b"IEND", [])]
+    chunks += [(b"IDAT", parts.pixels), (b"IEND", [])]
     greys = Greys(white=65535.0)
     if transparent and header.depth == 16:
         greys = Greys(white=65535.0, transparent=int.from_bytes(transparent, "big"))
     exif = parts.others.get(b"eXIf", b"")
-    work = _count(header, sum(map(len, parts.image)), transparent=bool(transparent))
+    profile = parts.others.get(b"iCCP", b"")[:MAX_PROFILE_BYTES]
+    deflated = len(profile) + sum(map(len, parts.image))
+    work = _count(header, deflated, transparent=bool(transparent))
     work["segment"] = parts.number
     return Encoded(
         splice(_SIGNATURE, *(part for kind, content in chunks for part in _chunk(kind, content))),
         work,
-        _inflate_profile(parts.others.get(b"iCCP", b"")),
+        _inflate_profile(profile),
         orientation(exif.removeprefix(b"Exif\0\0")) if exif else 1,
         greys=greys,
     )
 
 
 def _collect(data: bytes) -> _Parts:
-    """The first of each kind of chunk; those with a wrong checksum are left out if ancillary."""
+    """The first of each kind of chunk, without those of a wrong checksum.
+
+    The checksums of the pixels are not checked: as in browsers.
+    """
     parts = _Parts()
     for kind, content, sound in _chunks(data):
         parts.number += 1
         if kind == b"IDAT":
             parts.image.append(content)
+            parts.image_ends = sound.end <= len(data)
         elif kind == b"IHDR" and not parts.header:
             parts.header = bytes(content)
         elif kind in (b"PLTE", b"tRNS", b"iCCP") and parts.image:
             continue
         elif kind in (b"PLTE", b"tRNS", b"iCCP", b"eXIf") and sound():
             parts.others.setdefault(kind, bytes(content))
+        elif kind.isalpha() and kind[:1].isupper() and kind not in _CRITICAL:
+            name = kind.decode()
+            raise UnsupportedImage(f"PNG with a chunk {name} is not read; save it as plain PNG")
     return parts
 
 
@@ -127,10 +154,15 @@ def _read_header(content: bytes) -> _Header:
     return _Header(width, height, depth, colour, bool(interlace))
 
 
-def _transparent(header: _Header, content: bytes | None) -> bytes | None:
+def _transparent(header: _Header, chunks: Mapping[bytes, bytes]) -> bytes | None:
     """The content of tRNS as Pillow's pixels are compared with it."""
-    if content is None or header.colour == _PALETTE:
-        return content
+    content = chunks.get(b"tRNS")
+    if content is None:
+        return None
+    if header.colour == _PALETTE:
+        order = [*chunks]
+        behind = order.index(b"PLTE") < order.index(b"tRNS")
+        return content if behind and len(content) <= len(chunks[b"PLTE"]) // 3 else None
     if header.colour not in (_GREY, _COLOUR) or len(content) < 2 * _CHANNELS[header.colour]:
         return None
     if header.colour == _COLOUR:
@@ -144,14 +176,14 @@ def _transparent(header: _Header, content: bytes | None) -> bytes | None:
     return (level * _SCALES.get(header.depth, 1)).to_bytes(2, "big")
 
 
-def _count(header: _Header, image_bytes: int, *, transparent: bool) -> Counter[str]:
+def _count(header: _Header, deflated: int, *, transparent: bool) -> Counter[str]:
     pixels = header.width * header.height
     channels = _CHANNELS[header.colour]
     row = -(-header.width * header.depth * channels // 8)
     rows = header.height * (2 if header.interlaced else 1)
     work = Counter({"pixel": pixels, "row": header.height, "PNG row": rows})
     work["PNG byte"] = header.height * (row + 1) * (2 if header.interlaced else 1)
-    work["file byte"] = image_bytes
+    work["PNG deflated byte"] = deflated
     if transparent or channels in (2, 4):
         work["alpha pixel"] = pixels
     if header.colour in (_PALETTE, _GREY_AND_ALPHA) or header.depth == 1:

@@ -14,6 +14,8 @@ def splice(*parts: Buffer) -> bytes:
     20 MB in fresh memory. Here it is held for a piece at a time, since joining pieces that are
     ``bytes`` releases it.
     """
+    if sum(map(len, parts)) <= PIECE:
+        return b"".join(parts)
     views: list[memoryview[int]] = [memoryview(part) for part in parts]
     pieces = [
         bytes(view[start : start + PIECE]) for view in views for start in range(0, len(view), PIECE)

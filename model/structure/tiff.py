@@ -12,7 +12,18 @@ from model.structure.directory import BrokenDirectory, Directory, read_directory
 from model.structure.encoded import Encoded, rows_of_a_block
 from model.structure.jpeg import read_jpeg
 from model.structure.splice import splice
-from model.structure.tiff_kind import FAX, JPEG, NONE, PALETTE, Kind, greys_of, read_kind
+from model.structure.tiff_kind import (
+    CMYK,
+    DEFLATED,
+    FAX,
+    JPEG,
+    LAB,
+    NONE,
+    PALETTE,
+    Kind,
+    greys_of,
+    read_kind,
+)
 from model.structure.work import check_pixels, check_work
 
 MAX_PIECES = 65_536  # strips or tiles
@@ -112,7 +123,9 @@ def _count(
     rows = number * pieces.size[1]
     work = Counter({"pixel": pixels, "row": size[1] + rows, "TIFF piece": number})
     work["TIFF byte"] = rows * _row_bytes(kind, pieces.size[0])
-    work["file byte"] = int(pieces.lengths.sum())
+    work["deflated byte" if kind.compression in DEFLATED else "file byte"] = int(
+        pieces.lengths.sum()
+    )
     if kind.alpha:
         work["alpha pixel"] = pixels
     if kind.bits > 8 and kind.samples == 1:
@@ -120,7 +133,7 @@ def _count(
     if kind.compression in FAX:
         work["TIFF fax row"] = rows
         work["TIFF fax pixel"] = rows * pieces.size[0]
-    if kind.bits == 1 or kind.photometric == PALETTE:
+    if kind.bits == 1 or kind.photometric in (PALETTE, CMYK, LAB):
         work["converted pixel"] = pixels
     if kind.compression == JPEG:
         _count_jpegs(work, data, directory, pieces, max_pixels)

@@ -16,12 +16,13 @@ from model.structure.encoded import Greys
 NONE, LZW, JPEG, DEFLATE, PACKED = 1, 5, 7, 8, 32773
 FAX = (2, 3, 4)
 _OLD_DEFLATE, _ZSTD = 32946, 50000
+DEFLATED = (DEFLATE, _OLD_DEFLATE, _ZSTD)  # or coded with tables of its own in a like way
 _COMPRESSIONS = {NONE, *FAX, LZW, JPEG, DEFLATE, _OLD_DEFLATE, PACKED, _ZSTD}
 _COMPRESSION_NAMES = {6: "old-style JPEG", 34925: "LZMA", 50001: "WebP", 34712: "JPEG 2000"}
-_PREDICTED = {LZW, DEFLATE, _OLD_DEFLATE, _ZSTD}
+_PREDICTED = {LZW, *DEFLATED}
 
-_WHITE_IS_0, _BLACK_IS_0, _RGB, PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
-_COLOUR_SAMPLES = {_RGB: 3, _CMYK: 4, _YCBCR: 3, _LAB: 3}
+_WHITE_IS_0, _BLACK_IS_0, _RGB, PALETTE, CMYK, _YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
+_COLOUR_SAMPLES = {_RGB: 3, CMYK: 4, _YCBCR: 3, LAB: 3}
 _PALETTE_BITS = (1, 2, 4, 8)
 _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELAB"}
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
@@ -167,8 +168,9 @@ def _check_compression(kind: Kind, directory: Directory) -> None:
     fits = {1: True, 2: kind.bits in (8, 16, 32), 3: kind.sample_format == _FLOAT}
     if predictor != 1 and not (compression in _PREDICTED and fits.get(predictor)):
         raise UnsupportedImage(f"TIFF with predictor {predictor} for {kind.bits} bits is not read")
-    if kind.fill_order != 1 and kind.bits != 1:
-        raise UnsupportedImage(f"TIFF with the bits of {kind.bits}-bit samples reversed")
+    one_bit = kind.bits == 1 and kind.photometric in (_WHITE_IS_0, _BLACK_IS_0)
+    if kind.fill_order != 1 and not one_bit:
+        raise UnsupportedImage(f"{kind.name} in reversed bits is not read; save it as 8-bit RGB")
     if compression == JPEG and (kind.bits != 8 or kind.alpha):
         raise UnsupportedImage(f"{kind.name} as JPEG is not read; save it as 8-bit RGB")
 
@@ -199,14 +201,14 @@ def _is_colour(kind: Kind, directory: Directory) -> bool:
         return False
     if kind.photometric == _RGB:
         return _is_rgb(kind)
-    if kind.photometric == _CMYK:
+    if kind.photometric == CMYK:
         wide = kind.bits == 16 and not kind.extras and not kind.separate
         narrow = kind.bits == 8 and (
             not kind.extras or (kind.extras in ((0,), (0, 0)) and not kind.separate)
         )
         return directory.number(332, 1) == 1 and (wide or narrow)
     plain = kind.bits == 8 and not kind.extras
-    if kind.photometric == _LAB:
+    if kind.photometric == LAB:
         return plain and not kind.separate
     return plain and _is_read_ycbcr(kind, directory)
 

@@ -14,13 +14,14 @@ MAX_CHUNKS = 16_384
 
 _BROKEN = "the WebP data is truncated or corrupt"
 _ALPHA, _LOSSY, _LOSSLESS = b"ALPH", b"VP8 ", b"VP8L"
+_ANNOUNCED = {_ALPHA: 0x10, b"ICCP": 0x20, b"EXIF": 0x08}  # by flags of the header
 
 Chunks = dict[bytes, memoryview]
 
 
 def read_webp(data: bytes, max_pixels: int) -> Encoded:
     """The picture of a WebP file; of an animation the first frame."""
-    chunks = _first_chunks(memoryview(data), 12)
+    chunks = _announced(_first_chunks(memoryview(data), 12))
     picture = chunks
     canvas: Canvas | None = None
     if b"ANMF" in chunks:
@@ -51,6 +52,16 @@ def _first_chunks(data: memoryview, start: int) -> Chunks:
     for kind, content in _chunks(data, start):
         found.setdefault(kind, content)
     return found
+
+
+def _announced(chunks: Chunks) -> Chunks:
+    """The chunks without those that the header does not announce: browsers ignore them too."""
+    flags = bytes(chunks.get(b"VP8X", b""))[:1] or b"\0"
+    return {
+        kind: content
+        for kind, content in chunks.items()
+        if kind not in _ANNOUNCED or flags[0] & _ANNOUNCED[kind]
+    }
 
 
 def _chunks(data: memoryview, position: int) -> Iterator[tuple[bytes, memoryview]]:

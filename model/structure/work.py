@@ -20,11 +20,13 @@ NANOSECONDS: Mapping[str, float] = {
     "wide pixel": 10,  # 16 or 32 bits scaled to 8, on top
     "row": 30,  # work of a decoder and a resampler once a row
     "file byte": 8,  # read and copied; Huffman codes decoded
+    "deflated byte": 65,  # 12 bytes of deflate or Zstandard may bring new tables and no pixel
     "segment": 2_000,  # a piece of a file that is read in Python
     "JPEG block": 60,  # 8 x 8 coefficients to pixels
     "JPEG block in a scan": 40,
     "JPEG byte": 25,
     "PNG byte": 2.6,  # inflated and unfiltered
+    "PNG deflated byte": 50,  # less than elsewhere, as the costs of PNG's pixels are generous
     "PNG row": 40,
     "GIF pixel": 6,
     "WebP pixel": 14,
@@ -32,6 +34,7 @@ NANOSECONDS: Mapping[str, float] = {
     "WebP lossless byte": 20,
     "BMP byte": 1,
     "BMP run": 700,
+    "BMP masked pixel": 40,
     "TIFF piece": 6_000,  # a strip or tile
     "TIFF byte": 3,  # decoded
     "TIFF fax pixel": 10,

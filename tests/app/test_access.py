@@ -87,8 +87,11 @@ def test_a_file_that_is_no_keys_file_is_told(tmp_path: Path, content: str, messa
     path.write_text(content)
     with pytest.raises(KeysError, match=message):
         ApiKeys(path)
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match=r"nowhere: cannot be read: No such file or directory$"):
         ApiKeys(tmp_path / "nowhere")
+    path.write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match=r"cannot be read as UTF-8 text$"):
+        ApiKeys(path)
 
 
 def test_a_name_is_a_word() -> None:

@@ -61,6 +61,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, spec: ModelSpec, sta
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_directory_that_cannot_be_written_to_is_named(
+    tmp_path: Path, spec: ModelSpec, state: State
+) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "small.safetensors"
+    with pytest.raises(CheckpointError, match=f"^{path}: cannot be written: Not a directory$"):
+        write_checkpoint(path, spec, state)
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -300,7 +309,10 @@ def test_impossible_preprocessing_is_told(
         ({"format_version": 99}, "format_version is 99; this release reads 1"),
         ({"family": "resnet"}, "family is 'resnet'; known are vit_pytorch, published"),
         ({"hyperparameters": {"dim": 8}}, "dim is 8, from metadata; the weights have 24"),
-        ({"hyperparameters": HYPERPARAMETERS | {"dims": 8}}, "not a network of family vit_pytorch"),
+        (
+            {"hyperparameters": HYPERPARAMETERS | {"dims": 8}},
+            "unknown hyper-parameter 'dims', from metadata; known are image_size, ",
+        ),
         ({"labels": ["a"]}, "1 labels for the 3 classes"),
         ({"preprocess": 3}, "'preprocess' is 3; expected name, version"),
         ({"surprise": 1}, "is not the description of a model: 'surprise' is 1"),

@@ -241,7 +241,10 @@ def test_a_config_that_cannot_be_obeyed_is_told(
         ({"image_size": 5}, "multiple of the patch size 16, such as 16"),
         ({"hyperparameters": {"heads": 5}}, "heads is 5, from settings; the weights have 4"),
         ({"hyperparameters": {"depth": 3}}, "depth is 3, from settings; the weights have 2"),
-        ({"hyperparameters": {"tokens_nrom": True}}, "unexpected keyword argument 'tokens_nrom'"),
+        (
+            {"hyperparameters": {"tokens_nrom": True}},
+            "unknown hyper-parameter 'tokens_nrom', from settings; known are patch_size, ",
+        ),
     ],
 )
 def test_impossible_settings_are_told(

@@ -258,3 +258,30 @@ def test_images_of_an_unreadable_or_hidden_folder(tmp_path: Path) -> None:
             list_split(tmp_path / "images", "train")
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize(("name", "refused"), [("bee", True), ("lost+found", False)])
+def test_a_class_whose_folder_is_unreadable_is_not_left_out(
+    tmp_path: Path, name: str, refused: bool
+) -> None:
+    for label in ("ant", name):
+        (tmp_path / "images" / "train" / label).mkdir(parents=True)
+        (tmp_path / "images" / "train" / label / "1.jpg").touch()
+    locked = tmp_path / "images" / "train" / name
+    let_others_pass(tmp_path)
+    locked.chmod(0)
+    try:
+        with another_user():
+            if refused:
+                with pytest.raises(ModelError, match=f"{locked}: cannot be read: Permission"):
+                    list_split(tmp_path / "images", "train")
+            else:
+                found = list_split(tmp_path / "images", "train")
+                assert [str(path) for path in found] == ["train/ant/1.jpg"]
+    finally:
+        locked.chmod(0o700)
+
+
+@pytest.mark.parametrize("text", ["./weights.pth", "models/weights.pth", "../no/such/model.bin"])
+def test_a_path_that_does_not_exist_is_no_repository(text: str) -> None:
+    assert refusal(text) == f"{text}: cannot be read: No such file or directory"

@@ -1,6 +1,7 @@
 """Bytes to pixels: every format and mode as a viewer shows it, and what is refused."""
 
 import io
+import struct
 from contextlib import suppress
 from typing import Any
 
@@ -198,6 +199,16 @@ def test_an_orientation_out_of_range_is_ignored(expected: Pixels) -> None:
     exif = Image.Exif()
     exif[0x0112] = 77
     assert np.array_equal(preprocess(encode(photo(), exif=exif), SPEC), expected)
+
+
+@pytest.mark.parametrize(("kind", "applied"), [(3, True), (1, False), (4, False)])
+def test_an_orientation_counts_if_it_has_the_type_of_exif(
+    expected: Pixels, kind: int, applied: bool
+) -> None:
+    value = b"\6\0\0\0"
+    exif = b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHI", 0x0112, kind, 1) + value + bytes(4)
+    turned = np.rot90(expected, -1) if applied else expected
+    assert np.array_equal(preprocess(encode(photo(), exif=exif), SPEC), turned)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

@@ -39,6 +39,7 @@ def refusal(path: Path, **overrides: Any) -> str:
         ("labels.txt", "ant\nbée\ncat\n"),
         ("labels.txt", "\n\nant\r\n  bée\t\r\n\r\ncat\r\n\r\n"),
         ("labels.txt", "ant\rbée\rcat"),
+        ("labels.txt", "ant\n\ufeffbée\ncat"),
         ("labels.json", '["ant", "bée", "cat"]'),
         ("weights.labels.json", '{"2": "cat", "0": "ant", "1": "bée"}\r\n'),
     ],

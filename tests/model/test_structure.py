@@ -5,12 +5,13 @@ import struct
 import time
 import zlib
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from model.errors import ImageError, ImageTooLarge, InvalidImage, UnsupportedImage
 from model.preprocess import Pixels, preprocess, sniff_format
@@ -18,7 +19,6 @@ from model.spec import PreprocessSpec
 from model.structure import read_structure
 from tests.hostile import (
     HostileFile,
-    bmp,
     encode,
     kinds,
     picture,
@@ -133,38 +133,29 @@ def test_a_first_frame_lies_where_it_belongs_on_its_canvas() -> None:
     assert (pixels[:, :16] == 255).all()
 
 
-@pytest.mark.parametrize(
-    ("header", "name"),
-    [
-        ({"compression": 4}, "BMP with compression JPEG"),
-        ({"bits": 2}, "BMP with 2 bits a pixel"),
-        ({"bits": 16, "compression": 3}, "BMP of 16 bits with the masks"),
-    ],
-)
-def test_kinds_of_bmp_that_are_not_read_are_named(header: dict[str, int], name: str) -> None:
-    values = {"bits": 24, "compression": 0} | header
-    with pytest.raises(UnsupportedImage, match=name):
-        pixels_of(bmp((32, 32), values["bits"], values["compression"], b"", bytes(4096)))
+@pytest.mark.parametrize(("flag", "kind"), [(0x10, "alpha"), (0x20, "profile"), (0x08, "EXIF")])
+def test_what_the_header_of_a_webp_does_not_announce_is_ignored(flag: int, kind: str) -> None:
+    image = picture()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options: dict[str, dict[str, Any]] = {
+        "alpha": {},
+        "profile": {"icc_profile": swapped_profile()},
+        "EXIF": {"exif": exif},
+    }
+    image.putalpha(100 if kind == "alpha" else 255)
+    data = bytearray(encode(image, "WEBP", quality=100, **options[kind]))
+    changed = pixels_of(bytes(data))
+    data[20] &= ~flag
+    plain = np.asarray(image.convert("RGB").crop((8, 0, 56, 48)).resize((32, 32)))
+    assert np.abs(pixels_of(bytes(data)).astype(int) - plain).mean() < 10
+    assert np.abs(changed.astype(int) - plain).mean() > 20
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 255), st.integers(0, 255)), min_size=1, max_size=30),
-    st.booleans(),
-)
-@settings(max_examples=50, deadline=None)
-def test_runs_of_a_bmp_are_unrolled_as_they_are_written(
-    runs: list[tuple[int, int]], four_bits: bool
-) -> None:
-    """Each run fills one row and is cut at 32 pixels; the rest of a row has colour 0."""
-    greys = bytes(level for i in range(256) for level in (i, i, i, 0))
-    data = b"".join(bytes(run) + b"\0\0" for run in runs) + b"\0\1"
-    kind = (4, 2) if four_bits else (8, 1)
-    file = bmp((32, 32), *kind, greys[: 64 if four_bits else 1024], data)
-    expected = np.zeros((32, 32), int)
-    for row, (count, value) in zip(expected[::-1], runs, strict=False):
-        halves = (value >> 4, value & 15) if four_bits else (value, value)
-        row[: min(count, 32)] = np.resize(halves, min(count, 32))
-    assert np.array_equal(pixels_of(file)[..., 0], expected)
+def swapped_profile() -> bytes:
+    """sRGB with red and green in each other's place."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
 
 
 @pytest.mark.parametrize("lossless", [False, True])

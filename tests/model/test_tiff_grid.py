@@ -41,7 +41,7 @@ from .tiff_kinds import (
     make_samples,
     write,
 )
-from .tiffs import DEFLATE, LZW, NONE, PACKED, ZSTD, Order
+from .tiffs import DEFLATE, LONG, LZW, NONE, PACKED, SHORT, ZSTD, Order, Tags, write_tiff
 
 SPEC = PreprocessSpec(image_size=SIDE)
 
@@ -221,3 +221,19 @@ def test_usual_kinds_are_read(kind: Kind, order: Order) -> None:
 def test_refusals_name_the_kind(kind: Kind, name: str) -> None:
     with pytest.raises(UnsupportedImage, match=f"^{name} is not read; save it as 8-bit RGB$"):
         preprocess(write(kind, make_samples(kind)), SPEC)
+
+
+@pytest.mark.parametrize("photometric", [WHITE_IS_0, BLACK_IS_0, PALETTE])
+def test_reversed_bits_are_read_or_refused_by_name(photometric: int) -> None:
+    """Fill order 2, which scanners of fax machines write, with one bit a pixel."""
+    rows = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE // 8), np.uint8)
+    tags: Tags = {256: (LONG, SIDE), 257: (LONG, SIDE), 258: (SHORT, 1), 259: (SHORT, 1)}
+    tags |= {262: (SHORT, photometric), 277: (SHORT, 1), 320: (SHORT, [0, 65535] * 3)}
+    plain = preprocess(write_tiff(tags, [rows.tobytes()]), SPEC)
+    turned = np.packbits(np.unpackbits(rows, axis=1, bitorder="little"), axis=1)
+    data = write_tiff(tags | {266: (SHORT, 2)}, [turned.tobytes()])
+    if photometric == PALETTE:
+        with pytest.raises(UnsupportedImage, match="TIFF with 1-bit palette in reversed bits"):
+            preprocess(data, SPEC)
+    else:
+        assert np.array_equal(preprocess(data, SPEC), plain)

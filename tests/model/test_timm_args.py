@@ -72,6 +72,16 @@ def test_timms_arguments_are_the_preprocessing(
     assert preprocess(read_checkpoint(run), name) == (value, "args in model_best.pth.tar")
 
 
+def test_a_size_that_is_stated_wins_over_one_in_a_name(
+    run: Path, weights: dict[str, torch.Tensor]
+) -> None:
+    write_args(run, img_size=256)
+    keep(run, weights, arch="xcit_tiny_12_p16_224")
+    assert preprocess(read_checkpoint(run), "image_size") == (256, "args.yaml")
+    (run / "config.json").write_text('{"architecture": "xcit_tiny_12_p16_384"}')
+    assert preprocess(read_checkpoint(run), "image_size") == (256, "args.yaml")
+
+
 def test_what_timm_leaves_open_stays_the_default(run: Path) -> None:
     write_args(run, std=None, mean=None, interpolation="", img_size=None, crop_pct=None)
     checkpoint = read_checkpoint(run)

@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path, PosixPath
@@ -95,8 +95,25 @@ def test_any_wrapping_gives_the_plain_state(
         lambda key, t: t.int() if key.endswith(COUNTER) else t,
         lambda key, t: t.reshape(1) if key.endswith(COUNTER) else t,
         lambda key, t: t.double() if t.is_floating_point() else t,
+        lambda key, t: t.reshape(1).to_sparse() if key.endswith(COUNTER) else t,
+        lambda key, t: t.to("meta") if key.endswith(COUNTER) else t,
+        lambda key, t: t.reshape(1)[:0] if key.endswith(COUNTER) else t,
+        lambda key, t: t.reshape(1).expand(5) if key.endswith(COUNTER) else t,
+        lambda key, t: t.to(torch.complex64) if key.endswith(COUNTER) else t,
     ],
-    ids=["absent", "float16", "float32", "int32", "one element", "double"],
+    ids=[
+        "absent",
+        "float16",
+        "float32",
+        "int32",
+        "one element",
+        "double",
+        "sparse",
+        "meta",
+        "empty",
+        "stride 0",
+        "complex",
+    ],
 )
 def test_counters_of_batches_may_be_anything(
     save: Callable[[object], Path], published: State, change: Callable[[str, Tensor], Tensor | None]
@@ -143,6 +160,11 @@ def test_classes_of_the_users_own_beside_the_weights_are_left_out(
         1j,
         range(3),
         {1, 2},
+        defaultdict(int, seen=3),
+        str,
+        max,
+        ValueError("the loss is NaN"),
+        KeyboardInterrupt(),
     ]
     path = tmp_path / "weights.pt"
     torch.save({"beside": beside, "model": published}, path, pickle_protocol=protocol)
@@ -284,3 +306,23 @@ def test_one_class_is_a_warning(
     assert "one class alone" in caplog.text
     assert main(["inspect", str(path)]) == 0
     assert "one class alone" in capsys.readouterr().out
+
+
+def test_weights_that_are_not_of_the_network_are_named_with_the_way_out(
+    save: Callable[[object], Path], published: State
+) -> None:
+    message = refusal(save({**published, "criterion.weight": torch.ones(3)}))
+    assert message.endswith(
+        "key 'criterion.weight' is unknown to family published; "
+        "save the network alone, without losses, metrics and further heads"
+    )
+
+
+def test_metadata_without_an_image_size_that_the_weights_do_not_give(
+    tmp_path: Path, published: State
+) -> None:
+    document = {"format_version": 1, "name": "a", "version": "1", "family": "published"}
+    document |= {"hyperparameters": TINY, "preprocess": {}, "labels": ["a"] * 5}
+    path = tmp_path / "weights.safetensors"
+    save_file(published, path, {"xcit": json.dumps(document)})
+    assert refusal(path).endswith("its metadata does not give the preprocessing's image_size")

@@ -37,6 +37,8 @@ COSTLY = (
     "GIF with comments",
     "BMP in runs of 8 bits, short runs, wide",
     "JPEG of 10 empty scans, square, without an end",
+    "PNG colour 6, 8 bits, behind empty blocks",
+    "TIFF RGBA, behind empty blocks",
     "TIFF JPEG of 30 scans, tiles of 512",
     "TIFF fax 3, rows, square",
     "TIFF palette, rows, square, zstd",
@@ -107,9 +109,9 @@ def honest_jpeg(*, progressive: bool) -> bytes:
     return b"\xff\xda".join([scans[0], *(scan[:12] + filling + scan[12:] for scan in scans[1:])])
 
 
-def honest_png(colour: int, depth: int) -> bytes:
+def honest_png(colour: int, depth: int, megabytes: int) -> bytes:
     header = struct.pack(">IIBBBBB", SIDE, SIDE, depth, colour, 0, 0, 0)
-    pixels = b"".join(chunk(b"IDAT", bytes(8192)) for _ in range(19 * 128))
+    pixels = b"".join(chunk(b"IDAT", bytes(8192)) for _ in range(megabytes * 128))
     palette = chunk(b"PLTE", bytes(768)) if colour == 3 else b""
     parts = [chunk(b"IHDR", header), palette, pixels, chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
@@ -124,12 +126,12 @@ def honest_webp(megabytes: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def honest_tiff(samples: int, bits: int, tile: int, compression: int) -> bytes:
+def honest_tiff(samples: int, bits: int, tile: int, compression: int, megabytes: int) -> bytes:
     number = (-(-SIDE // tile)) ** 2
     tags: Tags = {256: (LONG, SIDE), 257: (LONG, SIDE), 258: (SHORT, [bits] * samples)}
     tags |= {259: (SHORT, compression), 262: (SHORT, 2 if samples > 2 else 1)}
     tags |= {277: (SHORT, samples), 322: (LONG, tile), 323: (LONG, tile), 317: (SHORT, 2)}
-    piece = bytes(19 * 2**20 // number)
+    piece = bytes(megabytes * 2**20 // number)
     return write_tiff(tags, [piece] * number, tiled=True)
 
 
@@ -139,13 +141,22 @@ def honest_tiff(samples: int, bits: int, tile: int, compression: int) -> bytes:
         pytest.param(honest_jpeg(progressive=False), id="JPEG"),
         pytest.param(honest_jpeg(progressive=True), id="progressive JPEG"),
         *(
-            pytest.param(honest_png(colour, depth), id=f"PNG, colour {colour}, {depth} bits")
-            for colour, depth in ((0, 8), (0, 16), (2, 8), (2, 16), (3, 8), (4, 8), (6, 8))
+            pytest.param(honest_png(*kind), id=f"PNG, colour {kind[0]}, {kind[1]} bits")
+            for kind in (
+                (0, 8, 19),
+                (0, 16, 19),
+                (2, 8, 19),
+                (2, 16, 19),
+                (3, 8, 19),
+                (4, 8, 6),
+                (6, 8, 10),
+            )
         ),
         pytest.param(honest_webp(15), id="WebP"),
-        pytest.param(honest_tiff(3, 8, 256, 5), id="TIFF, LZW, tiles of 256"),
-        pytest.param(honest_tiff(3, 16, 512, DEFLATE), id="TIFF, 16 bits, deflate"),
-        pytest.param(honest_tiff(4, 8, 512, DEFLATE), id="TIFF, RGBA, deflate"),
+        pytest.param(honest_tiff(3, 8, 256, 5, 19), id="TIFF, LZW, tiles of 256"),
+        pytest.param(honest_tiff(3, 8, 512, DEFLATE, 19), id="TIFF, deflate"),
+        pytest.param(honest_tiff(3, 16, 512, DEFLATE, 12), id="TIFF, 16 bits, deflate"),
+        pytest.param(honest_tiff(4, 8, 512, DEFLATE, 6), id="TIFF, RGBA, deflate"),
     ],
 )
 def test_photos_of_50_megapixels_are_accepted(data: bytes) -> None:

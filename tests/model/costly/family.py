@@ -1,5 +1,6 @@
 """What all families of costly files are made of."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -55,6 +56,21 @@ def sides(size: int, ratio: float, longest: int = 2**31) -> tuple[int, int]:
     width = max(1, min(longest, round((pixels * ratio) ** 0.5), pixels))
     height = max(1, min(longest, pixels // width))
     return max(1, min(width, pixels // height)), height
+
+
+# Eight blocks of deflate, each with Huffman tables of its own and no data.
+_EMPTY_BLOCKS = bytes.fromhex(
+    "04c105010000000090ffab4582e0820000000000c8ffd5224170410000000000e4ff6a9120b8200000000000f27fb5"
+    "48105c100000000000f9bf5a24082e080000000080fc5f2d120417040000000040feaf1609820b020000000020ff578b"
+)
+
+
+def deflate_behind_empty_blocks(data: bytes, length: int) -> bytes:
+    """``data`` in the format of zlib, behind empty blocks of ``length`` bytes."""
+    compressor = zlib.compressobj(1, zlib.DEFLATED, -15)
+    blocks = _EMPTY_BLOCKS * max(0, length // len(_EMPTY_BLOCKS))
+    checksum = zlib.adler32(data).to_bytes(4, "big")
+    return b"\x78\x01" + blocks + compressor.compress(data) + compressor.flush() + checksum
 
 
 SHAPES = {"square": 1.0, "wide": 1e9, "tall": 1e-9, "strip": 40.0}

@@ -10,7 +10,17 @@ import numpy as np
 
 from tests.pictures import chunk
 
-from .family import CONTENTS, MAX_BODY, SHAPES, STEPS, Family, content, repeated, sides
+from .family import (
+    CONTENTS,
+    MAX_BODY,
+    SHAPES,
+    STEPS,
+    Family,
+    content,
+    deflate_behind_empty_blocks,
+    repeated,
+    sides,
+)
 
 
 def pngs() -> Iterator[Family]:
@@ -39,6 +49,10 @@ def pngs() -> Iterator[Family]:
         before = repeated(one, min(2**18, MAX_BODY // len(one)))
         yield Family(f"PNG with {name}", partial(_png, 2, 8, 1.0, "flat", before=before))
     yield Family("PNG in pieces of one byte", _png_in_pieces)
+    for colour, depth in ((0, 16), (2, 8), (2, 16), (6, 8)):
+        build = partial(_png_behind_empty_blocks, colour, depth)
+        yield Family(f"PNG colour {colour}, {depth} bits, behind empty blocks", build)
+    yield Family("PNG with a profile behind empty blocks", _png_with_profile)
 
 
 def _png(
@@ -80,6 +94,20 @@ def _png_rows(row: int, height: int, extra: int, filling: str) -> bytes:
     blocks = max(0, -(-(wanted - limit) // len(block)))
     parts += [compressor.compress(block) for _ in range(blocks)]
     return b"".join(parts) + compressor.flush()
+
+
+def _png_behind_empty_blocks(colour: int, depth: int, size: int) -> bytes:
+    side = sides(STEPS, 1.0)[0]
+    row = side * {0: 1, 2: 3, 6: 4}[colour] * depth // 8 + 1
+    header = struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0)
+    rows = deflate_behind_empty_blocks(bytes(row * side), (MAX_BODY - 2**20) * size // STEPS)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def _png_with_profile(size: int) -> bytes:
+    profile = deflate_behind_empty_blocks(bytes(1000), (MAX_BODY - 2**20) * size // STEPS)
+    return _png(2, 8, 1.0, "flat", STEPS, before=lambda _: chunk(b"iCCP", b"a\0\0" + profile))
 
 
 def _png_in_pieces(size: int) -> bytes:

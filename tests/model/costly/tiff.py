@@ -26,7 +26,7 @@ from tests.model.tiffs import (
     write_tiff,
 )
 
-from .family import MAX_BODY, SHAPES, STEPS, Family, sides
+from .family import MAX_BODY, SHAPES, STEPS, Family, deflate_behind_empty_blocks, sides
 
 _SAMPLES = {
     "1-bit": (1, 1, 1, 1),
@@ -77,6 +77,9 @@ def tiffs() -> Iterator[Family]:
             f"TIFF JPEG of {scans} scans, {layout}", partial(_tiff_of_jpegs, layout, scans)
         )
     yield Family("TIFF of overlapping JPEG files", overlapping_jpegs)
+    for samples in ("grey 16", "float", "RGB", "RGBA", "RGB 16", "RGBA 16", "CMYK", "LAB"):
+        build = partial(_tiff_behind_empty_blocks, samples)
+        yield Family(f"TIFF {samples}, behind empty blocks", build)
 
 
 def _grid(layout: str, width: int, height: int) -> tuple[int, int, int]:
@@ -114,6 +117,19 @@ def _tiff(
     tiled = layout not in ("one strip", "rows")
     times = number * (count if separate else 1)
     return write_tiff(tags, [piece], tiled=tiled, times=min(times, 70_000))
+
+
+def _tiff_behind_empty_blocks(samples: str, size: int) -> bytes:
+    photometric, bits, count, sample_format = _SAMPLES[samples]
+    width, height = sides(STEPS * 3 // 4, 1.0)
+    tags = _tags(width, height, width, height, "one strip") | {317: (SHORT, 2 if bits < 32 else 1)}
+    tags |= {258: (SHORT, [bits] * count), 259: (SHORT, DEFLATE), 262: (SHORT, photometric)}
+    tags |= {277: (SHORT, count), 339: (SHORT, [sample_format] * count)}
+    if samples.startswith("RGBA"):
+        tags[338] = SHORT, 2
+    rows = bytes(width * count * bits // 8 * height)
+    blocks = (MAX_BODY - 2**20) * size // STEPS
+    return write_tiff(tags, [deflate_behind_empty_blocks(rows, blocks)])
 
 
 def _tags(width: int, height: int, across: int, down: int, layout: str) -> Tags:
