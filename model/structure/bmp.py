@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.structure.encoded import Encoded, rows_of_a_block
 from model.structure.splice import splice
-from model.structure.work import check_pixels
+from model.structure.work import check_pixels, check_work
 
 MAX_RUN_BYTES = 2 * 2**20  # read in Python: up to 0.7 s
 MAX_RUN_ROW = 2**20  # pixels of a row in runs: Pillow copies a row at a time
@@ -65,6 +65,7 @@ def read_bmp(data: bytes, max_pixels: int) -> Encoded:
         raise ImageTooLarge(
             f"the BMP has rows of over {MAX_RUN_ROW} pixels in runs; save it without"
         )
+    check_work("BMP", work, max_pixels)
     block = rows_of_a_block(_stride(header.width, 8))
     return Encoded(_without_runs(data, header), work, block=block)
 
@@ -112,10 +113,6 @@ def _without_runs(data: bytes, header: _Header) -> bytes:
     palette = data[14 + header.size : 14 + header.size + 4 * colours].ljust(4 * 256, b"\0")
     width, height = header.width, abs(header.height)
     pixels = _unroll(data[header.pixels_at :], width, height, four_bits=header.bits == 4)
-    stride = _stride(width, 8)
-    if stride != width:
-        rows = (pixels[i : i + width] for i in range(0, len(pixels), width))
-        pixels = bytearray(splice(*(row.ljust(stride, b"\0") for row in rows)))
     start = 54 + len(palette)
     sizes = struct.pack("<IiiHHIIiiII", 40, width, header.height, 1, 8, 0, len(pixels), 0, 0, 0, 0)
     head = struct.pack("<2sIHHI", b"BM", start + len(pixels), 0, 0, start)
@@ -123,8 +120,9 @@ def _without_runs(data: bytes, header: _Header) -> bytes:
 
 
 def _unroll(runs: bytes, width: int, height: int, *, four_bits: bool) -> bytearray:
-    """The pixels of all runs, rows one after another. What no run covers is 0."""
-    pixels = bytearray(width * height)
+    """The pixels of all runs, in rows of whole 32 bits. What no run covers is 0."""
+    stride = _stride(width, 8)
+    pixels = bytearray(stride * height)
     x = y = place = 0
     while y < height:
         if place + 2 > len(runs):
@@ -147,7 +145,7 @@ def _unroll(runs: bytes, width: int, height: int, *, four_bits: bool) -> bytearr
             run = _literal(runs[place : place + length], value, four_bits=four_bits)
             place += length + length % 2
         run = run[: max(0, width - x)]
-        pixels[y * width + x : y * width + x + len(run)] = run
+        pixels[y * stride + x : y * stride + x + len(run)] = run
         x += len(run)
     return pixels
 

@@ -168,6 +168,19 @@ def test_long_rows_of_runs_are_not_copied_for_each_of_them(limit: float) -> None
     assert measure(data) < limit
 
 
+@pytest.mark.parametrize("width", [1, 3, 5])
+def test_rows_that_are_padded_are_not_copied_one_by_one(width: int, limit: float) -> None:
+    data = bmp((width, 30_000_000 // width), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1")
+    assert estimate(data) <= MAX_SECONDS
+    assert measure(data) < limit
+
+
+def test_runs_are_not_read_for_a_picture_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.structure.bmp._unroll", None)
+    with pytest.raises(ImageTooLarge, match=r"decoding the BMP would take up to \d\.\d s"):
+        estimate(bmp((1, 50_000_000), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1"))
+
+
 def test_of_many_profiles_one_is_inflated(limit: float) -> None:
     profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20)))
     data = encode(Image.new("RGB", (32, 32)), "PNG")
