@@ -65,8 +65,10 @@ def read_keys(path: Path) -> dict[bytes, str]:
     """Names by hash."""
     try:
         lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise KeysError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise KeysError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeError as error:
+        raise KeysError(f"{path}: cannot be read: it is not UTF-8") from error
     names: dict[bytes, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
