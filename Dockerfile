@@ -49,11 +49,12 @@ FROM dependencies AS application
 
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY app app
-COPY client client
+COPY benchmarks/load benchmarks/load
+COPY clients clients
 COPY model model
 # Without isolation: setuptools is there, as torch asks for it.
 RUN python -m pip --python /opt/venv/bin/python install \
-      --no-deps --no-build-isolation --target /opt/app .
+      --no-deps --no-build-isolation --target /opt/app . ./clients/python
 
 # --- the image -----------------------------------------------------------------------------------
 FROM ${BASE_IMAGE}

@@ -81,10 +81,10 @@ $(VENV)/python.done:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/app.done: $(VENV)/python.done requirements.txt pyproject.toml
+$(VENV)/app.done: $(VENV)/python.done requirements.txt pyproject.toml clients/python/pyproject.toml
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) --requirement requirements.txt
-	$(PIP_QUIETLY) --no-deps --editable .
+	$(PIP_QUIETLY) --no-deps --editable . --editable clients/python
 	touch $@
 
 $(VENV)/train.done: $(VENV)/app.done requirements-dev.txt

@@ -1,4 +1,4 @@
-"""``xcit-serve bench``: the load of `client.load` on a server, and what it saw."""
+"""``xcit-serve bench``: measure a server under load."""
 
 import argparse
 import asyncio
@@ -7,17 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from xcit_client import ClientError, Health, InvalidOption
+from xcit_client.exchange import key_header
+from xcit_client.images import encode
+
 from app.console import INTERRUPTED, complain, show
 from app.extras import extra
-from app.remote import DEFAULT_CONCURRENCY, api_key, number, numbers, timeout
+from app.remote import DEFAULT_CONCURRENCY, api_key, number, numbers, read_health, timeout
 from app.settings import SettingsError
-from client import NO_RETRIES, AsyncClient, ClientError, Health, InvalidOption
-from client.connection import encode_post
-from client.exchange import key_header
-from client.images import encode
-from client.load import Load, Outcome, apply_load, closed_loop, open_loop
-from client.report import TABLE_HEAD, histogram, remarks, summary, table_row
-from client.sample import sample_picture
+from benchmarks.load.connection import encode_post
+from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop, open_loop
+from benchmarks.load.report import TABLE_HEAD, histogram, remarks, summary, table_row
+from benchmarks.load.sample import sample_picture
 
 MAX_OUTSTANDING = 512  # of an open loop: more than a server should admit
 
@@ -97,12 +98,6 @@ def read_plan(args: argparse.Namespace) -> Plan:
     )
 
 
-async def read_health(args: argparse.Namespace) -> Health:
-    """Also tells whether it is a server of ours that is going to be measured."""
-    async with AsyncClient(args.url, api_key(args), timeout(args), retries=NO_RETRIES) as client:
-        return await client.health()
-
-
 async def measure(plan: Plan) -> Measured:
     """Each load after a warm-up of its own kind, its line shown as soon as it is done."""
     measured = Measured({})
@@ -156,6 +151,6 @@ def write_files(args: argparse.Namespace, plan: Plan, health: Health, measured: 
         args.json.write_text(json.dumps(report, indent=2) + "\n")
     good = {name: o.latencies for name, o in measured.outcomes.items() if o.latencies}
     if args.plot and good:
-        from client.plot import plot_latencies
+        from benchmarks.load.plot import plot_latencies
 
         plot_latencies(args.plot, describe(plan, health), good)

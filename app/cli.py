@@ -5,6 +5,7 @@ Each command imports what it needs when it runs: PyTorch takes seconds, and ``--
 
 import argparse
 import gc
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from app.unknown_variables import unknown_variables
 CHECKPOINT = "weight file, name of a published variant, or hf-hub:OWNER/NAME[@REVISION]"
 # Settings that are flags of commands other than serve, too.
 OF_CHECKPOINTS = ("labels", "image_size", "preprocess", "hyperparameters")
-OF_DEVICES = ("backend", "device", "precision", "cache_dir")
+OF_DEVICES = ("backend", "device", "precision", "compile", "cache_dir")
 OF_SERVERS = ("api_key", "timeout", "concurrency")  # not settings: flags of commands with --url
 
 
@@ -101,7 +102,7 @@ def add_serve(parser: Parser) -> None:
 
 
 def serve_command(args: argparse.Namespace) -> int:
-    settings = follow_cloud(read_given(args), os.environ)
+    settings = follow_cloud(read_settings(**settings_in(args)), os.environ)
 
     gc.disable()  # until the model is there: a tenth of the time to import and load
     with without_opentelemetry(os.environ):
@@ -109,6 +110,8 @@ def serve_command(args: argparse.Namespace) -> int:
         from app.server import run
 
     set_up_logs(settings.log_level, settings.log_format)
+    for warning in unknown_variables():
+        logging.getLogger("app.settings").warning(warning)
     run(settings)
 
 

@@ -9,13 +9,11 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from app.api.parameters import check_top_k
-from app.console import complain, show_answers
-from app.secret_files import read_secret
-from app.settings import CLIENT_KEY, CLIENT_KEY_FILE, SettingsError, read_dotenv
-from client import (
+from xcit_client import (
+    NO_RETRIES,
     AsyncClient,
     ClientError,
+    Health,
     InvalidOption,
     Prediction,
     Unauthorized,
@@ -23,6 +21,11 @@ from client import (
     Unreachable,
     UnreadableImage,
 )
+
+from app.api.parameters import check_top_k
+from app.console import complain, show_answers
+from app.secret_files import read_secret
+from app.settings import CLIENT_KEY, CLIENT_KEY_FILE, SettingsError, read_dotenv
 
 OF_EVERY_IMAGE = (Unreachable, Unauthorized, UnexpectedAnswer)  # no use in asking on
 DEFAULT_CONCURRENCY = "8"
@@ -55,8 +58,8 @@ async def ask(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]
     (concurrency,) = numbers("concurrency", args.concurrency or DEFAULT_CONCURRENCY, int)
     answers: list[dict[str, Any]] = []
     mistakes: list[str] = []
+    model = (await read_health(args)).model  # not known while it loads
     async with AsyncClient(args.url, api_key(args), timeout(args)) as client:
-        model = (await client.health()).model  # not known while it loads
         if args.top_k is not None:
             check_top_k(args.top_k, model.num_classes if model else math.inf)
         outcomes = client.predict_many(
@@ -78,6 +81,12 @@ async def ask(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]
                 if isinstance(outcome, OF_EVERY_IMAGE):
                     break
     return answers, mistakes
+
+
+async def read_health(args: argparse.Namespace) -> Health:
+    """The state of the server, without retries: a wrong URL is reported at once."""
+    async with AsyncClient(args.url, api_key(args), timeout(args), retries=NO_RETRIES) as client:
+        return await client.health()
 
 
 def rows(prediction: Prediction) -> list[dict[str, Any]]:

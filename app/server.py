@@ -39,6 +39,8 @@ from app.settings import Settings, SettingsError
 logger = logging.getLogger(__name__)
 
 ACCEPTED_AT_ONCE = 16
+HANGUP = getattr(signal, "SIGHUP", None)  # which Windows does not have
+HANDLED_SIGNALS = (*uvicorn.server.HANDLED_SIGNALS, *((HANGUP,) if HANGUP else ()))
 # Seconds for which a thread may keep the interpreter from others. With Python's 5 ms, a thread that
 # has decoded an image or run a batch waits for the event loop, and cores are idle meanwhile.
 TURN_SECONDS = 5e-5
@@ -165,8 +167,8 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         self._serving = asyncio.current_task()
         self._lifecycle.listen(self._on_state)
-        if hasattr(signal, "SIGHUP"):
-            self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        for handled in HANDLED_SIGNALS:  # uvicorn replaces these and in the end puts them back
+            signal.signal(handled, self.handle_exit)
         try:
             await super().serve(sockets)
         except asyncio.CancelledError:
@@ -210,14 +212,19 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Hand a signal, which can interrupt any code, to the event loop.
 
-        The context is empty: the current one may be a request's, with its id.
+        The context is empty: the current one may be a request's, with its id. A signal that comes
+        when the loop has ended has no effect, since the process ends anyway.
         """
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._on_signal, sig, context=Context())
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._on_signal, sig, context=Context())
 
     def _on_signal(self, sig: int) -> None:
         """The first one drains, an interrupt from the keyboard without delay; a second one cuts."""
         logger.info("%s in state %s", signal.Signals(sig).name, self._lifecycle.state)
+        if sig == HANGUP:
+            self._on_hangup()
+            return
         if self._lifecycle.state in (State.DRAINING, State.FAILED):
             self._stop_now()
             return
@@ -229,7 +236,6 @@ class Server(uvicorn.Server):
             with suppress(ServiceError):  # it is in the log
                 await self._reload()
 
-        logger.info("SIGHUP in state %s", self._lifecycle.state)
         self._reloading = asyncio.create_task(reload())
 
     def _on_state(self, state: State) -> None:

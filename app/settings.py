@@ -28,6 +28,12 @@ CLIENT_KEY_FILE = f"{CLIENT_KEY}_FILE"  # the same, as the path of a file
 DOTENV = Path(".env")
 DOTENV_ENCODING = "utf-8-sig"  # Windows editors begin a file with a byte-order mark
 SHOWN = 100  # characters of a bad value in its message
+REASONS = {  # by pydantic's type of the mistake, where its words are not for users
+    "bool_parsing": "must be true or false",
+    "float_parsing": "must be a number",
+    "int_parsing": "must be a whole number",
+    "string_too_short": "must not be empty",
+}
 ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~-]+)*", re.ASCII)
 
 
@@ -117,6 +123,9 @@ class Settings(BaseSettings):
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the forward pass; auto is 16 bits where the hardware supports it, else 32."""
+
+    compile: bool = False
+    """Compile the network on a CUDA device: faster passes, but minutes for the first start."""
 
     streams: Annotated[int, Field(ge=1, le=256)] | None = None
     """Batches that run in parallel. Default: 2 on a GPU, on a CPU the fastest measured number."""
@@ -244,7 +253,8 @@ def _reason(mistake: Mapping[str, Any]) -> str:
     """What pydantic says of a bad value, in this project's words."""
     if mistake["type"] == "value_error":
         return str(mistake["ctx"]["error"])
-    return str(mistake["msg"]).replace("Input should be", "must be", 1)
+    default = str(mistake["msg"]).replace("Input should be", "must be", 1)
+    return REASONS.get(mistake["type"], default)
 
 
 def read_dotenv() -> Mapping[str, str | None]:
@@ -257,7 +267,9 @@ def dotenv_text() -> str:
     """The content of ``.env``, empty if there is no such file; raises `SettingsError`."""
     try:
         text = DOTENV.read_text(DOTENV_ENCODING)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if DOTENV.is_symlink():
+            raise SettingsError(f"{DOTENV}: a link to a file that does not exist") from error
         return ""
     except OSError as error:
         raise SettingsError(f"{DOTENV}: cannot be read: {error.strerror}") from error

@@ -21,10 +21,10 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.client import post_image
+from benchmarks.load.generator import Load, apply_load, closed_loop
 from benchmarks.machine import provenance
 from benchmarks.report import table
 from benchmarks.server import served_model, started_server
-from client.load import Load, apply_load, closed_loop
 from model import BUNDLED_CHECKPOINT
 from model.photo import make_photo
 

@@ -18,10 +18,10 @@ from statistics import median
 
 from app.settings import Settings
 from benchmarks.client import post_image, read_images
+from benchmarks.load.connection import Connection
+from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop, open_loop
 from benchmarks.machine import provenance
 from benchmarks.server import read_metrics, started_server
-from client.connection import Connection
-from client.load import Load, Outcome, apply_load, closed_loop, open_loop
 
 CALLERS = 32
 CAPACITY_SECONDS = 8.0

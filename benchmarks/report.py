@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from benchmarks.load.generator import Outcome
 from benchmarks.parts import Parts
 from benchmarks.server import Usage
-from client.load import Outcome
 
 
 @dataclass(frozen=True, slots=True)

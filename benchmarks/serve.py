@@ -22,6 +22,8 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from benchmarks.client import get, post_image, read_images
+from benchmarks.load.connection import Answer, Connection
+from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop, open_loop
 from benchmarks.machine import provenance
 from benchmarks.parts import TOP_K, load_parts, mean_parts, measure_parts
 from benchmarks.report import (
@@ -33,8 +35,6 @@ from benchmarks.report import (
     parts_table,
 )
 from benchmarks.server import Usage, read_usage, served_model, started_server
-from client.connection import Answer, Connection
-from client.load import Load, Outcome, apply_load, closed_loop, open_loop
 from model import Classifier
 
 WARM_UP_SECONDS = 3.0

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.client import get
+from benchmarks.load.connection import Connection
 from benchmarks.ports import free_port
-from client.connection import Connection
 
 LOADING_SECONDS = 120.0
 DRAINING_SECONDS = 30.0

@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.client import post_image
+from benchmarks.load.connection import Connection
 from benchmarks.machine import provenance
 from benchmarks.server import read_metrics, started_server
-from client.connection import Connection
 
 CALLERS = 16
 READINGS = 100

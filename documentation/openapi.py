@@ -19,7 +19,7 @@ from app.api_keys import new_key
 from app.lifecycle import Lifecycle, State
 from app.main import create_app
 from app.settings import Settings
-from client.sample import sample_picture
+from benchmarks.load.sample import sample_picture
 
 Schema = dict[str, Any]
 

@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
+import xcit_client
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics
+from xcit_client.images import ImageLike
 
 import app.cli
 import app.errors
-import client
 import model.train
 from app.settings import ENV_PREFIX, Settings
-from client.images import ImageLike
 from documentation.openapi import default_of, http_api, operations, service, table, type_of
 
 WIDTH = 80  # characters of a signature on one line
@@ -142,11 +142,11 @@ def arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 
 def python_client() -> str:
     """Every name of the client, with its signature and docstring."""
-    return "\n\n".join(part for name in client.__all__ for part in describe_name(name))
+    return "\n\n".join(part for name in xcit_client.__all__ for part in describe_name(name))
 
 
 def describe_name(name: str) -> Iterator[str]:
-    value = getattr(client, name)
+    value = getattr(xcit_client, name)
     yield f"## `{name}`"
     if not inspect.isclass(value):
         yield f"`{value!r}`"

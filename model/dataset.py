@@ -2,7 +2,7 @@
 
 import random
 import tarfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -30,6 +30,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.classes)
 
+    def part(self, chosen: Tensor) -> "Dataset":
+        """The images where ``chosen``, ``(n,)`` of bool, is true."""
+        return Dataset(self.pixels[chosen], self.classes[chosen], self.labels)
+
 
 def load_dataset(source: Path, split: str, spec: PreprocessSpec, *, quiet: bool = False) -> Dataset:
     """All images of one split, through the server's own preprocessing.
@@ -40,12 +44,30 @@ def load_dataset(source: Path, split: str, spec: PreprocessSpec, *, quiet: bool 
     Raises:
         ModelError: no images, or one that does not decode; the file is named.
     """
-    wanted = list_split(source, split)
+    return load_images(source, list_split(source, split), spec, f"decode {split}", quiet=quiet)
+
+
+def load_images(
+    source: Path,
+    wanted: Sequence[PurePosixPath],
+    spec: PreprocessSpec,
+    title: str,
+    *,
+    quiet: bool = False,
+) -> Dataset:
+    """The ``wanted`` images, in that order.
+
+    Args:
+        title: of the progress bar, which ``quiet`` leaves out.
+
+    Raises:
+        ModelError: one does not decode; the file is named.
+    """
     labels = tuple(sorted({path.parent.name for path in wanted}))
     pixels = np.empty((len(wanted), spec.image_size, spec.image_size, 3), np.uint8)
     classes = torch.empty(len(wanted), dtype=torch.int64)
     position = {path: i for i, path in enumerate(wanted)}
-    progress = tqdm(total=len(wanted), desc=f"decode {split}", unit="image", disable=quiet)
+    progress = tqdm(total=len(wanted), desc=title, unit="image", disable=quiet)
     with progress:
         for path, data in read_images(source, position):
             try:
@@ -79,8 +101,8 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
     return paths
 
 
-def check_labels(source: Path) -> None:
-    """Whether the splits have the same labels, two at least; raises `ModelError`."""
+def check_labels(source: Path) -> list[str]:
+    """The labels, in order; raises `ModelError` unless both splits have the same, at least two."""
     train, test = (
         {path.parent.name for path in list_split(source, split)} for split in ("train", "test")
     )
@@ -90,6 +112,7 @@ def check_labels(source: Path) -> None:
         )
     if len(train) < 2:
         raise ModelError(f"{source}: the only label is {min(train)}; expected two or more")
+    return sorted(train)
 
 
 def _list_images(source: Path) -> Iterator[PurePosixPath]:
@@ -129,8 +152,10 @@ def read_images(
 def _open_tar(source: Path) -> tarfile.TarFile:
     try:
         return tarfile.open(source)
-    except (OSError, tarfile.TarError) as error:
-        raise ModelError(f"{source}: neither a directory nor a readable tar: {error}") from error
+    except tarfile.TarError as error:
+        raise ModelError(f"{source}: neither a directory nor a readable tar") from error
+    except OSError as error:
+        raise ModelError(f"{source}: cannot be read: {error.strerror or error}") from error
 
 
 def _choose(paths: list[PurePosixPath], split: str) -> list[PurePosixPath]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,18 +16,30 @@ import torch
 from model.errors import ModelError
 from model.recipe import Recipe
 
+VERSION = 2  # of the saved states
 
-def find_state(out: Path, recipe: Recipe) -> dict[str, Any] | None:
+UNREADABLE = (
+    *(OSError, EOFError, UnpicklingError, RuntimeError),
+    *(LookupError, TypeError, ValueError),
+)
+
+
+def find_state(out: Path, recipe: Recipe, labels: Sequence[str]) -> dict[str, Any] | None:
     """The newest saved state that lies on the way of ``recipe``; ``None`` for a fresh start.
 
     Raises:
-        ModelError: ``out`` holds a run of another recipe.
+        ModelError: ``out`` holds a run of another recipe, with other labels or by another version,
+            or a file under the name of a state that is not one.
     """
     for path in (out / "last.pt", out / "steady.pt"):
         if not path.exists():
             continue
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        saved = Recipe(**state["recipe"])
+        state, saved = _read_state(path)
+        if state.get("labels", [*labels]) != [*labels]:
+            raise ModelError(
+                f"{out}: holds a run whose labels are {', '.join(state['labels'][:5])}; those of "
+                f"the images are {', '.join(labels[:5])}; give another --out"
+            )
         if replace(recipe, epochs=saved.epochs, decay_epochs=saved.decay_epochs) != saved:
             different = [
                 name for name, value in asdict(recipe).items() if value != getattr(saved, name)
@@ -38,6 +51,20 @@ def find_state(out: Path, recipe: Recipe) -> dict[str, Any] | None:
         if saved == recipe or len(state["history"]) <= min(saved.decay_start, recipe.decay_start):
             return state
     return None
+
+
+def _read_state(path: Path) -> tuple[dict[str, Any], Recipe]:
+    """A saved state and its recipe; raises `ModelError` if the file is something else."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        choices = state["recipe"]
+        if state.get("version") == VERSION:
+            return state, Recipe(**choices)
+    except UNREADABLE as error:
+        raise ModelError(
+            f"{path}: not the state of a run that can go on; give another --out"
+        ) from error
+    raise ModelError(f"{path}: was written by another version of xcit-serve; give another --out")
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -62,9 +89,11 @@ def find_plotter() -> Callable[[Path, Sequence[dict[str, float]]], None] | None:
     def plot(path: Path, history: Sequence[dict[str, float]]) -> None:
         epochs = [row["epoch"] for row in history]
         figure = Figure(figsize=(8, 4), layout="constrained")
-        columns = ("train_loss", "test_accuracy")
+        columns = [name for name in history[0] if name not in ("epoch", "rate")]
         for axes, column in zip(figure.subplots(1, 2), columns, strict=True):
-            axes.plot(epochs, [row[column] for row in history], marker=".")
+            axes.plot(
+                epochs, [row[column] for row in history], marker="." if len(epochs) < 50 else ""
+            )
             axes.set(xlabel="epoch", title=column.replace("_", " "))
             axes.grid(alpha=0.3)
         with _replacing(path) as partial:

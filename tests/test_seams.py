@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -60,11 +61,15 @@ APP_LAYERS = [
 MODEL_LAYERS = [
     {"model.train"},
     {"model.trainer"},
+    {"model.gpu_step"},
+    {"model.step"},
+    {"model.batches"},
     {"model", "model.runfiles", "model.start"},
     {"model.evaluate"},
-    {"model.classifier", "model.dataset"},
+    {"model.classifier", "model.dataset", "model.holdout", "model.optimizers"},
     {"model.saliency"},
     {"model.backends.choose"},
+    {"model.backends.compiled"},
     {
         "model.backends.cuda",
         "model.backends.openvino",
@@ -108,7 +113,9 @@ MODEL_LAYERS = [
     {"model.xcit_published"},
     {
         "model.augment",
+        "model.average",
         "model.colour",
+        "model.distort",
         "model.foreign",
         "model.muon",
         "model.normalise",
@@ -118,19 +125,30 @@ MODEL_LAYERS = [
     },
     {"model.spec"},
     {"model.tuning"},
-    {"model.errors", "model.passes", "model.timing"},
+    {"model.console", "model.errors", "model.passes", "model.timing"},
 ]
 CLIENT_LAYERS = [
-    {"client", "client.plot", "client.report", "client.sample"},
-    {"client.asynchronous", "client.load", "client.sync"},
-    {"client.connection"},
-    {"client.bodies", "client.exchange", "client.images", "client.ordered", "client.progress"},
-    {"client.reasons", "client.results", "client.retries"},
-    {"client.errors"},
+    {"xcit_client"},
+    {"xcit_client.asynchronous", "xcit_client.sync"},
+    {
+        "xcit_client.bodies",
+        "xcit_client.exchange",
+        "xcit_client.images",
+        "xcit_client.parallel",
+        "xcit_client.progress",
+    },
+    {"xcit_client.os_errors", "xcit_client.results", "xcit_client.retries"},
+    {"xcit_client.errors"},
+]
+LOAD_LAYERS = [
+    {"benchmarks.load.plot", "benchmarks.load.report", "benchmarks.load.sample"},
+    {"benchmarks.load.generator"},
+    {"benchmarks.load.connection"},
 ]
 MEETING_PLACES = {"app.main", "app.model_settings", "app.offline"}
 FORBIDDEN = {
-    "client": {"app", "model", "torch", "einops", "openvino", "fastapi", "pydantic", "uvicorn"},
+    "xcit_client": {"app", "benchmarks", "model", "torch", "fastapi", "pydantic", "uvicorn"},
+    "benchmarks.load": {"app", "model", "torch", "fastapi", "pydantic", "uvicorn"},
     "app": {"torch", "einops", "PIL", "openvino", "safetensors", "numpy"},
     "model": {"app", "fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"},
 }
@@ -139,8 +157,9 @@ FORBIDDEN = {
 @cache
 def modules(package: str) -> dict[str, Path]:
     found = {}
-    for path in sorted((ROOT / package).rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
+    root = ROOT / "clients" / "python" if package == "xcit_client" else ROOT
+    for path in sorted((root / package.replace(".", "/")).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
@@ -178,8 +197,13 @@ def test_app_and_model_meet_only_at_the_composition_root() -> None:
 
 @pytest.mark.parametrize(
     ("package", "layers"),
-    [("app", APP_LAYERS), ("client", CLIENT_LAYERS), ("model", MODEL_LAYERS)],
-    ids=["app", "client", "model"],
+    [
+        ("app", APP_LAYERS),
+        ("benchmarks.load", LOAD_LAYERS),
+        ("model", MODEL_LAYERS),
+        ("xcit_client", CLIENT_LAYERS),
+    ],
+    ids=["app", "benchmarks.load", "model", "xcit_client"],
 )
 def test_imports_point_down(package: str, layers: list[set[str]]) -> None:
     height = {module: i for i, layer in enumerate(layers) for module in layer}
@@ -194,7 +218,7 @@ def test_only_the_commands_that_ask_a_server_know_the_client() -> None:
     asking = {
         module
         for module, path in modules("app").items()
-        if any(name.partition(".")[0] == "client" for name in imports(path))
+        if any(name.partition(".")[0] == "xcit_client" for name in imports(path))
     }
     assert asking == {"app.bench", "app.remote"}
 
@@ -205,9 +229,11 @@ def test_the_service_side_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=ROOT)
 
 
-def test_the_client_needs_httpx_and_no_more() -> None:
+def test_the_client_depends_on_httpx_alone() -> None:
+    project = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())["project"]
+    assert [name.partition(">")[0] for name in project["dependencies"]] == ["httpx"]
     others = ["torch", "PIL", "numpy", "tqdm", "fastapi", "pydantic", "matplotlib"]
-    program = f"import sys; sys.modules.update(dict.fromkeys({others})); import client"
+    program = f"import sys; sys.modules.update(dict.fromkeys({others})); import xcit_client"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=ROOT)
 
 

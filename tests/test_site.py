@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import xcit_client
 
-import client
 import model.train
 from app.cli import build_parser
 from app.errors import ServiceError
@@ -177,7 +177,7 @@ def test_the_reference_has_every_problem(reference: dict[str, Html]) -> None:
 
 def test_the_reference_has_every_name_of_the_client(reference: dict[str, Html]) -> None:
     page = reference["client"]
-    assert {name.lower() for name in client.__all__} <= page.anchors
+    assert {name.lower() for name in xcit_client.__all__} <= page.anchors
     assert "image: ImageLike" in page.words
 
 

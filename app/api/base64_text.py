@@ -1,6 +1,7 @@
 """Images as base64 text, decoded in steps."""
 
 import binascii
+import re
 import string
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +13,7 @@ DATA_HEAD = 200  # characters of a data: URI before its comma, at most
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _BLANKS = b" \t\r\n"
 _CUT = "the image is not valid base64: its length is wrong, as if it were cut"
+_SPACED = re.compile(r"\S +\S")  # and not the indentation of a line
 _SYMBOLS = (string.ascii_letters + string.digits + "+/").encode()
 _BEGINNINGS = tuple(  # of images as base64: JPEG, PNG, WebP, GIF, BMP and both kinds of TIFF
     binascii.b2a_base64(magic, newline=False)[: len(magic) * 4 // 3]
@@ -75,6 +77,11 @@ def decode_images(texts: Sequence[Iterable[str]]) -> Steps[list[bytes]]:
 
 def _symbols(text: str) -> bytes:
     """The symbols of a text in the standard alphabet, without blanks."""
+    if " " in text and _SPACED.search(text):
+        raise BadRequest(
+            "the image is not valid base64: it has spaces, as if + were read as one; "
+            "send + as %2B in a form or query, or send base64url"
+        )
     try:
         return text.encode("ascii").translate(_STANDARD, _BLANKS)
     except UnicodeEncodeError as error:

@@ -1,5 +1,6 @@
 """Forms (multipart/form-data) with images and parameters, read as they arrive."""
 
+import binascii
 import difflib
 import re
 from collections.abc import Collection
@@ -71,16 +72,21 @@ class FormReader:
         self._names = names
         self._parameters = parameters
         self._most = most
+        boundary = read_boundary(content_type)
+        self._boundary = boundary.decode("latin-1")
         self._parser = PushMultipartParser(
-            read_boundary(content_type),
+            boundary,
             header_charset="latin-1",  # any byte is a character; `_text` finds out which
         )
         self._parts = 0
         self._field = ""  # the name of the parameter that is being read
+        self._field_encoding = ""
         self._pieces: list[bytes] = []  # of the part that is being read
 
     def feed(self, piece: bytes) -> None:
-        """Read what has arrived."""
+        """Read what has arrived; nothing, as ASGI may send, is not the end to this reader."""
+        if not piece:
+            return
         try:
             for event in self._parser.parse(piece):
                 if isinstance(event, MultipartSegment):
@@ -97,7 +103,10 @@ class FormReader:
         try:
             self._parser.close()
         except MultipartError as error:
-            raise BadRequest(f"broken multipart body: {error.args[0]}") from error
+            raise BadRequest(
+                "broken multipart body: it ends without the last boundary, which is "
+                f"{quoted(f'--{self._boundary}--')} by its Content-Type"
+            ) from error
         return self.form
 
     def _begin(self, segment: MultipartSegment) -> None:
@@ -111,6 +120,7 @@ class FormReader:
             if name in self.form.fields:
                 raise InvalidParameter(f"{name} is given twice")
             self._field = name
+            self._field_encoding = _encoding(segment)
         elif name in self._names:
             self.form.images.append(Part(_filename(segment), _encoding(segment)))
             if self.form.images[-1].filename:
@@ -128,12 +138,19 @@ class FormReader:
 
     def _end(self) -> None:
         if self._field:
-            content = b"".join(self._pieces)
-            self.form.fields[self._field] = content.decode(errors="replace").strip()
+            self.form.fields[self._field] = self._parameter(b"".join(self._pieces))
         elif self._pieces or self.form.images[-1].filename:
             self.form.images[-1].pieces = self._pieces
         else:
             self.form.images.pop()  # a file input that was left empty
+
+    def _parameter(self, content: bytes) -> str:
+        if self._field_encoding == BASE64:
+            try:
+                content = binascii.a2b_base64(content)
+            except binascii.Error as error:
+                raise InvalidParameter(f"{self._field} is not valid base64") from error
+        return content.decode(errors="replace").strip()
 
     def _count(self) -> None:
         if len(self.form.images) <= self._most:

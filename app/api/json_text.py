@@ -136,7 +136,7 @@ def _validate(body: type[Body], text: bytes, otherwise: str, lifted: Lifted | No
     except ValidationError as error:
         mistake = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = printable(".".join(map(str, mistake["loc"]))) or "body"
-        why = mistake["msg"]
+        why = mistake["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
         if mistake["type"] == "extra_forbidden":
             why = f"unknown member{_hint(str(mistake['loc'][-1]), body)}"
         if lifted:  # its line and column are of a text that the client does not have

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.api.json_text import Text
 
@@ -22,7 +22,16 @@ class Problem(BaseModel):
     request_id: str
 
 
-Number = Annotated[int, Field(strict=True)] | Text
+def check_number(value: Any) -> Any:
+    """A whole number, or text that may hold one; JSON writes one as 2 or 2.0."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool | float | list | dict):
+        raise ValueError("must be a whole number")
+    return value
+
+
+Number = Annotated[int | Text, BeforeValidator(check_number)]
 
 
 class JsonImage(BaseModel):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from benchmarks.compare.contenders import Contender
 from benchmarks.compare.processes import Server, started
+from benchmarks.load.connection import Connection
+from benchmarks.load.generator import Load, apply_load, closed_loop
 from benchmarks.server import served_model
-from client.connection import Connection
-from client.load import Load, apply_load, closed_loop
 
 WARM_UP_SECONDS = 3.0
 IDLE_SECONDS = 5.0

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.compare.contenders import Contender
+from benchmarks.load.connection import Connection
 from benchmarks.ports import free_port
-from client.connection import Connection
 
 LOADING_SECONDS = 120.0
 ENDING_SECONDS = 30.0  # for the first process; then as much for those it leaves behind

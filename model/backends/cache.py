@@ -4,6 +4,7 @@ import logging
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -17,14 +18,24 @@ def open_cache(directory: Path) -> Path | None:
 
     It is refused when it, or anything in it, belongs to another user or can be written by others.
     """
+    return _open(directory, check_private)
+
+
+def open_closed(directory: Path) -> Path | None:
+    """As `open_cache`, for a tree of files: refused when other users can even enter its root."""
+    return _open(directory, check_closed)
+
+
+def _open(directory: Path, check: Callable[[Path], None]) -> Path | None:
     try:
         found = locate(directory)
-        found.mkdir(mode=0o700, parents=True, exist_ok=True)
-        check_private(found)
+        make_private(found)
+        check(found)
         with tempfile.TemporaryFile(dir=found):
             return found
     except (OSError, RuntimeError) as error:
-        logger.warning("compiled models are not kept in %s: %s", directory, error)
+        reason = getattr(error, "strerror", None) or error
+        logger.warning("compiled models are not kept in %s: %s", directory, reason)
         return None
 
 
@@ -43,9 +54,19 @@ def locate(directory: Path) -> Path:
     return found
 
 
+def make_private(directory: Path) -> None:
+    """Make a directory, and those above it that are missing, for this user alone."""
+    if not directory.parent.exists():
+        make_private(directory.parent)
+    directory.mkdir(mode=0o700, exist_ok=True)
+
+
 def check_private(directory: Path) -> None:
     """Raise `PermissionError` unless this user alone can change a directory and what is in it."""
     _check_owner(directory, directory.stat())
+    for parent in directory.resolve().parents:
+        if _anyone_may_rename_in(parent):
+            raise PermissionError(f"any user can replace what is in {parent}; choose another one")
     for path in directory.iterdir():
         try:
             status = path.lstat()
@@ -54,6 +75,16 @@ def check_private(directory: Path) -> None:
         if stat.S_ISLNK(status.st_mode):
             raise PermissionError(f"{path} is a symbolic link; remove it")
         _check_owner(path, status)
+
+
+def check_closed(directory: Path) -> None:
+    """Raise `PermissionError` unless this user alone can reach what is below a directory."""
+    status = directory.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise PermissionError(f"{directory} is a symbolic link; remove it")
+    _check_owner(directory, status)
+    if hasattr(os, "geteuid") and status.st_mode & OTHERS:
+        raise PermissionError(f"other users can enter {directory}; remove it")
 
 
 def seal(directory: Path) -> None:
@@ -65,6 +96,12 @@ def seal(directory: Path) -> None:
                 path.chmod(mode & ~OTHERS)
         except FileNotFoundError:
             continue
+
+
+def _anyone_may_rename_in(directory: Path) -> bool:
+    """Whether all users can write to a directory, and it is not sticky as ``/tmp`` is."""
+    mode = directory.stat().st_mode
+    return os.name == "posix" and bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:

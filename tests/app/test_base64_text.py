@@ -41,8 +41,13 @@ def test_both_alphabets_with_and_without_padding(
     assert decode(text if padded else text.rstrip("="), max(piece, 1)) == content
 
 
-@given(CONTENT, st.lists(st.tuples(st.integers(0, 150), st.sampled_from(" \t\r\n")), max_size=9))
-def test_white_space_anywhere_is_ignored(content: bytes, blanks: list[tuple[int, str]]) -> None:
+BLANKS = st.sampled_from(("\t", "\r\n", "\n", "\n    ", " \n"))
+
+
+@given(CONTENT, st.lists(st.tuples(st.integers(0, 150), BLANKS), max_size=9))
+def test_line_breaks_and_indentation_are_ignored(
+    content: bytes, blanks: list[tuple[int, str]]
+) -> None:
     text = base64.b64encode(content).decode()
     for place, blank in blanks:
         text = text[:place] + blank + text[place:]
@@ -71,6 +76,7 @@ def test_only_whole_groups_and_their_padding_are_base64(text: str) -> None:
         ("MQ=", "its length is wrong"),
         ("M", "its length is wrong"),
         ("MQ==MQ==", "it has the character '='"),
+        ("MQ M", "it has spaces, as if + were read as one"),
         ("M\x1bQ=", "it has the character '\N{REPLACEMENT CHARACTER}'"),
     ],
 )

@@ -151,6 +151,13 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "BOM, as text": text(b'\xef\xbb\xbf {"image": "%b"}' % ENCODED.encode(), "text/plain"),
     "JSON behind white space": {"content": b' \r\n\t{"image": "%b"}' % ENCODED.encode()},
     "a parameter that is null": {"json": {"image": ENCODED, "top_k": None}},
+    "a parameter with a decimal point": {"json": {"image": ENCODED, "top_k": 5.0}},
+    "a parameter in base64": form(
+        field("top_k", b"NQ==").replace(
+            b'"top_k"', b'"top_k"\r\nContent-Transfer-Encoding: base64'
+        ),
+        part(),
+    ),
     "a parameter as text": {"json": {"image": ENCODED, "top_k": "5"}},
     "data URI with a name": {"json": {"image": f"data:image/png;name=a.png;base64,{ENCODED}"}},
     "data URI alone": {"content": f"data:image/png;base64,{ENCODED}"},
@@ -216,7 +223,27 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "another member": ({"json": {"image": ENCODED, "topk": 2}}, "did you mean top_k?"),
     "image under another name": ({"json": {"img": ENCODED}}, 'not {"image": "<base64>"}'),
-    "list of images": ({"json": {"image": [ENCODED]}}, "image: Input should be a valid string"),
+    "list of images": ({"json": {"image": [ENCODED]}}, "image: must be a valid string"),
+    "a parameter that is not whole": (
+        {"json": {"image": ENCODED, "top_k": 1.5}},
+        "top_k: must be a whole number",
+    ),
+    "a parameter that is a truth value": (
+        {"json": {"image": ENCODED, "top_k": True}},
+        "top_k: must be a whole number",
+    ),
+    "base64 whose + became spaces": (
+        {"json": {"image": "Mw/ Mw=="}},
+        "it has spaces, as if + were read as one; send + as %2B",
+    ),
+    "another boundary": (
+        form(part(), media_type="multipart/form-data; boundary=y"),
+        "it ends without the last boundary, which is '--y--' by its Content-Type",
+    ),
+    "no last boundary": (
+        {**form(part()), "content": part()},
+        "it ends without the last boundary, which is '--x--'",
+    ),
     "data URI without base64": ({"json": {"image": "data:image/png,abc"}}, "must begin like data:"),
     "too many parts": (form(*[field("top_k", b"")] + [EMPTY] * 17), "the form has over 17 parts"),
 }

@@ -149,7 +149,7 @@ def test_what_is_not_a_list_of_numbers_is_refused(data: str) -> None:
         (b'{"inputs": [{"image": "aaaaaaaaaaaa\naaaaaaa"}]}', "a character that it may not have"),
         (b'{"inputs": [], "name": "%b"}' % (b"a" * 1001), "name: String should have at most 1000"),
         (b'{"inputs": [], "name": "%b"}' % (b"a" * 9000), "name: String should have at most 1000"),
-        (b'{"inputs": [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3]}', "inputs.0: Input should be"),
+        (b'{"inputs": [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3]}', "inputs.0: must be"),
         (b'{"inputs": [{"image": "aaaaaaaaaaaaaaaaaaa"} {}]}', "Invalid JSON: expected `,` or `]`"),
         ('{"inputs": []}'.encode("utf-16"), "it is UTF-16; send UTF-8"),
     ],

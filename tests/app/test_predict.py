@@ -130,7 +130,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unfinished multipart": (
         multipart(("file", b"1"), end=b""),
-        "Unexpected end of multipart stream",
+        "it ends without the last boundary",
     ),
     "broken multipart": (
         {"content": b"garbage", "headers": {"content-type": "multipart/form-data; boundary=x"}},

@@ -44,7 +44,10 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("port", "abc", "valid integer"),
+        ("port", "abc", "must be a whole number"),
+        ("tracing", "maybe", "must be true or false"),
+        ("request_timeout_s", "10s", "must be a number"),
+        ("host", "", "must not be empty"),
         ("port", "70000", "less than or equal to 65535"),
         ("max_batch_size", "0", "greater than or equal to 1"),
         ("max_pixels", "999999999", "less than or equal to 178000000"),
@@ -232,6 +235,12 @@ def test_a_dotenv_that_is_a_directory_is_refused_on_one_line() -> None:
         read_settings()
 
 
+def test_a_dotenv_that_links_to_nothing_is_refused_on_one_line() -> None:
+    Path(".env").symlink_to("nowhere")
+    with pytest.raises(SettingsError, match=r"^\.env: a link to a file that does not exist$"):
+        read_settings()
+
+
 def test_a_dotenv_that_may_not_be_read_is_refused_on_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -262,7 +271,7 @@ def test_typing_errors_in_dotenv_are_reported() -> None:
 
 def test_a_bad_value_in_dotenv_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("XCIT_PORT=x\n")
-    with pytest.raises(SettingsError, match=r"^\.env: XCIT_PORT=x: must be a valid integer"):
+    with pytest.raises(SettingsError, match=r"^\.env: XCIT_PORT=x: must be a whole number$"):
         read_settings()
     monkeypatch.setenv("xcit_port", "y")
     with pytest.raises(SettingsError, match=r"^XCIT_PORT=y: "):

@@ -7,12 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
-
-from client import Retries
+from xcit_client import Retries
 
 Turn = httpx.Response | Exception
 
-HASTY = Retries(first_pause=0.001)
+HASTY = Retries(seconds=1.0, first_pause=0.001)
 
 ANSWER = {
     "model": {"name": "fake", "version": "3"},

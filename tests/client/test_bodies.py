@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
+from xcit_client import NO_RETRIES, AsyncClient, Client, ClientError, TimedOut, UnexpectedAnswer
+from xcit_client.bodies import MAX_JSON, MAX_PICTURE, Body
 
-from client import NO_RETRIES, AsyncClient, Client, ClientError, TimedOut, UnexpectedAnswer
-from client.bodies import MAX_JSON, MAX_PICTURE, Body
-from client.connection import Connection, encode_post
+from benchmarks.load.connection import Connection, encode_post
 
 BOMB, DEFLATED = (pack(bytes(100 * 2**20)) for pack in (gzip.compress, zlib.compress))
 TWICE = gzip.compress(BOMB)

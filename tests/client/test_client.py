@@ -10,12 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-
-from app.api import schemas
-from app.api_keys import new_key
-from app.lifecycle import Lifecycle, State
-from app.main import create_app
-from client import (
+from xcit_client import (
     NO_RETRIES,
     AsyncClient,
     Client,
@@ -36,7 +31,12 @@ from client import (
     Unreachable,
     UnreadableImage,
 )
-from client.images import ImageLike
+from xcit_client.images import ImageLike
+
+from app.api import schemas
+from app.api_keys import new_key
+from app.lifecycle import Lifecycle, State
+from app.main import create_app
 from tests.app.conftest import FakeClassifier, make_settings, until
 
 from .conftest import ANSWER, HASTY, Counting, Script, Turn, countdown, good, problem
@@ -116,7 +116,7 @@ async def test_errors_are_the_problem_documents(classifier: FakeClassifier) -> N
             await client.predict(b"bad")
         with pytest.raises(ServiceError, match="from 1 to 10") as parameter:
             await client.predict(b"3", top_k=11)
-        with pytest.raises(UnreadableImage, match="no bytes"):
+        with pytest.raises(UnreadableImage, match="the image is empty"):
             await client.predict(b"")
     error = caught.value
     assert (error.status, error.type) == (400, "/problems/invalid-image")
@@ -183,7 +183,7 @@ STRANGERS: dict[str, tuple[httpx.Response, str]] = {
     "an error of others": (httpx.Response(418, json={"error": "teapot"}), "answered 418 without"),
     "elsewhere": (
         httpx.Response(308, headers={"Location": "https://x/"}),
-        "leads to https://x/; give the URL there",
+        "redirects to https://x/; use that URL",
     ),
 }
 
@@ -229,11 +229,11 @@ def test_a_url_that_cannot_be_is_refused(url: str) -> None:
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"timeout": 0}, "timeout is 0; it must be seconds over 0"),
+        ({"timeout": 0}, "timeout is 0; expected more than 0 seconds"),
         ({"timeout": float("inf")}, "timeout is inf"),
-        ({"api_key": ""}, "the API key is empty"),
-        ({"api_key": "a\nb"}, "the API key is empty, or not of printable"),
-        ({"api_key": "schlüssel"}, "the API key is empty, or not of printable"),
+        ({"api_key": ""}, "the API key must be one or more printable"),
+        ({"api_key": "a\nb"}, "the API key must be one or more printable"),
+        ({"api_key": "schlüssel"}, "the API key must be one or more printable"),
     ],
     ids=lambda value: str(value),
 )

@@ -7,9 +7,8 @@ from typing import Any
 import numpy
 import pytest
 from PIL import Image, ImageOps
-
-from client import UnreadableImage
-from client.images import encode
+from xcit_client import UnreadableImage
+from xcit_client.images import encode
 
 
 def decoded(data: bytes) -> Image.Image:
@@ -69,8 +68,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "vector": (numpy.zeros(4, numpy.uint8), "of shape (4,)"),
     "empty array": (numpy.zeros((0, 4), numpy.uint8), "of shape (0, 4)"),
     "picture of floats": (Image.new("F", (4, 4)), "cannot be written as PNG"),
-    "nothing": (None, "NoneType is no image: give a path"),
-    "number": (3, "int is no image"),
+    "nothing": (None, "cannot send an object of type NoneType; give a path"),
+    "number": (3, "cannot send an object of type int"),
     "absent file": ("absent.jpg", "absent.jpg: No such file or directory"),
     "directory": (Path(__file__).parent, "is a directory; name the files in it"),
     "NUL": ("a\0b", "null byte"),

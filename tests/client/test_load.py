@@ -14,11 +14,11 @@ from statistics import mean, stdev
 import pytest
 from PIL import Image
 
-from client.connection import Answer, Connection, encode_post
-from client.load import BROKEN, Load, Outcome, apply_load, closed_loop, open_loop
-from client.plot import plot_latencies
-from client.report import bar, histogram, remarks, summary, table_row
-from client.sample import sample_picture
+from benchmarks.load.connection import Answer, Connection, encode_post
+from benchmarks.load.generator import BROKEN, Load, Outcome, apply_load, closed_loop, open_loop
+from benchmarks.load.plot import plot_latencies
+from benchmarks.load.report import bar, histogram, remarks, summary, table_row
+from benchmarks.load.sample import sample_picture
 
 pytestmark = pytest.mark.anyio
 

@@ -6,8 +6,7 @@ from email.utils import formatdate
 
 import httpx
 import pytest
-
-from client import (
+from xcit_client import (
     AsyncClient,
     Client,
     ClientError,
@@ -19,8 +18,8 @@ from client import (
     UnexpectedAnswer,
     Unreachable,
 )
-from client.exchange import parse_retry_after
-from client.retries import Attempts
+from xcit_client.exchange import parse_retry_after
+from xcit_client.retries import Attempts
 
 from .conftest import HASTY, Script, good, problem
 
@@ -56,24 +55,24 @@ def pauses(retries: Retries, error: ClientError) -> list[float]:
     return found
 
 
-def test_pauses_double_up_to_the_longest_where_none_is_told() -> None:
-    retries = Retries(tries=6, first_pause=0.1, longest_pause=0.5)
+def test_pauses_double_up_to_the_longest() -> None:
+    retries = Retries(seconds=2.0, first_pause=0.1, longest_pause=0.5)
     assert pauses(retries, Unreachable("x")) == pytest.approx([0.1, 0.2, 0.4, 0.5, 0.5])
 
 
-def test_half_of_a_pause_is_left_to_chance() -> None:
+def test_half_of_each_pause_is_random() -> None:
     first = {Attempts(Retries(first_pause=1.0)).pause_after(Unreachable("x")) for _ in range(50)}
     assert len(first) > 25
     assert 0.5 <= min(first) <= max(first) <= 1.0
 
 
-def test_what_the_service_tells_is_the_least_pause() -> None:
-    found = pauses(Retries(tries=3, first_pause=0.1), unavailable(3.0))
+def test_retry_after_is_added_to_the_pause() -> None:
+    found = pauses(Retries(seconds=7.0, first_pause=0.1), unavailable(3.0))
     assert found == pytest.approx([3.1, 3.2])
 
 
-def test_a_pause_that_would_end_too_late_is_not_begun() -> None:
-    assert pauses(Retries(tries=9, seconds=7.0, first_pause=0.0), unavailable(3.0)) == [3.0, 3.0]
+def test_no_attempt_starts_after_the_time_limit() -> None:
+    assert pauses(Retries(seconds=7.0, first_pause=0.0), unavailable(3.0)) == [3.0, 3.0]
     assert pauses(Retries(seconds=30.0), unavailable(60.0)) == []
 
 
@@ -91,7 +90,8 @@ def test_retry_after_is_read_as_a_date() -> None:
 
 PASSING = {
     "overloaded": problem(503, "overloaded"),
-    "a balancer's own 503": HTML_503,
+    "a load balancer's own 503": HTML_503,
+    "a load balancer's bad gateway": httpx.Response(502, html="<h1>no backend</h1>"),
     "too many requests": problem(429, "too-many-requests"),
     "nobody there": REFUSED,
     "hung up": BROKEN,
@@ -146,31 +146,32 @@ async def test_what_will_not_pass_is_not_tried_again(
     assert len(script.requests) == 1
 
 
-async def test_tries_have_an_end_and_the_last_error_is_told() -> None:
+async def test_the_last_error_is_raised_when_the_time_is_over() -> None:
     script = Script(REFUSED, problem(503, "draining", {"Retry-After": "0"}))
-    retries = Retries(tries=3, first_pause=0.001)
+    retries = Retries(seconds=0.1, first_pause=0.001)
     with (
         Client("http://service", retries=retries, transport=script) as client,
         pytest.raises(Unavailable, match="draining: do otherwise") as caught,
     ):
         client.predict(b"3")
-    assert len(script.requests) == 3
+    assert len(script.requests) >= 3
     assert caught.value.retry_after == 0.0
 
 
-async def test_a_told_pause_is_kept() -> None:
+async def test_both_clients_wait_for_retry_after() -> None:
     refusal = problem(503, "overloaded", {"Retry-After": "1"})
+    patient = Retries(first_pause=0.001)
     begun = time.monotonic()
-    with Client("http://x", retries=HASTY, transport=Script(refusal, good())) as client:
+    with Client("http://x", retries=patient, transport=Script(refusal, good())) as client:
         client.predict(b"3")
-    async with AsyncClient("http://x", retries=HASTY, transport=Script(refusal, good())) as other:
+    async with AsyncClient("http://x", retries=patient, transport=Script(refusal, good())) as other:
         await other.predict(b"3")
     assert 2.0 <= time.monotonic() - begun < 4.0
 
 
 @pytest.mark.parametrize(
-    "choices", [{"tries": 0}, {"seconds": -1}, {"first_pause": float("nan")}], ids=str
+    "choices", [{"longest_pause": -0.1}, {"seconds": -1}, {"first_pause": float("nan")}], ids=str
 )
-def test_retries_that_cannot_be_are_refused(choices: dict[str, float]) -> None:
-    with pytest.raises(InvalidOption, match="it must be"):
-        Retries(**choices)  # type: ignore[arg-type]
+def test_invalid_retries_are_refused(choices: dict[str, float]) -> None:
+    with pytest.raises(InvalidOption, match="expected 0 or more"):
+        Retries(**choices)

@@ -201,7 +201,11 @@ def test_evaluate_measures_an_image_folder(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["evaluate", str(BUNDLED_CHECKPOINT), "/nowhere"], 1, "xcit-serve: /nowhere: neither"),
+        (
+            ["evaluate", str(BUNDLED_CHECKPOINT), "/no/images"],
+            1,
+            "xcit-serve: /no/images: cannot be",
+        ),
         (["inspect", "--image-size", "64", str(BUNDLED_CHECKPOINT)], 1, "xcit-serve: /"),
         (["inspect", "xcit_tiny_12_p17_224"], 1, "xcit-serve: xcit_tiny_12_p17_224: neither"),
         (["inspect", "/nowhere.pt"], 1, "xcit-serve: /nowhere.pt: cannot be read: No such file"),

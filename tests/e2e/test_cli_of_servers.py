@@ -134,7 +134,7 @@ def test_the_clients_key_is_no_unknown_setting(monkeypatch: pytest.MonkeyPatch) 
 
 
 MISTAKES = [
-    ("predict x --url localhost", 2, "'localhost' is no URL of a service"),
+    ("predict x --url localhost", 2, "invalid service URL 'localhost'"),
     (
         "predict x --url http://x --checkpoint a",
         2,
@@ -150,11 +150,11 @@ MISTAKES = [
         2,
         "--backend is for a model on this machine, not at",
     ),
-    ("predict x --url http://x --api-key ü", 2, "the API key is empty, or not of printable ASCII"),
+    ("predict x --url http://x --api-key ü", 2, "the API key must be one or more printable ASCII"),
     ("predict x --url http://x --concurrency 513", 2, "--concurrency=513: must be from 1 to 512"),
     ("predict x --concurrency 3", 2, "--concurrency is for a server: name it by --url"),
     ("predict x --api-key s3cret", 2, "--api-key is for a server: name it by --url"),
-    ("bench --url x", 2, "'x' is no URL of a service"),
+    ("bench --url x", 2, "invalid service URL 'x'"),
     ("bench --url http://x --concurrency 1.5", 2, "must be whole numbers, separated by commas"),
     ("bench --url http://x --rate 0", 2, "--rate=0: must be from 0.01 to 10,000"),
     ("bench --url http://x --rate nan", 2, "--rate=nan: must be from 0.01 to 10,000"),

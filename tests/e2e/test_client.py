@@ -3,19 +3,18 @@
 import asyncio
 import socket
 import threading
+import time
 from pathlib import Path
 
 import numpy
 import pytest
 from PIL import Image
-
-from client import (
+from xcit_client import (
     NO_RETRIES,
     AsyncClient,
     Client,
     ImageRefused,
     Prediction,
-    Retries,
     Unavailable,
     Unreachable,
 )
@@ -82,7 +81,7 @@ def test_nobody_there_is_told() -> None:
 
 
 def test_what_speaks_no_http_is_told(unfriendly: int) -> None:
-    client = Client(f"http://127.0.0.1:{unfriendly}", retries=Retries(tries=2, first_pause=0.01))
+    client = Client(f"http://127.0.0.1:{unfriendly}", retries=NO_RETRIES)
     with client, pytest.raises(Unreachable, match="illegal status line"):
         client.health()
 
@@ -93,11 +92,10 @@ def unfriendly() -> int:
 
     def greet() -> None:
         with listener:
-            for _ in range(2):
-                connection, _ = listener.accept()
-                with connection:
-                    connection.recv(1024)
-                    connection.sendall(b"220 ready\r\n\r\n")
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"220 ready\r\n\r\n")
 
     threading.Thread(target=greet, daemon=True).start()
     return int(listener.getsockname()[1])
@@ -114,10 +112,21 @@ def test_a_full_service_is_asked_again_until_it_has_room(start_server: StartServ
 
 
 @pytest.mark.slow
-def test_a_restart_is_waited_for(start_server: StartServer) -> None:
+def test_the_defaults_lose_no_image_over_a_restart_of_seven_seconds(
+    start_server: StartServer,
+) -> None:
     first = start_server(*SLOW_SERVICE)
-    with Client(first.url, retries=Retries(tries=100, longest_pause=0.2)) as client:
-        assert client.predict(b"0").best.label == "0"
+    images = [b"0.0%d" % (number % 10) for number in range(300)]
+    with Client(first.url) as client:
+        outcomes = client.predict_many(images)
+        results = [next(outcomes) for _ in range(50)]
+        stopped = time.monotonic()
         assert first.stop() == 0
-        start_server(*SLOW_SERVICE, wait=False, port=first.port)
-        assert client.predict(b"0.01").best.label == "0.01"
+        restart = threading.Timer(
+            max(0.0, stopped + 7 - time.monotonic()),
+            lambda: start_server(*SLOW_SERVICE, wait=False, port=first.port),
+        )
+        restart.start()
+        results += outcomes
+        restart.join()
+    assert [type(result) for result in results] == [Prediction] * 300

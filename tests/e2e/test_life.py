@@ -91,6 +91,26 @@ def test_any_number_of_signals_ends_without_an_error(start_server: StartServer) 
     check_quiet(server.log.read_text())
 
 
+LATE_SIGNALS = """
+import runpy
+import signal
+import app.server
+leave = app.server.leave
+def leave_late(code, *lines):
+    for late in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.raise_signal(late)
+    leave(code, *lines)
+app.server.leave = leave_late
+runpy.run_module("tests.e2e.slow_service", run_name="__main__")
+"""
+
+
+def test_signals_that_come_after_the_end_change_nothing(start_server: StartServer) -> None:
+    server = start_server("-c", LATE_SIGNALS)
+    assert server.stop() == 0
+    check_quiet(server.log.read_text())
+
+
 def check_quiet(log: str) -> None:
     assert "ERROR" not in log
     assert "Traceback" not in log
@@ -110,16 +130,20 @@ def test_log_lines_of_a_signal_carry_no_request_id(
 
     with ThreadPoolExecutor(2) as pool:
         callers = [pool.submit(call) for _ in range(2)]
-        for sent in [signal.SIGHUP] * 20 + [signal.SIGTERM]:
-            server.process.send_signal(sent)
-            time.sleep(0.02)
+        for number in range(1, 11):
+            server.process.send_signal(signal.SIGHUP)
+            wait_for(
+                lambda number=number: server.log.read_text().count("SIGHUP in state") == number,
+                "the signal is in the log",
+            )
+        server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: not server.is_ready(), "draining")
         done.set()
         for caller in callers:
             caller.result()
     assert server.stop() == 0
     lines = [line for line in server.log.read_text().splitlines() if "/" not in line]
-    assert sum("SIGHUP in state" in line for line in lines) > 5
+    assert sum("SIGHUP in state" in line for line in lines) == 10
     assert any("SIGTERM in state ready" in line for line in lines)
     assert not [line for line in lines if "request_id" in line]
 

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from benchmarks.client import post_image
-from client.load import Load, Outcome, apply_load, closed_loop
+from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop
 from tests.dashboard import DEPLOY, QUERIES, fill_in, query
 
 from .conftest import PATIENCE, Server, StartServer, free_port

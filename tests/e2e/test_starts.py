@@ -133,6 +133,14 @@ def test_bad_settings_are_a_line_each_and_exit_code_2() -> None:
     ]
 
 
+def test_unknown_variables_are_in_the_log_in_its_format() -> None:
+    ended = start(host="no-such-host.invalid", max_bacth_size=3, log_format="json")
+    warning, error = map(json.loads, ended.lines)
+    assert warning["level"] == "warning"
+    assert warning["message"].startswith("XCIT_MAX_BACTH_SIZE is not a setting and has no effect")
+    assert error["level"] == "error"
+
+
 DEFECT = """
 import app.server
 from app.logs import set_up_logs

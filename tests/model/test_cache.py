@@ -95,6 +95,31 @@ def _umask(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_umask")
+def test_the_directories_above_are_made_for_their_owner_alone(cache: Path) -> None:
+    assert open_cache(cache / "deeper") == cache / "deeper"
+    assert mode(cache.parent) == mode(cache) == 0o700
+
+
+def test_a_directory_that_any_user_could_replace_is_refused(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert open_cache(cache) == cache
+    cache.parent.chmod(0o777)
+    assert open_cache(cache) is None
+    assert f"any user can replace what is in {cache.parent}; choose another" in caplog.text
+    cache.parent.chmod(0o1777)
+    assert open_cache(cache) == cache, "the sticky bit prevents it"
+
+
+def test_the_reason_is_without_pythons_notation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert open_cache(tmp_path / "file") is None
+    assert caplog.messages == [f"compiled models are not kept in {tmp_path / 'file'}: File exists"]
+
+
+@pytest.mark.usefixtures("_umask")
 def test_what_is_kept_is_for_its_owner_alone_and_is_used_again_under_any_umask(
     start: Started, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -191,8 +191,60 @@ def test_images_that_cannot_be_used_are_named(folder: Path, tmp_path: Path) -> N
     with pytest.raises(ModelError, match="no images for split 'train'"):
         load_dataset(tmp_path / "empty", "train", spec, quiet=True)
     (tmp_path / "no.tar").write_bytes(b"x")
-    with pytest.raises(ModelError, match="neither a directory nor a readable tar"):
+    with pytest.raises(ModelError, match=r"no\.tar: neither a directory nor a readable tar$"):
         load_dataset(tmp_path / "no.tar", "train", spec, quiet=True)
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_directory_that_cannot_be_written_to_is_refused_before_any_image_is_decoded(
+    folder: Path, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    (folder / "train" / "red" / "00.png").write_bytes(b"broken")
+    out = tmp_path / place
+    with pytest.raises(SystemExit, match=f"^error: {out}: the run's files cannot be written there"):
+        main(["run", str(folder), "--out", str(out)])
+
+
+def test_a_run_with_other_labels_is_not_continued(folder: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    main(["run", str(folder), "--out", out, *FLAGS.split(), "--epochs", "1"])
+    for split in ("train", "test"):
+        (folder / split / "red").rename(folder / split / "crimson")
+    with pytest.raises(SystemExit, match=r"labels are blue, red; .* blue, crimson; give another"):
+        main(["run", str(folder), "--out", out, *FLAGS.split(), "--epochs", "2"])
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\3\4", None])
+def test_a_file_that_is_not_the_state_of_a_run_is_refused(
+    folder: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    state = tmp_path / "last.pt"
+    if content is None:
+        torch.save({"epoch": 3}, state)
+    else:
+        state.write_bytes(content)
+    with pytest.raises(SystemExit, match=r"last\.pt: not the state of a run"):
+        main(["run", str(folder), "--out", str(tmp_path), *FLAGS.split()])
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("--epochs 0", "--epochs is 0; it must be at least 1"),
+        ("--decay-epochs -1", "--decay-epochs is -1; it must be at least 0"),
+        ("--muon-lr nan", "--muon-lr is nan; it must be from 0 to 1"),
+        ("--average 1.5", "--average is 1.5; it must be from 0 to 1"),
+        ("--heads 0", "--heads is 0; it must be at least 1"),
+        ("--image-size 9", "--image-size is 9; it must be a multiple of --patch-size, 4"),
+    ],
+)
+def test_choices_that_cannot_work_are_refused_before_images_are_decoded(
+    folder: Path, tmp_path: Path, choice: str, message: str
+) -> None:
+    (folder / "train" / "red" / "00.png").write_bytes(b"broken")
+    with pytest.raises(SystemExit, match=f"^error: {message}$"):
+        main(["run", str(folder), "--out", str(tmp_path), *FLAGS.split(), *choice.split()])
 
 
 def test_augmentation_flips_and_shifts_by_no_more_than_the_margin() -> None:
@@ -239,7 +291,7 @@ def test_a_run_may_start_with_the_weights_of_another(folder: Path, tmp_path: Pat
 def test_muon_steps_along_an_orthogonal_matrix() -> None:
     matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
     for each in (matrix, matrix.mT):
-        singular = torch.linalg.svdvals(orthogonalise(each))
+        singular = torch.linalg.svdvals(orthogonalise(each[None]))
         assert singular.min() > 0.6
         assert singular.max() < 1.3
 

@@ -1,7 +1,7 @@
-"""Clients of xcit-serve: images in, their most likely classes out. Needs httpx and no more."""
+"""Python client for xcit-serve: send images, get their most likely classes."""
 
-from client.asynchronous import AsyncClient
-from client.errors import (
+from xcit_client.asynchronous import AsyncClient
+from xcit_client.errors import (
     ClientError,
     DeadlineExceeded,
     ImageRefused,
@@ -14,9 +14,9 @@ from client.errors import (
     Unreachable,
     UnreadableImage,
 )
-from client.results import Health, Model, Prediction, Row, ServedModel
-from client.retries import NO_RETRIES, Retries
-from client.sync import Client
+from xcit_client.results import Health, Model, Prediction, Row, ServedModel
+from xcit_client.retries import NO_RETRIES, Retries
+from xcit_client.sync import Client
 
 __all__ = [
     "NO_RETRIES",

@@ -13,7 +13,7 @@ def sample_picture() -> bytes:
 
     width, height = _SIZE
     shades = [Image.linear_gradient("L").rotate(angle).resize(_SIZE) for angle in (0, 90, 180)]
-    dots = random.Random(0).randbytes(width * height // 4)  # noqa: S311 - nothing secret
+    dots = random.Random(0).randbytes(width * height // 4)
     grain = Image.frombytes("L", (width // 2, height // 2), dots).resize(_SIZE)
     picture = Image.blend(Image.merge("RGB", shades), grain.convert("RGB"), _GRAIN)
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""HTTP as both clients speak it: what goes out, and what an answer or its absence means."""
+"""Requests that both clients send, and what answers and connection errors mean."""
 
 import re
 import time
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from client.errors import (
+from xcit_client.errors import (
     ClientError,
     DeadlineExceeded,
     ImageRefused,
@@ -21,19 +21,19 @@ from client.errors import (
     UnexpectedAnswer,
     Unreachable,
 )
-from client.reasons import reason_of
-from client.results import Health, Model, Prediction, Row, ServedModel
+from xcit_client.os_errors import reason_of
+from xcit_client.results import Health, Model, Prediction, Row, ServedModel
 
 TIMEOUT = 30.0  # seconds
-_IDLE_SECONDS = 4.0  # the service closes a connection after 5, and a request then is lost
-_MEMBERS = ("type", "title", "detail", "request_id")  # of a problem document
-_OF_THE_IMAGE = {
+_IDLE_SECONDS = 4.0  # less than the 5 after which the service closes a connection
+_PROBLEM_MEMBERS = ("type", "title", "detail", "request_id")
+_IMAGE_PROBLEMS = {
     "/problems/body-too-large",
     "/problems/image-too-large",
     "/problems/invalid-image",
     "/problems/unsupported-media-type",
 }
-# What an answer that is no JSON, or none of ours, leads to.
+# Raised while an answer of another kind is parsed.
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _BY_STATUS: dict[int, type[ServiceError]] = {
     401: Unauthorized,
@@ -46,38 +46,38 @@ Value = TypeVar("Value", Health, ServedModel)
 
 
 def check_url(url: str) -> str:
-    """The URL of a service without a slash at its end; raises `InvalidOption` if it is none."""
+    """The URL of a service without a trailing slash; raises `InvalidOption`."""
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:
-        raise InvalidOption(f"{url!r} is no URL: {error}") from error
-    if parsed.userinfo:  # and a password is not to be repeated
-        raise InvalidOption("the URL names a user; leave it out, and give an API key")
+        raise InvalidOption(f"invalid URL {str(url)!r}: {error}") from error
+    if parsed.userinfo:  # may hold a password, so the message does not repeat the URL
+        raise InvalidOption("the URL contains a user name; remove it and pass api_key instead")
     port = 1 if parsed.port is None else parsed.port
     host = re.fullmatch(rb"[\w.:-]+", parsed.raw_host)
     if parsed.scheme not in {"http", "https"} or not host or not 1 <= port <= 65535:
-        raise InvalidOption(f"{url!r} is no URL of a service; expected such as http://HOST:8000")
+        raise InvalidOption(f"invalid service URL {url!r}; expected for example http://HOST:8000")
     if parsed.query or parsed.fragment:
-        raise InvalidOption(f"the URL {url!r} has a query or a fragment; leave them out")
+        raise InvalidOption(f"the URL {url!r} has a query or a fragment; remove it")
     return str(parsed).rstrip("/")
 
 
 def key_header(api_key: str | None) -> dict[str, str]:
-    """The header that shows the key, if there is one; raises `InvalidOption` if none can."""
+    """The ``Authorization`` header for an API key; raises `InvalidOption` if it is not valid."""
     if api_key is None:
         return {}
     if not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
-        raise InvalidOption("the API key is empty, or not of printable ASCII characters")
+        raise InvalidOption("the API key must be one or more printable ASCII characters")
     return {"Authorization": f"Bearer {api_key.strip()}"}
 
 
 def options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    """Of an HTTP client of the service; raises `InvalidOption`.
+    """Arguments for httpx's clients; raises `InvalidOption`.
 
-    Its connections are as many as its callers, and each is kept for the next request.
+    Each concurrent request has a connection, which is kept for the next request.
     """
     if not 0 < timeout < float("inf"):
-        raise InvalidOption(f"timeout is {timeout}; it must be seconds over 0")
+        raise InvalidOption(f"timeout is {timeout}; expected more than 0 seconds")
     return {
         "base_url": check_url(url),
         "headers": {
@@ -92,7 +92,7 @@ def options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
 
 def check_concurrency(concurrency: int) -> int:
     if concurrency < 1:
-        raise InvalidOption(f"concurrency is {concurrency}; it must be 1 or more")
+        raise InvalidOption(f"concurrency is {concurrency}; expected 1 or more")
     return concurrency
 
 
@@ -119,7 +119,7 @@ def _post(path: str, image: bytes, params: dict[str, int]) -> dict[str, Any]:
 
 
 def no_answer(error: httpx.RequestError, url: str, timeout: float) -> ClientError:
-    """Why there is none, in our terms."""
+    """The client error for an httpx error."""
     if isinstance(error, httpx.ConnectTimeout):
         return Unreachable(f"cannot reach {url}: no connection within {timeout:g} s")
     if isinstance(error, httpx.TimeoutException):
@@ -130,7 +130,7 @@ def no_answer(error: httpx.RequestError, url: str, timeout: float) -> ClientErro
 
 
 def _reason(error: httpx.RequestError) -> str:
-    """What the operating system says, further down a chain of errors, or else the error itself."""
+    """The message of the underlying operating system error, else of the error itself."""
     cause: BaseException | None = error if isinstance(error, httpx.NetworkError) else None
     while cause is not None:
         if isinstance(cause, OSError) and (reason := reason_of(cause)):
@@ -143,7 +143,7 @@ def _reason(error: httpx.RequestError) -> str:
 
 
 def raise_unless_ok(response: httpx.Response) -> None:
-    """Raises `ServiceError` for a problem document, `UnexpectedAnswer` for what is no success."""
+    """Raises `ServiceError` for a problem document, `UnexpectedAnswer` for any other failure."""
     if response.status_code == 200:
         return
     retry_after = parse_retry_after(response.headers.get("Retry-After"))
@@ -151,22 +151,22 @@ def raise_unless_ok(response: httpx.Response) -> None:
     status = response.status_code
     if response.is_redirect:
         target = response.headers["Location"]
-        raise UnexpectedAnswer(f"{where} leads to {target}; give the URL there", status)
+        raise UnexpectedAnswer(f"{where} redirects to {target}; use that URL", status)
     try:
         problem = response.json()
-        kind, title, detail, request_id = (str(problem[name]) for name in _MEMBERS)
+        kind, title, detail, request_id = (str(problem[name]) for name in _PROBLEM_MEMBERS)
     except _MALFORMED as mistake:
         raise UnexpectedAnswer(
             f"{where} answered {status} without a problem document; is it xcit-serve?",
             status,
             retry_after,
         ) from mistake
-    error = ImageRefused if kind in _OF_THE_IMAGE else _BY_STATUS.get(status, ServiceError)
+    error = ImageRefused if kind in _IMAGE_PROBLEMS else _BY_STATUS.get(status, ServiceError)
     raise error(status, kind, title, detail, request_id, retry_after)
 
 
 def read_prediction(response: httpx.Response) -> Prediction:
-    """Raises `UnexpectedAnswer` if it is none."""
+    """Raises `UnexpectedAnswer` if the body has another form."""
     try:
         answer = response.json()
         model = answer["model"]
@@ -175,7 +175,7 @@ def read_prediction(response: httpx.Response) -> Prediction:
             for row in answer["predictions"]
         )
         if not rows:
-            raise ValueError("no class")
+            raise ValueError("no classes")
         return Prediction(
             Model(str(model["name"]), str(model["version"])),
             rows,
@@ -187,7 +187,7 @@ def read_prediction(response: httpx.Response) -> Prediction:
 
 
 def read_health(response: httpx.Response) -> Health:
-    """Raises `UnexpectedAnswer` if it is none."""
+    """Raises `UnexpectedAnswer` if the body has another form."""
     try:
         answer = response.json()
         model = answer["model"] and _pick(ServedModel, answer["model"])
@@ -197,27 +197,27 @@ def read_health(response: httpx.Response) -> Health:
 
 
 def read_picture(response: httpx.Response) -> bytes:
-    """Raises `UnexpectedAnswer` if it is none."""
+    """Raises `UnexpectedAnswer` if the body has another form."""
     if response.headers.get("Content-Type") != "image/png":
         raise _unexpected(response, "a PNG")
     return response.content
 
 
 def parse_server_timing(text: str) -> dict[str, float]:
-    """Milliseconds by name; entries without a duration do not count."""
+    """Milliseconds by name; entries without a duration are left out."""
     timings = {}
     for entry in text.split(","):
         name, *parameters = entry.split(";")
         for parameter in parameters:
             key, _, value = parameter.partition("=")
             if key.strip() == "dur":
-                with suppress(ValueError):  # of somebody in between
+                with suppress(ValueError):  # written by a proxy
                     timings[name.strip()] = float(value)
     return timings
 
 
 def parse_retry_after(text: str | None) -> float | None:
-    """Seconds, told as such or as a date; ``None`` where neither is."""
+    """Seconds from a number or a date; ``None`` if the header is missing or invalid."""
     if text is None:
         return None
     if text.strip().isdecimal():
@@ -229,7 +229,7 @@ def parse_retry_after(text: str | None) -> float | None:
 
 
 def _pick(kind: type[Value], values: dict[str, Any]) -> Value:
-    """The dataclass out of what it knows of ``values``: a newer service may tell more."""
+    """The dataclass from its fields in ``values``; newer services may send more."""
     return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from client.exchange import parse_server_timing
+from xcit_client.exchange import parse_server_timing
 
 MAX_BODY = 4 * 2**20  # bytes of an answer
 MAX_TRAILERS = 100

@@ -1,4 +1,4 @@
-"""The client for code that waits."""
+"""The synchronous client."""
 
 import threading
 from collections.abc import Generator, Iterable
@@ -7,26 +7,27 @@ from typing import Any, Self
 
 import httpx
 
-from client import exchange
-from client.bodies import Body
-from client.errors import ClientError, bare
-from client.images import ImageLike, encode
-from client.ordered import in_threads
-from client.progress import bar
-from client.results import Health, Prediction
-from client.retries import RETRIES, Attempts, Retries
+from xcit_client import exchange
+from xcit_client.bodies import Body
+from xcit_client.errors import ClientError, bare
+from xcit_client.images import ImageLike, encode
+from xcit_client.parallel import in_threads
+from xcit_client.progress import check_progress, progress_bar
+from xcit_client.results import Health, Prediction
+from xcit_client.retries import RETRIES, Attempts, Retries
 
 
 class Client:
-    """A service at ``url``, for threads; connections are kept until `close`.
+    """A client of the service at ``url``. Threads may share it; `close` closes its connections.
 
     Args:
-        timeout: seconds to connect, and again to wait for an answer.
-        retries: of requests that were refused for now, or met nobody.
-        transport: what carries the requests, instead of the network.
+        api_key: sent as a bearer token.
+        timeout: seconds to connect, and seconds to wait for the answer.
+        retries: how long to retry when the service is unreachable or not ready.
+        transport: replaces the network, for tests.
 
     Raises:
-        InvalidOption: the URL, the key or the timeout cannot be used.
+        InvalidOption: the URL, the key or the timeout is not valid.
     """
 
     def __init__(
@@ -42,13 +43,14 @@ class Client:
         self._url, self._timeout, self._retries = exchange.check_url(url), timeout, retries
 
     def predict(self, image: ImageLike, top_k: int | None = None) -> Prediction:
-        """The best classes of an image; see `client.images.encode` for what may be one.
+        """The best classes of an image.
 
         Args:
-            top_k: how many; by default the service decides: 5, or all of a model with fewer.
+            image: a path, encoded bytes, a PIL image or an array; see `xcit_client.images.encode`.
+            top_k: number of classes. Default: 5, or all classes of a model that has fewer.
 
         Raises:
-            ClientError: the request failed; each kind is in `client.errors`.
+            ClientError: the request failed; each kind is in `xcit_client.errors`.
         """
         return self._predict(image, top_k, threading.Event())
 
@@ -60,25 +62,33 @@ class Client:
         concurrency: int = 8,
         progress: bool = False,
     ) -> Generator[Prediction | ClientError, None, None]:
-        """The outcome of each image, in order: its classes, or its error.
+        """Yield one result per image, in order: its prediction or its error.
 
-        Images are taken from the iterable, and files read, as their turn comes.
+        Images are taken from the iterable, and files are read, shortly before they are sent.
 
         Args:
             top_k: see `predict`.
             concurrency: maximum number of requests in flight.
-            progress: whether to draw a bar on stderr.
+            progress: draw a progress bar on stderr. Needs tqdm.
+
+        Raises:
+            InvalidOption: ``concurrency`` is below 1, or tqdm is not installed.
         """
         exchange.check_concurrency(concurrency)
+        check_progress(progress)
         return self._predict_many(images, top_k, concurrency, progress=progress)
 
     def explain(self, image: ImageLike, head: int | None = None) -> bytes:
-        """A PNG of where the model looked: a head of its class attention, or the mean of all."""
+        """A PNG that shows where the model looked.
+
+        Args:
+            head: index of a class-attention head. Default: the mean of all heads.
+        """
         request = exchange.explain_request(encode(image), head)
         return exchange.read_picture(self._send(request, threading.Event()))
 
     def health(self) -> Health:
-        """What is served, by what, and how it is doing."""
+        """The state of the service and the model it serves."""
         return exchange.read_health(self._send(exchange.health_request(), threading.Event()))
 
     def close(self) -> None:
@@ -102,7 +112,7 @@ class Client:
                 return bare(error)
 
         outcomes = in_threads(work, images, concurrency, stop.set)
-        with bar(images, show=progress) as shown, closing(outcomes):
+        with progress_bar(images, show=progress) as shown, closing(outcomes):
             for outcome in outcomes:
                 shown.update()
                 yield outcome
@@ -112,7 +122,7 @@ class Client:
         return exchange.read_prediction(self._send(request, stop))
 
     def _send(self, request: dict[str, Any], stop: threading.Event) -> httpx.Response:
-        """A good answer, after as many tries as it takes; ``stop`` ends a pause between them."""
+        """A successful answer, with retries; setting ``stop`` ends the pause before a retry."""
         attempts = Attempts(self._retries)
         while True:
             try:

@@ -1,7 +1,7 @@
-"""Work on many items at once, whose results come in the order of the items.
+"""Ordered parallel map: work on several items at once, yield the results in order.
 
-No more than `READ_AHEAD` times the concurrency are taken before their results are: an endless
-stream of items takes no more memory than a short one.
+At most `READ_AHEAD` times ``concurrency`` items are taken ahead of the results that have been
+yielded, so an endless iterable needs no more memory than a short one.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ def in_threads(
     concurrency: int,
     stop: Callable[[], None],
 ) -> Generator[Result, None, None]:
-    """Results of ``work``.
+    """Yield ``work(item)`` for each item.
 
     Args:
-        stop: called when no more results are wanted, also if some are still under way.
+        stop: called when the generator ends or is closed; work may still be running then.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(concurrency, thread_name_prefix="predict") as pool:
@@ -55,7 +55,7 @@ async def in_tasks(
     items: Iterable[Item] | AsyncIterable[Item],
     concurrency: int,
 ) -> AsyncGenerator[Result, None]:
-    """Results of ``work``; what is under way when no more are wanted is cancelled."""
+    """Yield ``await work(item)`` for each item; closing the generator cancels running work."""
     waiting: deque[asyncio.Task[Result]] = deque()
     turn = asyncio.Semaphore(concurrency)
 

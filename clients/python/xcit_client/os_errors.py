@@ -1,4 +1,4 @@
-"""What the operating system says of a connection that failed."""
+"""Messages of the operating system about failed connections."""
 
 import os
 import socket
@@ -6,7 +6,7 @@ import ssl
 
 
 def reason_of(error: OSError) -> str | None:
-    """In its words, small letters first; ``None`` where it has said nothing."""
+    """The message, starting in lower case; ``None`` if the error has none."""
     if isinstance(error, socket.gaierror | ssl.SSLError):  # whose numbers are their own
         reason = error.strerror
     else:

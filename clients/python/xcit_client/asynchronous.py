@@ -1,4 +1,4 @@
-"""The client for code on an event loop."""
+"""The asynchronous client."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
@@ -7,18 +7,21 @@ from typing import Any, Self
 
 import httpx
 
-from client import exchange
-from client.bodies import Body
-from client.errors import ClientError, bare
-from client.images import ImageLike, encode
-from client.ordered import in_tasks
-from client.progress import bar
-from client.results import Health, Prediction
-from client.retries import RETRIES, Attempts, Retries
+from xcit_client import exchange
+from xcit_client.bodies import Body
+from xcit_client.errors import ClientError, bare
+from xcit_client.images import ImageLike, encode
+from xcit_client.parallel import in_tasks
+from xcit_client.progress import check_progress, progress_bar
+from xcit_client.results import Health, Prediction
+from xcit_client.retries import RETRIES, Attempts, Retries
 
 
 class AsyncClient:
-    """A service at ``url``, for tasks; connections are kept until `aclose`. See `client.Client`."""
+    """A client of the service at ``url``; `aclose` closes its connections.
+
+    Its arguments are those of `xcit_client.Client`.
+    """
 
     def __init__(
         self,
@@ -35,13 +38,14 @@ class AsyncClient:
         self._url, self._timeout, self._retries = exchange.check_url(url), timeout, retries
 
     async def predict(self, image: ImageLike, top_k: int | None = None) -> Prediction:
-        """The best classes of an image; see `client.images.encode` for what may be one.
+        """The best classes of an image.
 
         Args:
-            top_k: how many; by default the service decides: 5, or all of a model with fewer.
+            image: a path, encoded bytes, a PIL image or an array; see `xcit_client.images.encode`.
+            top_k: number of classes. Default: 5, or all classes of a model that has fewer.
 
         Raises:
-            ClientError: the request failed; each kind is in `client.errors`.
+            ClientError: the request failed; each kind is in `xcit_client.errors`.
         """
         request = exchange.predict_request(await _encode(image), top_k)
         return exchange.read_prediction(await self._send(request))
@@ -54,25 +58,33 @@ class AsyncClient:
         concurrency: int = 8,
         progress: bool = False,
     ) -> AsyncGenerator[Prediction | ClientError, None]:
-        """The outcome of each image, in order: its classes, or its error.
+        """Yield one result per image, in order: its prediction or its error.
 
-        Images are taken from the iterable, and files read, as their turn comes.
+        Images are taken from the iterable, and files are read, shortly before they are sent.
 
         Args:
             top_k: see `predict`.
             concurrency: maximum number of requests in flight.
-            progress: whether to draw a bar on stderr.
+            progress: draw a progress bar on stderr. Needs tqdm.
+
+        Raises:
+            InvalidOption: ``concurrency`` is below 1, or tqdm is not installed.
         """
         exchange.check_concurrency(concurrency)
+        check_progress(progress)
         return self._predict_many(images, top_k, concurrency, progress=progress)
 
     async def explain(self, image: ImageLike, head: int | None = None) -> bytes:
-        """A PNG of where the model looked: a head of its class attention, or the mean of all."""
+        """A PNG that shows where the model looked.
+
+        Args:
+            head: index of a class-attention head. Default: the mean of all heads.
+        """
         request = exchange.explain_request(await _encode(image), head)
         return exchange.read_picture(await self._send(request))
 
     async def health(self) -> Health:
-        """What is served, by what, and how it is doing."""
+        """The state of the service and the model it serves."""
         return exchange.read_health(await self._send(exchange.health_request()))
 
     async def aclose(self) -> None:
@@ -98,14 +110,14 @@ class AsyncClient:
             except ClientError as error:
                 return bare(error)
 
-        with bar(images, show=progress) as shown:
+        with progress_bar(images, show=progress) as shown:
             async with aclosing(in_tasks(work, images, concurrency)) as outcomes:
                 async for outcome in outcomes:
                     shown.update()
                     yield outcome
 
     async def _send(self, request: dict[str, Any]) -> httpx.Response:
-        """A good answer, after as many tries as it takes."""
+        """A successful answer, with retries."""
         attempts = Attempts(self._retries)
         while True:
             try:
@@ -127,7 +139,7 @@ class AsyncClient:
 
 
 async def _encode(image: ImageLike) -> bytes:
-    """In a thread, as files and PNG take their time; bytes are there already."""
+    """Encode in a thread, because files and PNG take time; bytes need none."""
     if isinstance(image, bytes):
         return encode(image)
     return await asyncio.to_thread(encode, image)

@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
 
 import pytest
-
-from client.ordered import READ_AHEAD, in_tasks, in_threads
+from xcit_client.parallel import READ_AHEAD, in_tasks, in_threads
 
 pytestmark = pytest.mark.anyio
 

@@ -1,7 +1,7 @@
-"""The body of an answer, read with a bound on its bytes and on its time.
+"""Reading the body of an answer within limits on its size and time.
 
-The server may not be xcit-serve. So the clients read nothing without a limit, wait for nothing
-without a limit, and inflate nothing: they request answers without a content coding.
+The server may not be xcit-serve, so everything the clients read is limited, and compressed answers
+are refused.
 """
 
 import time
@@ -9,20 +9,20 @@ from collections.abc import Callable
 
 import httpx
 
-from client.errors import TimedOut, UnexpectedAnswer
+from xcit_client.errors import TimedOut, UnexpectedAnswer
 
 MAX_JSON = 4 * 2**20  # bytes
 MAX_PICTURE = 32 * 2**20  # bytes
 
 
 class Body:
-    """The body of ``response``, as its parts come.
+    """Collects the body of ``response``.
 
     Args:
-        timeout: seconds within which all of it has to come.
+        timeout: seconds within which the whole body must arrive.
 
     Raises:
-        UnexpectedAnswer: it is compressed.
+        UnexpectedAnswer: the body is compressed.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Body:
             raise self._refused(f"the content coding {coding[:20]}, which was not requested")
 
     def add(self, chunk: bytes) -> None:
-        """Raises `UnexpectedAnswer` above the limit, `TimedOut` after the time."""
+        """Raises `UnexpectedAnswer` above the size limit, `TimedOut` after ``timeout``."""
         self._content += chunk
         if len(self._content) > self._limit:
             raise self._refused(f"more than {self._limit} bytes")
@@ -50,7 +50,7 @@ class Body:
             raise TimedOut(f"{host} did not send its whole answer within {self._timeout:g} s")
 
     def whole(self) -> httpx.Response:
-        """The response, with its body in memory."""
+        """The response with its body."""
         return httpx.Response(
             self._response.status_code,
             headers=self._response.headers,

@@ -1,4 +1,4 @@
-"""What the service answers, as values."""
+"""The answers of the service as dataclasses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Which model answered."""
+    """The model that answered."""
 
     name: str
     version: str
@@ -14,7 +14,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One class; the score is a softmax probability, the synset WordNet's id where it is known."""
+    """One class. The score is a softmax probability; the synset is a WordNet id, if known."""
 
     class_id: int
     label: str
@@ -27,8 +27,8 @@ class Prediction:
     """The best classes of an image, highest score first.
 
     Attributes:
-        timings: milliseconds that the service spent in each phase, and in ``total``.
-        request_id: by which the service's log knows the request.
+        timings: milliseconds spent in each phase of the service, and in ``total``.
+        request_id: identifies the request in the log of the service.
     """
 
     model: Model
@@ -43,7 +43,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What is being served, and by what."""
+    """The served model, its device and backend."""
 
     name: str
     version: str
@@ -62,7 +62,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How the service is doing; ``model`` is ``None`` until it is loaded."""
+    """The state of the service; ``model`` is ``None`` until it is loaded."""
 
     alive: bool
     ready: bool

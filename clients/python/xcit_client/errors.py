@@ -1,25 +1,25 @@
-"""Every way a request can end without an answer. The text of each says what was wrong.
+"""All errors of the client. Their text says what was wrong.
 
 ClientError
-├── InvalidOption         a URL, a key or a number that cannot be used; nothing was sent
-├── UnreadableImage       no such file, a directory, an array of another shape; nothing was sent
-├── Unreachable           no connection, or one that broke before the answer was whole
-├── TimedOut              connected, and not answered in time
-├── UnexpectedAnswer      an answer, but none of xcit-serve's
-└── ServiceError          what the service says in a problem document (RFC 9457)
-    ├── ImageRefused      400, 413, 415  this image; another may do
+├── InvalidOption         a URL, key or number is not valid; nothing was sent
+├── UnreadableImage       no such file, a directory, a wrong array shape; nothing was sent
+├── Unreachable           no connection, or it broke before the whole answer arrived
+├── TimedOut              connected, but no answer in time
+├── UnexpectedAnswer      an answer that does not come from xcit-serve
+└── ServiceError          the service answered with a problem document (RFC 9457)
+    ├── ImageRefused      400, 413, 415; other images may be fine
     ├── Unauthorized      401
-    ├── Unavailable       429, 503  not now; see ``retry_after``
+    ├── Unavailable       429, 503; see ``retry_after``
     └── DeadlineExceeded  504
 """
 
 
 class ClientError(Exception):
-    """Root of the tree.
+    """Base class of all errors.
 
     Attributes:
-        status: of the answer; ``None`` without one.
-        retry_after: seconds until it is worth another try, where the answer says so.
+        status: HTTP status, if there was an answer.
+        retry_after: seconds to wait before a retry, if the answer has the header.
     """
 
     status: int | None = None
@@ -27,23 +27,23 @@ class ClientError(Exception):
 
 
 class InvalidOption(ClientError, ValueError):
-    """A URL, a key or a number that cannot be used."""
+    """A URL, key or number is not valid."""
 
 
 class UnreadableImage(ClientError):
-    """What was given is no image that could be sent."""
+    """The image could not be read or encoded."""
 
 
 class Unreachable(ClientError):
-    """No connection, or one that broke before the answer was whole."""
+    """No connection, or it broke before the whole answer arrived."""
 
 
 class TimedOut(ClientError):
-    """Connected, and not answered in time."""
+    """Connected, but no answer in time."""
 
 
 class UnexpectedAnswer(ClientError):
-    """An answer, but none that xcit-serve gives."""
+    """An answer that does not come from xcit-serve."""
 
     def __init__(self, message: str, status: int, retry_after: float | None = None) -> None:
         super().__init__(message, status, retry_after)

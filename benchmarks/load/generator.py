@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from client.connection import Answer, Connection
-from client.reasons import reason_of
+from xcit_client.os_errors import reason_of
+
+from benchmarks.load.connection import Answer, Connection
 
 BROKEN = 0  # the status of a request without an answer
 _REST = 0.1  # seconds that a caller rests after it; without, the next would fail at once
@@ -71,7 +72,7 @@ def closed_loop(seconds: float) -> Iterator[float]:
 
 def open_loop(seconds: float, rate: float, *, seed: int = 0) -> Iterator[float]:
     """Requests are due at random, ``rate`` a second (Poisson), whatever the server does."""
-    arrivals = random.Random(seed)  # noqa: S311 - nothing secret
+    arrivals = random.Random(seed)
     due = time.monotonic()
     end = due + seconds
     while (due := due + arrivals.expovariate(rate)) < end:

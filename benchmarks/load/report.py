@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from client.load import BROKEN, Outcome
+from benchmarks.load.generator import BROKEN, Outcome
 
 PERCENTILES = (50, 95, 99)
 _BUSY = 0.8  # of a core; who needs as much to measure, measures itself

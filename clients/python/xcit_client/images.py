@@ -1,6 +1,6 @@
-"""What can be given as an image, as the bytes to send.
+"""Encoding images into the bytes to send.
 
-Pillow and numpy are not asked for until a picture or an array is given.
+Pillow and numpy are imported only when a PIL image or an array is given.
 """
 
 import io
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
-from client.errors import UnreadableImage
+from xcit_client.errors import UnreadableImage
 
 if TYPE_CHECKING:
     import numpy.typing
@@ -25,23 +25,23 @@ ImageLike: TypeAlias = Union[
     "numpy.typing.NDArray[numpy.uint8]",
 ]
 
-_TO_RGB = {"CMYK", "HSV", "LAB", "RGBX", "RGBa", "YCbCr"}  # which PNG does not know
-_FAST = 1  # of zlib's levels: time counts for more than size here
+_TO_RGB = {"CMYK", "HSV", "LAB", "RGBX", "RGBa", "YCbCr"}  # modes that PNG lacks
+_FAST = 1  # zlib level: time matters more than size here
 
 
 def encode(image: ImageLike) -> bytes:
-    """The encoded image: files and bytes as they are, pictures and arrays as PNG.
+    """The encoded image. Files and bytes stay as they are; PIL images and arrays become PNG.
 
     Args:
-        image: a path; encoded bytes; a picture of Pillow's; or uint8 of shape ``(height, width)``
-            or ``(height, width, 3)``.
+        image: a path, encoded bytes, a PIL image, or a uint8 array of shape ``(height, width)`` or
+            ``(height, width, 3)``.
 
     Raises:
-        UnreadableImage: it is none of these, is empty, or cannot be read.
+        UnreadableImage: the image is of another type, empty, or cannot be read.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         if not len(image):
-            raise UnreadableImage("no bytes: an image has some")
+            raise UnreadableImage("the image is empty (0 bytes)")
         return bytes(image)
     if isinstance(image, str | os.PathLike):
         return _read(Path(image))
@@ -50,12 +50,13 @@ def encode(image: ImageLike) -> bytes:
     if _is_a(image, "numpy", "ndarray"):
         return _encode_array(image)
     raise UnreadableImage(
-        f"{type(image).__name__} is no image: give a path, bytes, a PIL image or a uint8 array"
+        f"cannot send an object of type {type(image).__name__}; "
+        "give a path, bytes, a PIL image or a uint8 array"
     )
 
 
 def _is_a(value: object, module: str, name: str) -> bool:
-    """Whether it is of that class; if the module was never imported, it cannot be."""
+    """Whether ``value`` is an instance of ``module.name``, without importing the module."""
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(value, getattr(loaded, name))
 
@@ -67,12 +68,12 @@ def _read(path: Path) -> bytes:
         raise UnreadableImage(f"{path}: is a directory; name the files in it") from error
     except OSError as error:
         raise UnreadableImage(f"{path}: {error.strerror}") from error
-    except ValueError as error:  # a NUL in it
+    except ValueError as error:  # the path contains NUL
         raise UnreadableImage(f"{str(path)!r}: {error}") from error
 
 
 def _encode_picture(picture: "PIL.Image.Image") -> bytes:
-    """As PNG, with the metadata that say which side is up."""
+    """PNG bytes that keep the EXIF orientation."""
     buffer = io.BytesIO()
     try:
         exif = picture.info.get("exif", b"")
