@@ -14,7 +14,8 @@ MODEL = 330 * MIB  # without its weights: compiled graphs, activations, remains 
 WEIGHT_COPIES = 8  # in the layouts of the batch sizes, and while a graph is made
 MODELS = 2  # the old and the new one during a reload
 EXPLANATIONS = 1  # decoded at once
-# Of the worst picture of any format, while it is decoded and converted: a WebP image.
+# Of the worst picture of any format, while it is decoded and converted: a WebP image, where Pillow
+# has to decode it (see `model.webp`; else it takes 4, and the others up to 8).
 BYTES_PER_PIXEL = 17
 OWN_GROUPS = Path("/proc/self/cgroup")
 NO_LIMIT = 2**60  # cgroup v1 writes a larger number for an unlimited group

@@ -539,6 +539,12 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "a row of 50 million pixels in runs": lambda: bmp(
         (50_000_000, 1), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1"
     ),
+    "columns of four million pixels in runs": lambda: bmp(
+        (5, 4_000_000), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1"
+    ),
+    "a column of 50 million pixels in runs": lambda: bmp(
+        (1, 50_000_000), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1"
+    ),
     "runs up to the bound": lambda: bmp((7000, 7000), 8, 1, bytes(1024), b"\1\1" * 1_048_000),
     "fifteen thousand profiles": lambda: _png_with(
         chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20))) * 15_000

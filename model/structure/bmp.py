@@ -10,7 +10,7 @@ from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.structure.bmp_masks import write_masked
 from model.structure.encoded import Encoded, rows_of_a_block
 from model.structure.splice import splice
-from model.structure.work import check_pixels
+from model.structure.work import check_pixels, check_work
 
 MAX_RUN_BYTES = 2 * 2**20  # read in Python: up to 0.7 s
 MAX_RUN_ROW = 2**20  # pixels of a row in runs: Pillow copies a row at a time
@@ -59,6 +59,7 @@ def read_bmp(data: bytes, max_pixels: int) -> Encoded:
         raise ImageTooLarge(
             f"the BMP has rows of over {MAX_RUN_ROW} pixels in runs; save it without"
         )
+    check_work("BMP", work, max_pixels)
     block = rows_of_a_block(_stride(header.width, 8))
     return Encoded(_without_runs(data, header), work, block=block)
 
@@ -113,10 +114,10 @@ def _in_plain_bits(data: bytes, header: _Header, work: Counter[str]) -> Encoded:
 
 
 def _unpack(rows: bytes, width: int, height: int) -> bytearray:
-    """A byte for each pixel of two bits."""
+    """A byte for each pixel of two bits, in rows of whole 32 bits."""
     packed = np.frombuffer(rows, np.uint8).reshape(abs(height), -1)
     colours = packed[..., None] >> np.array((6, 4, 2, 0), np.uint8) & 3
-    return bytearray(colours.reshape(len(packed), -1)[:, :width].tobytes())
+    return bytearray(colours.reshape(len(packed), -1)[:, : _stride(width, 8)].tobytes())
 
 
 def _rows(data: bytes, header: _Header) -> bytes:
@@ -145,17 +146,14 @@ def _without_runs(data: bytes, header: _Header) -> bytes:
 
 
 def _write_indexed(data: bytes, header: _Header, pixels: bytearray) -> bytes:
-    """A file of 8 bits a pixel, from one byte for each."""
+    """A file of 8 bits a pixel, from one byte for each, in rows of whole 32 bits."""
     colours = min(header.colours or 2**header.bits, 2**header.bits)
     unit = 3 if header.size == 12 else 4
     palette = data[14 + header.size : 14 + header.size + unit * colours]
     if unit == 3:
         palette = b"".join(palette[i : i + 3] + b"\0" for i in range(0, len(palette), 3))
     palette = palette.ljust(4 * 256, b"\0")
-    width, stride = header.width, _stride(header.width, 8)
-    if stride != width:
-        rows = (pixels[i : i + width] for i in range(0, len(pixels), width))
-        pixels = bytearray(splice(*(row.ljust(stride, b"\0") for row in rows)))
+    width = header.width
     start = 54 + len(palette)
     sizes = struct.pack("<IiiHHIIiiII", 40, width, header.height, 1, 8, 0, len(pixels), 0, 0, 0, 0)
     head = struct.pack("<2sIHHI", b"BM", start + len(pixels), 0, 0, start)
@@ -163,8 +161,9 @@ def _write_indexed(data: bytes, header: _Header, pixels: bytearray) -> bytes:
 
 
 def _unroll(runs: bytes, width: int, height: int, *, four_bits: bool) -> bytearray:
-    """The pixels of all runs, rows one after another. What no run covers is 0."""
-    pixels = bytearray(width * height)
+    """The pixels of all runs, in rows of whole 32 bits. What no run covers is 0."""
+    stride = _stride(width, 8)
+    pixels = bytearray(stride * height)
     x = y = place = 0
     while y < height:
         if place + 2 > len(runs):
@@ -189,7 +188,7 @@ def _unroll(runs: bytes, width: int, height: int, *, four_bits: bool) -> bytearr
             run = _literal(runs[place : place + length], value, four_bits=four_bits)
             place += length + length % 2
         run = run[: max(0, width - x)]
-        pixels[y * width + x : y * width + x + len(run)] = run
+        pixels[y * stride + x : y * stride + x + len(run)] = run
         x += len(run)
     return pixels
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from model.errors import ImageTooLarge
 
 MAX_SECONDS = 2.0
+MAX_ROWS = 4_000_000  # Pillow takes 16 bytes for each beside its pixels
 _DEFAULT_PIXELS = 50_000_000  # with a higher limit on pixels the limit on work grows in proportion
 
 NANOSECONDS: Mapping[str, float] = {
@@ -43,12 +44,14 @@ NANOSECONDS: Mapping[str, float] = {
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Raise `ImageTooLarge` for a picture of more than ``max_pixels``."""
+    """Raise `ImageTooLarge` for a picture of more than ``max_pixels``, or `MAX_ROWS`."""
     if width * height > max_pixels:
         raise ImageTooLarge(
             f"the image is {width} x {height}, {width * height} pixels; "
             f"at most {max_pixels} pixels are accepted"
         )
+    if height > MAX_ROWS:
+        raise ImageTooLarge(f"the image has {height} rows; at most {MAX_ROWS} are accepted")
 
 
 def seconds(work: Mapping[str, int]) -> float:

@@ -19,7 +19,7 @@ from model.preprocess import DEFAULT_MAX_PIXELS, preprocess_sizes, sniff_format
 from model.spec import PreprocessSpec
 from model.structure import read_structure
 from model.structure.bmp import MAX_RUN_ROW
-from model.structure.work import MAX_SECONDS, NANOSECONDS, check_work, seconds
+from model.structure.work import MAX_ROWS, MAX_SECONDS, NANOSECONDS, check_work, seconds
 from tests.hostile import bmp, encode, jpeg_segment
 from tests.pictures import chunk
 
@@ -177,6 +177,27 @@ def test_long_rows_of_runs_are_not_copied_for_each_of_them(limit: float) -> None
     data = bmp((MAX_RUN_ROW, 47), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1")
     assert estimate(data) <= MAX_SECONDS
     assert measure(data) < limit
+
+
+@pytest.mark.parametrize("width", [1, 3, 5])
+def test_rows_that_are_padded_are_not_copied_one_by_one(width: int, limit: float) -> None:
+    data = bmp((width, MAX_ROWS), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1")
+    assert estimate(data) <= MAX_SECONDS
+    assert measure(data) < limit
+
+
+def test_runs_are_not_read_for_a_picture_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.structure.bmp._unroll", None)
+    monkeypatch.setattr("model.structure.work.MAX_SECONDS", 0.1)
+    with pytest.raises(ImageTooLarge, match=r"decoding the BMP would take up to \d\.\d s"):
+        estimate(bmp((47, 1_000_000), 8, 1, bytes(1024), b"\xff\0" * 10**6))
+
+
+@pytest.mark.parametrize("width", [1, 7])
+def test_rows_are_bounded_apart_from_pixels(width: int) -> None:
+    header = struct.pack(">IIBBBBB", width, MAX_ROWS + 1, 8, 0, 0, 0, 0)
+    with pytest.raises(ImageTooLarge, match="has 4000001 rows; at most 4000000 are accepted"):
+        estimate(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header))
 
 
 def test_of_many_profiles_one_is_inflated(limit: float) -> None:
