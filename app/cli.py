@@ -24,7 +24,7 @@ from app.unknown_variables import unknown_variables
 CHECKPOINT = "weight file, name of a published variant, or hf-hub:OWNER/NAME[@REVISION]"
 # Settings that are flags of commands other than serve, too.
 OF_CHECKPOINTS = ("labels", "image_size", "preprocess", "hyperparameters")
-OF_DEVICES = ("backend", "device", "precision", "cache_dir")
+OF_DEVICES = ("backend", "device", "precision", "compile", "cache_dir")
 OF_SERVERS = ("api_key", "timeout", "concurrency")  # not settings: flags of commands with --url
 
 

@@ -28,6 +28,7 @@ def backend_options(
         streams=streams or settings.streams,
         serving=serving,
         cache_dir=settings.cache_dir,
+        compile=settings.compile,
     )
 
 

@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from app.api.errors import problem_response
+from app.chunks import ChunkCount
 from app.connection_limit import ConnectionLimit
 from app.errors import BadRequest, Overloaded, RequestTimeout, ServiceError
 from app.lingering import LingeringTransport
@@ -30,6 +31,7 @@ from app.request_head import (
     MAX_FIELDS,
     MAX_HEAD_BYTES,
     Fields,
+    cause_of,
     check_head,
     head_too_large,
     too_many_fields,
@@ -74,6 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None  # until a head or a body must be there
         self._reading: asyncio.TimerHandle | None = None  # until the client must have read
         self._held = 0  # bytes that the parser may keep: since the last head, body or end
+        self._chunks = ChunkCount()
         self._latest: RequestResponseCycle | None = None  # the last one started
         self._refusal: ServiceError | None = None  # the last answer, after all requests before it
 
@@ -128,6 +131,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_timer()
         self._held = 0
+        self._chunks.begin_body()
         if self.parser.should_upgrade():
             return  # `_parse` continues without the upgrade
         self.url = check_head(self.parser.get_http_version(), self.url, self.headers)
@@ -136,8 +140,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self.headers = []  # trailers are not header fields
         self._limit.busy(self)
 
+    def on_chunk_header(self) -> None:
+        self._chunks.begin_chunk()
+
     def on_body(self, body: bytes) -> None:
         self._held = 0
+        self._chunks.add_bytes(len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -288,10 +296,3 @@ class BoundedProtocol(HttpToolsProtocol):
         body = b"" if without_body else bytes(response.body)
         self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + body)
         self.transport.close()
-
-
-def cause_of(error: HttpParserError) -> ServiceError:
-    """The error that a callback of the parser raised, or else that the parser found."""
-    if isinstance(error.__context__, ServiceError):
-        return error.__context__
-    return BadRequest("the request is not valid HTTP/1.1")

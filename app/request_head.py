@@ -4,7 +4,9 @@ import ipaddress
 import re
 from collections.abc import Sequence
 
-from app.errors import BadRequest, HeadTooLarge
+from httptools import HttpParserError
+
+from app.errors import BadRequest, HeadTooLarge, ServiceError
 
 MAX_HEAD_BYTES = 64 * 2**10  # request line and fields; trailers and chunk extensions as well
 MAX_FIELDS = 100  # in a head, and in the trailers after a body
@@ -84,3 +86,10 @@ def _adopt_authority(target: bytes, fields: Fields) -> bytes:
     fields.append((b"host", found["authority"]))
     rest = found["rest"]
     return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def cause_of(error: HttpParserError) -> ServiceError:
+    """The error that a callback of the parser raised, or else that the parser found."""
+    if isinstance(error.__context__, ServiceError):
+        return error.__context__
+    return BadRequest("the request is not valid HTTP/1.1")

@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the forward pass; auto is 16 bits where the hardware supports it, else 32."""
 
+    compile: bool = False
+    """Compile the network on a CUDA device: faster passes, but minutes for the first start."""
+
     streams: Annotated[int, Field(ge=1, le=256)] | None = None
     """Batches that run in parallel. Default: 2 on a GPU, on a CPU the fastest measured number."""
 

@@ -1,6 +1,11 @@
 """What the measurements send."""
 
+import json
 from pathlib import Path
+
+import numpy as np
+
+TOP_K = 5
 
 
 def get(path: str) -> bytes:
@@ -17,3 +22,32 @@ def read_images(directory: Path) -> list[bytes]:
     if not images:
         raise FileNotFoundError(f"{directory}: no image in it")
     return images
+
+
+def post_tensor(tensor: bytes, image_size: int) -> bytes:
+    """An inference of the Open Inference Protocol for the best classes of one normalised image.
+
+    Args:
+        tensor: ``(3, image_size, image_size)`` little-endian 32-bit floats.
+    """
+    given = {
+        "name": "input",
+        "shape": [1, 3, image_size, image_size],
+        "datatype": "FP32",
+        "parameters": {"binary_data_size": len(tensor)},
+    }
+    wanted = {"name": "probabilities", "parameters": {"classification": TOP_K}}
+    text = json.dumps({"inputs": [given], "outputs": [wanted]}).encode()
+    head = (
+        "POST /v2/models/xcit_tensor/infer HTTP/1.1\r\nHost: localhost\r\n"
+        f"Inference-Header-Content-Length: {len(text)}\r\n"
+        f"Content-Length: {len(text) + len(tensor)}\r\n\r\n"
+    )
+    return head.encode() + text + tensor
+
+
+def random_tensors(count: int, image_size: int) -> list[bytes]:
+    """Normalised images of noise: a pass takes as long, whatever it sees."""
+    chance = np.random.default_rng(0)
+    shape = (3, image_size, image_size)
+    return [chance.uniform(-2, 2, shape).astype("<f4").tobytes() for _ in range(count)]

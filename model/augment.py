@@ -1,4 +1,8 @@
-"""What training does to images, so that the same one is never seen twice. Bytes in, bytes out."""
+"""Random changes to training images, so that no image is seen twice in the same form.
+
+Bytes in, bytes out. Each function works on a whole batch, on the device of the images, which must
+be that of the generator.
+"""
 
 import torch
 from torch import Tensor
@@ -7,14 +11,14 @@ from torch import Tensor
 def flip_and_shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Random flips, and crops out of each image padded by an eighth of its reflection."""
     b, size, _, _ = pixels.shape
-    margin = size // 8
-    steps = torch.arange(size)
-    flipped = torch.rand(b, 1, generator=generator) < 0.5
+    device, margin = pixels.device, size // 8
+    steps = torch.arange(size, device=device)
+    flipped = torch.rand(b, 1, generator=generator, device=device) < 0.5
     columns = torch.where(flipped, steps.flip(0), steps)
-    rows = steps + torch.randint(-margin, margin + 1, (b, 1), generator=generator)
-    columns = columns + torch.randint(-margin, margin + 1, (b, 1), generator=generator)
-    rows, columns = (_reflect(index, size) for index in (rows, columns))  # (b, size)
-    return pixels[torch.arange(b)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    shifts = torch.randint(-margin, margin + 1, (2, b, 1), generator=generator, device=device)
+    rows, columns = (_reflect(index, size) for index in (steps + shifts[0], columns + shifts[1]))
+    images = torch.arange(b, device=device)[:, None, None]
+    return pixels[images, rows[:, :, None], columns[:, None, :]]
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:
@@ -26,15 +30,19 @@ def _reflect(index: Tensor, size: int) -> Tensor:
 def cutmix(pixels: Tensor, chance: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Paste a rectangle of the previous image of the batch into each (arXiv 1905.04899).
 
+    Args:
+        chance: probability that an image is changed.
+
     Returns:
-        The images ``(b, size, size, 3)``, and the share of each that is pasted, ``(b,)``: 0 where
-        ``chance`` left one alone.
+        The images ``(b, size, size, 3)``, and the pasted share of each, ``(b,)``: 0 for an image
+        that was left alone.
     """
     b, size, _, _ = pixels.shape
-    area = torch.rand(b, generator=generator)
-    area *= torch.rand(b, generator=generator) < chance
-    centre = size * torch.rand(b, 2, generator=generator)
-    steps = torch.arange(size) + 0.5
+    device = pixels.device
+    area, chosen = torch.rand(2, b, generator=generator, device=device)
+    area = area * (chosen < chance)
+    centre = size * torch.rand(b, 2, generator=generator, device=device)
+    steps = torch.arange(size, device=device) + 0.5
     inside = (steps - centre[:, :, None]).abs() < size * area.sqrt()[:, None, None] / 2
     pasted = inside[:, 0, :, None] & inside[:, 1, None, :]  # (b, size, size)
     mixed = torch.where(pasted[..., None], pixels.roll(1, 0), pixels)

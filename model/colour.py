@@ -34,7 +34,7 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if not profile or len(profile) > MAX_PROFILE_BYTES:
         return image
     mode = _SPACES.get(profile[16:20])
-    colours = {"RGBA": "RGB", "LA": "L"}.get(image.mode, image.mode)
+    colours = {"RGBA": "RGB", "RGBX": "RGB", "LA": "L"}.get(image.mode, image.mode)
     if mode is None or (mode != colours and (mode, colours) != ("RGB", "L")):
         return image
     transform = _transforms.get(profile, mode)

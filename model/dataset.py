@@ -2,7 +2,7 @@
 
 import random
 import tarfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -30,6 +30,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.classes)
 
+    def part(self, chosen: Tensor) -> "Dataset":
+        """The images where ``chosen``, ``(n,)`` of bool, is true."""
+        return Dataset(self.pixels[chosen], self.classes[chosen], self.labels)
+
 
 def load_dataset(source: Path, split: str, spec: PreprocessSpec, *, quiet: bool = False) -> Dataset:
     """All images of one split, through the server's own preprocessing.
@@ -40,12 +44,30 @@ def load_dataset(source: Path, split: str, spec: PreprocessSpec, *, quiet: bool 
     Raises:
         ModelError: no images, or one that does not decode; the file is named.
     """
-    wanted = list_split(source, split)
+    return load_images(source, list_split(source, split), spec, f"decode {split}", quiet=quiet)
+
+
+def load_images(
+    source: Path,
+    wanted: Sequence[PurePosixPath],
+    spec: PreprocessSpec,
+    title: str,
+    *,
+    quiet: bool = False,
+) -> Dataset:
+    """The ``wanted`` images, in that order.
+
+    Args:
+        title: of the progress bar, which ``quiet`` leaves out.
+
+    Raises:
+        ModelError: one does not decode; the file is named.
+    """
     labels = tuple(sorted({path.parent.name for path in wanted}))
     pixels = np.empty((len(wanted), spec.image_size, spec.image_size, 3), np.uint8)
     classes = torch.empty(len(wanted), dtype=torch.int64)
     position = {path: i for i, path in enumerate(wanted)}
-    progress = tqdm(total=len(wanted), desc=f"decode {split}", unit="image", disable=quiet)
+    progress = tqdm(total=len(wanted), desc=title, unit="image", disable=quiet)
     with progress:
         for path, data in read_images(source, position):
             try:

@@ -22,6 +22,8 @@ from PIL import (
 from model.errors import ImageTooLarge, InvalidImage
 from model.greys import is_wide_grey, to_8_bits
 from model.structure import Canvas, Encoded, Greys
+from model.structure.splice import splice
+from model.webp import can_decode_webp, decode_webp
 
 # What Pillow's decoders raise when the bytes do not keep what their header promises.
 DECODER_ERRORS = (
@@ -37,8 +39,9 @@ DECODER_ERRORS = (
     zlib.error,
 )
 
-_BLENDABLE = ("L", "RGB", "CMYK", "YCbCr", "LAB")
+_BLENDABLE = ("L", "RGB", "RGBX", "CMYK", "YCbCr", "LAB")
 _WITH_ALPHA = ("RGBA", "LA")
+_LARGE = 2**20  # pixels
 # A JPEG is decoded at no less than this many times the size it is then resized to: 500 x 375
 # pixels at an eighth for 32, which differs from the full decode by under two levels of 255.
 _DRAFT_MARGIN = 1.25
@@ -77,7 +80,7 @@ def decode(encoded: Encoded, image_format: str, needed: int) -> Decoded:
     if encoded.complete:
         return _decode(encoded, image_format, needed)
     decoded, *others = (
-        _decode(replace(encoded, data=encoded.data + ending), image_format, needed)
+        _decode(replace(encoded, data=splice(encoded.data, ending)), image_format, needed)
         for ending in _ENDINGS
     )
     if any(other.image.tobytes() != decoded.image.tobytes() for other in others):
@@ -86,12 +89,22 @@ def decode(encoded: Encoded, image_format: str, needed: int) -> Decoded:
 
 
 def _decode(encoded: Encoded, image_format: str, needed: int) -> Decoded:
-    image = _open(encoded, image_format)
-    size = _load(image, needed)
+    image, size = _read(encoded, image_format, needed)
     blendable = _to_blendable(image, encoded.greys)
     if encoded.canvas:
         return Decoded(_on_canvas(blendable, encoded.canvas), encoded.canvas.size)
     return Decoded(blendable, size)
+
+
+def _read(
+    encoded: Encoded, image_format: str, needed: int
+) -> tuple[Image.Image, tuple[float, float]]:
+    """The pixels, and `Decoded.size`."""
+    if image_format == "WEBP" and can_decode_webp():
+        image = decode_webp(encoded.data)
+        return image, image.size
+    opened = _open(encoded, image_format)
+    return opened, _load(opened, needed)
 
 
 def _open(encoded: Encoded, image_format: str) -> ImageFile.ImageFile:
@@ -103,15 +116,28 @@ def _open(encoded: Encoded, image_format: str) -> ImageFile.ImageFile:
     return image
 
 
-def _load(image: Image.Image, needed: int) -> tuple[float, float]:
+def _load(image: ImageFile.ImageFile, needed: int) -> tuple[float, float]:
     """Decode in place, a JPEG much larger than needed at a reduced scale; see `Decoded.size`."""
     least = math.ceil(_DRAFT_MARGIN * needed)
     draft = image.draft(None, (least, least))
     try:
+        _allocate(image)
         image.load()
     except MemoryError as error:  # among others for rows of 2**31 bits and more
         raise ImageTooLarge("the image has longer rows than its decoder takes") from error
     return draft[1][2:] if draft else image.size
+
+
+def _allocate(image: ImageFile.ImageFile) -> None:
+    """Allocate the pixels of a large image before Pillow does, which holds the interpreter lock.
+
+    Pillow keeps what it finds. A GIF is loaded in another mode than it is opened in, and modes of
+    16 bits are filled pixel by pixel with the lock held.
+    """
+    width, height = image.size
+    large = width * height > _LARGE
+    if large and image.format != "GIF" and not image.mode.startswith("I;16"):
+        image.im = Image.new(image.mode, image.size, 0).im
 
 
 def _to_blendable(image: Image.Image, greys: Greys) -> Image.Image:

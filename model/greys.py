@@ -9,7 +9,9 @@ from PIL import Image
 
 from model.structure import Greys
 
-_BLOCK = 2**20  # samples that are converted at once
+# Samples that are converted at once: few, so that NumPy's arrays stay in the cache. Large ones are
+# mapped and unmapped each time, and other threads wait for that.
+_BLOCK = 2**16
 _USUAL_WHITES = {"F": (1.0, 255.0, 65535.0)}
 
 

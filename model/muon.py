@@ -7,17 +7,20 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Optimizer):
-    """For the hidden matrices of a network; everything else wants AdamW.
+    """For the hidden matrices of a network; AdamW suits everything else.
 
     Unlike `torch.optim.Muon` it orthogonalises in 32 bits: on a CPU without bf16 arithmetic the
-    16-bit form takes ten times as long. Steps are scaled to AdamW's usual size, so the two share
-    a learning-rate range.
+    16-bit form takes ten times as long. Matrices of equal shape go through that together. Steps
+    are scaled to AdamW's usual size, so the two share a learning-rate range.
+
+    Args:
+        lr: a tensor may be changed between the replays of a CUDA graph.
     """
 
     def __init__(
         self,
         params: Iterable[Tensor],
-        lr: float,
+        lr: float | Tensor,
         *,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
@@ -27,25 +30,44 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["velocity"] = torch.zeros_like(weight)
-                velocity = state["velocity"].lerp_(weight.grad, 1 - momentum)
-                update = orthogonalise(weight.grad.lerp(velocity, momentum))
-                weight.mul_(1 - lr * group["weight_decay"])
-                weight.add_(update, alpha=-0.2 * lr * max(weight.shape) ** 0.5)
+            lr = group["lr"]
+            for weights in _by_shape(group["params"]):
+                directions = [self._direction(weight, group["momentum"]) for weight in weights]
+                size = 0.2 * max(weights[0].shape) ** 0.5
+                updates = orthogonalise(torch.stack(directions)) * (lr * size)
+                for weight, update in zip(weights, updates, strict=True):
+                    weight.mul_(1 - lr * group["weight_decay"]).sub_(update)
+
+    def _direction(self, weight: Tensor, momentum: float) -> Tensor:
+        """Nesterov's momentum."""
+        assert weight.grad is not None
+        state = self.state[weight]
+        if not state:
+            state["velocity"] = torch.zeros_like(weight)
+        velocity = state["velocity"].lerp_(weight.grad, 1 - momentum)
+        return weight.grad.lerp(velocity, momentum)
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """All singular values of ``(rows, columns)`` to about 1, by Newton and Schulz's iteration."""
+def _by_shape(weights: Iterable[Tensor]) -> list[list[Tensor]]:
+    """The weights that have a gradient, those of one shape together."""
+    found: dict[torch.Size, list[Tensor]] = {}
+    for weight in weights:
+        if weight.grad is not None:
+            found.setdefault(weight.shape, []).append(weight)
+    return list(found.values())
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """All singular values of each matrix to about 1, by Newton and Schulz's iteration.
+
+    Args:
+        matrices: ``(n, rows, columns)``.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
-    wide = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
-    x = wide / wide.norm().clamp(min=1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if matrix.shape[0] > matrix.shape[1] else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x

@@ -16,6 +16,25 @@ STEPS_PER_EPOCH = 16  # at least, where there are images for it
 MIN_BATCH, MAX_BATCH = 8, 128
 EPOCHS = 26
 AVERAGED_SHARE = 1 / 30  # half-life of the averaged weights, as a share of all steps
+# Choices that belong together, by the value of --preset
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    # For a GPU and tens of thousands of images. Images that are seen two hundred times need more
+    # changes, and weights more decay. The network is deeper and wider, for a fifth more time per
+    # image when it is served. Steps are larger, so that they fill the GPU, and their rate is
+    # higher, which takes some epochs to reach.
+    "long": {
+        "depth": 9,
+        "mlp_dim": 320,
+        "epochs": 200,
+        "warmup_epochs": 5.0,
+        "batch_size": 512,
+        "muon_lr": 4e-3,
+        "adamw_lr": 4e-3,
+        "weight_decay": 0.1,
+        "distort": 0.5,
+    },
+}
 
 
 def _choice(default: Any, meaning: str, rule: str = "") -> Any:
@@ -46,12 +65,16 @@ class Recipe:
     input_scale: float = _choice(
         0.003, "deviation of the input; so small that flat patches stay flat in the first LayerNorm"
     )
+    holdout: int = _choice(
+        0, "training images kept out of training, on which each epoch is measured", "0: test images"
+    )
     epochs: int = _choice(
         EPOCHS, "passes over the training images", f"{EPOCHS}, or as many as make {MIN_STEPS} steps"
     )
     decay_epochs: int = _choice(
         EPOCHS // 2, "last epochs, over which the rates fall to zero", "half of the epochs"
     )
+    warmup_epochs: float = _choice(0.5, "first epochs, over which the rates rise")
     batch_size: int = _choice(
         MAX_BATCH,
         "images per step, over all processes",
@@ -62,6 +85,9 @@ class Recipe:
     weight_decay: float = _choice(0.05, "decoupled weight decay of matrices and kernels")
     start: str = _choice("", "checkpoint to start from; its architecture is kept", "random weights")
     cutmix: float = _choice(0.5, "probability that an image gets a piece of another one")
+    distort: float = _choice(
+        0.0, "probability that an image's geometry or colours are distorted in one random way"
+    )
     label_smoothing: float = _choice(0.1, "probability spread over the wrong classes")
     average: float = _choice(
         0.998,
@@ -81,14 +107,14 @@ class Recipe:
         return max(1, self.epochs - self.decay_epochs)
 
     def rate(self, epoch: float) -> float:
-        """The factor on both rates at a point of training: half an epoch up, constant, down."""
-        rising = min(1.0, 2 * epoch + 0.01)
+        """The factor on both rates at a point of training: up, constant, down."""
+        rising = min(1.0, epoch / self.warmup_epochs + 0.01) if self.warmup_epochs else 1.0
         falling = (self.epochs - epoch) / (self.epochs - self.decay_start or 1)
         return min(rising, falling)
 
 
-def recipe_for(images: int, given: Mapping[str, Any]) -> Recipe:
-    """The ``given`` choices, and defaults that fit the number of training images.
+def recipe_for(images: int, given: Mapping[str, Any], preset: str = "default") -> Recipe:
+    """The ``given`` choices, those of a preset, and defaults that fit the number of images.
 
     Few images make few steps per epoch. So the default batch is smaller then, the epochs are more,
     and the average is shorter: it must not keep the weights that the run started with.
@@ -96,24 +122,29 @@ def recipe_for(images: int, given: Mapping[str, Any]) -> Recipe:
     Where ``epochs`` are given, the average stays that of the default epochs, so that a run may be
     prolonged.
 
+    Args:
+        images: number of images that are trained on.
+        preset: a key of `PRESETS`.
+
     Raises:
         ModelError: the batch size that is ``given`` is larger than the data, or another choice
             cannot work.
     """
+    chosen = {**PRESETS[preset], **given}
     size = 2 ** int(math.log2(max(1, images // STEPS_PER_EPOCH)))
-    batch_size = given.get("batch_size", min(max(size, MIN_BATCH), MAX_BATCH, images))
+    batch_size = chosen.get("batch_size", min(max(size, MIN_BATCH), MAX_BATCH, images))
     if not 1 <= batch_size <= images:
         raise ModelError(f"the batch size is {batch_size}; it must be from 1 to {images} images")
     steps = images // batch_size  # per epoch
-    epochs = max(EPOCHS, math.ceil(MIN_STEPS / steps))
+    epochs = PRESETS[preset].get("epochs", max(EPOCHS, math.ceil(MIN_STEPS / steps)))
     share = 1 - 0.5 ** (1 / (AVERAGED_SHARE * epochs * steps))
     sized = {
         "batch_size": batch_size,
         "epochs": epochs,
-        "decay_epochs": given.get("epochs", epochs) // 2,
+        "decay_epochs": chosen.get("epochs", epochs) // 2,
         "average": 1 - float(f"{share:.1g}"),
     }
-    recipe = Recipe(**{**sized, **given})
+    recipe = Recipe(**{**sized, **chosen})
     check_choices(recipe)
     return recipe
 
@@ -122,11 +153,12 @@ def check_choices(recipe: Recipe) -> None:
     """Raise `ModelError` for a choice with which no run could succeed."""
     for choice in fields(Recipe):
         value, flag = getattr(recipe, choice.name), f"--{choice.name.replace('_', '-')}"
-        least = 0 if choice.name in ("seed", "decay_epochs") else 1
+        least = 0 if choice.name in ("seed", "holdout", "decay_epochs") else 1
         if isinstance(value, int) and value < least:
             raise ModelError(f"{flag} is {value}; it must be at least {least}")
-        if isinstance(value, float) and not 0 <= value <= 1:
-            raise ModelError(f"{flag} is {value}; it must be from 0 to 1")
+        most = recipe.epochs if choice.name == "warmup_epochs" else 1
+        if isinstance(value, float) and not 0 <= value <= most:
+            raise ModelError(f"{flag} is {value}; it must be from 0 to {most}")
     if recipe.image_size % recipe.patch_size:
         raise ModelError(
             f"--image-size is {recipe.image_size}; it must be a multiple of --patch-size, "

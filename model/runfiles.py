@@ -16,6 +16,7 @@ import torch
 from model.errors import ModelError
 from model.recipe import Recipe
 
+VERSION = 2  # of the saved states
 UNREADABLE = (
     *(OSError, EOFError, UnpicklingError, RuntimeError),
     *(LookupError, TypeError, ValueError),
@@ -26,8 +27,8 @@ def find_state(out: Path, recipe: Recipe, labels: Sequence[str]) -> dict[str, An
     """The newest saved state that lies on the way of ``recipe``; ``None`` for a fresh start.
 
     Raises:
-        ModelError: ``out`` holds a run of another recipe or with other labels, or a file under the
-            name of a state that is not one.
+        ModelError: ``out`` holds a run of another recipe, with other labels or of another version,
+            or a file under the name of a state that is not one.
     """
     for path in (out / "last.pt", out / "steady.pt"):
         if not path.exists():
@@ -55,6 +56,10 @@ def _read_state(path: Path) -> tuple[dict[str, Any], Recipe]:
     """A saved state and its recipe; raises `ModelError` if the file is something else."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state.get("version") != VERSION and "recipe" in state:
+            raise ModelError(
+                f"{path}: was written by another version of xcit-serve; give another --out"
+            )
         return state, Recipe(**state["recipe"])
     except UNREADABLE as error:
         raise ModelError(
@@ -84,9 +89,11 @@ def find_plotter() -> Callable[[Path, Sequence[dict[str, float]]], None] | None:
     def plot(path: Path, history: Sequence[dict[str, float]]) -> None:
         epochs = [row["epoch"] for row in history]
         figure = Figure(figsize=(8, 4), layout="constrained")
-        columns = ("train_loss", "test_accuracy")
+        columns = [name for name in history[0] if name not in ("epoch", "rate")]
         for axes, column in zip(figure.subplots(1, 2), columns, strict=True):
-            axes.plot(epochs, [row[column] for row in history], marker=".")
+            axes.plot(
+                epochs, [row[column] for row in history], marker="." if len(epochs) < 50 else ""
+            )
             axes.set(xlabel="epoch", title=column.replace("_", " "))
             axes.grid(alpha=0.3)
         with _replacing(path) as partial:

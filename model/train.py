@@ -3,17 +3,17 @@
     python -m model.train run DATA --out runs/cifar10
     torchrun --nproc-per-node 2 -m model.train run DATA --out runs/cifar10
 
-A run may be killed at any time and started again with the same command: it goes on from its last
-whole epoch, and ends with the weights of a run never killed. ``--epochs`` may be raised later: the
-run then goes on from where its rates began to fall. ``--start CHECKPOINT`` begins with the weights
-of another run: for a second round with other choices, or for classes of one's own.
+A run that is killed continues with the same command from the last epoch that it saved, and ends
+with the weights of a run that was never killed. ``--epochs`` may be raised later: the run then
+continues from the epoch before its rates began to fall. ``--start CHECKPOINT`` begins with the
+weights of another run: for a second round with other choices, or for other classes.
 """
 
 import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -24,10 +24,11 @@ from torch import distributed as dist
 
 from model.backends.base import BackendOptions
 from model.classifier import load_classifier
-from model.dataset import check_labels, list_split, load_dataset
+from model.dataset import Dataset, check_labels, list_split, load_dataset, load_images
 from model.errors import ModelError
 from model.evaluate import evaluate
-from model.recipe import Recipe, recipe_for
+from model.holdout import held_out
+from model.recipe import PRESETS, Recipe, recipe_for
 from model.runfiles import find_state
 from model.spec import PreprocessSpec
 from model.start import architecture_of, read_start
@@ -45,7 +46,7 @@ def run_command(args: argparse.Namespace) -> None:
     rank, processes = rank_and_processes()
     if processes > 1:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    train(args.data, args.out, given_choices(args), quiet=rank > 0)
+    train(args.data, args.out, given_choices(args), args.preset, quiet=rank > 0)
     if processes > 1:
         dist.destroy_process_group()
 
@@ -56,27 +57,57 @@ def given_choices(args: argparse.Namespace) -> dict[str, Any]:
     return {"name": args.out.resolve().name, **given}
 
 
-def train(data: Path, out: Path, given: dict[str, Any], *, quiet: bool = False) -> None:
+def train(
+    data: Path,
+    out: Path,
+    given: dict[str, Any],
+    preset: str = "default",
+    *,
+    quiet: bool = False,
+) -> None:
     """Train on ``data``; what cannot work is refused before any image is decoded.
 
     Args:
-        given: choices of the recipe; the others follow from the start and the size of the data.
+        given: choices of the recipe; the others follow from the start, the preset and the size
+            of the data.
 
     Raises:
         ModelError: data, start and choices do not fit each other.
     """
     start = read_start(given["start"], given) if given.get("start") else None
     labels = check_labels(data)
-    images = len(list_split(data, "train"))
-    recipe = recipe_for(images, {**(architecture_of(start) if start else {}), **given})
+    recipe = choose_recipe(data, {**(architecture_of(start) if start else {}), **given}, preset)
     preprocess = start.spec.preprocess if start else PreprocessSpec(recipe.image_size)
     find_state(out, recipe, labels)  # refuses another run
     prepare_directory(out)
-    training, test = (
-        load_dataset(data, split, preprocess, quiet=quiet) for split in ("train", "test")
-    )
+    training, measured = load_sets(data, preprocess, recipe.holdout, quiet=quiet)
     with threads_for(recipe.batch_size):
-        Trainer(recipe, out, training, test, start).run()
+        Trainer(recipe, out, training, measured, start).run()
+
+
+def choose_recipe(data: Path, given: Mapping[str, Any], preset: str = "default") -> Recipe:
+    """The recipe for the images of ``data`` that are trained on; raises `ModelError`."""
+    paths = list_split(data, "train")
+    holdout = given.get("holdout", 0)
+    kept = held_out(paths, holdout) if holdout else []
+    return recipe_for(len(paths) - len(kept), given, preset)
+
+
+def load_sets(
+    data: Path, preprocess: PreprocessSpec, holdout: int, *, quiet: bool = False
+) -> tuple[Dataset, Dataset]:
+    """The images to train on, and those to measure on: ``holdout`` of them, or the test set.
+
+    Raises:
+        ModelError: an image does not decode, or the classes are too small for the holdout.
+    """
+    paths = list_split(data, "train")
+    training = load_images(data, paths, preprocess, "decode train", quiet=quiet)
+    if not holdout:
+        return training, load_dataset(data, "test", preprocess, quiet=quiet)
+    chosen = set(held_out(paths, holdout))
+    kept_out = torch.tensor([path in chosen for path in paths])
+    return training.part(~kept_out), training.part(kept_out)
 
 
 def prepare_directory(out: Path) -> None:
@@ -130,6 +161,13 @@ def add_run(run: argparse.ArgumentParser) -> None:
     run.description = DESCRIPTION
     run.add_argument("data", type=Path, metavar="DATA", help="image folder, or a tar of one")
     run.add_argument("--out", type=Path, required=True, help="directory of the run's files")
+    run.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="default",
+        help="choices that other flags start from; long: for a GPU and 10,000 images or more "
+        "[default]",
+    )
     for choice in fields(Recipe):
         default = choice.metadata["rule"] or choice.default
         run.add_argument(

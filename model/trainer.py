@@ -1,33 +1,36 @@
 """One training run: network, averaged weights, optimisers, and their state on disk."""
 
 import os
-import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from model.augment import cutmix, flip_and_shift
+from model.average import Average
+from model.batches import Batch, Batches
 from model.checkpoint import Checkpoint, write_checkpoint
+from model.console import warn
 from model.dataset import Dataset
 from model.errors import ModelError
-from model.muon import Muon
+from model.gpu_step import GpuStep, layers_to_compile, prepare
 from model.normalise import Normalise
+from model.optimizers import build_optimizers, restore, set_rates
 from model.recipe import Recipe
-from model.runfiles import find_plotter, find_state, save_state, write_metrics
+from model.runfiles import VERSION, find_plotter, find_state, save_state, write_metrics
 from model.spec import ModelSpec, PreprocessSpec
 from model.start import FAMILY, take_over
+from model.step import Step
 from model.xcit import LayerScale, XCiT
 
-TEST_BATCH_SIZE = 250
+TEST_BATCH_SIZE = 500
 FAR_ENOUGH = 0.5  # of the way from the first weights to the latest, for the average
+SAVE_SECONDS = 10  # between two saves, where epochs are shorter
 
 
 class Trainer:
@@ -40,8 +43,20 @@ class Trainer:
         train: Dataset,
         test: Dataset,
         start: Checkpoint | None = None,
+        *,
+        plain_steps: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.recipe, self.out, self.train_set, self.test_set = recipe, out, train, test
+        """Prepare a run whose files go to ``out``.
+
+        Args:
+            test: images to measure each epoch on: the recipe's holdout, or the test set.
+            plain_steps: neither compile nor record steps on a GPU.
+            clock: seconds, for the time between two saves.
+        """
+        self.recipe, self.out, self.test_set = recipe, out, test
+        self.plain_steps, self.clock = plain_steps, clock
+        self.measure = "holdout_accuracy" if recipe.holdout else "test_accuracy"
         self.rank, self.processes = rank_and_processes()
         self.device = pick_device(self.rank)
         self.spec = describe(recipe, train, start)
@@ -54,9 +69,9 @@ class Trainer:
             take_over(self.network, train.labels, start)
         self.network.to(self.device)
         self.first_weights = flatten(self.network)
-        average = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
-        self.average = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
+        self.average = Average(self.network, recipe.average)
         self.optimizers = build_optimizers(self.network, recipe)
+        self.batches = Batches(train, recipe, self.device, rank=self.rank, processes=self.processes)
         self.history: list[dict[str, float]] = []
 
     @property
@@ -65,31 +80,10 @@ class Trainer:
         return len(self.history)
 
     def run(self) -> None:
-        """Train what is left of the run, and save it after every epoch."""
-        self._restore()
-        model: nn.Module = self.network
-        plot = find_plotter() if self.rank == 0 else None
-        if self.rank == 0 and not plot:
-            warn("matplotlib is not installed, so curves.png is not drawn")
-        if self.processes > 1:
-            model = DistributedDataParallel(self.network)
-        while self.epoch < self.recipe.epochs:
-            loss = self._train_epoch(model)
-            accuracy = self._test_accuracy()
-            rate = self.recipe.rate(self.epoch + 1)
-            self.history.append(
-                {
-                    "epoch": self.epoch + 1,
-                    "rate": round(rate, 4),
-                    "train_loss": round(loss, 4),
-                    "test_accuracy": round(accuracy, 4),
-                }
-            )
+        """Train what is left of the run, and print a line for each epoch."""
+        for row in self.epochs():
             if self.rank == 0:
-                self._save()
-                if plot:
-                    plot(self.out / "curves.png", self.history)
-                print(", ".join(f"{k} {v}" for k, v in self.history[-1].items()), flush=True)
+                print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
         if self.rank == 0 and self.moved() < FAR_ENOUGH:
             warn(
                 f"the averaged weights, which are kept, have moved only {self.moved():.0%} of the "
@@ -97,106 +91,137 @@ class Trainer:
                 f"{self.steps * self.epoch} steps: lower it, or train for more epochs"
             )
 
+    def epochs(self) -> Iterator[dict[str, float]]:
+        """Train what is left of the run, and save it now and then and at the end.
+
+        Yields:
+            The figures of each epoch, a row of metrics.csv.
+        """
+        self._restore()
+        plot = find_plotter() if self.rank == 0 else None
+        if self.rank == 0 and not plot:
+            warn("matplotlib is not installed, so curves.png is not drawn")
+        step = self._build_step()
+        saved = float("-inf")
+        while self.epoch < self.recipe.epochs:
+            self.history.append(self._epoch(step))
+            must_save = self.epoch in (self.recipe.decay_start, self.recipe.epochs)
+            if self.rank == 0 and (must_save or self.clock() - saved >= SAVE_SECONDS):
+                self._save()
+                if plot:
+                    plot(self.out / "curves.png", self.history)
+                saved = self.clock()
+            yield self.history[-1]
+
+    def _epoch(self, step: Callable[[Batch], None]) -> dict[str, float]:
+        """Train for an epoch and measure it; its row of metrics.csv."""
+        loss = self._train_epoch(step)
+        return {
+            "epoch": self.epoch + 1,
+            "rate": round(self.recipe.rate(self.epoch + 1), 4),
+            "train_loss": round(loss, 4),
+            self.measure: round(self._accuracy(), 4),
+        }
+
     @property
     def steps(self) -> int:
         """Steps per epoch."""
-        return len(self.train_set) // self.recipe.batch_size
+        return len(self.batches)
 
     def moved(self) -> float:
         """How far the averaged weights have come from the first to the latest ones, 0 to 1."""
         way = flatten(self.network) - self.first_weights
-        done = flatten(self.average.module) - self.first_weights
+        done = flatten(self.average.network) - self.first_weights
         return float((done @ way / (way @ way).clamp(min=1e-12)).clamp(0, 1))
 
-    def _train_epoch(self, model: nn.Module) -> float:
+    def _build_step(self) -> Callable[[Batch], None]:
+        """A step in the fastest form that this device and number of processes permit."""
+        recipe = self.recipe
+        model: nn.Module = self.network
+        if self.processes > 1:
+            model = DistributedDataParallel(self.network)
+        model = nn.Sequential(self.normalise, model)
+        self.step = Step(model, self.network, self.average, self.optimizers, recipe.label_smoothing)
+        if self.device.type == "cpu" or self.processes > 1 or self.plain_steps:
+            return self.step
+        prepare(recipe, self.device)
+        if recipe.layer_dropout:
+            warn("with layer_dropout every step is launched by Python, which takes longer")
+            return self.step
+        return GpuStep(self.step, layers_to_compile(self.network))
+
+    def _train_epoch(self, step: Callable[[Batch], None]) -> float:
         """One pass over the training images; the mean loss."""
         recipe, steps = self.recipe, self.steps
-        order = torch.randperm(len(self.train_set), generator=self._generator(rank=0))
-        generator = self._generator(rank=1 + self.rank)
-        model.train()
-        total = 0.0
-        for step in self._progress(range(steps), f"epoch {self.epoch + 1}/{recipe.epochs}"):
-            self._set_rate(recipe.rate(self.epoch + step / steps))
-            batch = order[step * recipe.batch_size :][: recipe.batch_size]
-            batch = batch[self.rank :: self.processes]
-            pixels = flip_and_shift(self.train_set.pixels[batch], generator)
-            pixels, pasted = cutmix(pixels, recipe.cutmix, generator)
-            pixels, pasted = pixels.to(self.device), pasted.to(self.device)
-            classes = self.train_set.classes[batch].to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bf16(self.device)):
-                logits = model(self.normalise(pixels))
-            seen, added = (
-                F.cross_entropy(
-                    logits.float(), each, reduction="none", label_smoothing=recipe.label_smoothing
-                )
-                for each in (classes, classes.roll(1))
-            )
-            loss = (seen + pasted * (added - seen)).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
-            for optimizer in self.optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
-            self.average.update_parameters(self.network)
-            total += loss.item()
-            if not total < float("inf"):
-                raise ModelError(f"the loss became {total}; a lower learning rate may help")
+        torch.manual_seed(recipe.seed + 1000 * self.epoch)  # all processes drop the same layers
+        self.network.train()
+        self.step.total.zero_()
+        batches = self.batches.epoch(self.epoch)
+        title = f"epoch {self.epoch + 1}/{recipe.epochs}"
+        for number, batch in enumerate(self._progress(batches, title)):
+            factor = recipe.rate(self.epoch + number / steps)
+            set_rates(self.optimizers, (recipe.muon_lr * factor, recipe.adamw_lr * factor))
+            step(batch)
+        total: float = self.step.total.item()
+        if not abs(total) < float("inf"):
+            raise ModelError(f"the loss became {total}; a lower learning rate may help")
         return total / steps
 
-    def _test_accuracy(self) -> float:
-        """Top-1 of the averaged weights; each process takes its share of the test images."""
+    def _accuracy(self) -> float:
+        """Top-1 of the averaged weights; each process takes its share of the images."""
         shard = slice(self.rank, None, self.processes)
-        network = nn.Sequential(self.normalise, self.average).eval()
+        network = nn.Sequential(self.normalise, self.average.network)
         with torch.inference_mode():
             predicted = [
-                network(pixels.to(self.device)).argmax(-1).cpu()
+                network(pixels.to(self.device)).argmax(-1)
                 for pixels in torch.split(self.test_set.pixels[shard], TEST_BATCH_SIZE)
             ]
-        correct = (torch.cat(predicted) == self.test_set.classes[shard]).sum()
+        classes = self.test_set.classes[shard].to(self.device)
+        correct = (torch.cat(predicted) == classes).sum()
         if self.processes > 1:
             dist.all_reduce(correct)
         return correct.item() / len(self.test_set)
 
-    def _generator(self, rank: int) -> torch.Generator:
-        """Random numbers that depend on seed, epoch and process alone, not on what was resumed."""
-        return torch.Generator().manual_seed(self.recipe.seed + 1000 * self.epoch + 10**6 * rank)
-
-    def _set_rate(self, factor: float) -> None:
-        rates = (self.recipe.muon_lr, self.recipe.adamw_lr)
-        for optimizer, rate in zip(self.optimizers, rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-
-    def _progress(self, steps: range, title: str) -> "tqdm[int]":
-        return tqdm(steps, desc=title, unit="step", mininterval=2, disable=self.rank > 0)
+    def _progress(self, batches: Iterable[Batch], title: str) -> "tqdm[Batch]":
+        return tqdm(
+            *(batches, title),
+            total=self.steps,
+            unit="step",
+            mininterval=2,
+            leave=False,
+            disable=True if self.rank > 0 else None,  # shown on terminals
+        )
 
     def _save(self) -> None:
         """State, checkpoint and metrics, each replaced whole or not at all."""
         state = {
+            "version": VERSION,
             "recipe": asdict(self.recipe),
             "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
+            "average": self.average.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "history": self.history,
-            "labels": [*self.train_set.labels],
+            "labels": [*self.spec.labels],
         }
         save_state(self.out / "last.pt", state)
         if self.epoch <= self.recipe.decay_start:
             save_state(self.out / "steady.pt", state)
-        accuracy = f"{self.history[-1]['test_accuracy']:.2%} top-1 after {self.epoch} epochs"
+        accuracy = f"{self.history[-1][self.measure]:.2%} top-1 after {self.epoch} epochs"
+        if self.recipe.holdout:
+            accuracy += f", of {len(self.test_set)} held-out training images"
         spec = replace(self.spec, provenance={**self.spec.provenance, "accuracy": accuracy})
         write_checkpoint(
-            self.out / f"{self.recipe.name}.safetensors", spec, self.average.module.state_dict()
+            self.out / f"{self.recipe.name}.safetensors", spec, self.average.network.state_dict()
         )
         write_metrics(self.out / "metrics.csv", self.history)
 
     def _restore(self) -> None:
-        state = find_state(self.out, self.recipe, self.train_set.labels)
+        state = find_state(self.out, self.recipe, self.spec.labels)
         if state is None:
             return
         self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self.average.network.load_state_dict(state["average"])
+        restore(self.optimizers, state["optimizers"])
         self.history = state["history"]
 
 
@@ -215,28 +240,6 @@ def initialise(network: XCiT) -> None:
 def flatten(network: nn.Module) -> Tensor:
     """All parameters as one vector."""
     return torch.cat([weight.detach().flatten() for weight in network.parameters()])
-
-
-def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
-
-
-def build_optimizers(network: XCiT, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the hidden matrices; AdamW for embedding, head, kernels, norms and scales."""
-    hidden: list[Tensor] = []
-    kernels: list[Tensor] = []
-    vectors: list[Tensor] = []
-    for name, weight in network.named_parameters():
-        is_hidden = weight.ndim == 2 and "transformer" in name
-        (hidden if is_hidden else kernels if weight.ndim > 1 else vectors).append(weight)
-    groups: list[dict[str, Any]] = [
-        {"params": kernels, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return [
-        Muon(hidden, recipe.muon_lr, weight_decay=recipe.weight_decay),
-        torch.optim.AdamW(groups, lr=recipe.adamw_lr, betas=(0.9, 0.99)),
-    ]
 
 
 def describe(recipe: Recipe, train: Dataset, start: Checkpoint | None) -> ModelSpec:
@@ -277,10 +280,3 @@ def pick_device(rank: int) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", rank % torch.cuda.device_count())
     return torch.device("cpu")
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Whether 16-bit arithmetic is in the hardware; emulated it is slower than 32 bits."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))

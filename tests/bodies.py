@@ -17,6 +17,7 @@ ROWS = 256
 INFER = "/v2/models/xcit/infer"
 INFER_TENSOR = "/v2/models/xcit_tensor/infer"
 VERTEX = "/vertex"
+SAGEMAKER = "/invocations"
 IMAGE_SIDE = 32  # of the bundled model
 VALUES = 3 * IMAGE_SIDE**2
 
@@ -162,6 +163,8 @@ LARGEST: dict[str, Callable[[], Body]] = {
     "JSON image, slashes escaped": lambda: text_of(
         "/predict", b'{"image":"%b"}' % photo()[: SIZE * 9 // 10].replace("/", r"\/").encode()
     ),
+    "base64 text": lambda: Body("/predict", b"/9j/" + photo().encode(), {}),
+    "image to explain": lambda: as_json("/explain", {"image": photo()}),
     "base64 part": lambda: form(
         "/predict",
         part(photo().encode()[:-200]).replace(
@@ -180,6 +183,12 @@ LARGEST: dict[str, Callable[[], Body]] = {
 }
 INSTANCES: dict[str, Callable[[], Body]] = {
     "instances": lambda: as_json(VERTEX, {"instances": [{"b64": each} for each in photos()]}),
+}
+INVOCATIONS: dict[str, Callable[[], Body]] = {
+    "raw": lambda: Body(SAGEMAKER, noise(SIZE), {}),
+    "multipart": lambda: form(SAGEMAKER, part(noise(SIZE - 200))),
+    "JSON image": lambda: as_json(SAGEMAKER, {"image": photo()}),
+    "tiny parts": lambda: form(SAGEMAKER, part(b"", filename="") * 200_000),
 }
 HOSTILE: dict[str, Callable[[], Body]] = {
     "tiny parts": lambda: form("/predict", part(b"", filename="") * 200_000),

@@ -22,6 +22,7 @@ class BackendOptions:
         streams: how many batches to run side by side; measured if not given.
         serving: whether images are also received, decoded and answered on those cores.
         cache_dir: where compiled models are kept, so that the next start need not compile.
+        compile: whether to compile the network with Inductor on a CUDA device.
     """
 
     backend: str = "auto"
@@ -31,6 +32,7 @@ class BackendOptions:
     streams: int | None = None
     serving: bool = False
     cache_dir: Path | None = None
+    compile: bool = False
 
 
 class Backend(Protocol):

@@ -4,6 +4,7 @@ import logging
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -17,10 +18,19 @@ def open_cache(directory: Path) -> Path | None:
 
     It is refused when it, or anything in it, belongs to another user or can be written by others.
     """
+    return _open(directory, check_private)
+
+
+def open_closed(directory: Path) -> Path | None:
+    """As `open_cache`, for a tree of files: refused when other users can even enter its root."""
+    return _open(directory, check_closed)
+
+
+def _open(directory: Path, check: Callable[[Path], None]) -> Path | None:
     try:
         found = locate(directory)
         make_private(found)
-        check_private(found)
+        check(found)
         with tempfile.TemporaryFile(dir=found):
             return found
     except (OSError, RuntimeError) as error:
@@ -65,6 +75,16 @@ def check_private(directory: Path) -> None:
         if stat.S_ISLNK(status.st_mode):
             raise PermissionError(f"{path} is a symbolic link; remove it")
         _check_owner(path, status)
+
+
+def check_closed(directory: Path) -> None:
+    """Raise `PermissionError` unless this user alone can reach what is below a directory."""
+    status = directory.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise PermissionError(f"{directory} is a symbolic link; remove it")
+    _check_owner(directory, status)
+    if hasattr(os, "geteuid") and status.st_mode & OTHERS:
+        raise PermissionError(f"other users can enter {directory}; remove it")
 
 
 def seal(directory: Path) -> None:

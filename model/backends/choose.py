@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from torch import nn
 from model.backends.agreement import disagreement
 from model.backends.base import Backend, BackendOptions, Build
 from model.backends.cache import open_cache
+from model.backends.compiled import CompiledCudaBackend, keep_kernels
 from model.backends.cuda import CudaBackend
 from model.backends.streams import divide_cores
 from model.backends.torch import (
@@ -82,6 +82,8 @@ def choose_backend(
     """
     refused: list[str] = []
     for device in _devices(options, refused):
+        if options.compile and device.type != "cuda":
+            refused.append(_without_compiling(options, device))
         for candidate in _candidates(options, device):
             build = partial(_build, candidate, network, image_size, options, beside)
             found = _attempt(build, expected, image_size)
@@ -154,10 +156,22 @@ def _names(options: BackendOptions, device: torch.device) -> tuple[str, ...]:
             )
         return ("openvino",)
     if device.type == "cuda":
-        return "torch-cudagraphs", "torch"
+        compiled = ("torch-compile-cudagraphs",) if options.compile else ()
+        return *compiled, "torch-cudagraphs", "torch"
     if device.type == "cpu" and options.backend == "auto" and openvino_is_installed():
         return "openvino", "torch"
     return ("torch",)
+
+
+def _without_compiling(options: BackendOptions, device: torch.device) -> str:
+    """The reason why the network is not compiled; raises `ModelError` if no GPU was allowed."""
+    if options.backend == "openvino":
+        raise ModelError("compile is for PyTorch on a CUDA device, not for backend openvino")
+    if options.device != "auto":
+        raise ModelError(f"compile is for a CUDA device, not for {device}")
+    reason = f"compile is for a CUDA device and has no effect on {device}"
+    logger.warning("%s", reason)
+    return reason
 
 
 def _grounds(options: BackendOptions, chosen: Candidate) -> str:
@@ -177,7 +191,7 @@ def _build(
     beside: Callable[[], float] | None,
 ) -> Backend:
     """The backend with as many streams as were asked for, or as its device asks for."""
-    build = _builder(candidate, network, image_size, options.cache_dir)
+    build = _builder(candidate, network, image_size, options)
     single_threaded = candidate.name == "torch" and options.serving
     if options.streams:
         threads = max(1, options.cores // options.streams)
@@ -202,7 +216,7 @@ def _warn_of_shared_passes(options: BackendOptions, threads: int) -> None:
 
 
 def _builder(
-    candidate: Candidate, network: Network, image_size: int, cache_dir: Path | None
+    candidate: Candidate, network: Network, image_size: int, options: BackendOptions
 ) -> Build:
     """Makes backends of one kind, by their numbers of streams and threads."""
     device, precision = candidate.device, candidate.precision
@@ -210,12 +224,17 @@ def _builder(
         from model.backends.openvino import OpenVINOBackend  # an optional dependency
         from model.backends.openvino_graph import kept_graph
 
-        cache = open_cache(cache_dir) if cache_dir else None
+        cache = open_cache(options.cache_dir) if options.cache_dir else None
         graph = kept_graph(network(), image_size, cache)
         return lambda streams, threads: OpenVINOBackend(
             graph, precision, streams=streams, threads=threads, cache_dir=cache
         )
     module: nn.Module = narrow(network(), precision)
+    if candidate.name == "torch-compile-cudagraphs":
+        keep_kernels(options.cache_dir)
+        return lambda streams, threads: CompiledCudaBackend(
+            module, device, precision, streams=streams, workers=options.cores
+        )
     if candidate.name == "torch-cudagraphs":
         return lambda streams, threads: CudaBackend(module, device, precision, streams=streams)
     if device.type == "cpu":

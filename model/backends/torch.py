@@ -17,6 +17,12 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+OUT_OF_MEMORY = (  # what messages of errors that are not `torch.OutOfMemoryError` contain
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 class TorchBackend:
@@ -62,15 +68,25 @@ class TorchBackend:
 
 @contextmanager
 def device_errors(device: str) -> Iterator[None]:
-    """PyTorch's errors in this package's words."""
+    """Raise PyTorch's errors as `OutOfMemory` or `DeviceError`; other errors pass unchanged."""
     try:
         yield
-    except torch.AcceleratorError as error:
-        raise DeviceError(f"{device} failed: {error}") from error
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        if is_out_of_memory(error):
             raise OutOfMemory(f"{device} is out of memory") from error
+        if isinstance(error, torch.AcceleratorError):
+            raise DeviceError(f"{device} failed: {error}") from error
         raise
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out: in PyTorch's allocator, in CUDA itself, or in one of its libraries.
+
+    A pinned buffer, a graph or a library's handle is not made by PyTorch's allocator; the device
+    still works after such an error.
+    """
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in OUT_OF_MEMORY)
 
 
 class Cast(nn.Module):

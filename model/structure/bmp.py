@@ -5,10 +5,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
-from model.structure.encoded import Encoded
+from model.structure.encoded import Encoded, rows_of_a_block
+from model.structure.splice import splice
 from model.structure.work import check_pixels
 
 MAX_RUN_BYTES = 2 * 2**20  # read in Python: up to 0.7 s
+MAX_RUN_ROW = 2**20  # pixels of a row in runs: Pillow copies a row at a time
 
 _HEADERS = {12, 40, 52, 56, 64, 108, 124}
 _PLAIN, _RUNS_OF_8, _RUNS_OF_4, _MASKS = range(4)
@@ -52,13 +54,19 @@ def read_bmp(data: bytes, max_pixels: int) -> Encoded:
     if header.bits <= 8:
         work["converted pixel"] = header.width * height
     if header.compression not in (_RUNS_OF_8, _RUNS_OF_4):
-        work["BMP byte"] = height * _stride(header.width, header.bits)
-        return Encoded(data, work)
+        stride = _stride(header.width, header.bits)
+        work["BMP byte"] = height * stride
+        return Encoded(data, work, block=rows_of_a_block(stride))
     work["BMP run"] = min(len(data) - header.pixels_at, MAX_RUN_BYTES) // 2
     work["BMP byte"] = 2 * height * _stride(header.width, 8)
     if len(data) - header.pixels_at > MAX_RUN_BYTES:
         raise ImageTooLarge(f"the BMP has over {MAX_RUN_BYTES} bytes of runs; save it without")
-    return Encoded(_without_runs(data, header), work)
+    if header.width > MAX_RUN_ROW:
+        raise ImageTooLarge(
+            f"the BMP has rows of over {MAX_RUN_ROW} pixels in runs; save it without"
+        )
+    block = rows_of_a_block(_stride(header.width, 8))
+    return Encoded(_without_runs(data, header), work, block=block)
 
 
 def _read_header(data: bytes) -> _Header:
@@ -107,12 +115,11 @@ def _without_runs(data: bytes, header: _Header) -> bytes:
     stride = _stride(width, 8)
     if stride != width:
         rows = (pixels[i : i + width] for i in range(0, len(pixels), width))
-        pixels = bytearray(b"".join(row.ljust(stride, b"\0") for row in rows))
+        pixels = bytearray(splice(*(row.ljust(stride, b"\0") for row in rows)))
     start = 54 + len(palette)
     sizes = struct.pack("<IiiHHIIiiII", 40, width, header.height, 1, 8, 0, len(pixels), 0, 0, 0, 0)
-    return (
-        struct.pack("<2sIHHI", b"BM", start + len(pixels), 0, 0, start) + sizes + palette + pixels
-    )
+    head = struct.pack("<2sIHHI", b"BM", start + len(pixels), 0, 0, start)
+    return splice(head, sizes, palette, pixels)
 
 
 def _unroll(runs: bytes, width: int, height: int, *, four_bits: bool) -> bytearray:

@@ -51,9 +51,8 @@ class Encoded:
         complete: whether the file has its end. Without it pixels may be missing.
         canvas: where the frame belongs, if it is not the whole picture.
         greys: for pictures of one wide sample a pixel.
-        block: how many bytes Pillow reads at once, where the file holds many uncompressed parts.
-            All of the file by default: Pillow reads again from the start of each row that a block
-            does not hold.
+        block: how many bytes Pillow reads at once, where the file is not compressed: see
+            `rows_of_a_block`. All of the file by default.
     """
 
     data: bytes
@@ -64,3 +63,12 @@ class Encoded:
     canvas: Canvas | None = None
     greys: Greys = Greys()
     block: int | None = None
+
+
+def rows_of_a_block(row: int, rows: int = 2**16) -> int:
+    """Bytes of whole rows of ``row`` bytes, at least one and at most ``rows``, of about 64 KiB.
+
+    Pillow copies what it reads with the interpreter lock held, and reads a row that is not whole
+    again from its start.
+    """
+    return row * max(1, min(rows, 2**16 // row))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from model.errors import ImageTooLarge, InvalidImage
 from model.structure.encoded import Canvas, Encoded
+from model.structure.splice import splice
 from model.structure.work import check_pixels
 
 MAX_BLOCKS = 65_536  # before the first frame, all extensions together; a large profile has 12,000
@@ -35,15 +36,20 @@ def read_gif(data: bytes, max_pixels: int) -> Encoded:
     check_pixels(*size, max_pixels)
     if not width or not height:
         raise InvalidImage("the GIF data is corrupt: its first frame has no pixels")
-    rest = data[frame.start + 9 :]
-    parts = [data[:6], struct.pack("<HH", width, height), data[10:start], frame.control]
+    rest = memoryview(data)[frame.start + 9 :]
+    parts: list[bytes | memoryview] = [
+        data[:6],
+        struct.pack("<HH", width, height),
+        data[10:start],
+        frame.control,
+    ]
     parts += [b",", struct.pack("<4H", 0, 0, width, height), rest]
     canvas = None if size == (width, height) else Canvas(size, (left, top))
     work = _count(size, width * height, len(rest))
     work["segment"] = frame.blocks
     if canvas:
         work["converted pixel"] = size[0] * size[1]
-    return Encoded(b"".join(parts), work, canvas=canvas)
+    return Encoded(splice(*parts), work, canvas=canvas)
 
 
 def _table_size(flags: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.structure.directory import orientation
 from model.structure.encoded import Encoded
+from model.structure.splice import splice
 from model.structure.work import check_pixels
 
 MAX_SCANS = 100  # encoders write about ten
@@ -55,10 +56,9 @@ def read_jpeg(data: bytes, max_pixels: int) -> Encoded:
     _check_frame(head, max_pixels)
     work, complete = _follow_scans(head, data, start, segments)
     work["segment"] += number
-    scans = data[start - 2 :]
-    head.kept.append(scans if complete else scans.rstrip(b"\xff"))  # half of the end's marker
+    end = len(data) if complete else len(data.rstrip(b"\xff"))  # without half of the end's marker
     return Encoded(
-        b"".join(head.kept),
+        splice(*head.kept, memoryview(data)[start - 2 : end]),
         work,
         _profile(head),
         orientation(head.exif) if head.exif else 1,

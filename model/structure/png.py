@@ -3,12 +3,13 @@
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.structure.directory import orientation
 from model.structure.encoded import Encoded, Greys
+from model.structure.splice import splice
 from model.structure.work import check_pixels
 
 MAX_CHUNKS = 65_536  # encoders write chunks of 8 KB and more
@@ -27,7 +28,7 @@ class _Parts:
 
     number: int = 0
     header: bytes = b""
-    image: list[bytes] = field(default_factory=list)
+    image: list[memoryview] = field(default_factory=list)
     others: dict[bytes, bytes] = field(default_factory=dict)
 
 
@@ -46,12 +47,12 @@ def read_png(data: bytes, max_pixels: int) -> Encoded:
     header = _read_header(parts.header)
     check_pixels(header.width, header.height, max_pixels)
     transparent = _transparent(header, parts.others.get(b"tRNS"))
-    chunks = [(b"IHDR", parts.header[:13])]
+    chunks: list[tuple[bytes, Sequence[bytes | memoryview]]] = [(b"IHDR", [parts.header[:13]])]
     if b"PLTE" in parts.others:
-        chunks.append((b"PLTE", parts.others[b"PLTE"]))
+        chunks.append((b"PLTE", [parts.others[b"PLTE"]]))
     if transparent and header.depth < 16:
-        chunks.append((b"tRNS", transparent))
-    chunks += [(b"IDAT", b"".join(parts.image)), (b"IEND", b"")]
+        chunks.append((b"tRNS", [transparent]))
+    chunks += [(b"IDAT", parts.image), (b"IEND", [])]
     greys = Greys(white=65535.0)
     if transparent and header.depth == 16:
         greys = Greys(white=65535.0, transparent=int.from_bytes(transparent, "big"))
@@ -59,7 +60,7 @@ def read_png(data: bytes, max_pixels: int) -> Encoded:
     work = _count(header, sum(map(len, parts.image)), transparent=bool(transparent))
     work["segment"] = parts.number
     return Encoded(
-        _SIGNATURE + b"".join(_chunk(kind, content) for kind, content in chunks),
+        splice(_SIGNATURE, *(part for kind, content in chunks for part in _chunk(kind, content))),
         work,
         _inflate_profile(parts.others.get(b"iCCP", b"")),
         orientation(exif.removeprefix(b"Exif\0\0")) if exif else 1,
@@ -75,17 +76,18 @@ def _collect(data: bytes) -> _Parts:
         if kind == b"IDAT":
             parts.image.append(content)
         elif kind == b"IHDR" and not parts.header:
-            parts.header = content
+            parts.header = bytes(content)
         elif kind in (b"PLTE", b"tRNS", b"iCCP") and parts.image:
             continue
         elif kind in (b"PLTE", b"tRNS", b"iCCP", b"eXIf") and sound():
-            parts.others.setdefault(kind, content)
+            parts.others.setdefault(kind, bytes(content))
     return parts
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, "_Checksum"]]:
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, "_Checksum"]]:
     """Each chunk up to the end: its kind, its content and a way to check it."""
     position = len(_SIGNATURE)
+    whole = memoryview(data)
     for _ in range(MAX_CHUNKS):
         kind = data[position + 4 : position + 8]
         if len(kind) < 4 or kind == b"IEND":
@@ -94,7 +96,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, "_Checksum"]]:
         checksum = _Checksum(data, position + 4, end)
         if kind == b"IHDR" and not checksum():
             raise InvalidImage("the PNG header is truncated or corrupt: its checksum is wrong")
-        yield kind, data[position + 8 : end], checksum
+        yield kind, whole[position + 8 : end], checksum
         position = end + 4
     raise ImageTooLarge(f"the PNG has over {MAX_CHUNKS} chunks; save it with fewer")
 
@@ -172,6 +174,10 @@ def _inflate_profile(content: bytes) -> bytes | None:
     return profile if inflate.eof else None
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(content, zlib.crc32(kind))
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+def _chunk(kind: bytes, content: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """A chunk of all parts of a content together, in parts."""
+    checksum = zlib.crc32(kind)
+    for part in content:
+        checksum = zlib.crc32(part, checksum)
+    length = sum(map(len, content))
+    return [struct.pack(">I", length), kind, *content, struct.pack(">I", checksum)]

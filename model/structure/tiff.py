@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from model.errors import ImageTooLarge, InvalidImage
 from model.structure.directory import BrokenDirectory, Directory, read_directory
-from model.structure.encoded import Encoded
+from model.structure.encoded import Encoded, rows_of_a_block
 from model.structure.jpeg import read_jpeg
+from model.structure.splice import splice
 from model.structure.tiff_kind import FAX, JPEG, NONE, PALETTE, Kind, greys_of, read_kind
 from model.structure.work import check_pixels, check_work
 
@@ -66,7 +67,9 @@ def read_tiff(data: bytes, max_pixels: int) -> Encoded:
         profile,
         directory.number(_ORIENTATION, 1),
         greys=greys_of(kind),
-        block=_block(kind, pieces.size) if kind.compression == NONE else None,
+        block=rows_of_a_block(_row_bytes(kind, pieces.size[0]), pieces.size[1])
+        if kind.compression == NONE
+        else None,
     )
 
 
@@ -95,12 +98,6 @@ def _read_pieces(directory: Directory, kind: Kind, width: int, height: int) -> _
 
 def _row_bytes(kind: Kind, width: int) -> int:
     return -(-width * kind.bits * (1 if kind.separate else kind.samples) // 8)
-
-
-def _block(kind: Kind, size: tuple[int, int]) -> int:
-    """Whole rows of one piece, at least one, of about 64 KiB."""
-    row = _row_bytes(kind, size[0])
-    return row * max(1, min(size[1], 2**16 // row))
 
 
 def _count(
@@ -195,6 +192,6 @@ def _with_directory(data: bytes, order: str, tags: dict[int, tuple[int, bytes]])
         else:
             entries += content.ljust(4, b"\0")
     head = data[:2] + struct.pack(order + "HI", 42, start)
-    body = data[8:].ljust(start - 8, b"\0")
+    padding = bytes(start - len(data))
     number = struct.pack(order + "H", len(tags))
-    return head + body + number + entries + bytes(4) + values
+    return splice(head, memoryview(data)[8:], padding, number, entries, bytes(4), values)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from model.errors import ImageTooLarge, InvalidImage
 from model.structure.directory import orientation
 from model.structure.encoded import Canvas, Encoded
+from model.structure.splice import splice
 from model.structure.work import check_pixels
 
 MAX_CHUNKS = 16_384
@@ -14,10 +15,12 @@ MAX_CHUNKS = 16_384
 _BROKEN = "the WebP data is truncated or corrupt"
 _ALPHA, _LOSSY, _LOSSLESS = b"ALPH", b"VP8 ", b"VP8L"
 
+Chunks = dict[bytes, memoryview]
+
 
 def read_webp(data: bytes, max_pixels: int) -> Encoded:
     """The picture of a WebP file; of an animation the first frame."""
-    chunks = _first_chunks(data, 12)
+    chunks = _first_chunks(memoryview(data), 12)
     picture = chunks
     canvas: Canvas | None = None
     if b"ANMF" in chunks:
@@ -31,27 +34,28 @@ def read_webp(data: bytes, max_pixels: int) -> Encoded:
         canvas = None if canvas.size == size else canvas
     check_pixels(*(canvas.size if canvas else size), max_pixels)
     check_pixels(*size, max_pixels)
-    exif = chunks.get(b"EXIF", b"")
+    exif = bytes(chunks.get(b"EXIF", b""))
+    profile = bytes(chunks[b"ICCP"]) if b"ICCP" in chunks else None
     return Encoded(
         _write(picture, size),
         _count(picture, size, canvas),
-        chunks.get(b"ICCP"),
+        profile,
         orientation(exif.removeprefix(b"Exif\0\0")) if exif else 1,
         canvas=canvas,
     )
 
 
-def _first_chunks(data: bytes, start: int) -> dict[bytes, bytes]:
+def _first_chunks(data: memoryview, start: int) -> Chunks:
     """The content of the first chunk of each kind."""
-    found: dict[bytes, bytes] = {}
+    found: Chunks = {}
     for kind, content in _chunks(data, start):
         found.setdefault(kind, content)
     return found
 
 
-def _chunks(data: bytes, position: int) -> Iterator[tuple[bytes, bytes]]:
+def _chunks(data: memoryview, position: int) -> Iterator[tuple[bytes, memoryview]]:
     for _ in range(MAX_CHUNKS):
-        kind = data[position : position + 4]
+        kind = bytes(data[position : position + 4])
         if len(kind) < 4:
             return
         length = int.from_bytes(data[position + 4 : position + 8], "little")
@@ -63,24 +67,24 @@ def _chunks(data: bytes, position: int) -> Iterator[tuple[bytes, bytes]]:
     raise ImageTooLarge(f"the WebP has over {MAX_CHUNKS} chunks; save it with fewer")
 
 
-def _lossy_size(image: bytes) -> tuple[int, int]:
-    if len(image) < 10 or image[3:6] != b"\x9d\x01\x2a":
+def _lossy_size(image: memoryview) -> tuple[int, int]:
+    if len(image) < 10 or bytes(image[3:6]) != b"\x9d\x01\x2a":
         raise InvalidImage(f"{_BROKEN}: the picture has no header")
     width, height = struct.unpack_from("<HH", image, 6)
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _lossless_size(image: bytes) -> tuple[int, int]:
+def _lossless_size(image: memoryview) -> tuple[int, int]:
     if len(image) < 5 or image[0] != 0x2F:
         raise InvalidImage(f"{_BROKEN}: the picture has no header")
     bits = int.from_bytes(image[1:5], "little")
     return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
 
 
-def _canvas(chunks: dict[bytes, bytes], size: tuple[int, int]) -> Canvas:
-    header = chunks[b"VP8X"].ljust(10, b"\0")
+def _canvas(chunks: Chunks, size: tuple[int, int]) -> Canvas:
+    header = bytes(chunks[b"VP8X"][:10]).ljust(10, b"\0")
     canvas = (int.from_bytes(header[4:7], "little") + 1, int.from_bytes(header[7:10], "little") + 1)
-    frame = chunks.get(b"ANMF", b"").ljust(6, b"\0")
+    frame = bytes(chunks[b"ANMF"][:6] if b"ANMF" in chunks else b"").ljust(6, b"\0")
     left, top = (2 * int.from_bytes(frame[i : i + 3], "little") for i in (0, 3))
     if left + size[0] > canvas[0] or top + size[1] > canvas[1]:
         raise InvalidImage(f"{_BROKEN}: the picture is larger than its canvas")
@@ -89,26 +93,24 @@ def _canvas(chunks: dict[bytes, bytes], size: tuple[int, int]) -> Canvas:
     return Canvas(canvas, (left, top))
 
 
-def _write(picture: dict[bytes, bytes], size: tuple[int, int]) -> bytes:
+def _write(picture: Chunks, size: tuple[int, int]) -> bytes:
     """A file of the one picture, with its alpha channel."""
-    parts = []
+    parts: list[bytes | memoryview] = [b"WEBP"]
     if _LOSSY in picture and _ALPHA in picture:
         flags = bytes((0x10, 0, 0, 0))
         sides = b"".join((side - 1).to_bytes(3, "little") for side in size)
-        parts = [_chunk(b"VP8X", flags + sides), _chunk(_ALPHA, picture[_ALPHA])]
+        parts += _chunk(b"VP8X", flags + sides)
+        parts += _chunk(_ALPHA, picture[_ALPHA])
     kind = _LOSSY if _LOSSY in picture else _LOSSLESS
-    parts.append(_chunk(kind, picture[kind]))
-    body = b"WEBP" + b"".join(parts)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    parts += _chunk(kind, picture[kind])
+    return splice(b"RIFF", struct.pack("<I", sum(map(len, parts))), *parts)
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+def _chunk(kind: bytes, content: bytes | memoryview) -> list[bytes | memoryview]:
+    return [kind, struct.pack("<I", len(content)), content, b"\0" * (len(content) % 2)]
 
 
-def _count(
-    picture: dict[bytes, bytes], size: tuple[int, int], canvas: Canvas | None
-) -> Counter[str]:
+def _count(picture: Chunks, size: tuple[int, int], canvas: Canvas | None) -> Counter[str]:
     pixels = size[0] * size[1]
     all_pixels = canvas.size[0] * canvas.size[1] if canvas else pixels
     work = Counter({"pixel": all_pixels, "WebP pixel": pixels})

@@ -68,6 +68,7 @@ def test_commands_without_a_server_run_the_model_as_the_settings_say(
         "device": "cuda:7",
         "precision": "float16",
         "cache_dir": "cache",
+        "compile": "true",
         "labels": "labels.txt",
         "image_size": "64",
         "preprocess": '{"crop_pct":0.5}',
@@ -86,7 +87,7 @@ def test_commands_without_a_server_run_the_model_as_the_settings_say(
     assert run(*words.split(), *flags) == (1, "", ["xcit-serve: not loaded"])
     _, overrides, options = loaded
     assert (options.backend, options.device, options.precision) == ("torch", "cuda:7", "float16")
-    assert options.cache_dir == Path("cache")
+    assert (options.cache_dir, options.compile) == (Path("cache"), True)
     assert (overrides.labels, overrides.image_size) == (Path("labels.txt"), 64)
     assert overrides.preprocess == {"crop_pct": 0.5}
     assert overrides.hyperparameters == {"tokens_norm": True}

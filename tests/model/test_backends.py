@@ -12,7 +12,7 @@ from model.backends.base import Backend
 from model.backends.openvino import OpenVINOBackend
 from model.backends.openvino_graph import fingerprint, to_graph
 from model.backends.torch import TorchBackend, narrow, to_script
-from model.errors import DeviceError
+from model.errors import DeviceError, OutOfMemory
 from model.preprocess import AnyPixels, Pixels
 from model.scores import Scores, best_classes, softmax
 from model.simplify import plain, simplify_published, simplify_vit_pytorch
@@ -169,10 +169,39 @@ def test_what_makes_another_graph_has_another_fingerprint() -> None:
     assert len({one, *others}) == 1 + len(others)
 
 
-def test_a_lost_device_is_told_apart_from_a_bad_batch() -> None:
-    class Lost(nn.Module):
-        def forward(self, pixels: Tensor) -> Tensor:
-            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+class Failing(nn.Module):
+    def __init__(self, error: RuntimeError) -> None:
+        super().__init__()
+        self.error = error
 
+    def forward(self, pixels: Tensor) -> Tensor:
+        raise self.error
+
+
+def test_a_lost_device_is_a_device_error() -> None:
+    lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     with pytest.raises(DeviceError, match="illegal memory access"):
-        TorchBackend(Lost(), CPU, "float32").logits(noise(1))
+        TorchBackend(Failing(lost), CPU, "float32").logits(noise(1))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be ..."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+    ids=lambda error: str(error)[:30],
+)
+def test_a_lack_of_memory_is_out_of_memory_whoever_noticed_it(error: RuntimeError) -> None:
+    with pytest.raises(OutOfMemory, match="cpu is out of memory"):
+        TorchBackend(Failing(error), CPU, "float32").logits(noise(1))
+
+
+def test_other_errors_of_a_pass_are_left_as_they_are() -> None:
+    error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError) as raised:
+        TorchBackend(Failing(error), CPU, "float32").logits(noise(1))
+    assert raised.value is error

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import product
 
-from model.structure.bmp import MAX_RUN_BYTES
+from model.structure.bmp import MAX_RUN_BYTES, MAX_RUN_ROW
 from tests.hostile import bmp
 
 from .family import MAX_BODY, SHAPES, STEPS, Family, content, sides
@@ -30,4 +30,7 @@ def _bmp(bits: int, ratio: float, size: int) -> bytes:
 
 def _bmp_in_runs(bits: int, run: bytes, ratio: float, size: int) -> bytes:
     data = run * ((MAX_RUN_BYTES * size // STEPS - 2) // len(run))
-    return bmp(sides(STEPS, ratio), bits, 1 if bits == 8 else 2, bytes(4 * 2**bits), data + b"\0\1")
+    width, height = sides(STEPS, ratio)
+    if width > MAX_RUN_ROW:
+        width, height = MAX_RUN_ROW, width * height // MAX_RUN_ROW
+    return bmp((width, height), bits, 1 if bits == 8 else 2, bytes(4 * 2**bits), data + b"\0\1")

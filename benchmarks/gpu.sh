@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Measures the service on a machine with an NVIDIA GPU, and runs the tests that need one.
+#
+#   benchmarks/gpu.sh OUT_DIR
+#   benchmarks/gpu.sh --rehearse OUT_DIR   the same parts on the CPU with next to no work
+#
+# Writes OUT_DIR/tables.md and OUT_DIR/log.txt. Each part has a time limit of its own. A part that
+# fails or runs out of time leaves a line in the tables and its error in the log, and the next one
+# goes on; the exit status is 1 if any did. Nothing needs to be installed but the packages.
+#
+# Variables:
+#   LIMIT    seconds for all parts together, and 5 more for the last one to end [480]
+#   PARTS    the parts to run [machine starting inputs tests large reloads bare-large bare compiled small]
+#   DEVICE   what the service runs on [cuda]
+#   CLIENTS  processes that send load [4]
+#   SERVERS  flags of `xcit-serve serve`, one server a line; an empty line is the defaults
+#   PYTHON   [python3]
+set -uo pipefail
+
+usage() {
+  echo "usage: benchmarks/gpu.sh [--rehearse] OUT_DIR" >&2
+  exit 2
+}
+
+rehearse=false
+if [ "${1-}" = --rehearse ]; then
+  rehearse=true
+  shift
+fi
+[ $# -eq 1 ] || usage
+mkdir -p "$1" || exit 2
+out=$(cd "$1" && pwd)
+cd "$(dirname "$0")/.." || exit 2
+
+python=${PYTHON:-python3}
+parts=${PARTS:-machine starting inputs tests large reloads bare-large bare compiled small}
+for name in $parts; do
+  case $name in
+    machine | starting | inputs | tests | large | reloads | bare-large | bare | compiled | small) ;;
+    *)
+      echo "PARTS: there is no part '$name'" >&2
+      exit 2
+      ;;
+  esac
+done
+bundled=model/checkpoints/xcit-cifar10.safetensors
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+photos=$work/photos
+large=$work/dim384.safetensors
+export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export XCIT_CACHE_DIR=$work/cache XCIT_DRAIN_DELAY_S=0
+
+if $rehearse; then
+  limit=${LIMIT:-600} device=${DEVICE:-cpu} clients=${CLIENTS:-1} slowness=3 photo_count=2
+  export XCIT_BACKEND=torch XCIT_PRECISION=float32 XCIT_MAX_BATCH_SIZE=2
+  export XCIT_STREAMS=$(nproc) OMP_NUM_THREADS=1  # threads that share a pass wait for each other
+  starting=(--rounds 0)
+  bare=(--only "torch, float32, 1 x" --batch-sizes 1 2 --rounds 1 --seconds 0.02)
+  loads=(--closed 1 2 --share 0.8 --seconds 0.3 --warm-up 0.1)
+  reloads=(--times 1 --callers 2 --settle 0.1)
+else
+  limit=${LIMIT:-480} device=${DEVICE:-cuda} clients=${CLIENTS:-4} slowness=1 photo_count=32
+  starting=(--rounds 1 --kept-only)
+  bare=(--only torch cudagraphs --rounds 1 --seconds 0.2)
+  loads=(--closed 64 256 --share 0.8 --seconds 3 --warm-up 1)
+  reloads=(--times 5 --callers 16 --on-device)
+fi
+export XCIT_DEVICE=$device
+
+tables=$out/tables.md log=$out/log.txt
+: >"$log"
+echo "# Measured on $device" >"$tables"
+failed=()
+
+# part NAME SECONDS COMMAND...: what the command prints goes into the tables, its stderr into the
+# log. An interrupt ends it in time, so that it can still print what it has.
+part() {
+  local name=$1 seconds=$(($2 * slowness)) left=$((limit - SECONDS)) begun=$SECONDS status=0
+  shift 2
+  [[ " $parts " == *" $name "* ]] || return 0
+  printf '\n## %s\n\n' "$name" >>"$tables"
+  printf '\n=== %s ===\n' "$name" >>"$log"
+  if ((left <= 0)); then
+    fail "$name" "not run: the $limit s of all parts are used up"
+    return 0
+  fi
+  ((seconds < left)) || seconds=$left
+  timeout --signal=INT --kill-after=5 "$seconds" "$@" >>"$tables" 2>>"$log" || status=$?
+  local taken=$((SECONDS - begun))
+  if ((status == 0)); then
+    echo "$name: done in $taken s"
+  elif ((status == 124 || (status == 137 && taken >= seconds))); then
+    fail "$name" "stopped after $seconds s, its time limit"
+  else
+    fail "$name" "failed with status $status after $taken s"
+  fi
+}
+
+fail() {
+  failed+=("$1")
+  printf '\n**%s %s; see log.txt**\n' "$1" "$2" >>"$tables"
+  echo "$1 $2" | tee -a "$log"
+}
+
+# Commands of a part that are more than one program run in a shell of their own.
+# shellcheck disable=SC2016
+in_shell='set -euo pipefail; python=$1 device=$2; shift 2;'
+
+part machine 20 bash -c "$in_shell"'
+  if [ "$device" = cuda ]; then
+    nvidia-smi --query-gpu=name,memory.total,memory.used,driver_version --format=csv,noheader
+    echo
+  fi
+  "$python" - <<"END"
+import importlib.metadata, platform
+names = "torch", "triton", "numpy", "pillow", "fastapi", "starlette", "uvicorn", "uvloop", "pytest"
+found = [f"{name} {importlib.metadata.version(name)}" for name in names
+         if any(importlib.metadata.distributions(name=name))]
+print(", ".join((f"Python {platform.python_version()}", *found)))
+END
+' part "$python" "$device"
+
+part starting 50 "$python" -m benchmarks.starting "$bundled" "${starting[@]}"
+
+# shellcheck disable=SC2016
+part inputs 40 bash -c "$in_shell"'
+  "$python" -m benchmarks.images "$1" --count "$3"
+  [ "$device" = cpu ] || "$python" -m benchmarks.checkpoints dim384 "$2"
+' part "$python" "$device" "$photos" "$large" "$photo_count"
+
+# The shell outlives an interrupt, so that pytest can end and its summary gets into the tables.
+# shellcheck disable=SC2016
+part tests 170 bash -c "$in_shell"'
+  trap : INT
+  status=0
+  mapfile -t files < <(grep -rl --include="test_*.py" "pytest.mark.gpu" tests | sort)
+  "$python" -m pytest -m "gpu and not slow" -q -ra --tb=short -p no:cacheprovider -W default "${files[@]}" \
+    >>"$1" 2>&1 || status=$?
+  printf "\`\`\`text\n%s\n\`\`\`\n" "$(tail -n 25 "$1")"
+  exit $status
+' part "$python" "$device" "$log"
+
+servers=()
+if [ -n "${SERVERS-}" ]; then
+  while IFS= read -r flags; do
+    servers+=("--server=$flags")
+  done <<<"$SERVERS"
+fi
+load_seconds=$((55 * (${#servers[@]} > 1 ? ${#servers[@]} : 1)))
+capacity=("$python" -m benchmarks.capacity --images "$photos" --clients "$clients" "${loads[@]}"
+  "${servers[@]}")
+# What matters most comes first, as LIMIT may end the list early.
+$rehearse || part large $load_seconds "${capacity[@]}" "$large"
+part reloads 90 "$python" -m benchmarks.reloads "$bundled" --images "$photos" "${reloads[@]}"
+executors=("$python" -m benchmarks.executors --device "$device" "${bare[@]}")
+$rehearse || part bare-large 50 "${executors[@]}" "$large"
+part bare 40 "${executors[@]}" "$bundled"
+$rehearse || part compiled 150 "$python" -m benchmarks.executors --device "$device" \
+  --only compiled "cudagraphs, bfloat16, 2" --batch-sizes 1 16 64 --rounds 1 --seconds 0.2 "$large"
+part small $load_seconds "${capacity[@]}" "$bundled"
+
+if ((${#failed[@]})); then
+  echo "failed: ${failed[*]}; see $log"
+  exit 1
+fi
+echo "all parts are done: $tables"

@@ -1,0 +1,14 @@
+"""Bytes are put together in pieces, whatever their sizes."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.structure.splice import PIECE, splice
+
+SIZES = st.lists(st.sampled_from([0, 1, 7, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5]), max_size=5)
+
+
+@given(SIZES, st.sampled_from([bytes, bytearray, memoryview]))
+def test_the_parts_follow_each_other(sizes: list[int], kind: type) -> None:
+    parts = [bytes(range(256)) * (size // 256) + bytes(range(size % 256)) for size in sizes]
+    assert splice(*map(kind, parts)) == b"".join(parts)
