@@ -9,10 +9,10 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from app.api.parameters import check_top_k
 from app.console import complain, show_answers
 from app.secret_files import read_secret
 from app.settings import CLIENT_KEY, CLIENT_KEY_FILE, SettingsError, read_dotenv
+from app.top_k import check_top_k
 from client import (
     AsyncClient,
     ClientError,
