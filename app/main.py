@@ -246,7 +246,9 @@ def open_tracing(routine: Set[str]) -> "Tracing":
             f"{ENV_PREFIX}TRACING needs OpenTelemetry: pip install 'xcit-serve[tracing]'"
         ) from error
     except ValueError as error:  # out of OpenTelemetry
-        raise SettingsError(f"a variable OTEL_… has a value that is none: {error}") from error
+        raise SettingsError(
+            f"an OTEL_… variable has a value that cannot be used: {error}"
+        ) from error
 
 
 def load_model(settings: Settings) -> Classifier:

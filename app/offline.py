@@ -11,12 +11,12 @@ from typing import Any
 from tqdm import tqdm
 
 import model
-from app.api.parameters import check_top_k
 from app.console import complain, printable, show_answers
 from app.cores import usable_cores
 from app.flags import Parser, check_spelling
 from app.model_settings import backend_options, checkpoint_path, overrides
 from app.settings import Settings, SettingsError
+from app.top_k import check_top_k
 from model.variants import VARIANTS
 
 BATCH_SIZE = 16

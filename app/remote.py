@@ -22,10 +22,10 @@ from xcit_client import (
     UnreadableImage,
 )
 
-from app.api.parameters import check_top_k
 from app.console import complain, show_answers
 from app.secret_files import read_secret
 from app.settings import CLIENT_KEY, CLIENT_KEY_FILE, SettingsError, read_dotenv
+from app.top_k import check_top_k
 
 OF_EVERY_IMAGE = (Unreachable, Unauthorized, UnexpectedAnswer)  # no use in asking on
 DEFAULT_CONCURRENCY = "8"

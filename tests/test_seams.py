@@ -52,7 +52,7 @@ APP_LAYERS = [
     {
         *{"app.api_keys", "app.classifier", "app.cloud", "app.lifecycle", "app.record"},
         *{"app.memory", "app.otel_environment", "app.secret_files", "app.unknown_variables"},
-        "app.flags",
+        *{"app.flags", "app.top_k"},
     },
     {"app.listeners", "app.request_head"},
     {"app.console", "app.cores", "app.errors", "app.extras", "app.settings", "app.timings"},
@@ -145,6 +145,7 @@ LOAD_LAYERS = [
     {"benchmarks.load.generator"},
     {"benchmarks.load.connection"},
 ]
+WEB = {"fastapi", "starlette", "uvicorn", "opentelemetry"}
 MEETING_PLACES = {"app.main", "app.model_settings", "app.offline"}
 FORBIDDEN = {
     "xcit_client": {"app", "benchmarks", "model", "torch", "fastapi", "pydantic", "uvicorn"},
@@ -212,6 +213,13 @@ def test_imports_point_down(package: str, layers: list[set[str]]) -> None:
     for module, path in files.items():
         for name in imports(path) & set(files):
             assert height[name] > height[module], f"{module} imports {name}"
+
+
+def test_only_serve_imports_the_web_framework() -> None:
+    """It takes time, and OpenTelemetry with it, which fails on some values of its variables."""
+    script = f"import sys, app.offline, app.remote, app.bench; print({WEB} & {{*sys.modules}})"
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (found.stdout, found.stderr) == ("set()\n", "")
 
 
 def test_only_the_commands_that_ask_a_server_know_the_client() -> None:

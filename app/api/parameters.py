@@ -11,9 +11,8 @@ from fastapi import Request
 
 from app.errors import InvalidParameter
 from app.quoting import quoted
-from app.settings import SettingsError
+from app.top_k import DEFAULT_TOP_K
 
-DEFAULT_TOP_K = 5
 PATIENCE_HEADER = "X-Request-Timeout-Ms"
 MOST_QUERY = 1_000  # bytes
 
@@ -83,14 +82,6 @@ def parse_top_k(text: str | None, classes: int) -> int:
             f"top_k is {quoted(text, 20)}; it must be a number from 1 to {classes}"
         )
     return int(text)
-
-
-def check_top_k(asked: int | None, classes: float) -> int:
-    """As `parse_top_k`, of the flag ``--top-k``; raises `SettingsError`."""
-    top_k = int(min(DEFAULT_TOP_K, classes)) if asked is None else asked
-    if not 1 <= top_k <= classes:
-        raise SettingsError(f"--top-k={top_k}: must be from 1 to {classes}")
-    return top_k
 
 
 def parse_patience(text: str | None) -> float:
