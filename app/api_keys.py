@@ -95,6 +95,8 @@ def new_key(name: str) -> tuple[str, str]:
     if not NAME.fullmatch(name):
         raise KeysError(f"{name!r} is no name: up to 64 letters, digits, '.', '_', '-' and '@'")
     key = secrets.token_urlsafe(32)
+    while key.startswith("-"):  # a command line would take it for a flag
+        key = secrets.token_urlsafe(32)
     return key, f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
 
 

@@ -99,6 +99,12 @@ def test_a_name_is_a_word() -> None:
         new_key("a:b")
 
 
+def test_no_key_looks_like_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["-abc", "--abc", "abc"])
+    monkeypatch.setattr("secrets.token_urlsafe", lambda size: next(drawn))
+    assert new_key("alice")[0] == "abc"
+
+
 async def test_predict_is_for_who_has_a_key_and_probes_are_for_all(
     classifier: FakeClassifier,
     keys_file: Path,

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message
 from app.classifier import Input, Tensor
 from app.pipeline import size_of
 
-from .conftest import FakeClassifier, running
+from .conftest import FakeClassifier, running, until
 from .test_predict import problem
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 SIZE = 2**20  # bytes of an image
 BOUND = 8 * SIZE
 SLACK = 3 * SIZE // 4  # for all that is no image: logs, and garbage that is not collected
-IN_HASTE = {"X-Request-Timeout-Ms": "80"}
+IN_HASTE = {"X-Request-Timeout-Ms": "300"}
 WORKERS = 2
 
 
@@ -190,6 +190,7 @@ async def test_a_client_that_leaves_takes_its_body_out_of_the_queue() -> None:
         with memory() as allocated:
             leavers = [Leaver(transport.app) for _ in range(5)]
             await until_held(client, 5 * SIZE)
+            await until(lambda: slow.begun == 1)
             for leaver in leavers:
                 leaver.leave.set()
                 await leaver.task

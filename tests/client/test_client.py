@@ -190,7 +190,7 @@ STRANGERS: dict[str, tuple[httpx.Response, str]] = {
 
 @pytest.mark.parametrize(("answer", "message"), STRANGERS.values(), ids=STRANGERS)
 async def test_a_stranger_is_told_from_the_service(answer: httpx.Response, message: str) -> None:
-    with Client("http://x", transport=Script(answer)) as client:
+    with Client("http://x", retries=NO_RETRIES, transport=Script(answer)) as client:
         for ask in (client.health, lambda: client.predict(b"3"), lambda: client.explain(b"3")):
             with pytest.raises(UnexpectedAnswer, match="http://x/") as caught:
                 ask()
