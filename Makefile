@@ -42,7 +42,7 @@ check: $(VENV)/dev.done ## formatting, lint, types, seams, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest --quiet tests/test_seams.py
+	$(BIN)/pytest --quiet tests/test_layers.py
 	$(BIN)/python scripts/audit.py
 
 docs: $(VENV)/dev.done ## build the documentation site into site/
@@ -66,7 +66,7 @@ bench: $(VENV)/dev.done ## measure a server beside its parts: 224 pixels, dim 12
 
 train: $(VENV)/train.done ## train the bundled checkpoint anew, or go on: make train DATA=images
 	OMP_NUM_THREADS=1 $(KEEP_MEMORY) $(BIN)/torchrun --nproc-per-node $(CORES) \
-		-m model.train run $(DATA) --out $(RUN) --name xcit-$(notdir $(RUN))
+		-m training run $(DATA) --out $(RUN) --name xcit-$(notdir $(RUN))
 
 image: ## build the container image
 	docker build --tag xcit-serve $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .

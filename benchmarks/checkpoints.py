@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from model import ModelSpec, PreprocessSpec, write_checkpoint
-from model.xcit import XCiT
+from model.checkpoint import write_checkpoint
+from model.families.xcit import XCiT
+from model.spec import ModelSpec, PreprocessSpec
 
 IMAGE_SIZE = 224
 CLASSES = 1000

@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks.images import Size, draw_photo
 from benchmarks.machine import provenance
 from benchmarks.report import table
-from model.preprocess import Pixels, preprocess
+from model.images.preprocess import Pixels, preprocess
 from model.spec import PreprocessSpec
 
 PHOTOS: dict[str, tuple[Size, int]] = {

@@ -34,8 +34,8 @@ from model.backends.streams import throughput
 from model.backends.torch import TorchBackend, narrow, to_script
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.errors import ModelError
-from model.families import FAMILIES
-from model.simplify import plain
+from model.families.registry import FAMILIES
+from model.families.simplify import plain
 
 BATCH_SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 4, 16, 64, 128, 256)}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}

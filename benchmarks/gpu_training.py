@@ -29,13 +29,13 @@ from typing import Any
 import torch
 
 from model.backends.base import BackendOptions
-from model.classifier import load_classifier
-from model.dataset import Dataset
-from model.evaluate import evaluate
-from model.recipe import Recipe, recipe_for
+from model.evaluation.dataset import Dataset
+from model.evaluation.evaluate import evaluate
+from model.inference.classifier import load_classifier
 from model.spec import PreprocessSpec
-from model.train import add_run, choose_recipe, given_choices, load_sets, threads_for
-from model.trainer import Trainer
+from training.command import add_run, choose_recipe, given_choices, load_sets, threads_for
+from training.recipe import Recipe, recipe_for
+from training.trainer import Trainer
 
 HOLDOUT = 2500
 PROBE_EPOCHS = 5  # the first one compiles, and files are written after it and after the last

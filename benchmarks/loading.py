@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.machine import provenance
-from model import read_checkpoint, write_checkpoint
-from model.variants import VARIANTS
-from model.xcit_published import PublishedXCiT
+from model.checkpoint import read_checkpoint, write_checkpoint
+from model.families.variants import VARIANTS
+from model.families.xcit_published import PublishedXCiT
 
 SIZES = ("small_24", "large_24")
 MIB = 2**20

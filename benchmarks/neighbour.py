@@ -25,8 +25,8 @@ from benchmarks.load.generator import Load, apply_load, closed_loop
 from benchmarks.machine import provenance
 from benchmarks.report import table
 from benchmarks.server import served_model, started_server
-from model import BUNDLED_CHECKPOINT
-from model.photo import make_photo
+from model.checkpoint import BUNDLED_CHECKPOINT
+from model.images.calibration import make_photo
 
 QUIET_STARTS = 3
 CALLERS = 16

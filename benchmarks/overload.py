@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from app.settings import Settings
+from app.config.settings import Settings
 from benchmarks.client import post_image, read_images
 from benchmarks.load.connection import Connection
 from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop, open_loop

@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from model import BackendOptions, Classifier, load_classifier
+from model.backends.base import BackendOptions
+from model.inference.classifier import Classifier, load_classifier
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 SECONDS = 2.0  # of calls, for one figure

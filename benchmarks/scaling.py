@@ -26,7 +26,7 @@ from torch import nn
 
 from benchmarks.machine import provenance
 from benchmarks.vit import ViT
-from model.xcit import XCiT
+from model.families.xcit import XCiT
 
 PATCH = 16
 GRIDS = (7, 10, 14, 20, 28, 40, 56, 80)  # patches a side: 112 to 1280 pixels
@@ -162,9 +162,9 @@ TEXT = """# Cost against resolution
 {provenance}
 
 One image, one thread, fp32, random weights; patch 16, dim 128, depth 12, 4 heads, MLP 512. XCiT is
-`model.xcit`; the ViT is `benchmarks/vit.py`, with softmax attention written out (no fused kernel).
-Time: least CPU time of a pass. Memory: what a pass adds to the peak resident memory of a fresh
-process. The last row is the slope of a line through the logarithms of the upper half.
+`model.families.xcit`; the ViT is `benchmarks/vit.py`, with softmax attention written out (no fused
+kernel). Time: least CPU time of a pass. Memory: what a pass adds to the peak resident memory of a
+fresh process. The last row is the slope of a line through the logarithms of the upper half.
 
 {table}
 

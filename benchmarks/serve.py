@@ -35,7 +35,7 @@ from benchmarks.report import (
     parts_table,
 )
 from benchmarks.server import Usage, read_usage, served_model, started_server
-from model import Classifier
+from model.inference.classifier import Classifier
 
 WARM_UP_SECONDS = 3.0
 IDLE_SECONDS = 10.0

@@ -35,7 +35,7 @@ async def seconds_to_ready(checkpoint: Path, cache: str) -> float:
 
 
 def seconds_of_imports() -> float:
-    modules = ["app.cli", "app.server", "model.classifier"]
+    modules = ["app.cli.main", "app.server.server", "model.inference.classifier"]
     if find_spec("openvino"):
         modules.append("model.backends.openvino_graph")
     begun = time.perf_counter()

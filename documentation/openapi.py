@@ -7,18 +7,19 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from app.api.errors import MEDIA_TYPE as PROBLEM_TYPE
-from app.api_keys import new_key
-from app.lifecycle import Lifecycle, State
-from app.main import create_app
-from app.settings import Settings
+from app.config.settings import Settings
+from app.http.api_keys import new_key
+from app.http.app import create_app
+from app.http.problems import MEDIA_TYPE as PROBLEM_TYPE
+from app.loading import load_model
+from app.serving.lifecycle import Lifecycle, State
 from benchmarks.load.sample import sample_picture
 
 Schema = dict[str, Any]
@@ -61,7 +62,7 @@ async def ask_service() -> Service:
         choices = {"api_keys_file": keys, "admin_token": "token", "cache_dir": None}
         settings = Settings.model_validate(Settings.model_construct().model_dump() | choices)
         lifecycle = Lifecycle()
-        app = create_app(settings, lifecycle=lifecycle, environ={})
+        app = create_app(settings, partial(load_model, settings), lifecycle=lifecycle, environ={})
         client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app),
             base_url="http://localhost:8000",

@@ -20,10 +20,11 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from xcit_client.images import ImageLike
 
-import app.cli
-import app.errors
-import model.train
-from app.settings import ENV_PREFIX, Settings
+import app.cli.main
+import app.cli.serve
+import app.serving.errors
+import training.command
+from app.config.settings import ENV_PREFIX, Settings
 from documentation.openapi import default_of, http_api, operations, service, table, type_of
 
 WIDTH = 80  # characters of a signature on one line
@@ -72,7 +73,7 @@ def read_metrics(text: str) -> Iterator[Metric]:
 
 def problems() -> str:
     """The tree of errors, and where each can come from."""
-    tree = inspect.cleandoc(app.errors.__doc__ or "").split("\n\n")[1]
+    tree = inspect.cleandoc(app.serving.errors.__doc__ or "").split("\n\n")[1]
     return f"```text\n{tree}\n```\n\n" + table(
         ("problem", "status", "title", "routes"),
         [
@@ -83,13 +84,15 @@ def problems() -> str:
                 ", ".join(f"`{path}`" for path in routes_with(error)),
             )
             for error in sorted(
-                leaves(app.errors.ServiceError), key=lambda e: (e.status, e.problem)
+                leaves(app.serving.errors.ServiceError), key=lambda e: (e.status, e.problem)
             )
         ],
     )
 
 
-def leaves(error: type[app.errors.ServiceError]) -> Iterator[type[app.errors.ServiceError]]:
+def leaves(
+    error: type[app.serving.errors.ServiceError],
+) -> Iterator[type[app.serving.errors.ServiceError]]:
     children = error.__subclasses__()
     for child in children:
         yield from leaves(child)
@@ -97,7 +100,7 @@ def leaves(error: type[app.errors.ServiceError]) -> Iterator[type[app.errors.Ser
         yield error
 
 
-def routes_with(error: type[app.errors.ServiceError]) -> Iterator[str]:
+def routes_with(error: type[app.serving.errors.ServiceError]) -> Iterator[str]:
     """The paths whose contract has a problem, without those that are the same by version."""
     for path, _, route in operations(service().openapi):
         answer = route["responses"].get(str(error.status), {})
@@ -108,7 +111,10 @@ def routes_with(error: type[app.errors.ServiceError]) -> Iterator[str]:
 def command_line() -> str:
     """Every command, with its arguments."""
     return "\n\n".join(
-        [*describe_parser(app.cli.build_parser()), *describe_parser(model.train.build_parser())]
+        [
+            *describe_parser(app.cli.main.build_parser()),
+            *describe_parser(training.command.build_parser()),
+        ]
     )
 
 
@@ -116,7 +122,7 @@ def describe_parser(parser: argparse.ArgumentParser) -> Iterator[str]:
     for command, listed in subcommands(parser):
         yield f"## `{command.prog}`"
         yield code(command.description or f"{listed}.".capitalize())
-        if command.get_default("command") is not app.cli.serve_command:  # it has `settings`
+        if command.get_default("command") is not app.cli.serve.run:  # it has `settings`
             yield table(("argument", "meaning"), arguments(command))
 
 

@@ -8,8 +8,8 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.batcher import MicroBatcher
-from app.timings import Batch
+from app.serving.batcher import MicroBatcher
+from app.serving.timings import Batch
 from documentation.drawing import Picture
 
 STREAMS = 2

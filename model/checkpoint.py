@@ -2,8 +2,8 @@
 
 Two forms are read. The project's own is one ``.safetensors`` file that describes itself in its
 metadata. A raw state dict, bare or in a training script's checkpoint (``.pt``, ``.pth``, ``.bin``,
-``.safetensors``), is described by `model.description` from its shapes and from what stands beside
-it. No file ever runs code here, and none costs more memory than a small multiple of its size.
+``.safetensors``), is described by `model.metadata.description`, from its shapes and the files next
+to it. No file ever runs code here, and none costs more memory than a small multiple of its size.
 
 Weights are mapped from the file, not copied: replace a file that is being served by renaming
 another over it, never in place.
@@ -20,21 +20,22 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.container import METADATA_KEY, Contents, read_contents
-from model.description import (
+from model.errors import CheckpointError, one_line, show
+from model.families.registry import StateDict, build_network
+from model.metadata.description import (
     Description,
     Overrides,
     describe_itself,
     describe_raw,
     self_description,
 )
-from model.errors import CheckpointError, one_line, show
-from model.families import StateDict, build_network
-from model.search import COUNTER, as_state, find_network
-from model.source import Source, find_weights
+from model.sources.source import Source, find_weights
 from model.spec import ModelSpec
+from model.weights.container import METADATA_KEY, Contents, read_contents
+from model.weights.search import COUNTER, as_state, find_network
 
 NO_OVERRIDES = Overrides()
+BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "xcit-cifar10.safetensors"
 
 logger = logging.getLogger(__name__)
 

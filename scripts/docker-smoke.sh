@@ -162,7 +162,7 @@ bytes() { "$DOCKER" image inspect --format '{{.Size}}' "$1"; }
 found() { "$DOCKER" run --rm --user 0 --entrypoint find "$image" / -xdev "$@"; }
 settings() { # host, port and cloud are the container's own affair
   "$DOCKER" run --rm --entrypoint python "$image" -c '
-from app.settings import Settings
+from app.config.settings import Settings
 print(*("XCIT_" + name.upper() for name in Settings.model_fields if name not in ("host", "port", "cloud")))' |
     tr ' ' '\n' | sort
 }

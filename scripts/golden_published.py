@@ -1,4 +1,4 @@
-"""Logits of timm's XCiT, for the tests of `model.xcit_published` to be compared with.
+"""Logits of timm's XCiT, for the tests of `model.families.xcit_published` to be compared with.
 
     pip install --no-deps timm && python scripts/golden_published.py
 
@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from model.variants import SIZES, VARIANTS
+from model.families.variants import SIZES, VARIANTS
 from tests.model.published import random_images, realistic_weights
 
 OUTPUT = Path(__file__).parent.parent / "tests" / "model" / "golden" / "published.json"

@@ -12,13 +12,13 @@ from benchmarks import executors
 from benchmarks.clients import Plan, merge
 from benchmarks.load.generator import BROKEN, Outcome
 from benchmarks.reloads import MIB, Memory, complaints
-from model import BUNDLED_CHECKPOINT, read_checkpoint
 from model.backends.base import Backend
 from model.backends.torch import TorchBackend
+from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint
 from model.errors import OutOfMemory
-from model.preprocess import AnyPixels
+from model.families.simplify import plain
+from model.images.preprocess import AnyPixels
 from model.scores import Logits
-from model.simplify import plain
 
 
 @given(st.integers(1, 600), st.integers(1, 16), st.none() | st.floats(0.1, 1e5))

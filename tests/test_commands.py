@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-import model.train
-from app.cli import build_parser
-from app.settings import ENV_PREFIX, Settings
-from app.tracing import FLUSH
+import training.command
+from app.cli.main import build_parser
+from app.config.settings import ENV_PREFIX, Settings
+from app.observability.tracing import FLUSH
 
 from .documents import DOCUMENTS, ROOT, TUTORIAL, Block, blocks, read_blocks
 
@@ -26,7 +26,7 @@ MANIFEST = ROOT / "deploy" / "kubernetes.yml"
 
 def check_xcit_serve(words: list[str]) -> None:
     if words[:1] == ["train"]:
-        model.train.build_parser().parse_args(["run", *words[1:]])
+        training.command.build_parser().parse_args(["run", *words[1:]])
     else:
         build_parser().parse_args(words)
 
@@ -34,8 +34,8 @@ def check_xcit_serve(words: list[str]) -> None:
 def check_python(words: list[str]) -> None:
     if words[0] != "-m":
         assert words[0] in {block.title for block in blocks("python")}
-    elif words[1] == "model.train":
-        model.train.build_parser().parse_args(words[2:])
+    elif words[1] == "training":
+        training.command.build_parser().parse_args(words[2:])
     else:
         assert find_spec(words[1])
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from app.errors import rejection_reasons
-from app.main import create_app
-from app.metrics import Metrics
-from app.timings import PHASES
+from app.http.app import create_app
+from app.observability.metrics import Metrics
+from app.serving.errors import rejection_reasons
+from app.serving.timings import PHASES
+from tests.app.conftest import FakeClassifier
 
 from .app.conftest import make_settings
 from .dashboard import DASHBOARD, DEPLOY, PANELS, QUERIES, ROWS
@@ -121,7 +122,9 @@ def test_predictions_are_what_every_endpoint_for_them_answers() -> None:
     routes = {
         (method, path)
         for choices in ({}, {"cloud": "sagemaker"}, {"cloud": "vertex"}, {"admin_token": "x"})
-        for path, item in create_app(make_settings(**choices)).openapi()["paths"].items()
+        for path, item in create_app(make_settings(**choices), FakeClassifier)
+        .openapi()["paths"]
+        .items()
         for method in item
     }
     others = {"/admin/reload", "/v2/repository/index"}

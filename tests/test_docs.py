@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from app.errors import ServiceError
-from app.main import create_app
-from app.metrics import Metrics
-from app.settings import ENV_PREFIX, Settings
-from app.timings import PHASES
-from app.tracing import FLUSH
+from app.config.settings import ENV_PREFIX, Settings
+from app.http.app import create_app
+from app.observability.metrics import Metrics
+from app.observability.tracing import FLUSH
+from app.serving.errors import ServiceError
+from app.serving.timings import PHASES
 from documentation.reference import leaves
+from tests.app.conftest import FakeClassifier
 
 from .app.conftest import make_settings
 from .documents import DOCUMENTS, ROOT
@@ -73,14 +74,18 @@ def test_compose_is_more_patient_than_the_drain() -> None:
 
 def test_the_readme_lists_every_route() -> None:
     told = set(re.findall(r"`(?:GET|POST) (/[\w./]*)`", README))
-    app = create_app(make_settings())
+    app = create_app(make_settings(), FakeClassifier)
     served = {path for path in app.openapi()["paths"] if not path.startswith("/v2")}
     assert told == served | {"/", "/openapi.json", "/docs"}
 
 
 def test_the_protocols_list_every_route_of_the_open_inference_protocol() -> None:
     told = set(re.findall(r"`(?:GET|POST) (/v2[\w./{}]*)`", PROTOCOLS))
-    served = {path for path in create_app(make_settings()).openapi()["paths"] if "/v2" in path}
+    served = {
+        path
+        for path in create_app(make_settings(), FakeClassifier).openapi()["paths"]
+        if "/v2" in path
+    }
     versioned = {path for path in served if "/versions/" in path}
     assert told == served - versioned
     assert versioned == {

@@ -13,13 +13,14 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import xcit_client
 
-import model.train
-from app.cli import build_parser
-from app.errors import ServiceError
-from app.main import create_app
-from app.settings import ENV_PREFIX, Settings
+import training.command
+from app.cli.main import build_parser
+from app.config.settings import ENV_PREFIX, Settings
+from app.http.app import create_app
+from app.serving.errors import ServiceError
 from documentation.pictures import FOLDER, pictures
 from documentation.reference import leaves, subcommands
+from tests.app.conftest import FakeClassifier
 
 from .app.conftest import make_settings
 from .documents import ROOT
@@ -150,7 +151,7 @@ def test_the_reference_has_every_metric(reference: dict[str, Html]) -> None:
 
 def test_the_reference_has_every_route_and_schema(reference: dict[str, Html]) -> None:
     page = reference["http"]
-    openapi = create_app(make_settings(admin_token="token")).openapi()
+    openapi = create_app(make_settings(admin_token="token"), FakeClassifier).openapi()
     for path, methods in openapi["paths"].items():
         for method in methods:
             assert re.search(rf"{method.upper()} {re.escape(path)}(?!/)", page.words), path
@@ -161,7 +162,7 @@ def test_the_reference_has_every_route_and_schema(reference: dict[str, Html]) ->
 
 def test_the_reference_has_every_command_and_argument(reference: dict[str, Html]) -> None:
     words = reference["command-line"].words
-    commands = [*subcommands(build_parser()), *subcommands(model.train.build_parser())]
+    commands = [*subcommands(build_parser()), *subcommands(training.command.build_parser())]
     assert len(commands) >= 10
     for command, _ in commands:
         assert command.prog in words

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from model.backends.base import Backend
-from model.preprocess import Pixels
+from model.images.preprocess import Pixels
 from model.scores import Scores, softmax
 
 # How far a probability may be from that of 32-bit PyTorch.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from model.preprocess import AnyPixels
+from model.images.preprocess import AnyPixels
 from model.scores import Logits
 
 

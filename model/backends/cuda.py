@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.backends.torch import device_errors
-from model.preprocess import AnyPixels
+from model.images.preprocess import AnyPixels
 from model.scores import Logits
 
 WARM_UP_PASSES = 3  # libraries choose their kernels in the first ones, which no graph may hold

@@ -9,7 +9,7 @@ import numpy as np
 
 from model.backends.cache import seal
 from model.backends.openvino_runtime import openvino
-from model.preprocess import AnyPixels
+from model.images.preprocess import AnyPixels
 from model.scores import Logits
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from model.backends.agreement import self_test_images
 from model.backends.base import Backend, BackendOptions, Build
-from model.preprocess import Pixels
-from model.timing import Effort, steady_seconds
+from model.backends.timing import Effort, steady_seconds
+from model.images.preprocess import Pixels
 
 # Streams share nothing, and the threads of a pass wait for each other and for whatever else runs:
 # measured alone, they must be this much faster to be worth it.

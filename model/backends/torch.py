@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.jit import optimized_execution  # type: ignore[attr-defined]
 
 from model.errors import DeviceError, ModelError, OutOfMemory
-from model.preprocess import AnyPixels
+from model.images.preprocess import AnyPixels
 from model.scores import Logits
 
 DTYPES = {

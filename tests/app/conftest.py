@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from app.classifier import Input, ModelInfo, Tensor
-from app.errors import DeviceFailure, InvalidImage
-from app.lifecycle import Lifecycle, State
-from app.main import create_app
-from app.settings import Settings
+from app.config.settings import Settings
+from app.http.app import create_app
+from app.serving.classifier import Input, ModelInfo, Tensor
+from app.serving.errors import DeviceFailure, InvalidImage
+from app.serving.lifecycle import Lifecycle, State
 
 INFO = ModelInfo(
     name="fake",

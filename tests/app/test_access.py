@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from app.api_keys import ApiKeys, KeysError, new_key
-from app.errors import StartupError, Unauthorized
-from app.settings import SettingsError
+from app.config.settings import SettingsError
+from app.http.api_keys import ApiKeys, KeysError, new_key
+from app.serving.errors import StartupError, Unauthorized
 
 from .conftest import FakeClassifier, running, starting, until
 from .test_predict import problem

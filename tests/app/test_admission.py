@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.admission import Admission
-from app.errors import DeadlineExceeded, InvalidImage, Overloaded, ServiceError
-from app.held_bytes import keep
+from app.serving.admission import Admission
+from app.serving.errors import DeadlineExceeded, InvalidImage, Overloaded, ServiceError
+from app.serving.held_bytes import keep
 
 
 class Clock:

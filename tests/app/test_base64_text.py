@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api import base64_text
-from app.api.base64_text import decode_base64
-from app.errors import BadRequest
-from app.side_thread import finish
+from app.http.bodies import base64_text
+from app.http.bodies.base64_text import decode_base64
+from app.serving.errors import BadRequest
+from app.serving.side_thread import finish
 
 PIECE = 8
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.batcher import BatcherClosed, MicroBatcher, Outcome, QueueFull
-from app.errors import DeviceFailure, OutOfMemory
-from app.timings import Batch
+from app.serving.batcher import BatcherClosed, MicroBatcher, Outcome, QueueFull
+from app.serving.errors import DeviceFailure, OutOfMemory
+from app.serving.timings import Batch
 
 from .conftest import until
 

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from app import cloud
-from app.cloud import find_weights, follow_cloud
-from app.lifecycle import Lifecycle, State
-from app.main import create_app
-from app.settings import SettingsError
+from app.config import cloud
+from app.config.cloud import find_weights, follow_cloud
+from app.config.settings import SettingsError
+from app.http.app import create_app
+from app.serving.lifecycle import Lifecycle, State
 
 from .conftest import FakeClassifier, make_settings, running, starting, until
 from .test_predict import problem
@@ -141,7 +141,7 @@ def test_the_clouds_port_wins_and_its_variables_are_checked() -> None:
         with pytest.raises(SettingsError, match=f"AIP_HTTP_PORT={wrong}: must be a port"):
             follow_cloud(vertex, {"AIP_HTTP_PORT": wrong})
     with pytest.raises(SettingsError, match="AIP_PREDICT_ROUTE=predict: must be a path"):
-        create_app(vertex, environ={"AIP_PREDICT_ROUTE": "predict"})
+        create_app(vertex, FakeClassifier, environ={"AIP_PREDICT_ROUTE": "predict"})
 
 
 def test_sagemaker_serves_what_its_archive_holds(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.connection_limit import (
+from app.server.connection_limit import (
     LEAST,
     LOG_INTERVAL,
     MAX_CONNECTIONS,

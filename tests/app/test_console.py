@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.console import complain, show_answers
+from app.cli.output import complain, show_answers
 
 EVIL = "\x1b[2J\x9b31mevil\nline"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cores import usable_cores
+from app.config.cpu_quota import usable_cores
 
 
 @pytest.mark.parametrize(

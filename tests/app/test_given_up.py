@@ -14,8 +14,8 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Message
 
-from app.classifier import Input, Tensor
-from app.pipeline import size_of
+from app.serving.classifier import Input, Tensor
+from app.serving.pipeline import size_of
 
 from .conftest import FakeClassifier, running, until
 from .test_predict import problem

@@ -7,9 +7,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import BaseRoute
 
-from app.lifecycle import Lifecycle, State
-from app.main import create_app
-from app.settings import Settings
+from app.config.settings import Settings
+from app.http.app import create_app
+from app.serving.lifecycle import Lifecycle, State
 
 from .conftest import FakeClassifier, make_settings, until
 

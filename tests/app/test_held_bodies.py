@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from app.api import base64_text
+from app.http.bodies import base64_text
 
 from .conftest import FakeClassifier, running, until
 from .test_cloud import instances, vertex

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from app.api.hosts import AllowedHosts, allowed_hosts, parse_host
-from app.errors import MisdirectedRequest
-from app.main import create_app
-from app.record import RequestRecord
-from app.settings import SettingsError
+from app.config.settings import SettingsError
+from app.http.app import create_app
+from app.http.hosts import AllowedHosts, allowed_hosts, parse_host
+from app.observability.record import RequestRecord
+from app.serving.errors import MisdirectedRequest
 
 from .conftest import FakeClassifier, make_settings, running
 from .test_predict import problem

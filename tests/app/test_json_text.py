@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, FailFast
 
-from app.api import json_text, number_text
-from app.api.json_text import Lifted, Text, parse_json, restore
-from app.errors import BadRequest
-from app.side_thread import finish
+from app.http.bodies import json_text, number_text
+from app.http.bodies.json_text import Lifted, Text, parse_json, restore
+from app.serving.errors import BadRequest
+from app.serving.side_thread import finish
 
 PIECE = 16
 

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from app.lifecycle import Lifecycle, State
+from app.serving.lifecycle import Lifecycle, State
 
 
 def at(state: State) -> Lifecycle:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.connection_limit import count_open_files
-from app.listeners import close_all, open_listeners, url_of
-from app.settings import SettingsError
+from app.config.settings import SettingsError
+from app.server.connection_limit import count_open_files
+from app.server.listeners import close_all, open_listeners, url_of
 
 LOOPBACK = ["127.0.0.1", "::1", "[::1]", "localhost"]
 ALL = ["0.0.0.0", "::", "[::]"]

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from app.logs import MAX_LINE, JsonFormatter, TextFormatter
+from app.observability.logs import MAX_LINE, JsonFormatter, TextFormatter
 
 FORMATTERS = pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.memory import (
+from app.config.memory import (
     BASE,
     BYTES_PER_PIXEL,
     MIB,

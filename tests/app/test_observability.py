@@ -16,10 +16,10 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.cores import usable_cores
-from app.errors import StartupError
-from app.logs import JsonFormatter, TextFormatter
-from app.main import create_app
+from app.config.cpu_quota import usable_cores
+from app.http.app import create_app
+from app.observability.logs import JsonFormatter, TextFormatter
+from app.serving.errors import StartupError
 
 from .conftest import (
     FakeClassification,
@@ -270,7 +270,7 @@ async def test_openapi_tells_every_error_of_predict(classifier: FakeClassifier) 
 
 @pytest.mark.parametrize("cloud", [None, "sagemaker", "vertex"])
 def test_whatever_openapi_refers_to_is_there(cloud: str | None) -> None:
-    document = create_app(make_settings(cloud=cloud), environ={}).openapi()
+    document = create_app(make_settings(cloud=cloud), FakeClassifier, environ={}).openapi()
     references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)))
     assert references
     for reference in references:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api_keys import new_key
+from app.http.api_keys import new_key
 
 from .conftest import FakeClassifier, running, starting, until
 

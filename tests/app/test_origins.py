@@ -8,10 +8,10 @@ from fastapi.routing import APIRoute
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.origins import canonical, parse_origins
-from app.api_keys import new_key
-from app.main import create_app
-from app.settings import SettingsError
+from app.config.settings import SettingsError
+from app.http.api_keys import new_key
+from app.http.app import create_app
+from app.http.origins import canonical, parse_origins
 
 from .conftest import FakeClassifier, make_settings, running
 from .test_predict import problem

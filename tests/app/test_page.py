@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app.api.page import DIRECTORY, FILES, SWAGGER_UI, SWAGGER_UI_FILES
-from app.api_keys import new_key
-from app.lifecycle import State
+from app.http.api_keys import new_key
+from app.http.routes.page import DIRECTORY, FILES, SWAGGER_UI, SWAGGER_UI_FILES
+from app.serving.lifecycle import State
 
 from .conftest import FakeClassifier, running, starting
 from .test_predict import problem

@@ -11,11 +11,10 @@ from weakref import ref
 import httpx
 import pytest
 
-from app.api_keys import new_key
-from app.errors import StartupError
-from app.lifecycle import Lifecycle
-from app.metrics import Metrics
-from app.pipeline import Pipeline
+from app.http.api_keys import new_key
+from app.serving.errors import StartupError
+from app.serving.lifecycle import Lifecycle
+from app.serving.pipeline import Pipeline
 
 from .conftest import INFO, FakeClassifier, make_settings, starting, until
 from .test_predict import problem
@@ -123,7 +122,7 @@ async def test_new_keys_wait_for_the_new_model(loader: Loader, keys_file: Path) 
 async def test_what_changes_with_the_model_changes_in_the_same_turn_of_the_loop(
     loader: Loader,
 ) -> None:
-    pipeline = Pipeline(make_settings(), Lifecycle(), Metrics(), loader, lambda: None)
+    pipeline = Pipeline(make_settings(), Lifecycle(), loader)
     await pipeline.start()
     activated: list[str] = []
     reloading = asyncio.create_task(pipeline.reload(lambda: activated.append("keys")))

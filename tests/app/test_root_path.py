@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette._utils import get_route_path
 
-from app.api.middleware import add_root_path
-from app.api_keys import new_key
-from app.main import create_app
-from app.settings import SettingsError, read_settings
+from app.config.settings import SettingsError, read_settings
+from app.http.api_keys import new_key
+from app.http.app import create_app
+from app.http.middleware import add_root_path
 
 from .conftest import FakeClassifier, make_settings, running
 from .test_predict import problem

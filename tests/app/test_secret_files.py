@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from app.main import create_app
-from app.remote import api_key
-from app.secret_files import MAX_BYTES, read_secret
-from app.settings import SettingsError
-from app.unknown_variables import unknown_variables
+from app.cli.remote import api_key
+from app.config.secret_files import MAX_BYTES, read_secret
+from app.config.settings import SettingsError
+from app.config.unknown_variables import unknown_variables
+from app.http.app import create_app
 
 from .conftest import FakeClassifier, make_settings, running
 

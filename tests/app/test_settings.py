@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 from pydantic import SecretStr
 
-from app.cli import parse
-from app.flags import settings_in
-from app.settings import Settings, SettingsError, flag_of, read_settings, variable_of
-from app.unknown_variables import unknown_variables
+from app.cli.main import parse
+from app.cli.parser import settings_in
+from app.config.settings import Settings, SettingsError, flag_of, read_settings, variable_of
+from app.config.unknown_variables import unknown_variables
 
 SPECIAL = {"device": "cuda:1", "root_path": "/models/xcit"}
 WAYS = ("environment", "dotenv", "flag")

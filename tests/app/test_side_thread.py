@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app import side_thread
-from app.side_thread import SideThread, Steps, finish
+from app.serving import side_thread
+from app.serving.side_thread import SideThread, Steps, finish
 
 pytestmark = pytest.mark.anyio
 

@@ -7,19 +7,19 @@ from contextlib import suppress
 
 import pytest
 
-from app.api.answers import write_answers
-from app.api.body import read_image_of_json
-from app.api.cloud import read_instances
-from app.api.forms import NAMES, NAMES_OF_MANY, FormReader
-from app.api.inflation import inflate
-from app.api.json_text import MOST_REST, MOST_REST_OF_ROW, SMALL
-from app.api.oip_outputs import Wanted, write_response
-from app.api.oip_schemas import InferResponse
-from app.api.oip_tensors import Signature, read_inference
-from app.api.schemas import ImageToPredict
-from app.errors import ServiceError
-from app.pipeline import Answer
-from app.side_thread import PIECE, Steps
+from app.http.answers import write_answers
+from app.http.bodies.body import read_image_of_json
+from app.http.bodies.forms import NAMES, NAMES_OF_MANY, FormReader
+from app.http.bodies.inflation import inflate
+from app.http.bodies.json_text import MOST_REST, MOST_REST_OF_ROW, SMALL
+from app.http.routes.cloud import read_instances
+from app.http.routes.oip.outputs import Wanted, write_response
+from app.http.routes.oip.schemas import InferResponse
+from app.http.routes.oip.tensors import Signature, read_inference
+from app.http.schemas import ImageToPredict
+from app.serving.errors import ServiceError
+from app.serving.pipeline import Answer
+from app.serving.side_thread import PIECE, Steps
 from tests.bodies import DENSE, HOSTILE, IMAGE_SIDE, INSTANCES, LARGEST, ROWS, SIZE, Body, filled
 
 from .conftest import INFO, FakeClassification, FakePrediction

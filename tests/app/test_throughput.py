@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.throughput import Throughput
+from app.serving.throughput import Throughput
 
 
 class Clock:

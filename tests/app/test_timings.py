@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.timings import Batch, Timings
+from app.serving.timings import Batch, Timings
 
 
 def test_intervals_of_a_phase_add_up() -> None:

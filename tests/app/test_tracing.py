@@ -15,11 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app import tracing
-from app.logs import JsonFormatter, TextFormatter
-from app.main import create_app
-from app.otel_environment import without_opentelemetry
-from app.settings import SettingsError
+from app.config.settings import SettingsError
+from app.http.app import create_app
+from app.observability import tracing
+from app.observability.logs import JsonFormatter, TextFormatter
+from app.observability.otel_environment import without_opentelemetry
 from tests.collector import Collector
 
 from .conftest import FakeClassifier, make_settings, running, until
@@ -412,7 +412,7 @@ async def test_the_log_lines_of_a_request_have_its_ids(
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     handler.setFormatter(formatter)
-    loggers = [logging.getLogger(name) for name in ("app.access", "app.api.middleware")]
+    loggers = [logging.getLogger(name) for name in ("app.access", "app.http.middleware")]
     for logger in loggers:
         logger.addHandler(handler)
     logging.getLogger("app.access").setLevel(logging.INFO)
@@ -562,7 +562,7 @@ async def test_a_variable_that_cannot_be_obeyed_is_told_at_start(
 async def test_without_the_extra_tracing_is_refused_and_says_what_is_missing(
     variables: pytest.MonkeyPatch,
 ) -> None:
-    variables.delitem(sys.modules, "app.tracing")
+    variables.delitem(sys.modules, "app.observability.tracing")
     variables.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(SettingsError, match=r"pip install 'xcit-serve\[tracing\]'"):
         create_app(make_settings(tracing=True), FakeClassifier)
@@ -588,7 +588,7 @@ async def test_the_callers_trace_is_read_in_the_formats_that_the_environment_nam
 async def test_a_propagator_that_does_not_load_is_one_line(variables: pytest.MonkeyPatch) -> None:
     broken = EntryPoint("broken", "no_such_module:Propagator", "opentelemetry_propagator")
     installed = EntryPoints([broken])
-    variables.setattr("app.otel_environment.entry_points", lambda group: installed)
+    variables.setattr("app.observability.otel_environment.entry_points", lambda group: installed)
     variables.setenv("OTEL_PROPAGATORS", "broken")
     with pytest.raises(SettingsError, match=r"^OTEL_PROPAGATORS=broken: cannot be loaded: No mod"):
         create_app(make_settings(tracing=True), FakeClassifier)
@@ -611,10 +611,10 @@ def test_without_tracing_only_the_api_that_fastapi_imports_is_imported() -> None
         "import sys; import fastapi;"
         "fastapis = set(sys.modules);"
         "from unittest.mock import MagicMock;"
-        "sys.modules.update({'model': MagicMock(), 'model.preprocess': MagicMock()});"
-        "from app.main import create_app; from app.settings import Settings;"
-        "create_app(Settings());"
-        "parts = ('opentelemetry', 'google.', 'app.tracing');"
+        "sys.modules.update({'model': MagicMock(), 'model.images.preprocess': MagicMock()});"
+        "from app.http.app import create_app; from app.config.settings import Settings;"
+        "create_app(Settings(), object);"
+        "parts = ('opentelemetry', 'google.', 'app.observability.tracing');"
         "print([name for name in set(sys.modules) - fastapis if name.startswith(parts)],"
         "'opentelemetry.sdk' in sys.modules)"
     )

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.worker_pool import Timed, Watch, WorkerPool, thread_cpu_clock
+from app.serving.worker_pool import Timed, Watch, WorkerPool, thread_cpu_clock
 
 from .conftest import until
 

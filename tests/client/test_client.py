@@ -33,10 +33,10 @@ from xcit_client import (
 )
 from xcit_client.images import ImageLike
 
-from app.api import schemas
-from app.api_keys import new_key
-from app.lifecycle import Lifecycle, State
-from app.main import create_app
+from app.http import schemas
+from app.http.api_keys import new_key
+from app.http.app import create_app
+from app.serving.lifecycle import Lifecycle, State
 from tests.app.conftest import FakeClassifier, make_settings, until
 
 from .conftest import ANSWER, HASTY, Counting, Script, Turn, countdown, good, problem

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from app import server
-from app.cli import main
+from app.cli.main import main
+from app.server import server
 
 TICK = 0.001  # seconds
 

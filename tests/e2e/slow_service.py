@@ -17,9 +17,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from app import pipeline
-from app.classifier import Input
-from app.errors import (
+from app.cli.serve import serve_and_exit
+from app.config.settings import read_settings
+from app.observability.logs import set_up_logs
+from app.serving import pipeline
+from app.serving.classifier import Input
+from app.serving.errors import (
     DeviceFailure,
     ImageTooLarge,
     InvalidImage,
@@ -27,9 +30,6 @@ from app.errors import (
     ServiceError,
     UnsupportedMediaType,
 )
-from app.logs import set_up_logs
-from app.server import run
-from app.settings import read_settings
 from tests.app.conftest import INFO, FakeClassification, FakePrediction
 
 REFUSED: dict[bytes, type[ServiceError]] = {
@@ -100,4 +100,4 @@ if __name__ == "__main__":
     settings = read_settings()
     pipeline.STUCK_AFTER = float(os.environ.get("XCIT_TEST_STUCK_AFTER", pipeline.STUCK_AFTER))
     set_up_logs(settings.log_level, settings.log_format)
-    run(settings, lambda: SlowClassifier(settings.max_batch_size or 16))
+    serve_and_exit(settings, lambda: SlowClassifier(settings.max_batch_size or 16))

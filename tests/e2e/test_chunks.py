@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.chunks import ANY_CHUNKS, MEAN_CHUNK
+from app.server.chunks import ANY_CHUNKS, MEAN_CHUNK
 
 from .conftest import SLOW_SERVICE, Server, StartServer
 from .raw import ask, codes, problem, request

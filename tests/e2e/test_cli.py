@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from app.cli import main
-from app.settings import Settings
-from model import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoint
+from app.cli.main import main
+from app.config.settings import Settings
+from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoint
 
 from .conftest import ROOT, environment
 

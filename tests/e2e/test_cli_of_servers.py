@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.api_keys import new_key
-from app.cli import main
-from app.settings import CLIENT_KEY
-from app.unknown_variables import unknown_variables
+from app.cli.main import main
+from app.config.settings import CLIENT_KEY
+from app.config.unknown_variables import unknown_variables
+from app.http.api_keys import new_key
 
 from .conftest import ROOT, Server, StartServer, environment, free_port
 
@@ -204,7 +204,7 @@ def test_top_k_is_held_against_the_servers_model(run: Run, server: Server, photo
     ],
 )
 def test_a_missing_extra_is_named(package: str, arguments: list[str], message: str) -> None:
-    program = f"import sys; sys.modules[{package!r}] = None; from app.cli import main;"
+    program = f"import sys; sys.modules[{package!r}] = None; from app.cli.main import main;"
     done = subprocess.run(
         [sys.executable, "-c", f"{program} sys.exit(main({arguments}))"],
         cwd=ROOT,

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import model
-from app.cli import build_parser, main
-from app.settings import Settings
-from model import BUNDLED_CHECKPOINT
-from model.variants import VARIANTS
+from app.cli.main import build_parser, main
+from app.config.settings import Settings
+from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint
+from model.errors import ModelError
+from model.families.variants import VARIANTS
 
 from .conftest import ROOT, environment
 
@@ -52,9 +52,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def refuse(*arguments: Any, **_: Any) -> None:
         seen.extend(arguments)
-        raise model.ModelError("not loaded")
+        raise ModelError("not loaded")
 
-    monkeypatch.setattr(model, "load_classifier", refuse)
+    monkeypatch.setattr("app.loading.load_classifier", refuse)
     return seen
 
 
@@ -119,7 +119,7 @@ def test_a_checkpoint_that_is_named_wins(run: Run, monkeypatch: pytest.MonkeyPat
     assert "one; two; three" in out
     code, out, err = run("convert", BUNDLED_CHECKPOINT, "out.safetensors")
     assert (code, err) == (0, [])
-    assert model.read_checkpoint("out.safetensors").spec.labels == tuple(LABELS)
+    assert read_checkpoint("out.safetensors").spec.labels == tuple(LABELS)
 
 
 def test_inspect_without_a_checkpoint_prints_the_bundled_one(run: Run) -> None:

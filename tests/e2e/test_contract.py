@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from model import BUNDLED_CHECKPOINT, load_classifier
+from model.checkpoint import BUNDLED_CHECKPOINT
+from model.inference.classifier import load_classifier
 from tests.pictures import bomb
 
 from .conftest import Server, StartServer, free_port

@@ -11,8 +11,8 @@ import httpx
 import pytest
 import torch
 
-from model import BUNDLED_CHECKPOINT, read_checkpoint
-from model.preprocess import preprocess
+from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint
+from model.images.preprocess import preprocess
 
 from .conftest import Server, StartServer
 from .test_contract import picture

@@ -94,13 +94,13 @@ def test_any_number_of_signals_ends_without_an_error(start_server: StartServer) 
 LATE_SIGNALS = """
 import runpy
 import signal
-import app.server
-leave = app.server.leave
-def leave_late(code, *lines):
+import app.cli.serve
+end_process = app.cli.serve.end_process
+def end_late(code, *lines):
     for late in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.raise_signal(late)
-    leave(code, *lines)
-app.server.leave = leave_late
+    end_process(code, *lines)
+app.cli.serve.end_process = end_late
 runpy.run_module("tests.e2e.slow_service", run_name="__main__")
 """
 

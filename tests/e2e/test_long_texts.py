@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.api_keys import new_key
+from app.http.api_keys import new_key
 
 from .conftest import SLOW_SERVICE, Server, StartServer
 from .raw import ask, codes, problem, request

@@ -1,4 +1,4 @@
-"""Memory as the kernel counts it, compared with the estimate of `app.memory`."""
+"""Memory as the kernel counts it, compared with the estimate of `app.config.memory`."""
 
 import io
 import subprocess
@@ -11,11 +11,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from app.cores import usable_cores
-from app.main import load_model
-from app.memory import BYTES_PER_PIXEL, MIB, estimate_peak_memory
-from app.settings import Settings
-from model import BUNDLED_CHECKPOINT
+from app.config.cpu_quota import usable_cores
+from app.config.memory import BYTES_PER_PIXEL, MIB, estimate_peak_memory
+from app.config.settings import Settings
+from app.loading import load_model
+from model.checkpoint import BUNDLED_CHECKPOINT
 
 from .conftest import ROOT, StartServer
 
@@ -46,7 +46,7 @@ PEAK_GROWTH = """
 import io, sys
 from pathlib import Path
 from PIL import Image
-from model.preprocess import preprocess
+from model.images.preprocess import preprocess
 from model.spec import PreprocessSpec
 
 def status(name):
@@ -112,6 +112,6 @@ def test_a_server_at_its_bounds_stays_within_the_estimate(start_server: StartSer
 def test_a_memory_limit_that_is_too_low_is_told_at_the_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("app.main.memory_limit", lambda: 1000 * MIB)
+    monkeypatch.setattr("app.http.app.memory_limit", lambda: 1000 * MIB)
     load_model(Settings(device="cpu", backend="torch", streams=1, cache_dir=None))
     assert "the memory limit is 1000 MiB, and at its bounds the service needs" in caplog.text

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from model import BUNDLED_CHECKPOINT, read_checkpoint
-from model.preprocess import preprocess
+from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint
+from model.families.simplify import plain
+from model.images.preprocess import preprocess
 from model.scores import Logits
-from model.simplify import plain
 
 from .conftest import Server, StartServer
 from .test_contract import picture

@@ -31,8 +31,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from app.api_keys import new_key
-from app.timings import PHASES
+from app.http.api_keys import new_key
+from app.serving.timings import PHASES
 
 from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer
 from .test_contract import picture

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save
 
-from model.xcit_published import PublishedXCiT
+from model.families.xcit_published import PublishedXCiT
 from tests.hub import Hub, Repository
 
 from .conftest import ROOT, StartServer, environment

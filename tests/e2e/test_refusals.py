@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from app.api_keys import new_key
+from app.http.api_keys import new_key
 
 from .conftest import SLOW_SERVICE, Server, StartServer
 from .raw import GET, ask, codes, connect, problem, read_to_end, request

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.api_keys import new_key
-from app.errors import rejection_reasons
+from app.http.api_keys import new_key
+from app.serving.errors import rejection_reasons
 
 from .conftest import SLOW_SERVICE, Server, StartServer
 from .raw import GET, ask, codes, connect, problem, read_to_end, request

@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api_keys import new_key
-from model import BUNDLED_CHECKPOINT, ModelSpec, PreprocessSpec, write_checkpoint
-from model.xcit import XCiT
+from app.http.api_keys import new_key
+from model.checkpoint import BUNDLED_CHECKPOINT, write_checkpoint
+from model.families.xcit import XCiT
+from model.spec import ModelSpec, PreprocessSpec
 
 from .conftest import ROOT, Server, StartServer
 from .test_contract import picture

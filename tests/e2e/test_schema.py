@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from schemathesis import Case
 from schemathesis.config import SchemathesisConfig
 
-from app.api.parameters import PATIENCE_HEADER
-from app.api_keys import new_key
-from app.main import create_app
-from tests.app.conftest import make_settings
+from app.http.api_keys import new_key
+from app.http.app import create_app
+from app.http.parameters import PATIENCE_HEADER
+from tests.app.conftest import FakeClassifier, make_settings
 
 from .conftest import Server, StartServer
 from .test_contract import picture
@@ -60,7 +60,7 @@ CONFIG = SchemathesisConfig.from_dict(
     }
 )
 with tempfile.TemporaryDirectory() as directory:
-    DOCUMENT = create_app(make_settings(**locked(Path(directory)))).openapi()
+    DOCUMENT = create_app(make_settings(**locked(Path(directory))), FakeClassifier).openapi()
 schema = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG)
 
 

@@ -44,11 +44,11 @@ def check_reason(ended: Start, log_format: str, reason: str) -> None:
         events = [json.loads(line) for line in ended.lines]
         (error,) = (event for event in events if event["level"] == "error")
         assert error["message"].startswith(reason)
-        assert error["logger"] == "app.server"
+        assert error["logger"] == "app.server.server"
         assert "request_id" not in error
     else:
         (line,) = (line for line in ended.lines if " ERROR " in line)
-        assert f" app.server: {reason}" in line
+        assert f" app.server.server: {reason}" in line
         complaint = f"xcit-serve: {reason.partition(': ')[2]}"
         assert [line for line in ended.lines if line.startswith("xcit-serve: ")] == ended.lines[-1:]
         assert ended.lines[-1].startswith(complaint)
@@ -142,13 +142,13 @@ def test_unknown_variables_are_in_the_log_in_its_format() -> None:
 
 
 DEFECT = """
-import app.server
-from app.logs import set_up_logs
-from app.settings import read_settings
+import app.cli.serve
+from app.observability.logs import set_up_logs
+from app.config.settings import read_settings
 def load():
     raise ZeroDivisionError("a defect")
 set_up_logs("info", "json")
-app.server.run(read_settings(log_format="json"), load)
+app.cli.serve.serve_and_exit(read_settings(log_format="json"), load)
 """
 
 

@@ -14,10 +14,10 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from app.cli import main
+from app.cli.main import main
 from model.checkpoint import read_checkpoint
-from model.variants import find_variant
-from model.xcit_published import PublishedXCiT
+from model.families.variants import find_variant
+from model.families.xcit_published import PublishedXCiT
 from tests.documents import ROOT, blocks, read_blocks
 
 GUIDE = ROOT / "docs" / "how-to" / "timm.md"

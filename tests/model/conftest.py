@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.simplify import plain
+from model.families.simplify import plain
+from model.families.xcit import XCiT
 from model.spec import ModelSpec, PreprocessSpec
-from model.xcit import XCiT
 
 from .published import realistic_weights
 

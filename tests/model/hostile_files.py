@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from model.xcit import XCiT
+from model.families.xcit import XCiT
 
 from .conftest import HYPERPARAMETERS
 from .test_xcit_published import TINY, network

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from model.average import Average
+from training.average import Average
 
 
 def test_it_averages_parameters_and_buffers_and_copies_counters() -> None:

@@ -13,12 +13,12 @@ from model.backends.openvino import OpenVINOBackend
 from model.backends.openvino_graph import fingerprint, to_graph
 from model.backends.torch import TorchBackend, narrow, to_script
 from model.errors import DeviceError, OutOfMemory
-from model.preprocess import AnyPixels, Pixels
+from model.families.simplify import plain, simplify_published, simplify_vit_pytorch
+from model.families.xcit import XCiT
+from model.families.xcit_published import PublishedXCiT
+from model.images.preprocess import AnyPixels, Pixels
 from model.scores import Scores, best_classes, softmax
-from model.simplify import plain, simplify_published, simplify_vit_pytorch
 from model.spec import PreprocessSpec
-from model.xcit import XCiT
-from model.xcit_published import PublishedXCiT
 
 from .conftest import HYPERPARAMETERS
 from .published import realistic_weights

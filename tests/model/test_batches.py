@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.batches import Batch, Batches
-from model.dataset import Dataset
-from model.recipe import Recipe
+from model.evaluation.dataset import Dataset
+from training.batches import Batch, Batches
+from training.recipe import Recipe
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(batch_size=8, cutmix=0.5, distort=0.5)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import InvalidImage, UnsupportedImage
-from model.preprocess import Pixels, preprocess
+from model.images.preprocess import Pixels, preprocess
 from model.spec import PreprocessSpec
 from tests.hostile import bmp
 

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoint import read_checkpoint, write_checkpoint
-from model.description import Overrides
 from model.errors import CheckpointError
+from model.families.xcit import XCiT
+from model.metadata.description import Overrides
 from model.spec import IMAGENET_MEAN, ModelSpec
-from model.xcit import XCiT
 
 from .conftest import HYPERPARAMETERS
 
@@ -185,7 +185,7 @@ def test_the_flags_of_a_training_script_may_lie_beside_the_weights(
 
 def test_a_pickled_module_is_refused_with_advice(save: Save, network: XCiT) -> None:
     message = refusal(save(network))
-    assert "model.xcit.XCiT" in message
+    assert "model.families.xcit.XCiT" in message
     assert "torch.save(model.state_dict(), path)" in message
 
 

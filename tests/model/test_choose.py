@@ -19,7 +19,7 @@ from model.backends.choose import Choice, choose_backend
 from model.backends.openvino import OpenVINOBackend
 from model.backends.torch import TorchBackend, choose_device
 from model.errors import CheckpointError, DeviceError, ModelError, OutOfMemory
-from model.preprocess import AnyPixels
+from model.images.preprocess import AnyPixels
 from model.scores import Logits, Scores
 
 from .conftest import HYPERPARAMETERS

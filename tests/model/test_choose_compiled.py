@@ -15,7 +15,7 @@ from model.backends.base import BackendOptions
 from model.backends.choose import Choice, choose_backend
 from model.backends.torch import TorchBackend
 from model.errors import ModelError
-from model.preprocess import AnyPixels
+from model.images.preprocess import AnyPixels
 from model.scores import Logits
 
 from .conftest import HYPERPARAMETERS

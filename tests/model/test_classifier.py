@@ -15,16 +15,16 @@ from torch import nn
 from model.backends.base import Backend, BackendOptions
 from model.backends.torch import TorchBackend
 from model.checkpoint import write_checkpoint
-from model.classifier import Classifier, load_classifier
 from model.errors import InvalidTensor, ModelError
-from model.normalise import Normalise
-from model.photo import make_photo, preprocess_seconds
-from model.preprocess import AnyPixels, Pixels
-from model.saliency import Explainer
+from model.families.normalise import Normalise
+from model.families.simplify import plain
+from model.families.xcit import XCiT
+from model.images.calibration import make_photo, preprocess_seconds
+from model.images.preprocess import AnyPixels, Pixels
+from model.inference.classifier import Classifier, load_classifier
+from model.inference.saliency import Explainer
 from model.scores import Logits
-from model.simplify import plain
 from model.spec import ModelSpec, PreprocessSpec
-from model.xcit import XCiT
 
 
 class FakeBackend:
@@ -261,7 +261,7 @@ def test_where_decoding_takes_the_cores_the_network_leaves_them(
 ) -> None:
     path = tmp_path / "small.safetensors"
     write_checkpoint(path, spec, network.state_dict())
-    monkeypatch.setattr("model.classifier.preprocess_seconds", lambda spec: 9.0)
+    monkeypatch.setattr("model.inference.classifier.preprocess_seconds", lambda spec: 9.0)
     monkeypatch.setattr("model.backends.streams.throughput", lambda *_: 100.0)
     options = BackendOptions(device="cpu", cores=2, serving=serving)
     assert load_classifier(path, options=options).backend.streams == streams

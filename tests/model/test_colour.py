@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from model import colour
-from model.colour import to_srgb
-from model.preprocess import preprocess
+from model.images import colour
+from model.images.colour import to_srgb
+from model.images.preprocess import preprocess
 from model.spec import PreprocessSpec
 from tests.hostile import encode, picture
 

@@ -239,11 +239,11 @@ from pathlib import Path
 
 import torch
 from model.backends.compiled import CompiledNetwork, keep_kernels
-from model.simplify import simplify_vit_pytorch
+from model.families.simplify import simplify_vit_pytorch
 from model.spec import PreprocessSpec
 from tests.model.conftest import HYPERPARAMETERS
 from tests.model.published import realistic_weights
-from model.xcit import XCiT
+from model.families.xcit import XCiT
 
 keep_kernels(Path(sys.argv[1]))
 torch.set_num_threads(1)

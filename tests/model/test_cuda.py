@@ -13,22 +13,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from app.batcher import MicroBatcher
-from app.errors import OutOfMemory as ServiceOutOfMemory
+from app.serving.batcher import MicroBatcher
+from app.serving.errors import OutOfMemory as ServiceOutOfMemory
 from model.backends.agreement import TOLERANCE, disagreement, probabilities
 from model.backends.base import BackendOptions
 from model.backends.choose import choose_backend
 from model.backends.cuda import CudaBackend
 from model.backends.torch import TorchBackend, narrow
-from model.classifier import Classifier
 from model.errors import ModelError, OutOfMemory
-from model.preprocess import AnyPixels, Pixels
-from model.saliency import Explainer
+from model.families.simplify import plain, simplify_published, simplify_vit_pytorch
+from model.families.xcit import XCiT
+from model.families.xcit_published import PublishedXCiT
+from model.images.preprocess import AnyPixels, Pixels
+from model.inference.classifier import Classifier
+from model.inference.saliency import Explainer
 from model.scores import Logits, softmax
-from model.simplify import plain, simplify_published, simplify_vit_pytorch
 from model.spec import ModelSpec, PreprocessSpec
-from model.xcit import XCiT
-from model.xcit_published import PublishedXCiT
 
 from .conftest import HYPERPARAMETERS
 from .published import realistic_weights

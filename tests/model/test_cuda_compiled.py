@@ -17,11 +17,11 @@ from torch import nn
 from model.backends.agreement import TOLERANCE
 from model.backends.compiled import CompiledCudaBackend, keep_kernels
 from model.backends.torch import narrow
+from model.families.simplify import simplify_published, simplify_vit_pytorch
+from model.families.xcit import XCiT
+from model.families.xcit_published import PublishedXCiT
 from model.scores import softmax
-from model.simplify import simplify_published, simplify_vit_pytorch
 from model.spec import PreprocessSpec
-from model.xcit import XCiT
-from model.xcit_published import PublishedXCiT
 
 from .conftest import HYPERPARAMETERS
 from .published import realistic_weights

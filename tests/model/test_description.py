@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from model.classifier import load_classifier
-from model.description import Overrides
 from model.errors import CheckpointError
-from model.imagenet import imagenet_labels
+from model.families.xcit_published import PublishedXCiT
+from model.inference.classifier import load_classifier
+from model.metadata.description import Overrides
+from model.metadata.imagenet import imagenet_labels
 from model.spec import IMAGENET_MEAN
-from model.xcit_published import PublishedXCiT
 
 from .published import realistic_weights
 from .test_xcit_published import TINY, network

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from app.cli import main
+from app.cli.main import main
 from model.checkpoint import read_checkpoint
-from model.dataset import list_split
 from model.errors import CheckpointError, ModelError
-from model.source import find_weights
+from model.evaluation.dataset import list_split
+from model.sources.source import find_weights
 
 from .test_xcit_published import TINY, network
 

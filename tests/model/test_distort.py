@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.distort import BLENDS, KINDS, WARPS, apply, distort
+from training.distort import BLENDS, KINDS, WARPS, apply, distort
 
 
 @pytest.fixture

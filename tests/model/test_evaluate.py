@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import BUNDLED_CHECKPOINT
 from model.backends.base import BackendOptions
-from model.checkpoint import read_checkpoint, write_checkpoint
-from model.classifier import Classifier, load_classifier
+from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoint
 from model.errors import ModelError
-from model.evaluate import Verdicts, calibration_error, evaluate, report
+from model.evaluation.evaluate import Verdicts, calibration_error, evaluate, report
+from model.families.xcit import XCiT
+from model.inference.classifier import Classifier, load_classifier
 from model.spec import ModelSpec
-from model.xcit import XCiT
 from tests.documents import DOCUMENTS
 
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from model import gpu_step
-from model.batches import Batch, Batches
-from model.dataset import Dataset
-from model.gpu_step import GpuStep, cudnn_is_faster, layers_to_compile, prepare
-from model.recipe import Recipe
-from model.trainer import Trainer
+from model.evaluation.dataset import Dataset
+from training import gpu_step
+from training.batches import Batch, Batches
+from training.gpu_step import GpuStep, cudnn_is_faster, layers_to_compile, prepare
+from training.recipe import Recipe
+from training.trainer import Trainer
 
 RECIPE = Recipe(
     image_size=16,

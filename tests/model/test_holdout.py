@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import ModelError
-from model.holdout import held_out
+from model.evaluation.holdout import held_out
 
 
 def images(classes: int, per_class: int, prefix: str = "train") -> list[PurePosixPath]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
-from model.preprocess import Pixels, preprocess
+from model.images.preprocess import Pixels, preprocess
+from model.images.structure import read_structure
 from model.spec import PreprocessSpec
-from model.structure import read_structure
 from tests.hostile import encode, in_mode, jpeg_segment, picture
 
 SPEC = PreprocessSpec(image_size=32)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.muon import Muon, orthogonalise
+from training.muon import Muon, orthogonalise
 
 
 def reference(matrix: Tensor) -> Tensor:

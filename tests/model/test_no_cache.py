@@ -65,9 +65,9 @@ from pathlib import Path
 from model.backends.agreement import probabilities
 from model.backends.base import BackendOptions
 from model.backends.choose import choose_backend
-from model.simplify import plain
+from model.families.simplify import plain
 from model.spec import PreprocessSpec
-from model.xcit import XCiT
+from model.families.xcit import XCiT
 from tests.model.conftest import HYPERPARAMETERS
 
 network = plain(XCiT(**HYPERPARAMETERS).eval(), PreprocessSpec(16)).eval()

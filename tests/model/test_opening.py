@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 from torch import nn
 
-from model.classifier import Classifier
 from model.errors import DeviceError, ModelError, OutOfMemory
-from model.preprocess import AnyPixels
-from model.saliency import Explainer
+from model.images.preprocess import AnyPixels
+from model.inference.classifier import Classifier
+from model.inference.saliency import Explainer
 from model.scores import Logits
 from model.spec import ModelSpec
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
-from model.preprocess import Pixels, preprocess
+from model.images.preprocess import Pixels, preprocess
 from model.spec import Interpolation, PreprocessSpec
 from tests.pictures import bomb
 

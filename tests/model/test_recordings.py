@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from model.backends.cuda import CudaBackend, Lane, Recording, make_landings
-from model.classifier import Classifier
-from model.preprocess import AnyPixels
-from model.saliency import Explainer
+from model.images.preprocess import AnyPixels
+from model.inference.classifier import Classifier
+from model.inference.saliency import Explainer
 from model.scores import softmax
 from model.spec import ModelSpec
 

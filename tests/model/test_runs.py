@@ -14,13 +14,13 @@ import torch
 
 from benchmarks import gpu_training
 from model.checkpoint import read_checkpoint
-from model.dataset import list_split, load_dataset
 from model.errors import ModelError
-from model.holdout import held_out
-from model.recipe import PRESETS, Recipe, recipe_for
+from model.evaluation.dataset import list_split, load_dataset
+from model.evaluation.holdout import held_out
 from model.spec import PreprocessSpec
-from model.train import load_sets
-from model.trainer import Trainer
+from training.command import load_sets
+from training.recipe import PRESETS, Recipe, recipe_for
+from training.trainer import Trainer
 
 from .test_train import FLAGS, RECIPE, folder, read_metrics, run, same, train, weights
 
@@ -59,7 +59,7 @@ def test_short_epochs_are_saved_now_and_then(
     saved: list[int],
 ) -> None:
     """Always after the first, before the rates fall, and after the last."""
-    monkeypatch.setattr("model.trainer.SAVE_SECONDS", seconds)
+    monkeypatch.setattr("training.trainer.SAVE_SECONDS", seconds)
     ticks: Iterator[float] = iter(range(1000))
     recipe = replace(RECIPE, epochs=5, decay_epochs=2)
     started = trainer(folder, tmp_path, recipe, lambda: next(ticks))

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model.errors import InvalidImage, ModelError
-from model.normalise import Normalise
-from model.preprocess import preprocess
-from model.saliency import SIDE, Explainer, overlay, palette
+from model.families.normalise import Normalise
+from model.families.xcit import XCiT
+from model.families.xcit_published import PublishedXCiT
+from model.images.preprocess import preprocess
+from model.inference.saliency import SIDE, Explainer, overlay, palette
 from model.spec import ModelSpec, PreprocessSpec
-from model.xcit import XCiT
-from model.xcit_published import PublishedXCiT
 
 from .published import realistic_weights
 from .test_xcit_published import TINY

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.cli import main
+from app.cli.main import main
 from model.checkpoint import read_checkpoint
 
 from .test_training_files import COUNTER, other, prefixed, refusal, same

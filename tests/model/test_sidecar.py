@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoint import read_checkpoint, write_checkpoint
-from model.description import Overrides
 from model.errors import CheckpointError
-from model.sidecar import read_labels
+from model.metadata.description import Overrides
+from model.metadata.sidecar import read_labels
 from model.spec import ModelSpec
 
 from .test_xcit_published import TINY, network

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.structure.splice import PIECE, splice
+from model.images.structure.splice import PIECE, splice
 
 SIZES = st.lists(st.sampled_from([0, 1, 7, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5]), max_size=5)
 

@@ -14,7 +14,7 @@ from model.backends.base import Backend, BackendOptions
 from model.backends.choose import choose_backend
 from model.backends.streams import divide_cores, throughput
 from model.errors import DeviceError
-from model.preprocess import AnyPixels
+from model.images.preprocess import AnyPixels
 from model.scores import Logits
 
 from .conftest import HYPERPARAMETERS

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from model.errors import ImageError, ImageTooLarge, InvalidImage, UnsupportedImage
-from model.preprocess import Pixels, preprocess, sniff_format
+from model.images.preprocess import Pixels, preprocess, sniff_format
+from model.images.structure import read_structure
 from model.spec import PreprocessSpec
-from model.structure import read_structure
 from tests.hostile import (
     HostileFile,
     encode,

@@ -16,7 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from model.errors import InvalidImage, UnsupportedImage
-from model.preprocess import preprocess
+from model.images.preprocess import preprocess
 from model.spec import PreprocessSpec
 
 from .tiff_kinds import (

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from model.checkpoint import Checkpoint, read_checkpoint
-from model.description import Overrides
 from model.errors import CheckpointError
+from model.metadata.description import Overrides
 from model.spec import IMAGENET_STD
 
 from .test_xcit_published import TINY, network

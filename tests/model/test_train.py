@@ -15,18 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.augment import cutmix, flip_and_shift
 from model.checkpoint import read_checkpoint
-from model.dataset import load_dataset
 from model.errors import ModelError
-from model.muon import orthogonalise
-from model.recipe import Recipe, recipe_for
+from model.evaluation.dataset import load_dataset
+from model.families.xcit import XCiT
+from model.families.xcit_published import PublishedXCiT
 from model.spec import PreprocessSpec
-from model.start import take_over
-from model.train import main
-from model.trainer import Trainer
-from model.xcit import XCiT
-from model.xcit_published import PublishedXCiT
+from training.augment import cutmix, flip_and_shift
+from training.command import main
+from training.muon import orthogonalise
+from training.recipe import Recipe, recipe_for
+from training.start import take_over
+from training.trainer import Trainer
 
 RECIPE = Recipe(
     name="tiny",
@@ -338,7 +338,7 @@ def test_a_checkpoint_is_fine_tuned_well_without_further_flags(
     for split in ("train", "test"):
         for old, new in {"blue": "cold", "red": "warm"}.items():
             (folder / split / old).rename(folder / split / new)
-    monkeypatch.setattr("model.recipe.MIN_STEPS", 150)  # which saves the test some seconds
+    monkeypatch.setattr("training.recipe.MIN_STEPS", 150)  # which saves the test some seconds
     out = tmp_path / "tuned"
     run(folder, out, "--start", start)
     assert float(read_metrics(out)[-1]["test_accuracy"]) == 1.0
@@ -388,7 +388,7 @@ def undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> NoReturn:
         raise AssertionError("images were decoded")
 
-    monkeypatch.setattr("model.train.load_dataset", refuse)
+    monkeypatch.setattr("training.command.load_dataset", refuse)
 
 
 @pytest.mark.usefixtures("undecoded")

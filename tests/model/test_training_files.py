@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from app.cli import main
+from app.cli.main import main
 from model.checkpoint import read_checkpoint
 from model.errors import CheckpointError
-from model.xcit import XCiT
+from model.families.xcit import XCiT
 
 from .conftest import HYPERPARAMETERS
 from .published import random_images

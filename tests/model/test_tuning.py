@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.timing import Effort, steady_seconds
-from model.tuning import EFFORT, plausible, smallest_near_best, throughput_by_size, time_sizes
+from model.backends.timing import Effort, steady_seconds
+from model.inference.tuning import (
+    EFFORT,
+    plausible,
+    smallest_near_best,
+    throughput_by_size,
+    time_sizes,
+)
 
 SIZES = (1, 2, 4, 8)
 QUIET = {1: 8 / 3800, 2: 2 / 430, 4: 4 / 480, 8: 8 / 500}

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.decode import decode
 from model.errors import InvalidImage
-from model.preprocess import preprocess
+from model.images.decode import decode
+from model.images.preprocess import preprocess
+from model.images.structure import read_structure
+from model.images.webp import can_decode_webp, decode_webp
 from model.spec import PreprocessSpec
-from model.structure import read_structure
-from model.webp import can_decode_webp, decode_webp
 from tests.hostile import encode, in_mode, picture
 
 pytestmark = pytest.mark.skipif(
@@ -53,7 +53,7 @@ def test_without_the_library_pillow_decodes(
 ) -> None:
     data = encode(picture(), "WEBP", lossless=lossless)
     expected = preprocess(data, PreprocessSpec(image_size=32))
-    monkeypatch.setattr("model.webp._library", None)
+    monkeypatch.setattr("model.images.webp._library", None)
     assert np.array_equal(preprocess(data, PreprocessSpec(image_size=32)), expected)
 
 

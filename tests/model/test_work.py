@@ -1,7 +1,8 @@
 """How long decoders take, at most, for any file that is accepted.
 
-Bounds are of CPU time. They grow with how much slower this machine is than the one on which the
-constants of `model.structure.work` were measured.
+Measured CPU time is compared with that of a reference, in the same process: the constants of
+`model.images.structure.work` were measured on a machine on which it takes `REFERENCE_SECONDS`. The
+limit is half as high again, since other processes take caches and memory from both.
 """
 
 import struct
@@ -15,11 +16,11 @@ import pytest
 from PIL import Image
 
 from model.errors import ImageError, ImageTooLarge
-from model.preprocess import DEFAULT_MAX_PIXELS, preprocess_sizes, sniff_format
+from model.images.preprocess import DEFAULT_MAX_PIXELS, preprocess_sizes, sniff_format
+from model.images.structure import read_structure
+from model.images.structure.bmp import MAX_RUN_ROW
+from model.images.structure.work import MAX_ROWS, MAX_SECONDS, NANOSECONDS, check_work, seconds
 from model.spec import PreprocessSpec
-from model.structure import read_structure
-from model.structure.bmp import MAX_RUN_ROW
-from model.structure.work import MAX_ROWS, MAX_SECONDS, NANOSECONDS, check_work, seconds
 from tests.hostile import bmp, encode, jpeg_segment
 from tests.pictures import chunk
 
@@ -56,7 +57,7 @@ def reference() -> float:
 @pytest.fixture(scope="module")
 def limit() -> float:
     """Seconds of CPU that a file may take here."""
-    return MAX_SECONDS * max(1.0, min(reference() for _ in range(3)) / REFERENCE_SECONDS)
+    return 1.5 * MAX_SECONDS * max(1.0, min(reference() for _ in range(3)) / REFERENCE_SECONDS)
 
 
 def measure(data: bytes) -> float:
@@ -187,8 +188,8 @@ def test_rows_that_are_padded_are_not_copied_one_by_one(width: int, limit: float
 
 
 def test_runs_are_not_read_for_a_picture_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.structure.bmp._unroll", None)
-    monkeypatch.setattr("model.structure.work.MAX_SECONDS", 0.1)
+    monkeypatch.setattr("model.images.structure.bmp._unroll", None)
+    monkeypatch.setattr("model.images.structure.work.MAX_SECONDS", 0.1)
     with pytest.raises(ImageTooLarge, match=r"decoding the BMP would take up to \d\.\d s"):
         estimate(bmp((47, 1_000_000), 8, 1, bytes(1024), b"\xff\0" * 10**6))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.xcit import LayerScale, Transformer, XCiT
+from model.families.xcit import LayerScale, Transformer, XCiT
 
 SMALL: dict[str, Any] = {
     "image_size": 32,

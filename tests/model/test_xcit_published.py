@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoint import read_checkpoint
-from model.families import adapt_published
-from model.variants import VARIANTS, find_variant, image_size_in
-from model.xcit_published import PublishedXCiT
+from model.families.registry import adapt_published
+from model.families.variants import VARIANTS, find_variant, image_size_in
+from model.families.xcit_published import PublishedXCiT
 
 from .published import random_images, realistic_weights
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from model import PreprocessSpec, read_checkpoint
-from model.simplify import plain
+from model.checkpoint import read_checkpoint
+from model.families.simplify import plain
+from model.spec import PreprocessSpec
 
 TOP_K = 5
 MAX_BATCH_SIZE = 16  # of every peer that batches

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import product
 
-from model.structure.bmp import MAX_RUN_BYTES, MAX_RUN_ROW
+from model.images.structure.bmp import MAX_RUN_BYTES, MAX_RUN_ROW
 from tests.hostile import bmp
 
 from .family import MAX_BODY, SHAPES, STEPS, Family, content, sides

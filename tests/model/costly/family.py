@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from model.errors import ImageError
-from model.preprocess import DEFAULT_MAX_PIXELS, sniff_format
-from model.structure import read_structure
+from model.images.preprocess import DEFAULT_MAX_PIXELS, sniff_format
+from model.images.structure import read_structure
 
 MAX_BODY = 20 * 2**20
 STEPS = 64  # the sizes of a family

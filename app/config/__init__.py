@@ -1,0 +1,1 @@
+"""Settings, and the limits that the environment sets."""

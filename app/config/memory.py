@@ -1,0 +1,107 @@
+"""How much memory the service may need at most, and how much its container may have."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from app.config.cpu_quota import CGROUPS
+from app.config.settings import Settings
+
+MIB = 2**20
+BASE = 450 * MIB  # Python, PyTorch, OpenVINO
+MODEL = 330 * MIB  # without its weights: compiled graphs, activations, remains of building it
+WEIGHT_COPIES = 8  # in the layouts of the batch sizes, and while a graph is made
+MODELS = 2  # the old and the new one during a reload
+EXPLANATIONS = 1  # decoded at once
+# Of the worst picture of any format, while it is decoded and converted: a WebP image, where Pillow
+# has to decode it (see `model.images.webp`; else it takes 4, and the others up to 8).
+BYTES_PER_PIXEL = 17
+OWN_GROUPS = Path("/proc/self/cgroup")
+NO_LIMIT = 2**60  # cgroup v1 writes a larger number for an unlimited group
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes that the parts of the service take at most.
+
+    Attributes:
+        models: the served one, and the one that replaces it during a reload.
+        bodies: of requests that are not yet answered.
+        decoding: images in the decoding threads, and one that is explained.
+    """
+
+    base: int
+    models: int
+    bodies: int
+    decoding: int
+
+    @property
+    def total(self) -> int:
+        return sum(astuple(self))
+
+
+def estimate_peak_memory(settings: Settings, cores: int, weights: int) -> MemoryEstimate:
+    """The bytes that the service takes at most, each part at its bound at the same time.
+
+    Args:
+        cores: that the process may use.
+        weights: bytes of the model's weights.
+    """
+    threads = (settings.preprocess_workers or cores) + EXPLANATIONS
+    return MemoryEstimate(
+        base=BASE,
+        models=MODELS * (MODEL + WEIGHT_COPIES * weights),
+        bodies=settings.max_queue_bytes,
+        decoding=threads * BYTES_PER_PIXEL * settings.max_pixels,
+    )
+
+
+def memory_limit(cgroups: Path = CGROUPS, own_groups: Path = OWN_GROUPS) -> int | None:
+    """The lowest memory limit, in bytes, of this process's control groups; ``None`` without any."""
+    limits = (_read_limit(path) for path in _limit_files(cgroups, own_groups))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def warn_of_memory(settings: Settings, cores: int, weights: int, limit: int | None) -> None:
+    """Log a warning if the container's memory limit is lower than what the service may need."""
+    needed = estimate_peak_memory(settings, cores, weights)
+    if limit is not None and limit < needed.total:
+        logger.warning(
+            "the memory limit is %d MiB, and at its bounds the service needs %d MiB: %d for itself "
+            "and the model, %d for request bodies, %d for decoding; raise the limit, or lower "
+            "XCIT_PREPROCESS_WORKERS, XCIT_MAX_PIXELS or XCIT_MAX_QUEUE_BYTES",
+            limit // MIB,
+            needed.total // MIB,
+            (needed.base + needed.models) // MIB,
+            needed.bodies // MIB,
+            needed.decoding // MIB,
+        )
+
+
+def _limit_files(cgroups: Path, own_groups: Path) -> Iterator[Path]:
+    """Where limits are written: of the process's own groups, and of all above them."""
+    yield cgroups / "memory.max"
+    yield cgroups / "memory" / "memory.limit_in_bytes"
+    try:
+        lines = own_groups.read_text().splitlines()
+    except OSError:
+        return  # no Linux
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        root = cgroups / "memory" if controllers == "memory" else cgroups
+        name = "memory.limit_in_bytes" if controllers == "memory" else "memory.max"
+        if controllers in ("", "memory"):
+            own = root / group.lstrip("/")
+            yield own / name
+            yield from (parent / name for parent in own.parents if parent.is_relative_to(root))
+
+
+def _read_limit(path: Path) -> int | None:
+    try:
+        limit = int(path.read_text())
+    except (OSError, ValueError):  # absent, or "max"
+        return None
+    return limit if limit < NO_LIMIT else None

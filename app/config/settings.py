@@ -1,0 +1,283 @@
+"""Every setting, declared once: environment variable, flag, help text and documentation."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Collection, Mapping
+from io import StringIO
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
+
+from dotenv import dotenv_values
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ENV_PREFIX = "XCIT_"
+CLIENT_KEY = f"{ENV_PREFIX}CLIENT_KEY"  # not a setting: the API key that commands send to a server
+CLIENT_KEY_FILE = f"{CLIENT_KEY}_FILE"  # the same, as the path of a file
+DEFAULT_TOP_K = 5  # classes that are answered when a caller does not say; no setting either
+DOTENV = Path(".env")
+DOTENV_ENCODING = "utf-8-sig"  # Windows editors begin a file with a byte-order mark
+SHOWN = 100  # characters of a bad value in its message
+REASONS = {  # by pydantic's type of the mistake, where its words are not for users
+    "bool_parsing": "must be true or false",
+    "float_parsing": "must be a number",
+    "int_parsing": "must be a whole number",
+    "string_too_short": "must not be empty",
+}
+ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~-]+)*", re.ASCII)
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; one line of text for each."""
+
+
+def _check_device(value: str) -> str:
+    kind, _, index = value.partition(":")
+    if kind not in {"auto", "cpu", "cuda", "mps"} or (index and not index.isdigit()):
+        raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
+    return value
+
+
+def _check_root_path(value: str) -> str:
+    path = value.removesuffix("/")
+    if not ROOT_PATH.fullmatch(path):
+        raise ValueError("must be a path of letters, digits and -._~, such as /models/xcit")
+    return path
+
+
+def parse_object(value: Any) -> Any:
+    """JSON text to the object that it holds; a value that is no text is left as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError("must be a JSON object")
+    return found
+
+
+# Text from every source, parsed here: pydantic-settings would parse the environment's only.
+JsonObject = Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(parse_object)]
+
+
+class Settings(BaseSettings):
+    """Settings: ``XCIT_…`` in the environment or ``.env``, or ``--…`` as a flag, which wins."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_file=DOTENV,
+        env_file_encoding=DOTENV_ENCODING,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _unset_if_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        """An empty variable counts as none where a setting can be absent."""
+        optional = NoneType in get_args(cls.model_fields[info.field_name or ""].annotation)
+        return None if value == "" and optional else value
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all interfaces."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 for any free port."""
+
+    root_path: Annotated[str, AfterValidator(_check_root_path)] = ""
+    """Path prefix under which a proxy publishes the service, such as /models/xcit."""
+
+    checkpoint: str | None = None
+    """Weight file, published variant or hf-hub:OWNER/NAME. Default: the bundled checkpoint."""
+
+    labels: Path | None = None
+    """File of class names, one per line or JSON; overrides the checkpoint's own."""
+
+    preprocess: JsonObject = None
+    """Preprocessing that overrides the checkpoint's own, as JSON: {"crop_pct": 0.875}."""
+
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Side of the model's input in pixels, for families that accept any size."""
+
+    hyperparameters: JsonObject = None
+    """Hyper-parameters that cannot be inferred from the weights, as JSON: {"tokens_norm": true}."""
+
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    """Device: auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
+
+    backend: Literal["auto", "torch", "openvino"] = "auto"
+    """Inference backend; auto is OpenVINO on a CPU if it is installed, else PyTorch."""
+
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the forward pass; auto is 16 bits where the hardware supports it, else 32."""
+
+    compile: bool = False
+    """Compile the network on a CUDA device: faster passes, but minutes for the first start."""
+
+    streams: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Batches that run in parallel. Default: 2 on a GPU, on a CPU the fastest measured number."""
+
+    cache_dir: Path | None = Path("~/.cache/xcit-serve")
+    """Directory where compiled models are kept for the next start; empty for no cache."""
+
+    preprocess_workers: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Threads that decode images. Default: one per core."""
+
+    max_batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Maximum batch size. Default: the smallest within 3 % of the best measured throughput."""
+
+    max_batch_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Longest time an image may wait for a fuller batch while a stream is free."""
+
+    max_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Maximum number of images admitted and not yet answered; more are refused with 503."""
+
+    max_queue_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
+    """Maximum total size of the encoded images admitted and not yet answered, in bytes."""
+
+    max_body_bytes: Annotated[int, Field(ge=1)] = 20 * 2**20
+    """Maximum size of a request body in bytes; larger ones are refused with 413."""
+
+    max_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 50_000_000
+    """Maximum number of pixels of an image, by its header; larger ones are refused with 413."""
+
+    request_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds from a request's head until it is answered with 504; with 408 if its body is late."""
+
+    batch_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """Seconds that a batch may take; after that it counts as hung and the process exits."""
+
+    reload_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """Seconds that loading another model may take; after that the old one stays."""
+
+    head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds for the request line and the headers of a request to arrive."""
+
+    keep_alive_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """Seconds that a connection may be idle between two requests."""
+
+    drain_delay_s: Annotated[float, Field(ge=0, le=3600)] = 2.0
+    """Seconds after SIGTERM in which requests are still served, while /readyz returns 503."""
+
+    drain_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 20
+    """Seconds after the drain delay for admitted requests to finish."""
+
+    api_keys_file: Path | None = None
+    """Path of the API key file (see xcit-serve key). When set, /predict requires a key."""
+
+    metrics_need_key: bool = True
+    """Whether /metrics requires a key when API keys are on."""
+
+    admin_token: SecretStr | None = None
+    """Token for POST /admin/reload; without one the route does not exist."""
+
+    admin_token_file: Path | None = None
+    """Path of a file that holds the admin token, instead of XCIT_ADMIN_TOKEN."""
+
+    allowed_hosts: str = ""
+    """Host names to answer to, separated by commas. Default: loopback names on loopback, else *."""
+
+    cors_origins: str = ""
+    """Origins allowed to call the API from a browser, separated by commas; * for any."""
+
+    cloud: Literal["sagemaker", "vertex"] | None = None
+    """Cloud platform to serve for (sagemaker or vertex); sets its routes and port."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest severity to log."""
+
+    log_format: Literal["json", "text"] = "text"
+    """Log format: one JSON object per line, or plain text."""
+
+    tracing: bool = False
+    """Whether to trace requests with OpenTelemetry, configured by its OTEL_… variables."""
+
+
+def read_settings(**flags: Any) -> Settings:
+    """Settings from environment, ``.env`` and flags.
+
+    Raises:
+        SettingsError: a line for each value that cannot be used, or one for ``.env`` itself.
+    """
+    dotenv = read_dotenv()
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        lines = []
+        for mistake in error.errors():
+            source = _source_of(str(mistake["loc"][0]), flags, dotenv)
+            lines.append(f"{source}={_shown(mistake['input'])}: {_reason(mistake)}")
+        raise SettingsError("\n".join(lines)) from error
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of the setting ``name``."""
+    return ENV_PREFIX + name.upper()
+
+
+def flag_of(name: str) -> str:
+    """The flag of the setting ``name``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _source_of(name: str, flags: Collection[str], dotenv: Collection[str]) -> str:
+    """The flag or the variable that a setting was given by; case does not matter in variables."""
+    if name in flags:
+        return flag_of(name)
+    variable = variable_of(name)
+    only_there = variable in map(str.upper, dotenv) and variable not in map(str.upper, os.environ)
+    return f"{DOTENV}: {variable}" if only_there else variable
+
+
+def _shown(value: object) -> str:
+    """A bad value on one line of bounded length."""
+    text = str(value)
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:SHOWN])
+    return printable + "…" if len(text) > SHOWN else printable
+
+
+def _reason(mistake: Mapping[str, Any]) -> str:
+    """What pydantic says of a bad value, in this project's words."""
+    if mistake["type"] == "value_error":
+        return str(mistake["ctx"]["error"])
+    default = str(mistake["msg"]).replace("Input should be", "must be", 1)
+    return REASONS.get(mistake["type"], default)
+
+
+def read_dotenv() -> Mapping[str, str | None]:
+    """The variables in ``.env``, none if there is no such file; raises `SettingsError`."""
+    logging.getLogger("dotenv").setLevel(
+        logging.ERROR
+    )  # `app.config.unknown_variables` has better words
+    return dotenv_values(stream=StringIO(dotenv_text()))
+
+
+def dotenv_text() -> str:
+    """The content of ``.env``, empty if there is no such file; raises `SettingsError`."""
+    try:
+        text = DOTENV.read_text(DOTENV_ENCODING)
+    except FileNotFoundError as error:
+        if DOTENV.is_symlink():
+            raise SettingsError(f"{DOTENV}: a link to a file that does not exist") from error
+        return ""
+    except OSError as error:
+        raise SettingsError(f"{DOTENV}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{DOTENV}: not UTF-8 text; save it as UTF-8") from error
+    if "\0" in text:  # as UTF-16 has them
+        raise SettingsError(f"{DOTENV}: holds NUL bytes; save it as UTF-8 text")
+    return text

@@ -1,0 +1,1 @@
+"""Reading request bodies, in pieces and within bounds."""

@@ -1,0 +1,192 @@
+"""Images out of a request's body: raw, multipart or JSON. Their bytes are not looked at here."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from app.http.bodies.base64_text import begins_as_base64, decode_base64, pieces_of
+from app.http.bodies.forms import NAMES, NAMES_OF_MANY, Form, FormReader, Part
+from app.http.bodies.json_text import BOM, parse_json
+from app.http.quoting import quoted
+from app.http.schemas import JsonImage
+from app.http.timeouts import in_time, receive
+from app.observability.record import RequestRecord
+from app.serving.errors import BadRequest, ClientDisconnected, InvalidParameter
+from app.serving.held_bytes import Hold
+from app.serving.side_thread import LARGE, SideThread, Steps, T, join
+
+HOW = (
+    "send it as the raw body, as one multipart/form-data part named 'file', "
+    'or as JSON {"image": "<base64>"}'
+)
+FORM = "multipart/form-data"
+_FIELDS = (b"image=", b"file=", b"top_k=")  # as application/x-www-form-urlencoded begins
+_START = 64  # bytes of a body that say whether it is JSON
+
+
+class Images(NamedTuple):
+    """The images of a body, and the parameters beside them, as text."""
+
+    parts: list[Part]
+    parameters: Mapping[str, str]
+
+
+class ImageReader:
+    """Reads the images of a request.
+
+    Args:
+        request: whose record has the deadline.
+        hold: counts the bytes that the request comes to hold; what it raises ends the reading.
+        side: where large bodies are decoded.
+    """
+
+    def __init__(self, request: Request, hold: Hold, side: SideThread) -> None:
+        self._request = request
+        self._record: RequestRecord = request.state.record
+        self._hold = hold
+        self._side = side
+        self._content_type = request.headers.get("content-type", "")
+        self._media_type = self._content_type.partition(";")[0].strip().lower()
+
+    async def one(self, form: type[JsonImage]) -> tuple[bytes, Mapping[str, str]]:
+        """The encoded image in the body, and the parameters beside it.
+
+        Args:
+            form: the members that JSON may have, and the parameters that a form may have.
+
+        Raises:
+            BadRequest: there is no image, or more than one, or what is around it is broken.
+            ServiceError: see `read_body` and `in_time`.
+        """
+        self._check_encoding()
+        if self._media_type == FORM:
+            parts, parameters = await self._read_form(NAMES, form.parameters(), 1)
+            image = parts[0].content if parts else b""
+        else:
+            body = await read_body(self._request, self._hold, self._side)
+            image, parameters = await self._unpack(body, form)
+            del body
+        if not image:
+            raise BadRequest(f"the request holds no image; {HOW}")
+        self._hold.settle(len(image))
+        return image, parameters
+
+    async def many(self, parameters: tuple[str, ...], most: int) -> Images:
+        """The encoded images in a form, in order, and its parameters.
+
+        Raises:
+            BadRequest: there is none, or the form is broken, or it is not a form.
+            TooManyImages: there are more than ``most``.
+            ServiceError: see `read_body` and `in_time`.
+        """
+        self._check_encoding()
+        if self._media_type != FORM:
+            raise BadRequest(
+                f"the body is {quoted(self._media_type) if self._media_type else 'of no type'}; "
+                f"send {FORM} with a part named 'file' for each image"
+            )
+        images = await self._read_form(NAMES_OF_MANY, parameters, most)
+        if not images.parts:
+            raise BadRequest("the form holds no image; expected a part named 'file' for each")
+        return images
+
+    async def _read_form(
+        self, names: tuple[str, ...], parameters: tuple[str, ...], most: int
+    ) -> Images:
+        reader = FormReader(self._content_type, names, parameters, most)
+        form = await receive(self._record, self._feed(reader))
+        self._hold.settle(sum(len(part.content) for part in form.images))
+        return Images(form.images, form.fields)
+
+    async def _feed(self, reader: FormReader) -> Form:
+        async for piece in stream_body(self._request, self._hold):
+            reader.feed(piece)
+        form = reader.end()
+        await self._side.run(_join_parts(form.images), self._hold, size=form.size)
+        return form
+
+    async def _unpack(self, body: bytes, form: type[JsonImage]) -> tuple[bytes, Mapping[str, str]]:
+        """The image in a body that is not a form, and the parameters beside it."""
+        if self._media_type.startswith("multipart/"):
+            raise BadRequest(f"the body is {quoted(self._media_type)}; send {FORM}")
+        if body.startswith(_FIELDS):
+            raise BadRequest(f"the body is a form of text fields; {HOW}")
+        if begins_as_base64(body):
+            steps = decode_base64(pieces_of(body))
+            return await self._work(steps, len(body)), {}
+        if not (self._media_type.endswith("json") or _begins_as_json(body)):
+            return body, {}
+        return await self._work(read_image_of_json(body, form), len(body))
+
+    async def _work(self, steps: Steps[T], size: int) -> T:
+        return await in_time(self._record, self._side.run(steps, self._hold, size=size))
+
+    def _check_encoding(self) -> None:
+        encoding = self._request.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise BadRequest(f"Content-Encoding is {quoted(encoding)}; send images as they are")
+
+
+async def stream_body(request: Request, hold: Hold) -> AsyncIterator[bytes]:
+    """The body as it arrives; see `read_body`."""
+    try:
+        async for piece in request.stream():
+            hold(len(piece))
+            yield piece
+    except ClientDisconnect as error:
+        raise ClientDisconnected("the client left while it sent the body") from error
+
+
+async def read_body(request: Request, hold: Hold, side: SideThread) -> bytes:
+    """The whole body.
+
+    Args:
+        request: whose record has the deadline.
+        hold: called with the size of every piece that arrives; what it raises ends the reading.
+        side: where the pieces of a large body are joined.
+
+    Raises:
+        BodyTooLarge: it is longer than the service accepts.
+        ClientDisconnected: it will not arrive.
+        ServiceError: see `receive` and `in_time`.
+    """
+
+    async def collect() -> list[bytes]:
+        return [piece async for piece in stream_body(request, hold)]
+
+    record: RequestRecord = request.state.record
+    pieces = await receive(record, collect())
+    size = sum(map(len, pieces))
+    if size <= LARGE:
+        return b"".join(pieces)
+    return await in_time(record, side.run(join(pieces), size=size))
+
+
+def merge(query: Mapping[str, str], body: Mapping[str, str]) -> dict[str, str]:
+    """Parameters of both; raises `InvalidParameter` where one is in the query and in the body."""
+    for name in query.keys() & body.keys():
+        raise InvalidParameter(f"{name} is given in the query and in the body; give it once")
+    return {**query, **body}
+
+
+def _begins_as_json(body: bytes) -> bool:
+    """Whether it begins as an object, as no image does."""
+    return body[:_START].removeprefix(BOM).lstrip()[:1] == b"{"
+
+
+def read_image_of_json(body: bytes, form: type[JsonImage]) -> Steps[tuple[bytes, dict[str, str]]]:
+    otherwise = 'the body is not {"image": "<base64>"}'
+    asked, lifted = yield from parse_json(form, body, otherwise)
+    image = yield from decode_base64(lifted.string(asked.image))
+    return image, asked.given()
+
+
+def _join_parts(parts: list[Part]) -> Steps[None]:
+    for number, part in enumerate(parts):
+        try:
+            yield from part.join()
+        except BadRequest as error:
+            error.name_image(number, len(parts))
+            raise

@@ -1,0 +1,124 @@
+"""The ``Host`` names that the service answers to.
+
+A web page can make its own name resolve to 127.0.0.1 (DNS rebinding), and its scripts may then read
+whatever a service there answers. Such a request still has the page's name in its ``Host`` field.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Set
+
+from starlette.datastructures import Headers
+
+from app.config.settings import ENV_PREFIX, SettingsError
+from app.observability.record import RequestRecord, shorten
+from app.serving.errors import MisdirectedRequest
+
+VARIABLE = f"{ENV_PREFIX}ALLOWED_HOSTS"
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+FIELD = re.compile(r"(?P<name>\[[^\[\]]+\]|[^\[\]:]+)(?P<port>:\d*)?")
+NAME = re.compile(r"(\*\.)?[\w-]{1,63}(\.[\w-]{1,63})*", re.ASCII)
+FORMS = "photos.example.org, *.example.org, an IP address, or * for any"
+
+
+class AllowedHosts:
+    """Refuses requests for other hosts.
+
+    Args:
+        names: as `parse_host` returns them; ``None`` allows any.
+        by_address: routes that may be asked by any IP address. Orchestrators address probes and
+            scrapes so, and a rebound name is never an address.
+    """
+
+    def __init__(self, names: Iterable[str] | None, by_address: Set[str]) -> None:
+        found = set(names or ())
+        self._any = names is None or "*" in found
+        self._names = {name for name in found if not name.startswith("*.")}
+        self._suffixes = tuple(name[1:] for name in found if name.startswith("*."))
+        self._by_address = by_address
+
+    def check(self, record: RequestRecord, headers: Headers) -> None:
+        """Raises `MisdirectedRequest` if a ``Host`` field names a host that is not allowed."""
+        if self._any:
+            return
+        for field in headers.getlist("host"):
+            name = host_name(field)
+            by_address = record.path in self._by_address and is_address(name)
+            if not (name in self._names or name.endswith(self._suffixes) or by_address):
+                raise MisdirectedRequest(
+                    f'host "{shorten(field)}" is not allowed; if it is a name of this service, '
+                    f"add it to {VARIABLE}"
+                )
+
+
+def allowed_hosts(setting: str, bound_to: str) -> set[str] | None:
+    """The names of a setting, by default those of the loopback interface; ``None`` for any.
+
+    Args:
+        bound_to: the address that the service listens on. Only on loopback is there a default:
+            elsewhere the service cannot know its names.
+
+    Raises:
+        SettingsError: a name in the setting is malformed.
+    """
+    if names := setting.replace(",", " ").split():
+        return {parse_host(name) for name in names}
+    if is_loopback(bound_to):
+        return {*LOOPBACK, host_name(bracketed(bound_to))}
+    return None
+
+
+def parse_host(text: str) -> str:
+    """A name of the setting as `host_name` returns it; a port is ignored.
+
+    Raises:
+        SettingsError: it is malformed.
+    """
+    if text == "*":
+        return text
+    name = host_name(bracketed(text))
+    try:
+        name = name if name.isascii() else name.encode("idna").decode()
+    except UnicodeError:
+        name = ""
+    if not (NAME.fullmatch(name) or is_address(name)):
+        raise SettingsError(f"{VARIABLE}={text}: expected a host, such as {FORMS}")
+    return name
+
+
+def host_name(field: str) -> str:
+    """The host of a ``Host`` field in its usual form, without port; empty if it is malformed."""
+    match = FIELD.fullmatch(field)
+    if not match:
+        return ""
+    name = match["name"].lower().removesuffix(".")
+    if name.startswith("[") and is_address(name):
+        return f"[{ipaddress.ip_address(name[1:-1])}]"
+    return name
+
+
+def bracketed(host: str) -> str:
+    """An IPv6 address in brackets, as in URLs; any other host as it is."""
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    address = f"[{inner}]"
+    return address if ":" in host and is_address(address) else host
+
+
+def is_address(name: str) -> bool:
+    """Whether a host is an IP address, of version 6 if it is in brackets, else of version 4."""
+    version = 6 if name.startswith("[") else 4
+    try:
+        return ipaddress.ip_address(name.strip("[]")).version == version
+    except ValueError:
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

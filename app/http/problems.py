@@ -1,0 +1,146 @@
+"""Every error as an RFC 9457 problem document, whoever raised it."""
+
+from collections.abc import Mapping
+from http import HTTPMethod, HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
+
+from app.http.schemas import Problem
+from app.observability.record import RequestRecord, shorten
+from app.serving.errors import (
+    BadRequest,
+    BodyTooLarge,
+    CrossSiteRequest,
+    DeadlineExceeded,
+    Draining,
+    ImageTooLarge,
+    InternalError,
+    InvalidImage,
+    InvalidParameter,
+    MisdirectedRequest,
+    NotReady,
+    Overloaded,
+    RequestTimeout,
+    ServiceError,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMediaType,
+)
+
+MEDIA_TYPE = "application/problem+json"
+MAX_DETAIL = 1024  # characters; texts of clients in it have been shortened one by one
+PROTOCOL_V2 = "/v2"  # where clients read ``error``, the detail once more
+# What any request for a prediction may meet, and what any image.
+OF_THE_REQUEST = (
+    BadRequest,
+    Unauthorized,
+    CrossSiteRequest,
+    RequestTimeout,
+    BodyTooLarge,
+    MisdirectedRequest,
+    InvalidParameter,
+    InternalError,
+    NotReady,
+    Overloaded,
+    Draining,
+    DeadlineExceeded,
+)
+OF_THE_IMAGE = (InvalidImage, ImageTooLarge, UnsupportedMediaType)
+
+RETRY_AFTER = {
+    "description": "Seconds until it is worth another try.",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 1},
+}
+
+
+def problem_of(error: ServiceError, record: RequestRecord) -> Problem:
+    """What a client is told of an error of its request."""
+    return Problem(
+        type=f"/problems/{error.problem}",
+        title=error.title,
+        status=error.status,
+        detail=error.detail[:MAX_DETAIL],
+        instance=shorten(record.path),
+        request_id=record.request_id,
+    )
+
+
+def problem_response(error: ServiceError, record: RequestRecord) -> Response:
+    return _respond(problem_of(error, record), error.headers)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Errors of the framework take the same form; a `ServiceError` goes up to the middleware."""
+    app.add_exception_handler(RequestValidationError, _refuse_parameters)
+    app.add_exception_handler(HTTPException, _refuse_route)
+
+
+def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI is told of the errors of a route."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        response = responses.setdefault(
+            error.status,
+            {
+                "description": "",
+                "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+            },
+        )
+        if issubclass(error, Unavailable):
+            response["headers"] = {"Retry-After": RETRY_AFTER}
+        response["description"] += f"{', ' if response['description'] else ''}`{error.problem}`"
+    return responses
+
+
+async def _refuse_parameters(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    details = (
+        f"{shorten(str(mistake['loc'][-1]))}: {shorten(mistake['msg'])}"
+        for mistake in error.errors()
+    )
+    raise InvalidParameter("; ".join(details))
+
+
+async def _refuse_route(request: Request, error: Exception) -> Response:
+    """404 and 405."""
+    assert isinstance(error, HTTPException)
+    record: RequestRecord = request.state.record
+    path = shorten(record.path)
+    docs = f"{request.scope.get('root_path', '')}/docs"
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(allowed_methods(request))
+    phrase = HTTPStatus(error.status_code).phrase
+    problem = Problem(
+        type=f"/problems/{phrase.lower().replace(' ', '-')}",
+        title=phrase.capitalize(),
+        status=error.status_code,
+        detail=f"{request.method} {path}: {error.detail}; {docs} lists the routes",
+        instance=path,
+        request_id=record.request_id,
+    )
+    return _respond(problem, headers)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """The methods that some route takes at the request's path; HEAD wherever there is GET."""
+    methods = {
+        method.value
+        for method in HTTPMethod
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method.value})[0] is Match.FULL
+    }
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
+
+
+def _respond(problem: Problem, headers: Mapping[str, str] | None) -> Response:
+    content = problem.model_dump()
+    if problem.instance.startswith(PROTOCOL_V2):
+        content["error"] = problem.detail
+    return JSONResponse(content, problem.status, headers=headers, media_type=MEDIA_TYPE)

@@ -1,0 +1,64 @@
+"""``GET /metrics``, for Prometheus."""
+
+import re
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from app.http.api_keys import ApiKeys
+from app.http.auth import identify, key_scheme
+from app.http.problems import problems
+from app.serving.errors import Unauthorized
+
+FORMATS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            form: {"schema": {"type": "string"}}
+            for form in ("text/plain", "application/openmetrics-text")
+        }
+    }
+}
+# Versions that are published; `choose_encoder` would label its answer with any other one, too.
+VERSIONS = {"text/plain": {"", "0.0.4", "1.0.0"}, "application/openmetrics-text": {"", "1.0.0"}}
+WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?", re.ASCII)
+
+
+def router(registry: CollectorRegistry, keys: ApiKeys | None) -> APIRouter:
+    """The route on a registry; with ``keys``, one of them is required."""
+    routes = APIRouter(tags=["metrics"], dependencies=key_scheme(keys))
+
+    @routes.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses={**FORMATS, **problems(Unauthorized)},
+    )
+    async def metrics(request: Request) -> Response:
+        """All metrics, in the text format or OpenMetrics, whichever the client prefers."""
+        identify(request, keys)
+        accept = ",".join(request.headers.getlist("accept"))
+        encode, media_type = choose_encoder(preferred(accept))
+        return Response(encode(registry), headers={"Content-Type": media_type, "Vary": "Accept"})
+
+    return routes
+
+
+def preferred(accept: str) -> str:
+    """The first media range of the greatest weight, of those in ``Accept`` that can be served.
+
+    `choose_encoder` by itself ignores weights and letter case, and raises `TypeError` for versions
+    that are not numbers.
+    """
+    return max(map(_parse, accept.lower().split(",")), key=lambda parsed: parsed[0])[1]
+
+
+def _parse(media_range: str) -> tuple[float, str]:
+    """Weight and normalised text; the weight is 0 for a range that cannot be served."""
+    name, *parameters = (part.strip() for part in media_range.split(";"))
+    given = dict(parameter.partition("=")[::2] for parameter in parameters)
+    version, weight = given.get("version", "").strip('"'), given.get("q", "1")
+    if version not in VERSIONS.get(name, ()) or not WEIGHT.fullmatch(weight) or not float(weight):
+        return 0.0, ""
+    return float(weight), f"{name};version={version};escaping={given.get('escaping', '')}"

@@ -1,0 +1,114 @@
+"""``POST /predict``: one image in, its best classes out; ``POST /predict/batch``: many images."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.http.answers import write_answer, write_results
+from app.http.api_keys import ApiKeys
+from app.http.auth import key_scheme
+from app.http.bodies.body import ImageReader, merge
+from app.http.parameters import PARAMETERS, parse_top_k, read_query
+from app.http.problems import OF_THE_IMAGE, OF_THE_REQUEST, problems
+from app.http.schemas import BatchPredictions, ImageToPredict, Predictions, image_body
+from app.http.timeouts import while_connected
+from app.observability.record import RequestRecord
+from app.serving.errors import TooManyImages
+from app.serving.pipeline import Pipeline
+from app.serving.side_thread import SideThread
+
+REQUEST_BODY = image_body(ImageToPredict)
+BATCH_REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "binary"},
+                    }
+                },
+            }
+        },
+    },
+}
+
+
+def router(
+    pipeline: Pipeline, keys: ApiKeys | None, side: SideThread, *, max_images: int
+) -> APIRouter:
+    """The routes, on a pipeline, behind a `Door`.
+
+    Their functions take the request and return the response: FastAPI need not stand between.
+
+    Args:
+        keys: described in OpenAPI.
+        side: decodes large bodies and encodes large answers.
+        max_images: in one request.
+    """
+    routes = APIRouter(tags=["predict"], dependencies=key_scheme(keys))
+
+    @routes.post(
+        "/predict",
+        response_model=Predictions,
+        responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE),
+        openapi_extra={"parameters": PARAMETERS, "requestBody": REQUEST_BODY},
+    )
+    async def predict(request: Request) -> Response:
+        """Classify one image: JPEG, PNG, WebP, GIF, BMP or TIFF."""
+        return await predict_image(request, pipeline, side)
+
+    @routes.post(
+        "/predict/batch",
+        response_model=BatchPredictions,
+        responses=problems(*OF_THE_REQUEST, TooManyImages),
+        openapi_extra={"parameters": PARAMETERS, "requestBody": BATCH_REQUEST_BODY},
+    )
+    async def predict_batch(request: Request) -> Response:
+        """Classify many images, one for each part of a form; an image that fails fails alone."""
+        record: RequestRecord = request.state.record
+        query = read_query(request, "top_k")
+        parse_top_k(query.get("top_k"), pipeline.served.num_classes)  # before the body is read
+        with pipeline.upload() as hold:
+            images = await ImageReader(request, hold, side).many(("top_k",), max_images)
+            given = merge(query, images.parameters)
+            top_k = parse_top_k(given.get("top_k"), pipeline.served.num_classes)
+            answers = await while_connected(
+                request,
+                pipeline.predict_many(
+                    [part.content for part in images.parts], top_k, record.deadline, record.timings
+                ),
+            )
+        answers.raise_if_service_failed()
+        names = [part.filename for part in images.parts]
+        results = [*zip(names, answers.outcomes, strict=True)]
+        content = await side.run(write_results(answers.model, results, record))
+        return json_response(content, record)
+
+    return routes
+
+
+async def predict_image(request: Request, pipeline: Pipeline, side: SideThread) -> Response:
+    """The answer to a request with one image."""
+    record: RequestRecord = request.state.record
+    query = read_query(request, "top_k")
+    top_k = parse_top_k(query.get("top_k"), pipeline.served.num_classes)  # before the body is read
+    with pipeline.upload() as hold:
+        image, given = await ImageReader(request, hold, side).one(ImageToPredict)
+        if given:
+            top_k = parse_top_k(merge(query, given)["top_k"], pipeline.served.num_classes)
+        answer = await while_connected(
+            request, pipeline.predict(image, top_k, record.deadline, record.timings)
+        )
+    return json_response(await side.run(write_answer(answer)), record)
+
+
+def json_response(content: bytes, record: RequestRecord) -> Response:
+    return Response(
+        content,
+        media_type="application/json",
+        headers={"Server-Timing": record.timings.server_timing()},
+    )

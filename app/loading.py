@@ -1,0 +1,170 @@
+"""Where the service meets the model: loads the classifier that the settings name."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.config.cpu_quota import usable_cores
+from app.config.memory import memory_limit, warn_of_memory
+from app.config.settings import Settings
+from app.serving import errors
+from app.serving.classifier import Classifier, Input, ModelInfo, Tensor
+from model.backends.base import BackendOptions
+from model.checkpoint import BUNDLED_CHECKPOINT
+from model.errors import (
+    DeviceError,
+    ImageError,
+    ImageTooLarge,
+    InvalidImage,
+    InvalidTensor,
+    ModelError,
+    OutOfMemory,
+    UnsupportedImage,
+)
+from model.images.preprocess import AnyPixels
+from model.inference import classifier as model_classifier
+from model.inference.classifier import load_classifier
+from model.inference.prediction import Classification
+from model.inference.saliency import Views
+from model.metadata.description import Overrides
+
+IMAGE_ERRORS: dict[type[ImageError], type[errors.ServiceError]] = {
+    UnsupportedImage: errors.UnsupportedMediaType,
+    InvalidImage: errors.InvalidImage,
+    ImageTooLarge: errors.ImageTooLarge,
+    InvalidTensor: errors.BadRequest,
+}
+
+
+def overrides(settings: Settings) -> Overrides:
+    """What the settings say about a checkpoint, which wins over what it says itself."""
+    return Overrides(
+        labels=settings.labels,
+        image_size=settings.image_size,
+        preprocess=settings.preprocess,
+        hyperparameters=settings.hyperparameters,
+    )
+
+
+def backend_options(
+    settings: Settings, cores: int, *, streams: int | None = None, serving: bool = False
+) -> BackendOptions:
+    """The backend that the settings name; ``streams`` wins over theirs."""
+    return BackendOptions(
+        backend=settings.backend,
+        device=settings.device,
+        precision=settings.precision,
+        cores=cores,
+        streams=streams or settings.streams,
+        serving=serving,
+        cache_dir=settings.cache_dir,
+        compile=settings.compile,
+    )
+
+
+def checkpoint_path(settings: Settings) -> str | Path:
+    """The checkpoint that the settings name, by default the bundled one."""
+    return settings.checkpoint or BUNDLED_CHECKPOINT
+
+
+def load_model(settings: Settings) -> Classifier:
+    """The classifier that ``settings`` name; raises `StartupError` if it cannot be served."""
+    cores = usable_cores()
+    try:
+        classifier = load_classifier(
+            checkpoint_path(settings),
+            overrides(settings),
+            backend_options(settings, cores, serving=True),
+            max_batch_size=settings.max_batch_size,
+            max_pixels=settings.max_pixels,
+        )
+    except ModelError as error:
+        raise errors.StartupError(str(error)) from error
+    warn_of_memory(settings, cores, classifier.weight_bytes, memory_limit())
+    return ServedClassifier(classifier)
+
+
+def load_for_command(
+    settings: Settings, *, streams: int | None = None, max_batch_size: int | None = None
+) -> model_classifier.Classifier:
+    """The classifier for a command that runs without a server; raises `ModelError`."""
+    return load_classifier(
+        checkpoint_path(settings),
+        overrides(settings),
+        backend_options(settings, usable_cores(), streams=streams),
+        max_batch_size=max_batch_size,
+        max_pixels=settings.max_pixels,
+    )
+
+
+class ServedClassifier:
+    """The model's classifier in the service's terms."""
+
+    def __init__(self, classifier: model_classifier.Classifier) -> None:
+        self._classifier = classifier
+        self.streams = classifier.backend.streams
+        self.padded_size = classifier.padded_size
+        self.time_batches = classifier.time_batches
+        self.settle = classifier.settle
+        self.warm_up = classifier.warm_up
+
+    @property
+    def info(self) -> ModelInfo:
+        spec, backend = self._classifier.spec, self._classifier.backend
+        return ModelInfo(
+            name=spec.name,
+            version=spec.version,
+            family=spec.family,
+            checkpoint_sha256=self._classifier.sha256,
+            device=backend.device,
+            backend=backend.name,
+            backend_reason=self._classifier.reason,
+            precision=backend.precision,
+            streams=backend.streams,
+            max_batch_size=self._classifier.max_batch_size,
+            num_classes=spec.num_classes,
+            image_size=spec.preprocess.image_size,
+            heads=self._classifier.explainer.heads,
+        )
+
+    def open(self) -> None:
+        try:
+            self._classifier.open()
+        except ModelError as error:
+            raise errors.StartupError(str(error)) from error
+
+    def self_test(self) -> None:
+        try:
+            self._classifier.self_test()
+        except Exception as error:
+            raise errors.DeviceFailure(f"the self-test failed: {error}") from error
+
+    def preprocess(self, image: Input) -> AnyPixels:
+        with image_errors():
+            if isinstance(image, Tensor):
+                return self._classifier.unnormalise(image.values)
+            return self._classifier.preprocess(image)
+
+    def prepare_explanation(self, data: bytes) -> Views:
+        with image_errors():
+            return self._classifier.explainer.prepare(data)
+
+    def explain(self, item: Views, head: int | None) -> bytes:
+        return self._classifier.explainer.draw(item, head)
+
+    def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
+        try:
+            return self._classifier.predict(items, top_k)
+        except DeviceError as error:
+            raise errors.DeviceFailure(str(error)) from error
+        except (OutOfMemory, MemoryError) as error:
+            raise errors.OutOfMemory(str(error)) from error
+
+
+@contextmanager
+def image_errors() -> Iterator[None]:
+    """The model's errors of an image in the service's terms."""
+    try:
+        yield
+    except ImageError as error:
+        raise IMAGE_ERRORS[type(error)](str(error)) from error

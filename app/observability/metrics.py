@@ -1,0 +1,212 @@
+"""All metrics: names, units, labels and buckets."""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from app.config.cpu_quota import usable_cores
+from app.config.settings import Settings
+from app.observability.record import RequestRecord
+from app.serving.classifier import ModelInfo
+from app.serving.errors import ServiceError, rejection_reasons
+from app.serving.lifecycle import State
+from app.serving.pipeline import Pipeline
+from app.serving.timings import PHASES, Batch
+
+SECONDS = (
+    *(0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
+    *(0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0),
+)
+BATCH_SIZES = tuple(1 << i for i in range(11))
+
+
+class Metrics:
+    """The metrics of one service, in one registry. Called from the event loop alone.
+
+    Attributes:
+        requests, batches, serving, connections: metrics by what they are about.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.requests = RequestMetrics(registry)
+        self.batches = BatchMetrics(registry)
+        self.serving = ServingMetrics(registry)
+        self.connections = ConnectionMetrics(registry)
+        self.reload_failed = Gauge(
+            "xcit_reload_failed",
+            "1 after a reload that failed, until one succeeds.",
+            registry=registry,
+        )
+        self._state = Gauge("xcit_state", "1 for the current state.", ["state"], registry=registry)
+        self._model = Info("xcit_model", "The model that is served.", registry=registry)
+
+    def show_state(self, current: State) -> None:
+        for state in State:
+            self._state.labels(state.value).set(state is current)
+
+    def show_model(self, info: ModelInfo) -> None:
+        self._model.info(
+            {
+                "name": info.name,
+                "version": info.version,
+                "family": info.family,
+                "checkpoint_sha256": info.checkpoint_sha256,
+                "device": info.device,
+                "backend": info.backend,
+                "backend_reason": info.backend_reason,
+                "precision": info.precision,
+            }
+        )
+
+
+class RequestMetrics:
+    """Finished requests: how many, how long, and why some were rejected."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "xcit_requests", "Finished requests.", ["endpoint", "code"], registry=registry
+        )
+        self._client_requests = Counter(
+            "xcit_client_requests",
+            "Finished requests by the name of their API key, where keys are required.",
+            ["client", "code"],
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "xcit_request_duration_seconds",
+            "From the first byte read to the last byte handed over.",
+            ["endpoint"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        phases = Histogram(
+            "xcit_phase_duration_seconds",
+            "Time of a prediction, by phase.",
+            ["phase"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._phases = {phase: phases.labels(phase) for phase in PHASES}
+        self._rejected = Counter(
+            "xcit_rejected",
+            "Requests answered with an error instead of a prediction.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in rejection_reasons():  # from 0, so that the first one is an increase
+            self._rejected.labels(reason)
+
+    def observe(self, record: RequestRecord) -> None:
+        """Count a finished request; called once for each."""
+        code = str(record.status)
+        exemplar = record.trace.ids if record.trace and record.trace.sampled else None
+        self._requests.labels(record.endpoint, code).inc()
+        self._duration.labels(record.endpoint).observe(record.timings.total(), exemplar)
+        for phase, seconds in record.timings.phases.items():
+            self._phases[phase].observe(seconds, exemplar)
+        if record.rejection is not None:
+            self._rejected.labels(record.rejection).inc()
+        if record.client is not None:
+            self._client_requests.labels(record.client, code).inc()
+
+    def observe_refusal(self, error: ServiceError) -> None:
+        """Count a request whose head was too late, too large or not HTTP; called once for each."""
+        self._requests.labels("unmatched", str(error.status)).inc()
+        self._rejected.labels(error.reason()).inc()
+
+
+class BatchMetrics:
+    """Batches that succeeded."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._size = Histogram(
+            "xcit_batch_size",
+            "Images per batch; the sum is the number of images inferred.",
+            buckets=BATCH_SIZES,
+            registry=registry,
+        )
+        self._padding = Counter(
+            "xcit_batch_padding", "Rows computed only as padding.", registry=registry
+        )
+        self._busy = Counter(
+            "xcit_stream_busy_seconds",
+            "Seconds spent on batches, summed over all streams.",
+            registry=registry,
+        )
+
+    def observe(self, batch: Batch, padding: int) -> None:
+        """Count a batch with ``padding`` extra rows, unless it failed."""
+        if batch.error is None:
+            self._size.observe(batch.size)
+            self._padding.inc(padding)
+            self._busy.inc(batch.seconds)
+
+
+class ServingMetrics:
+    """Queues, bodies and decoders, with their limits."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, registry=registry)
+
+        self._queue_depth = gauge("xcit_queue_depth", "Decoded images waiting for a batch.")
+        self._admitted = gauge("xcit_inflight_requests", "Images admitted and not yet answered.")
+        self._max_queue_size = gauge(
+            "xcit_max_queue_size", "Maximum of images admitted and not yet answered."
+        )
+        self._held_bytes = gauge(
+            "xcit_held_bytes",
+            "Bytes of bodies of unanswered requests, and of those that are still being decoded.",
+        )
+        self._max_queue_bytes = gauge("xcit_max_queue_bytes", "Maximum of bytes of bodies held.")
+        self._stuck_decoders = gauge(
+            "xcit_stuck_decoders",
+            "Decoding threads whose image does not end; they have been replaced.",
+        )
+        self._max_batch_size = gauge(
+            "xcit_max_batch_size", "Maximum batch size; lower after a lack of device memory."
+        )
+        self._streams = gauge("xcit_streams", "Maximum of batches run at the same time.")
+        self._cores = gauge("xcit_cores", "Cores that the process may use, by affinity and quota.")
+
+    def watch(self, pipeline: Pipeline, settings: Settings) -> None:
+        """Show ``pipeline`` and its limits: each scrape reads them."""
+        self._queue_depth.set_function(lambda: pipeline.queue_depth)
+        self._admitted.set_function(lambda: pipeline.admitted)
+        self._held_bytes.set_function(lambda: pipeline.held_bytes)
+        self._stuck_decoders.set_function(lambda: pipeline.stuck_decoders)
+        self._max_batch_size.set_function(
+            lambda: info.max_batch_size if (info := pipeline.info) else 0
+        )
+        self._streams.set_function(lambda: info.streams if (info := pipeline.info) else 0)
+        self._max_queue_size.set(settings.max_queue_size)
+        self._max_queue_bytes.set(settings.max_queue_bytes)
+        self._cores.set(usable_cores())
+
+
+class ConnectionMetrics:
+    """Connections of the server, which sets these metrics itself."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.open = Gauge("xcit_connections", "Open connections.", registry=registry)
+        self.max = Gauge(
+            "xcit_max_connections",
+            "Maximum of open connections; chosen at start-up below the limit on open files.",
+            registry=registry,
+        )
+        self.refused = Counter(
+            "xcit_connections_refused",
+            "Connections closed or refused because the maximum was open.",
+            registry=registry,
+        )

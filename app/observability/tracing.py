@@ -1,0 +1,249 @@
+"""Spans of requests and batches, by OpenTelemetry, sent to a collector by OTLP over HTTP.
+
+Imported only where requests are traced. The span of a request begins and ends with it; those of its
+phases are made at its end, of what was measured anyway. A batch has a trace of its own, as it
+belongs to many requests: each links to the other.
+
+What is sent waits in a bounded queue, and a thread sends it. Nobody ever waits for the collector.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections.abc import Sequence, Set
+from http import HTTPMethod
+from threading import Thread
+from weakref import WeakKeyDictionary
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    Tracer,
+    format_span_id,
+    format_trace_id,
+    set_span_in_context,
+)
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from app.observability.logs import Seldom
+from app.observability.otel_environment import check_environment, read_propagators
+from app.observability.record import SHOWN, RequestRecord
+from app.serving.engine import Job
+from app.serving.errors import ServiceError
+from app.serving.timings import Batch
+
+FLUSH = 2.0  # seconds, at the end, for what has not been sent
+
+METHODS = frozenset(HTTPMethod)
+HOST = re.compile(r"(\[[\da-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?", re.ASCII | re.IGNORECASE)
+CHATTY = (  # they have a line for each batch that is not sent, and for each header that is wrong
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.trace.propagation.tracecontext",
+    "opentelemetry.trace.span",
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Tracing:
+    """Makes spans and has them sent, as OpenTelemetry's variables say.
+
+    Args:
+        routine: routes that are not traced.
+
+    Raises:
+        SettingsError: one of the variables cannot be obeyed.
+    """
+
+    def __init__(self, routine: Set[str]) -> None:
+        check_environment(os.environ)
+        self._routine = routine
+        told = OTELResourceDetector().detect().attributes
+        self._resource = Resource.create({SERVICE_NAME: "xcit-serve"} | dict(told))
+        self._sender = None
+        if os.environ.get("OTEL_TRACES_EXPORTER") != "none":
+            self._sender = BatchSpanProcessor(OTLPSpanExporter())
+        self._requests = self._tracer(None)
+        self._batches = self._tracer(ALWAYS_ON)  # where one of its requests is sampled
+        self._spans_of_batches: WeakKeyDictionary[Batch, SpanContext] = WeakKeyDictionary()
+        self._propagator = CompositePropagator(read_propagators(os.environ))
+        self._seldom = Seldom()
+        for name in CHATTY:
+            logging.getLogger(name).addFilter(self._seldom)
+
+    def begin(self, record: RequestRecord, scope: Scope) -> "RequestSpan | None":
+        """The trace of a request, its caller's where it says so; ``None`` where it has none."""
+        if record.path in self._routine:
+            return None
+        shift = time.time_ns() - time.monotonic_ns()
+        headers = Headers(scope=scope)
+        span = self._requests.start_span(
+            record.method if record.method in METHODS else "HTTP",
+            self._propagator.extract(headers, getter=Fields()),
+            SpanKind.SERVER,
+            {"xcit.request_id": record.request_id, **attributes_of(scope, headers)},
+            start_time=nanoseconds(record.timings.started) + shift,
+        )
+        if not span.get_span_context().is_valid:
+            return None  # OTEL_SDK_DISABLED
+        return RequestSpan(self._requests, span, shift, self._spans_of_batches)
+
+    def observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
+        """The span of a batch, if a request of it is sampled."""
+        traces = dict.fromkeys(job.trace for job in jobs if job.trace and job.trace.sampled)
+        if not traces:
+            return
+        shift = time.time_ns() - time.monotonic_ns()
+        span = self._batches.start_span(
+            "batch",
+            Context(),
+            attributes={
+                "xcit.batch.number": batch.number,
+                "xcit.batch.size": batch.size,
+                "xcit.batch.padding": padding,
+                "xcit.stream": batch.stream,
+            },
+            links=[Link(trace.context) for trace in traces if isinstance(trace, RequestSpan)],
+            start_time=nanoseconds(batch.started) + shift,
+        )
+        self._spans_of_batches[batch] = span.get_span_context()
+        if batch.error:
+            span.set_attribute("error.type", type(batch.error).__qualname__)
+            span.set_status(StatusCode.ERROR)
+            span.record_exception(batch.error)
+        span.end(nanoseconds(batch.started + batch.seconds) + shift)
+
+    async def close(self) -> None:
+        """Send what is left, for at most `FLUSH` seconds."""
+        if self._sender:
+            sending = Thread(target=self._sender.shutdown, daemon=True)
+            sending.start()
+            await asyncio.to_thread(sending.join, FLUSH)
+            if sending.is_alive():
+                logger.warning("the last spans could not be sent within %g s", FLUSH)
+        for name in CHATTY:
+            logging.getLogger(name).removeFilter(self._seldom)
+
+    def _tracer(self, sampler: Sampler | None) -> Tracer:
+        """By ``sampler``, or by the one that the environment names."""
+        provider = TracerProvider(sampler, self._resource, shutdown_on_exit=False)
+        if self._sender:
+            provider.add_span_processor(self._sender)
+        return provider.get_tracer("xcit-serve")
+
+
+class RequestSpan:
+    """The span of a request; see `app.observability.record.RequestTrace`.
+
+    Args:
+        shift: nanoseconds from the clock of the timings to the time of day.
+        spans_of_batches: of those that have one.
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        span: Span,
+        shift: int,
+        spans_of_batches: "WeakKeyDictionary[Batch, SpanContext]",
+    ) -> None:
+        self._tracer = tracer
+        self._span = span
+        self._shift = shift
+        self._spans_of_batches = spans_of_batches
+        self.context = context = span.get_span_context()
+        trace_id, span_id = format_trace_id(context.trace_id), format_span_id(context.span_id)
+        self.ids = {"trace_id": trace_id, "span_id": span_id}
+        self.sampled = context.trace_flags.sampled
+        self.header = f"00-{trace_id}-{span_id}-{context.trace_flags:02x}".encode()
+
+    def note(self, error: Exception) -> None:
+        """An error as an event of the span; a defect with its stack."""
+        if isinstance(error, ServiceError):
+            told = {"exception.type": error.problem, "exception.message": error.detail}
+            self._span.add_event("exception", told)
+        else:
+            self._span.record_exception(error)
+
+    def end(self, record: RequestRecord) -> None:
+        """End the span, with a child for each interval of each phase."""
+        ended = time.monotonic()
+        if self.sampled:
+            self._tell_phases(record)
+        if record.endpoint != "unmatched":
+            self._span.set_attribute("http.route", record.endpoint)
+            self._span.update_name(f"{record.method} {record.endpoint}")
+        if record.client is not None:
+            self._span.set_attribute("xcit.client", record.client)
+        if record.status:
+            self._span.set_attribute("http.response.status_code", record.status)
+        if record.rejection is not None:
+            self._span.set_attribute("xcit.rejection", record.rejection)
+        if not record.status or record.status >= 500:
+            self._span.set_status(StatusCode.ERROR)
+            self._span.set_attribute("error.type", record.rejection or "no_answer")
+        self._span.end(nanoseconds(ended) + self._shift)
+
+    def _tell_phases(self, record: RequestRecord) -> None:
+        parent = set_span_in_context(self._span, Context())
+        timings = record.timings
+        for phase, begun, ended in timings.intervals:
+            start = nanoseconds(begun) + self._shift
+            span = self._tracer.start_span(phase, parent, start_time=start)
+            if phase == "inference":
+                for batch in timings.batches:
+                    span.set_attribute("xcit.batch.size", batch.size)
+                    if context := self._spans_of_batches.get(batch):
+                        span.add_link(context)
+            span.end(nanoseconds(ended) + self._shift)
+
+
+class Fields(Getter[Headers]):
+    """Header fields as the propagator asks for them; those that come twice as one list."""
+
+    def get(self, carrier: Headers, key: str) -> list[str] | None:
+        fields = carrier.getlist(key)
+        return [",".join(fields)] if fields else None
+
+    def keys(self, carrier: Headers) -> list[str]:
+        return carrier.keys()
+
+
+def attributes_of(scope: Scope, headers: Headers) -> dict[str, str | int]:
+    """What OpenTelemetry's conventions ask of a request that has come."""
+    method, known = scope["method"], scope["method"] in METHODS
+    found: dict[str, str | int] = {
+        "http.request.method": method if known else "_OTHER",
+        "url.scheme": scope["scheme"],
+        "url.path": scope["path"][:SHOWN],
+        "network.protocol.version": scope["http_version"],
+    }
+    if not known:
+        found["http.request.method_original"] = method[:SHOWN]
+    if query := scope["query_string"]:
+        found["url.query"] = query[:SHOWN].decode("latin-1")
+    if agent := headers.get("user-agent"):
+        found["user_agent.original"] = agent[:SHOWN]
+    if host := HOST.fullmatch(headers.get("host", "")[:SHOWN]):
+        found["server.address"] = host[1].strip("[]")
+        if host[2]:
+            found["server.port"] = int(host[2])
+    return found
+
+
+def nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)

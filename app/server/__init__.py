@@ -1,0 +1,1 @@
+"""The network side of HTTP: sockets, connections, and uvicorn behind its limits."""

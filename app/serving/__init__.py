@@ -1,0 +1,1 @@
+"""Admission, decoding, micro-batches and the model's life. Knows neither HTTP nor PyTorch."""

@@ -1,0 +1,147 @@
+"""A classifier with the threads that run it and the queue before them."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from app.config.settings import Settings
+from app.serving.batcher import MicroBatcher, Outcome
+from app.serving.classifier import Classification, Classifier, ModelInfo
+from app.serving.errors import DeviceFailure, OutOfMemory
+from app.serving.timings import Batch
+from app.serving.trace import Trace
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An item on its way through a batch, how many classes its caller wants, and its trace."""
+
+    item: Any
+    top_k: int
+    trace: Trace | None = None
+
+
+class Engine:
+    """Runs jobs in micro-batches, on as many threads as the classifier has streams.
+
+    Everything that touches the device happens in these threads: loading, warm-up, forward passes.
+    ``on_batch`` is told every batch, also those that failed, the rows of its padding, and its jobs.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        streams: Sequence[ThreadPoolExecutor],
+        settings: Settings,
+        *,
+        on_batch: Callable[[Batch, int, Sequence[Job]], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self.classifier = classifier
+        self._info = classifier.info
+        self.streams = streams
+        self._batcher: MicroBatcher[Job, Classification] = MicroBatcher(
+            self._run_batch,
+            streams,
+            max_batch_size=self._info.max_batch_size,
+            batch_timeout=settings.batch_timeout_s,
+            max_queue_size=settings.max_queue_size,
+            max_batch_delay=settings.max_batch_delay_ms / 1e3,
+            on_batch=lambda batch, jobs: on_batch(
+                batch, classifier.padded_size(batch.size) - batch.size, jobs
+            ),
+            on_failure=on_failure,
+        )
+        self._batcher.start()
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is being served; after a lack of memory, in batches of another size."""
+        if self._info.max_batch_size != self._batcher.max_batch_size:
+            self._info = replace(self._info, max_batch_size=self._batcher.max_batch_size)
+        return self._info
+
+    @property
+    def queue_depth(self) -> int:
+        return len(self._batcher)
+
+    async def run(self, job: Job, deadline: float) -> Outcome[Classification]:
+        """See `MicroBatcher.submit` for what it raises."""
+        return await self._batcher.submit(job, deadline=deadline)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While a request counts on this engine; see `retire`."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def retire(self) -> None:
+        """Close as soon as nobody uses it any more."""
+        await self._unused.wait()
+        await self.close()
+
+    async def close(self) -> None:
+        await self._batcher.close()
+        for stream in self.streams:
+            stream.shutdown(wait=False, cancel_futures=True)
+
+    def _run_batch(self, jobs: list[Job]) -> Sequence[Classification]:
+        """In an inference thread: one forward pass, one top-k that is enough for everybody.
+
+        When an image fails alone, the self-test tells whether it was the image or is everything.
+        """
+        items, top_k = [job.item for job in jobs], max(job.top_k for job in jobs)
+        try:
+            return self.classifier.predict(items, top_k)
+        except (DeviceFailure, OutOfMemory):
+            raise
+        except Exception:
+            if len(items) == 1:
+                self.classifier.self_test()
+            raise
+
+
+async def load_streams(
+    load: Callable[[], Classifier],
+) -> tuple[Classifier, list[ThreadPoolExecutor]]:
+    """Load in the first inference thread, open the others, then measure and warm up all at once.
+
+    Raises:
+        StartupError: the model cannot be served.
+    """
+    loop = asyncio.get_running_loop()
+    streams = [new_stream(0)]
+
+    async def everywhere(work: Callable[[], T]) -> list[T]:
+        return await asyncio.gather(*(loop.run_in_executor(stream, work) for stream in streams))
+
+    try:
+        classifier = await loop.run_in_executor(streams[0], load)
+        streams += [new_stream(number) for number in range(1, classifier.streams)]
+        for stream in streams:
+            await loop.run_in_executor(stream, classifier.open)
+        classifier.settle(await everywhere(classifier.time_batches))
+        await everywhere(classifier.warm_up)
+    except BaseException:
+        for stream in streams:
+            stream.shutdown(wait=False)
+        raise
+    return classifier, streams
+
+
+def new_stream(number: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix=f"inference-{number}")

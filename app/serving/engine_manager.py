@@ -1,0 +1,153 @@
+"""The engine that serves: started, and replaced by another while requests go on."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from app.config.settings import Settings
+from app.serving.classifier import Classifier, ModelInfo
+from app.serving.engine import Engine, Job, load_streams
+from app.serving.errors import (
+    Draining,
+    NotReady,
+    ReloadFailed,
+    ReloadInProgress,
+    StartupError,
+)
+from app.serving.lifecycle import Lifecycle, State
+from app.serving.timings import Batch
+
+RETRY_ELSEWHERE = 2  # seconds; a replica in this state is soon gone or ready
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """The model that a reload put to work, and the one that it replaced."""
+
+    new: ModelInfo
+    old: ModelInfo
+
+
+class EngineManager:
+    """Holds the engine that serves.
+
+    Args:
+        load: makes the classifier, in an inference thread; called again by `reload`.
+        on_model: called with each model that begins to serve.
+        on_loaded: called after that, when the model that it replaced has been released.
+        on_batch: see `Engine`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        load: Callable[[], Classifier],
+        *,
+        on_model: Callable[[ModelInfo], None],
+        on_loaded: Callable[[], None],
+        on_batch: Callable[[Batch, int, Sequence[Job]], None],
+    ) -> None:
+        self._settings = settings
+        self._lifecycle = lifecycle
+        self._load = load
+        self._on_model = on_model
+        self._on_loaded = on_loaded
+        self._on_batch = on_batch
+        self._reloading = False
+        self._engine: Engine | None = None
+
+    @property
+    def current(self) -> Engine | None:
+        """The engine that serves; ``None`` while the first one loads."""
+        return self._engine
+
+    @property
+    def open(self) -> Engine:
+        """As `current`; raises `NotReady` or `Draining` if new requests are refused."""
+        state = self._lifecycle.state
+        if self._engine and self._lifecycle.serving:
+            return self._engine
+        refusal = Draining if state is State.DRAINING else NotReady
+        raise refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
+
+    async def start(self) -> None:
+        """Load and warm up, then become READY, or FAILED."""
+        try:
+            self._put_to_work(await self._new_engine())
+        except StartupError as error:
+            self._lifecycle.fail(str(error))
+            return
+        self._on_loaded()
+        if self._lifecycle.state is State.LOADING:  # and not asked to stop meanwhile
+            self._lifecycle.become_ready()
+
+    async def reload(self, activate: Callable[[], None]) -> Replacement:
+        """Load once more beside what is served, and switch to it between two requests.
+
+        Requests that were admitted before end on the old engine, which is closed after the last.
+
+        Args:
+            activate: called in the moment of the switch, for what must change together with it.
+
+        Raises:
+            ReloadInProgress: another reload has not ended.
+            ReloadFailed: the new model cannot be served, or was not ready in time. The old one is
+                still served.
+            NotReady, Draining: there is nothing to replace.
+        """
+        if self._reloading:
+            raise ReloadInProgress("a model is being loaded; try again when it is there")
+        old = self.open
+        self._reloading = True
+        try:
+            new = await self._load_in_time()
+        except Exception as error:
+            logger.warning("reload failed, %s is still served: %s", old.info.title, error)
+            raise ReloadFailed(f"{error}; {old.info.title} is still served") from error
+        finally:
+            self._reloading = False
+        self._put_to_work(new)
+        activate()
+        logger.info("%s is served instead of %s", new.info.title, old.info.title)
+        replacement = Replacement(new.info, old.info)
+        await old.retire()
+        del old
+        self._on_loaded()
+        return replacement
+
+    async def close(self) -> None:
+        if self._engine:
+            await self._engine.close()
+
+    async def _load_in_time(self) -> Engine:
+        """A new engine, within the time that a reload may take.
+
+        A thread cannot be ended from outside: after that time the step that it is in goes on to
+        its end, and what it made is dropped. No other step follows.
+        """
+        limit = self._settings.reload_timeout_s
+        try:
+            async with asyncio.timeout(limit) as timeout:
+                return await self._new_engine()
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise StartupError(f"the model was not ready within {limit:g} s") from error
+
+    async def _new_engine(self) -> Engine:
+        classifier, streams = await load_streams(self._load)
+        return Engine(
+            classifier,
+            streams,
+            self._settings,
+            on_batch=self._on_batch,
+            on_failure=lambda error: self._lifecycle.fail(f"inference failed: {error}"),
+        )
+
+    def _put_to_work(self, engine: Engine) -> None:
+        self._engine = engine
+        self._on_model(engine.info)

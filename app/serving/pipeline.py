@@ -1,0 +1,311 @@
+"""The path of an image: admission, preprocess pool, micro-batch, top-k."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from app.config.cpu_quota import usable_cores
+from app.config.settings import Settings
+from app.serving.admission import Admission
+from app.serving.batcher import BatcherClosed, QueueFull
+from app.serving.classifier import Classification, Classifier, Input, ModelInfo, Prediction
+from app.serving.engine import Engine, Job
+from app.serving.engine_manager import RETRY_ELSEWHERE, EngineManager, Replacement
+from app.serving.errors import (
+    DeadlineExceeded,
+    DeviceFailure,
+    InternalError,
+    NotReady,
+    OutOfMemory,
+    Overloaded,
+    ServiceError,
+    drop_tracebacks,
+)
+from app.serving.held_bytes import Hold, keep
+from app.serving.lifecycle import Lifecycle
+from app.serving.timings import Batch, Timings
+from app.serving.trace import current_trace
+from app.serving.worker_pool import WorkerPool
+
+logger = logging.getLogger(__name__)
+
+Image = TypeVar("Image", bytes, Input)
+
+STUCK_AFTER = 20.0  # seconds of a core; no image takes a tenth of it at the default limits
+MAX_EXPLANATIONS = 8  # waiting; each takes as long as many predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was said of an image, its best classes, and which model says so."""
+
+    model: ModelInfo
+    predictions: Sequence[Prediction]
+    classification: Classification
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What became of images that came in together, in order, and which model was asked."""
+
+    model: ModelInfo
+    outcomes: Sequence[Answer | ServiceError]
+
+    def all(self) -> list[Answer]:
+        """An answer to each; raises the first error there is."""
+        answers = []
+        for number, outcome in enumerate(self.outcomes):
+            if isinstance(outcome, ServiceError):
+                outcome.name_image(number, len(self.outcomes))
+                raise outcome
+            answers.append(outcome)
+        return answers
+
+    def raise_if_service_failed(self) -> None:
+        """Raise the first error if no image was answered for reasons that are none of its own."""
+        if all(isinstance(o, ServiceError) and o.status >= 500 for o in self.outcomes):
+            self.all()
+
+
+class Pipeline:
+    """Takes images from admission to predictions, on an engine that can be replaced.
+
+    Args:
+        load, on_model, on_loaded: see `EngineManager`.
+        on_batch: called with each batch, also those that failed, the rows of its padding, and its
+            jobs.
+
+    Attributes:
+        images, batches: how many have been classified so far.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        load: Callable[[], Classifier],
+        *,
+        on_model: Callable[[ModelInfo], None] = lambda info: None,
+        on_loaded: Callable[[], None] = lambda: None,
+        on_batch: Callable[[Batch, int, Sequence[Job]], None] = lambda batch, padding, jobs: None,
+    ) -> None:
+        self._settings = settings
+        self._on_batch = on_batch
+        self._engines = EngineManager(
+            settings,
+            lifecycle,
+            load,
+            on_model=on_model,
+            on_loaded=on_loaded,
+            on_batch=self._observe_batch,
+        )
+        workers = settings.preprocess_workers or usable_cores()
+        self._admission = Admission(
+            settings.max_queue_size, settings.max_queue_bytes, at_once=workers
+        )
+        self._decoders = WorkerPool(
+            workers, "decoder", stuck_after=STUCK_AFTER, on_lost=lifecycle.fail
+        )
+        # One at a time, so that pictures take no more than a core from predictions.
+        self._explainers = WorkerPool(1, "explainer", stuck_after=STUCK_AFTER)
+        self._explanations = Admission(MAX_EXPLANATIONS, settings.max_queue_bytes)
+        self.images = self.batches = 0
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What is being served; ``None`` while it loads."""
+        return engine.info if (engine := self._engines.current) else None
+
+    @property
+    def served(self) -> ModelInfo:
+        """As `info`; raises `NotReady` or `Draining` if nothing is served."""
+        return self._engines.open.info
+
+    @property
+    def queue_depth(self) -> int:
+        """Preprocessed images that wait for a batch."""
+        return engine.queue_depth if (engine := self._engines.current) else 0
+
+    @property
+    def admitted(self) -> int:
+        """Images that have been admitted and not yet answered."""
+        return self._admission.images
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of bodies in memory, of requests under way and of those still being decoded."""
+        return self._admission.bytes
+
+    @property
+    def stuck_decoders(self) -> int:
+        """Decoding threads that were replaced because their image does not end."""
+        return self._decoders.count_stuck()
+
+    async def start(self) -> None:
+        """Load and warm up, then become READY, or FAILED."""
+        await self._engines.start()
+
+    async def reload(self, activate: Callable[[], None] = lambda: None) -> Replacement:
+        """See `EngineManager.reload`."""
+        return await self._engines.reload(activate)
+
+    async def stop(self) -> None:
+        await self._engines.close()
+        self._decoders.stop()
+        self._explainers.stop()
+
+    def deadline(self, timings: Timings, patience: float = math.inf) -> float:
+        """When a request is given up: after its client's ``patience`` in seconds, or ours."""
+        return timings.started + min(patience, self._settings.request_timeout_s)
+
+    def check(self, deadline: float) -> None:
+        """Refuse early what `predict` would refuse later.
+
+        Raises:
+            NotReady, Draining, Overloaded: the service cannot take a request now.
+        """
+        _ = self._engines.open
+        self._admission.check(deadline)
+
+    def upload(self) -> AbstractContextManager[Hold]:
+        """See `Admission.upload`."""
+        return self._admission.upload()
+
+    async def predict(self, image: Input, top_k: int, deadline: float, timings: Timings) -> Answer:
+        """The ``top_k`` best classes of an image, or all where there are fewer.
+
+        Raises:
+            ServiceError: every way not to be answered, but for defects.
+        """
+        engine = self._engines.open
+        with self._admission.admit(deadline), engine.in_use():
+            return await self._classify(engine, image, top_k, deadline, timings)
+
+    async def predict_many(
+        self, images: Sequence[Input], top_k: int, deadline: float, timings: Timings
+    ) -> Answers:
+        """As `predict`, of images that come in together: all or none of them, if there is no room.
+
+        Each fails alone. The phases are those of the image that took longest in each.
+
+        Raises:
+            ServiceError: none of them may come in.
+        """
+        engine = self._engines.open
+        each = [Timings(timings.started) for _ in images]
+        with self._admission.admit(deadline, len(images)), engine.in_use():
+            found = await asyncio.gather(
+                *(
+                    self._classify(engine, image, top_k, deadline, its)
+                    for image, its in zip(images, each, strict=True)
+                ),
+                return_exceptions=True,
+            )
+        timings.take_longest(each)
+        return Answers(
+            engine.info,
+            [outcome if isinstance(outcome, Answer) else _told(outcome) for outcome in found],
+        )
+
+    async def explain(
+        self, data: bytes, head: int | None, deadline: float, timings: Timings
+    ) -> bytes:
+        """A PNG of where the model looks in an encoded image; see `Classifier.explain`.
+
+        Raises:
+            ServiceError: as `predict`.
+        """
+        engine = self._engines.open
+        classifier = engine.classifier
+        with self._explanations.admit(deadline), engine.in_use():
+            try:
+                async with asyncio.timeout_at(deadline):
+                    item = await self._decode(classifier.prepare_explanation, data, timings)
+                    drawn = await self._explainers.run(partial(classifier.explain, item, head))
+            except TimeoutError as error:
+                raise _too_late(deadline, timings) from error
+            return drawn.result
+
+    async def _classify(
+        self, engine: Engine, image: Input, top_k: int, deadline: float, timings: Timings
+    ) -> Answer:
+        info = engine.info
+        try:
+            async with asyncio.timeout_at(deadline):
+                item = await self._decode(engine.classifier.preprocess, image, timings)
+                job = Job(item, min(top_k, info.num_classes), current_trace.get())
+                outcome = await engine.run(job, deadline)
+        except TimeoutError as error:
+            raise _too_late(deadline, timings) from error
+        except QueueFull as error:
+            raise Overloaded(str(error), retry_after=self._admission.retry_after()) from error
+        except OutOfMemory as error:
+            raise Overloaded(
+                "the device has no memory left for the image; try again",
+                retry_after=self._admission.retry_after(),
+            ) from error
+        except (DeviceFailure, BatcherClosed) as error:
+            raise NotReady("the service is failing", retry_after=RETRY_ELSEWHERE) from error
+        batch = outcome.batch
+        timings.add("queue", batch.started - outcome.queue, batch.started)
+        timings.add("inference", batch.started, batch.started + batch.seconds)
+        timings.batches.append(batch)
+        return Answer(info, outcome.result.predictions[:top_k], outcome.result)
+
+    async def _decode(
+        self, preprocess: Callable[[Image], Any], image: Image, timings: Timings
+    ) -> Any:
+        """The item of an image. Waiting for a thread counts as queueing.
+
+        The image's bytes stay counted for as long as a thread reads them, even after the request.
+        """
+        asked = time.monotonic()
+        timed = await self._decoders.run(partial(preprocess, image), keep(size_of(image)))
+        timings.add("preprocess", timed.begun, timed.ended)
+        timings.add("queue", asked, timed.begun)
+        return timed.result
+
+    def _observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
+        if batch.error is None:
+            self.images += batch.size
+            self.batches += 1
+        self._on_batch(batch, padding, jobs)
+
+
+def size_of(image: Input) -> int:
+    """Bytes that the image keeps in memory: all those of the buffer that it is cut from."""
+    return memoryview(_buffer(image)).nbytes
+
+
+def size_of_all(images: Sequence[Input]) -> int:
+    """Bytes that images keep in memory, each buffer counted once."""
+    buffers = {id(_buffer(image)): size_of(image) for image in images}
+    return sum(buffers.values())
+
+
+def _buffer(image: Input) -> Any:
+    return image if isinstance(image, bytes) else image.values.obj
+
+
+def _too_late(deadline: float, timings: Timings) -> DeadlineExceeded:
+    return DeadlineExceeded(f"not answered within {deadline - timings.started:g} s")
+
+
+def _told(error: BaseException) -> ServiceError:
+    """The error of an image among others, in the service's terms."""
+    if not isinstance(error, Exception):
+        raise error
+    if not isinstance(error, ServiceError):
+        logger.error("unexpected error", exc_info=error)
+        if trace := current_trace.get():
+            trace.note(error)
+    drop_tracebacks(error)
+    if isinstance(error, ServiceError):
+        return error
+    return InternalError("the service failed; its log has the request id")

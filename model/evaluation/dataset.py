@@ -1,0 +1,191 @@
+"""Labelled images for training and evaluation, from an image folder or a tar of one."""
+
+import os
+import random
+import tarfile
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from model.errors import ModelError
+from model.images.preprocess import preprocess
+from model.spec import PreprocessSpec
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+HELD_OUT = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Decoded images: pixels ``(n, size, size, 3)`` of bytes, classes ``(n,)``, and labels."""
+
+    pixels: Tensor
+    classes: Tensor
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def part(self, chosen: Tensor) -> "Dataset":
+        """The images where ``chosen``, ``(n,)`` of bool, is true."""
+        return Dataset(self.pixels[chosen], self.classes[chosen], self.labels)
+
+
+def load_dataset(source: Path, split: str, spec: PreprocessSpec, *, quiet: bool = False) -> Dataset:
+    """All images of one split, through the server's own preprocessing.
+
+    Args:
+        source, split: see `list_split`.
+
+    Raises:
+        ModelError: no images, or one that does not decode; the file is named.
+    """
+    return load_images(source, list_split(source, split), spec, f"decode {split}", quiet=quiet)
+
+
+def load_images(
+    source: Path,
+    wanted: Sequence[PurePosixPath],
+    spec: PreprocessSpec,
+    title: str,
+    *,
+    quiet: bool = False,
+) -> Dataset:
+    """The ``wanted`` images, in that order.
+
+    Args:
+        title: of the progress bar, which ``quiet`` leaves out.
+
+    Raises:
+        ModelError: one does not decode; the file is named.
+    """
+    labels = tuple(sorted({path.parent.name for path in wanted}))
+    pixels = np.empty((len(wanted), spec.image_size, spec.image_size, 3), np.uint8)
+    classes = torch.empty(len(wanted), dtype=torch.int64)
+    position = {path: i for i, path in enumerate(wanted)}
+    progress = tqdm(total=len(wanted), desc=title, unit="image", disable=quiet)
+    with progress:
+        for path, data in read_images(source, position):
+            try:
+                pixels[position[path]] = preprocess(data, spec)
+            except ModelError as error:
+                raise ModelError(f"{source}: {path}: {error}") from error
+            classes[position[path]] = labels.index(path.parent.name)
+            progress.update()
+    return Dataset(torch.from_numpy(pixels), classes, labels)
+
+
+def list_split(source: Path, split: str) -> list[PurePosixPath]:
+    """The images of one split, in a stable order; each one's folder is its label.
+
+    Args:
+        source: a directory or tar (plain or compressed) laid out as ``train/LABEL/IMAGE`` and
+            ``test/LABEL/IMAGE`` (or ``val``), at any depth; without such folders, as
+            ``LABEL/IMAGE``, of which a seeded tenth of each class is held out for testing.
+        split: ``train`` or ``test``; ``any`` is ``test`` with nothing held out: all images, where
+            no folders tell them apart.
+
+    Raises:
+        ModelError: there are none, or ``source`` cannot be read.
+    """
+    try:
+        paths = _choose(sorted(_list_images(source)), split)
+    except OSError as error:
+        raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
+    if not paths:
+        raise ModelError(f"{source}: no images for split {split!r}; expected LABEL/IMAGE.jpg or so")
+    return paths
+
+
+def check_labels(source: Path) -> list[str]:
+    """The labels, in order; raises `ModelError` unless both splits have the same, at least two."""
+    train, test = (
+        {path.parent.name for path in list_split(source, split)} for split in ("train", "test")
+    )
+    if different := sorted(train ^ test):
+        raise ModelError(
+            f"{source}: train and test hold different labels: {', '.join(different[:5])}"
+        )
+    if len(train) < 2:
+        raise ModelError(f"{source}: the only label is {min(train)}; expected two or more")
+    return sorted(train)
+
+
+def _files_below(directory: Path) -> Iterator[PurePosixPath]:
+    """All files, by their path from ``directory``; raises `OSError` if a folder is unreadable.
+
+    Hidden folders are left out, and the one that only root may read in the root of a volume.
+    """
+    for place, folders, names in os.walk(directory, onerror=_raise):
+        folders[:] = [name for name in folders if name[0] != "." and name != "lost+found"]
+        for name in names:
+            yield PurePosixPath((Path(place) / name).relative_to(directory).as_posix())
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def _list_images(source: Path) -> Iterator[PurePosixPath]:
+    if source.is_dir():
+        names = _files_below(source)
+    else:
+        with _open_tar(source) as tar:
+            names = iter([PurePosixPath(member.name) for member in tar if member.isfile()])
+    return (
+        name
+        for name in names
+        if name.suffix.lower() in SUFFIXES
+        and len(name.parts) > 1
+        and not any(part.startswith(".") and part != "." for part in name.parts)
+    )
+
+
+def read_images(
+    source: Path, wanted: Collection[PurePosixPath]
+) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """The bytes of each wanted image, in the order in which they lie."""
+    if source.is_dir():
+        for path in wanted:
+            yield path, (source / path).read_bytes()
+        return
+    wanted = set(wanted)
+    with _open_tar(source) as tar:
+        for member in tar:
+            if (path := PurePosixPath(member.name)) in wanted:
+                file = tar.extractfile(member)
+                assert file is not None
+                yield path, file.read()
+
+
+def _open_tar(source: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(source)
+    except tarfile.TarError as error:
+        raise ModelError(f"{source}: neither a directory nor a readable tar") from error
+    except OSError as error:
+        raise ModelError(f"{source}: cannot be read: {error.strerror or error}") from error
+
+
+def _choose(paths: list[PurePosixPath], split: str) -> list[PurePosixPath]:
+    """The paths of one split, in a stable order."""
+    folders = {"train"} if split == "train" else {"test", "val"}
+    if any(set(path.parts[:-2]) & {"train", "test", "val"} for path in paths):
+        return [path for path in paths if set(path.parts[:-2]) & folders]
+    if split == "any":
+        return paths
+    by_label: dict[str, list[PurePosixPath]] = {}
+    for path in paths:
+        by_label.setdefault(path.parent.name, []).append(path)
+    chosen = []
+    for label, members in by_label.items():
+        chance = random.Random(label)  # noqa: S311, no secret
+        held_out = set(chance.sample(members, max(1, int(HELD_OUT * len(members)))))
+        chosen += [path for path in members if (path in held_out) == (split == "test")]
+    return chosen

@@ -1,0 +1,1 @@
+"""Images: limits on their structure, decoding and preprocessing. Needs no PyTorch."""

@@ -1,0 +1,147 @@
+"""Encoded bytes to the model's input: check, decode, crop, resize, orient. No float on the CPU.
+
+Normalisation is not done here: it is the model's first operation, on the device.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.errors import InvalidImage, InvalidTensor, UnsupportedImage
+from model.images.colour import to_srgb
+from model.images.decode import DECODER_ERRORS, Decoded, decode
+from model.images.structure import public_name, read_structure
+from model.spec import PreprocessSpec
+
+Pixels = NDArray[np.uint8]
+FloatPixels = NDArray[np.float32]  # in the same range, 0 to 255, from callers that normalise
+AnyPixels = Pixels | FloatPixels
+
+DEFAULT_MAX_PIXELS = 50_000_000
+
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_MAX_NORMALISED = 100.0  # far from any pixel, and not yet where a network leaves 16 bits
+
+
+def preprocess(
+    data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Pixels:
+    """One encoded image to RGB pixels of shape ``(image_size, image_size, 3)``.
+
+    The format is judged from the bytes. The image becomes what a browser would show: EXIF
+    orientation and colour profile applied, alpha over white, 16 bits scaled to 8, the first frame
+    of an animation.
+
+    Raises:
+        UnsupportedImage: not a JPEG, PNG, WebP, GIF, BMP or TIFF image, or a kind of one that is
+            not read; the message names the kind.
+        ImageTooLarge: over ``max_pixels``, or too much work for a decoder; decided before any
+            decoding.
+        InvalidImage: one of those formats, but truncated or corrupt.
+    """
+    (pixels,) = preprocess_sizes(data, spec, (spec.image_size,), max_pixels=max_pixels)
+    return pixels
+
+
+def preprocess_sizes(
+    data: bytes,
+    spec: PreprocessSpec,
+    sizes: Sequence[int],
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> list[Pixels]:
+    """As `preprocess`, at several sizes from one decode: pixels ``(size, size, 3)`` for each."""
+    image_format = sniff_format(data)
+    encoded = read_structure(data, image_format, max_pixels)
+    try:
+        decoded = decode(encoded, image_format, max(sizes))
+        resized = [_resize(decoded, spec, size) for size in sizes]
+        shown = [_to_rgb(to_srgb(image, encoded.profile)) for image in resized]
+        return [np.asarray(_upright(image, encoded.orientation)) for image in shown]
+    except DECODER_ERRORS as error:
+        name = public_name(image_format)
+        raise InvalidImage(f"the {name} data is truncated or corrupt") from error
+
+
+def unnormalise(tensor: memoryview | bytes, spec: PreprocessSpec) -> FloatPixels:
+    """A normalised image, ``(3, h, w)`` 32-bit floats, back to pixels ``(h, w, 3)`` from 0 to 255.
+
+    Raises:
+        InvalidTensor: it has another size, or its numbers cannot be normalised pixels.
+    """
+    size = spec.image_size
+    values = np.frombuffer(tensor, "<f4")
+    if values.size != 3 * size * size:
+        raise InvalidTensor(f"{values.size} numbers; expected 3 x {size} x {size}")
+    extreme = values[np.abs(values).argmax()]  # NaN counts as the greatest
+    if not abs(extreme) <= _MAX_NORMALISED:
+        raise InvalidTensor(
+            f"the tensor holds {extreme:g}; normalised pixels are within {_MAX_NORMALISED:g} of 0"
+        )
+    channels_last = values.reshape(3, size, size).transpose(1, 2, 0)
+    pixels: FloatPixels = 255 * (
+        channels_last * np.array(spec.std, np.float32) + np.array(spec.mean, np.float32)
+    )
+    return pixels
+
+
+def sniff_format(data: bytes) -> str:
+    """Pillow's name of the format, from the first bytes; `UnsupportedImage` if none fits."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    for signature, image_format in _SIGNATURES.items():
+        if data.startswith(signature):
+            return image_format
+    raise UnsupportedImage("it is not a JPEG, PNG, WebP, GIF, BMP or TIFF image")
+
+
+def _resize(decoded: Decoded, spec: PreprocessSpec, image_size: int) -> Image.Image:
+    """Resize and centre crop in one step: only the pixels that will be seen are computed."""
+    width, height = decoded.size
+    side = min(width, height) * spec.crop_pct
+    left, top = (width - side) / 2, (height - side) / 2
+    return decoded.image.resize(
+        (image_size, image_size),
+        _RESAMPLING[spec.interpolation],
+        box=(left, top, left + side, top + side),
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The image over white."""
+    if image.mode not in ("RGBA", "LA"):
+        return image if image.mode == "RGB" else image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)

@@ -1,0 +1,1 @@
+"""Classifiers: images in, classes out."""

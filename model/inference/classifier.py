@@ -1,0 +1,272 @@
+"""The classifier: encoded images in, labelled predictions out."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.backends.agreement import probabilities
+from model.backends.base import Backend, BackendOptions
+from model.backends.choose import choose_backend, describe
+from model.backends.timing import Clock
+from model.checkpoint import NO_OVERRIDES, read_checkpoint
+from model.errors import ModelError, OutOfMemory
+from model.families.registry import FAMILIES
+from model.families.simplify import plain
+from model.images.calibration import preprocess_seconds
+from model.images.preprocess import (
+    DEFAULT_MAX_PIXELS,
+    AnyPixels,
+    FloatPixels,
+    Pixels,
+    preprocess,
+    unnormalise,
+)
+from model.inference.bucketing import Passes, cheapest_passes
+from model.inference.prediction import Classification, label
+from model.inference.saliency import Explainer
+from model.inference.tuning import smallest_near_best, throughput_by_size, time_sizes
+from model.metadata.description import Overrides
+from model.spec import ModelSpec
+
+DEFAULT_BACKEND = BackendOptions()
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH_SECONDS = 0.25
+SLOW_PASSES = 3  # in a row: one may be slow because the machine is busy for a moment
+WARM_UP_PASSES = 2
+REQUEST_SECONDS = 1.1e-3  # of a busy core, to receive a photo and to answer, beside decoding
+
+
+class Classifier:
+    """A checkpoint on a backend.
+
+    `preprocess` and `unnormalise` may be called from any thread; `predict` from threads that
+    called `open`.
+
+    Attributes:
+        reason: why it runs on this backend.
+        weight_bytes: size of the weights.
+        max_batch_size: the largest batch, in images; see `settle`.
+        explainer: shows where the network looks.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        sha256: str,
+        backend: Backend,
+        explainer: Explainer,
+        *,
+        reason: str = "",
+        weight_bytes: int = 0,
+        max_batch_size: int | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self.spec = spec
+        self.sha256 = sha256
+        self.backend = backend
+        self.reason = reason
+        self.weight_bytes = weight_bytes
+        self.explainer = explainer
+        self._max_pixels = max_pixels
+        self._clock = clock
+        self._chosen = max_batch_size
+        self.max_batch_size = max_batch_size or backend.largest_batch
+        self._passes: Sequence[Passes] = ()
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The batch sizes to warm: powers of two, and the largest itself."""
+        powers = (1 << i for i in range(self.max_batch_size.bit_length()))
+        return tuple(sorted({*powers, self.max_batch_size}))
+
+    def preprocess(self, data: bytes) -> Pixels:
+        """One encoded image to the model's input ``(h, w, 3)``; raises `ImageError`."""
+        return preprocess(data, self.spec.preprocess, max_pixels=self._max_pixels)
+
+    def unnormalise(self, tensor: memoryview | bytes) -> FloatPixels:
+        """A normalised image, ``(3, h, w)`` 32-bit floats, to the model's input ``(h, w, 3)``.
+
+        Raises:
+            InvalidTensor: of another size, or of numbers that are no normalised pixels.
+        """
+        return unnormalise(tensor, self.spec.preprocess)
+
+    def open(self) -> None:
+        """Prepare the calling thread, and check what comes out; see `self_test`.
+
+        Every bucket is run, before anything is measured. Where the size is not the caller's choice,
+        those that do not fit or would take over `MAX_BATCH_SECONDS` are given up.
+
+        Raises:
+            ModelError: the device, the backend and the weights do not work together.
+        """
+        self.backend.open()
+        try:
+            self.self_test()
+        except (MemoryError, RuntimeError) as error:
+            raise ModelError(f"an image cannot be classified: {describe(error)}") from error
+        for bucket in self.buckets:
+            try:
+                self._time_batch(bucket)  # the first pass, which may be a long one
+            except (OutOfMemory, MemoryError, RuntimeError) as error:
+                self._give_up(bucket, error)
+                break
+            if not self._chosen and bucket < self.max_batch_size and self._is_slow(bucket):
+                self.max_batch_size = bucket
+                break
+
+    def _give_up(self, bucket: int, error: Exception) -> None:
+        """Run batches of at most the bucket before one that failed; raises if there is none."""
+        smaller = [size for size in self.buckets if size < bucket]
+        if self._chosen or not smaller:
+            raise ModelError(f"a batch of {bucket} cannot be run: {describe(error)}") from error
+        self.max_batch_size = smaller[-1]
+        logger.warning("batches of %d are not run: %s", bucket, describe(error))
+
+    def _is_slow(self, bucket: int) -> bool:
+        """Whether a batch of twice the size would take over `MAX_BATCH_SECONDS`."""
+        return all(2 * self._time_batch(bucket) > MAX_BATCH_SECONDS for _ in range(SLOW_PASSES))
+
+    def self_test(self) -> None:
+        """Classify a blank image in the calling thread.
+
+        Raises:
+            ModelError: the device, the backend and the weights do not work together.
+        """
+        self.predict([self._blank()], 1)
+
+    def time_batches(self) -> dict[int, float]:
+        """Run every bucket in the calling thread: seconds by batch size; see `time_sizes`."""
+        return time_sizes(self._time_batch, self.buckets, self._clock)
+
+    def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
+        """Choose ``max_batch_size``, unless the caller did, and the passes of each batch size.
+
+        Args:
+            timings: of each stream, measured side by side; see `time_batches`.
+        """
+        sizes = self.buckets
+        rates = throughput_by_size(timings, sizes)
+        if not self._chosen:
+            self.max_batch_size = smallest_near_best(sizes, rates)
+        self._passes = cheapest_passes(
+            {size: sum(found[size] for found in timings) for size in self.buckets}
+        )
+        self.backend.keep(self.buckets)
+        logger.info(
+            "batches of at most %d: images/s by size %s",
+            self.max_batch_size,
+            ", ".join(f"{size}: {rate:.0f}" for size, rate in zip(sizes, rates, strict=True)),
+        )
+
+    def warm_up(self) -> None:
+        """Run every batch size that can come, so that no caller waits for its first pass.
+
+        Buckets have been run by `open`; a backend that pads needs no others.
+        """
+        if not self.backend.pads:
+            for size in range(1, self.max_batch_size + 1):
+                for _ in range(WARM_UP_PASSES):
+                    self._time_batch(size)
+
+    def _time_batch(self, size: int) -> float:
+        """Seconds that a batch of blank images takes in the calling thread."""
+        batch = [self._blank()] * size
+        begun = self._clock()
+        self.predict(batch, 1)
+        return self._clock() - begun
+
+    def _blank(self) -> Pixels:
+        size = self.spec.preprocess.image_size
+        return np.zeros((size, size, 3), np.uint8)
+
+    def padded_size(self, count: int) -> int:
+        """Rows that a batch of ``count`` items is computed with."""
+        return sum(self._divide(count))
+
+    def _divide(self, count: int) -> Passes:
+        """The passes that a batch of ``count`` items is computed in."""
+        if not self.backend.pads:
+            return (count,)
+        if count < len(self._passes):
+            return self._passes[count]
+        return (next(bucket for bucket in self.buckets if bucket >= count),)
+
+    def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
+        """The classification of each item, with its ``top_k`` best classes.
+
+        Raises:
+            ModelError: the network gave a number that is not finite.
+            OutOfMemory: the batch does not fit into the device's memory.
+            DeviceError: the device is lost.
+        """
+        passes = self._divide(len(items))
+        rows = iter([*items, *[items[0]] * (sum(passes) - len(items))])
+        batches: Any = [np.stack([*islice(rows, size)]) for size in passes]
+        logits = np.concatenate([self.backend.logits(batch) for batch in batches])[: len(items)]
+        if not np.isfinite(logits).all():
+            raise ModelError("the network gave NaN or infinity for an image of this batch")
+        return label(logits, top_k, self.spec)
+
+
+def load_classifier(
+    checkpoint: str | Path,
+    overrides: Overrides = NO_OVERRIDES,
+    options: BackendOptions = DEFAULT_BACKEND,
+    *,
+    max_batch_size: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Classifier:
+    """Read a checkpoint and put it on a device. `Classifier.open` comes next.
+
+    Args:
+        checkpoint, overrides: see `read_checkpoint`.
+        options: of a backend.
+        max_batch_size: images a batch, at most, where measurement is not to decide.
+
+    Raises:
+        CheckpointError: the file is missing, broken or of an unknown kind.
+        ModelError: the device cannot be used.
+    """
+    found = read_checkpoint(checkpoint, overrides)
+    spec, preprocess = found.spec, found.spec.preprocess
+    family = FAMILIES[spec.family]
+    backend, reason = choose_backend(
+        lambda: family.simplify(found.build(), preprocess),
+        preprocess.image_size,
+        probabilities(plain(found.build(), preprocess), preprocess.image_size),
+        options,
+        (lambda: preprocess_seconds(preprocess) + REQUEST_SECONDS) if options.serving else None,
+    )
+    logger.info(
+        "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s, %d streams of %d threads: %s",
+        spec.name,
+        spec.family,
+        spec.num_classes,
+        preprocess.image_size,
+        found.sha256,
+        backend.device,
+        backend.name,
+        backend.precision,
+        backend.streams,
+        backend.threads,
+        reason,
+    )
+    return Classifier(
+        spec,
+        found.sha256,
+        backend,
+        Explainer(found.build, spec, max_pixels),
+        reason=reason,
+        weight_bytes=sum(tensor.nbytes for tensor in found.state.values()),
+        max_batch_size=max_batch_size,
+        max_pixels=max_pixels,
+    )

@@ -1,0 +1,1 @@
+"""Descriptions of checkpoints: labels, preprocessing and where each was learned from."""

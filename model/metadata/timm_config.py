@@ -1,0 +1,127 @@
+"""What timm says of a checkpoint in the ``config.json`` beside it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model.errors import CheckpointError, show
+from model.metadata.imagenet import SYNSET, imagenet_labels
+from model.metadata.sidecar import find_beside, parse_json, parse_labels, read_text
+
+# What the network here does; anything else that timm can be asked to do would change its answers.
+SUPPORTED = {"in_chans": 3, "global_pool": "token", "use_pos_embed": True, "crop_mode": "center"}
+
+
+@dataclass(frozen=True, slots=True)
+class TimmConfig:
+    """The parts that matter here, in this package's terms. What timm leaves open is absent.
+
+    Attributes:
+        origin: where it was read.
+        classes: how many the model has, if it says so.
+    """
+
+    origin: str
+    name: str
+    hyperparameters: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    classes: int | None = None
+
+
+def read_timm_config(checkpoint: Path) -> TimmConfig | None:
+    """The ``config.json`` beside ``checkpoint``; ``None`` if there is none of an XCiT.
+
+    Raises:
+        CheckpointError: it cannot be read, or asks for what this package does not do.
+    """
+    path = find_beside(checkpoint, "config.json")
+    if not path:
+        return None
+    document = without_nulls(path, parse_json(path, read_text(path, checkpoint)))
+    name = document.get("architecture")
+    if not isinstance(name, str) or not name.startswith("xcit_"):
+        return None
+    pretrained = without_nulls(path, document.get("pretrained_cfg", {}))
+    arguments = without_nulls(path, document.get("model_args", {}))
+    document = {**pretrained, **document}
+    if isinstance(tag := document.get("tag"), str) and tag:
+        name = f"{name}.{tag}"
+    labels = _labels(path, document)
+    return parse_settings(str(path), name, document, {**document, **arguments}, labels)
+
+
+def parse_settings(
+    origin: str,
+    name: str,
+    document: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    labels: Mapping[str, Any],
+) -> TimmConfig:
+    """timm's settings in this package's terms.
+
+    Args:
+        document: of the data: ``input_size``, ``crop_pct``, ``mean`` and so on.
+        arguments: of the network.
+
+    Raises:
+        CheckpointError: they ask for what this package does not do.
+    """
+    for option, supported in SUPPORTED.items():
+        if arguments.get(option, supported) != supported:
+            raise CheckpointError(
+                f"{origin}: {option} is {show(arguments[option])}; "
+                f"only {show(supported)} can be served"
+            )
+    preprocess = {
+        option: document[option]
+        for option in ("interpolation", "crop_pct", "mean", "std")
+        if option in document
+    }
+    size = arguments.get("img_size") or document.get("input_size")
+    if size is not None:
+        preprocess["image_size"] = _side(origin, size)
+    return TimmConfig(
+        origin=origin,
+        name=name,
+        hyperparameters={k: arguments[k] for k in ("tokens_norm",) if k in arguments},
+        preprocess=preprocess,
+        labels=labels,
+    )
+
+
+def without_nulls(origin: object, document: Any) -> dict[str, Any]:
+    """The members of a JSON object that have a value: to timm, null means absent."""
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{origin}: is {show(document)}; expected settings by name")
+    return {str(name): value for name, value in document.items() if value is not None}
+
+
+def _side(origin: str, size: Any) -> Any:
+    """Pixels a side, from ``224``, ``[224, 224]`` or ``[3, 224, 224]``."""
+    if not isinstance(size, list | tuple):
+        return size
+    if len(size) not in {2, 3}:
+        raise CheckpointError(f"{origin}: input_size is {show(size)}; expected [3, 224, 224] or so")
+    height, width = size[-2:]
+    if height != width:
+        raise CheckpointError(
+            f"{origin}: images of {show(height)} x {show(width)}; only squares can be served"
+        )
+    return height
+
+
+def _labels(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Labels and synsets: timm names a class by its synset where it has one."""
+    named = document.get("label_names") or document.get("labels") or document.get("id2label")
+    if not named:
+        return {}
+    names = parse_labels(path, named)
+    described = without_nulls(path, document.get("label_descriptions"))
+    if all(SYNSET.fullmatch(name) for name in names):
+        known = dict(imagenet_labels()) | described
+        return {"labels": tuple(known.get(n, n) for n in names), "synsets": names}
+    return {"labels": names, "synsets": ()}

@@ -1,0 +1,111 @@
+"""What speaks for a raw state dict: its weights, its names and the files beside it."""
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model.errors import CheckpointError
+from model.families.registry import Family, Hyperparameters, StateDict
+from model.families.variants import image_size_in
+from model.metadata.facts import Facts
+from model.metadata.imagenet import imagenet_labels
+from model.metadata.sidecar import find_labels, find_preprocess, read_labels, read_preprocess
+from model.metadata.timm_args import read_args_file, read_saved_args
+from model.metadata.timm_config import TimmConfig, read_timm_config
+
+# file names that say nothing of the model
+NAMELESS = re.compile(r"(pytorch_)?model([_-]best)?|(model[_-])?(best|last|latest)|checkpoint-\d+")
+SUFFIXES = re.compile(r"(\.(safetensors|pth|pt|tar|bin|ckpt))+$")
+
+logger = logging.getLogger(__name__)
+
+
+def learn_from_weights(
+    facts: Facts, path: Path, family: Family, state: StateDict
+) -> Hyperparameters:
+    """What the shapes of the weights say; nothing that is learned later may contradict them."""
+    if family.head not in state:
+        raise CheckpointError(
+            f"{path}: a backbone without a classifier: key '{family.head}' is missing; "
+            "expected a checkpoint with its classification head"
+        )
+    try:
+        inferred = family.infer(state)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path}: key '{error.args[0]}' is missing; every checkpoint of family {family.name} "
+            "has it"
+        ) from error
+    except (ValueError, LookupError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path}: odd shapes for family {family.name}: {error}") from error
+
+    facts.learn("weights", family=family.name, hyperparameters=inferred)
+    unknown = {name: inferred.pop(name) for name in family.untold}
+    facts.learn("dim, as published", hyperparameters=unknown)
+    if "image_size" in inferred:
+        facts.learn("weights", preprocess={"image_size": inferred["image_size"]})
+    classes = int(inferred["num_classes"])
+    facts.learn("default", labels=tuple(f"class_{i}" for i in range(classes)))
+    if family.name == "published" and classes == len(imagenet_labels()):
+        synsets, labels = zip(*imagenet_labels(), strict=True)
+        facts.learn("ImageNet-1k, by their number", labels=labels, synsets=synsets)
+    return inferred
+
+
+def learn_from_names(facts: Facts, path: Path, variant: str | None) -> None:
+    """What the names of the file and of the published variant say."""
+    name = SUFFIXES.sub("", path.name) or path.name
+    facts.learn("file name", name=name)
+    if variant:
+        facts.learn("variant", name=variant)
+    for origin, text in (("variant", variant), ("file name", name)):
+        if text:
+            _learn_size_in(facts, origin, text)
+
+
+def _learn_size_in(facts: Facts, origin: str, name: str) -> None:
+    if "image_size" not in facts.hyperparameters and (size := image_size_in(name)):
+        facts.learn(origin, preprocess={"image_size": size})
+
+
+def learn_from_timm(facts: Facts, path: Path, root: Mapping[str, Any]) -> None:
+    """What timm wrote: ``args.yaml``, the arguments in the file itself, ``config.json``.
+
+    Args:
+        root: what lies beside the weights in the file.
+    """
+    read = (read_args_file(path), read_saved_args(path, root), read_timm_config(path))
+    configs = [config for config in read if config and _is_of_this(facts, path, config)]
+    for config in configs:  # a size in a name is weaker than one that any of them states
+        _learn_size_in(facts, config.origin, config.name)
+    for config in configs:
+        facts.learn(
+            config.origin,
+            hyperparameters=config.hyperparameters,
+            preprocess=config.preprocess,
+            **config.labels,
+        )
+        if NAMELESS.fullmatch(facts.model["name"]):
+            facts.learn(config.origin, name=config.name)
+
+
+def _is_of_this(facts: Facts, path: Path, config: TimmConfig) -> bool:
+    """Whether ``config`` has as many classes as the weights."""
+    classes = facts.hyperparameters["num_classes"]
+    if config.classes in {None, classes}:
+        return True
+    logger.warning(
+        "%s: not used: of a model with %d classes, and %s has %d",
+        *(config.origin, config.classes, path, classes),
+    )
+    return False
+
+
+def learn_from_sidecars(facts: Facts, path: Path) -> None:
+    """What the user's own files beside the checkpoint say."""
+    if found := find_preprocess(path):
+        facts.learn(str(found), preprocess=read_preprocess(found, path))
+    if found := find_labels(path):
+        facts.learn(str(found), labels=read_labels(found, path), synsets=())

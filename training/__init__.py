@@ -1,0 +1,1 @@
+"""Training: recipes, data and optimisers. Not part of the installed service."""

@@ -1,0 +1,5 @@
+"""``python -m training``."""
+
+from training.command import main
+
+main()
