@@ -32,9 +32,8 @@ def run(args: argparse.Namespace) -> NoReturn:
     settings = follow_cloud(read_settings(**settings_in(args)), os.environ)
 
     gc.disable()  # until the model is loaded: a tenth of the time to import and load
-    with without_opentelemetry(os.environ):
-        from app.loading import load_model
-        from app.observability.logs import set_up_logs
+    from app.loading import load_model
+    from app.observability.logs import set_up_logs
 
     set_up_logs(settings.log_level, settings.log_format)
     for warning in unknown_variables():
@@ -51,7 +50,8 @@ def serve_and_exit(settings: Settings, load: Callable[[], Classifier]) -> NoRetu
     Args:
         load: makes the classifier, in an inference thread.
     """
-    from app.server.server import serve
+    with without_opentelemetry(os.environ):
+        from app.server.server import serve
 
     try:
         failure, code = serve(settings, load), 1

@@ -1,28 +1,18 @@
-"""What is decided of a prediction before anything else is done for it.
+"""The admission check of predictions: their deadline, and whether it can be met.
 
-The middleware asks here, ahead of routing: under overload most requests are refused, and what a
-refusal costs is taken from those that are served.
+It runs before the body is read: under overload most requests are refused, and the cost of a
+refusal is taken from those that are served.
 """
 
 from starlette.datastructures import Headers
 
-from app.http.api_keys import ApiKeys
-from app.http.parameters import PATIENCE_HEADER, parse_patience
+from app.http.parameters import TIMEOUT_HEADER, parse_timeout
 from app.observability.record import RequestRecord
 from app.serving.pipeline import Pipeline
 
 
-class Door:
-    """Who asks, until when the answer is of use, and whether there can be one by then."""
-
-    def __init__(self, pipeline: Pipeline, keys: ApiKeys | None) -> None:
-        self._pipeline = pipeline
-        self._keys = keys
-
-    def check(self, headers: Headers, record: RequestRecord) -> None:
-        """Note client and deadline of a request; raises a `ServiceError` if it is refused."""
-        if self._keys:
-            record.client = self._keys.name_of(headers)
-        patience = parse_patience(headers.get(PATIENCE_HEADER))
-        record.deadline = self._pipeline.deadline(record.timings, patience)
-        self._pipeline.check(record.deadline)
+def check_admission(pipeline: Pipeline, headers: Headers, record: RequestRecord) -> None:
+    """Record a request's deadline; raises a `ServiceError` if it cannot be served by then."""
+    timeout = parse_timeout(headers.get(TIMEOUT_HEADER))
+    record.deadline = pipeline.deadline(record.timings, timeout)
+    pipeline.check(record.deadline)

@@ -1,45 +1,38 @@
-"""The composition root: builds every part of the service and connects them."""
+"""The service as one ASGI application: its routes and what every request goes through."""
 
-import asyncio
-import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
-from contextlib import asynccontextmanager, suppress
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
-from app.config.cloud import Contract, read_contract
-from app.config.secret_files import read_secret
 from app.config.settings import ENV_PREFIX, Settings, SettingsError
-from app.http.admission_check import Door
-from app.http.api_keys import ApiKeys, KeysError
+from app.http.auth import SECURITY_SCHEMES, Authenticator
 from app.http.hosts import AllowedHosts, allowed_hosts
-from app.http.middleware import RequestScope
+from app.http.middleware import RequestMiddleware
 from app.http.origins import CORS, CrossSiteCheck, parse_origins
+from app.http.policy import policy_of
 from app.http.problems import add_error_handlers
-from app.http.routes import admin, cloud, explain, health, metrics, page, predict
+from app.http.route_table import RouteTable
+from app.http.routes import admin, cloud, explain, health, metrics, pages, predict
 from app.http.routes.oip import routes as oip
-from app.observability.logs import ROUTINE, log_request
-from app.observability.metrics import Metrics
-from app.observability.record import RequestRecord
+from app.http.service import Service
 from app.serving.classifier import Classifier
-from app.serving.engine import Job
-from app.serving.engine_manager import Replacement
-from app.serving.errors import ReloadFailed
 from app.serving.lifecycle import Lifecycle
-from app.serving.pipeline import Pipeline
-from app.serving.side_thread import SideThread
-from app.serving.timings import Batch
 
-if TYPE_CHECKING:  # what it imports is needed where requests are traced alone
-    from app.observability.tracing import Tracing
-
-logger = logging.getLogger(__name__)
+ROUTERS = (
+    predict.router,
+    explain.router,
+    health.router,
+    oip.router,
+    metrics.router,
+    pages.router,
+    admin.router,
+)
 
 
 def create_app(
@@ -50,161 +43,74 @@ def create_app(
     on_loaded: Callable[[], None] = lambda: None,
     environ: Mapping[str, str] = os.environ,
 ) -> FastAPI:
-    """The whole service as one ASGI application.
+    """The whole service as one ASGI application; its parts are in ``state.service``.
 
     Args:
-        load: makes the classifier, in an inference thread; see `app.loading.load_model`.
-        lifecycle: the state, which the server reads and changes.
-        on_loaded: called after each model that begins to serve.
-        environ: variables of a cloud's contract; see `app.config.cloud`.
-
-    The application's ``state.reload`` loads model and keys again, and uses both or neither. The
-    server counts connections and refused requests in ``state.metrics``.
+        load, lifecycle, on_loaded, environ: see `Service`.
 
     Raises:
         KeysError: the file of API keys cannot be used.
         SettingsError: a cloud's contract cannot be kept, requests cannot be traced, or a secret,
             a host, an origin or the path prefix cannot be used.
     """
-    lifecycle = lifecycle or Lifecycle()
-    meters = Metrics()
-    lifecycle.listen(meters.show_state)
-    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
-    contract = read_contract(settings, environ)
-    routine = ROUTINE | ({contract.health_route} if contract else set())
-    tracing = open_tracing(routine) if settings.tracing else None
-    hosts = AllowedHosts(allowed_hosts(settings.allowed_hosts, settings.host), routine)
-    origins = parse_origins(settings.cors_origins)
+    service = Service(settings, load, lifecycle or Lifecycle(), on_loaded, environ)
 
-    def observe_batch(batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
-        meters.batches.observe(batch, padding)
-        if tracing:
-            tracing.observe_batch(batch, padding, jobs)
-
-    pipeline = Pipeline(
-        settings,
-        lifecycle,
-        load,
-        on_model=meters.show_model,
-        on_loaded=on_loaded,
-        on_batch=observe_batch,
-    )
-    meters.serving.watch(pipeline, settings)
-    side = SideThread()
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(pipeline.start())
-        loading.add_done_callback(partial(_report_defect, lifecycle))
-        with suppress(asyncio.CancelledError):  # the process ends at once
-            yield
-            loading.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await loading
-            await pipeline.stop()
-            side.stop()
-            if tracing:
-                await tracing.close()
-
-    async def reload() -> Replacement:
-        try:
-            replacement = await pipeline.reload(read_new_keys(keys) if keys else lambda: None)
-        except ReloadFailed:
-            meters.reload_failed.set(1)
-            raise
-        meters.reload_failed.set(0)
-        return replacement
-
-    def observe(record: RequestRecord) -> None:
-        log_request(record, routine)
-        meters.requests.observe(record)
-        if record.trace:
-            record.trace.end(record)
+    def lifespan(_: FastAPI) -> AbstractAsyncContextManager[None]:
+        return service.running()
 
     app = FastAPI(
         title="xcit-serve",
-        summary="XCiT image classification: one image in, its most likely classes out.",
+        summary="XCiT image classification: send an image, get its most likely classes.",
         lifespan=lifespan,
-        docs_url=None,  # which would load its scripts from elsewhere; see app.http.routes.page
-        redoc_url=None,
-        redirect_slashes=False,  # whose target would be the Host that the client chose
+        openapi_url=None,  # this, and the pages of the API, are in app.http.routes.pages
+        redirect_slashes=False,  # a redirect would lead to the Host that the client chose
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.state.reload = reload
-    app.state.metrics = meters
-    door, guarded = Door(pipeline, keys), ["/predict", "/predict/batch", "/explain"]
-    predictions = predict.router(pipeline, keys, side, max_images=settings.max_queue_size)
-    routers = [
-        predictions,
-        explain.router(pipeline, keys, side),
-        health.router(lifecycle, pipeline),
-        oip.router(
-            pipeline,
-            lifecycle,
-            keys,
-            door,
-            side,
-            max_rows=settings.max_queue_size,
-            max_bytes=settings.max_body_bytes,
-        ),
-        metrics.router(meters.registry, keys if settings.metrics_need_key else None),
-        page.router(settings.root_path),
-    ]
-    if token := read_admin_token(settings):
-        routers.append(admin.router(reload, token))
-    if contract:
-        leave_to(contract, routers)
-        routers.insert(
-            0,
-            cloud.router(
-                contract, pipeline, lifecycle, keys, side, max_images=settings.max_queue_size
-            ),
-        )
-        guarded.append(contract.predict_route)
+    app.state.service = service
+    routers = make_routers(service)
+    routes = [route for router in routers for route in router.routes]
+    check_root_path(settings.root_path, routes)
+    describe_access(app, routes, service.auth)
     for router in routers:
         app.include_router(router)
-        check_root_path(settings.root_path, router.routes)
     add_error_handlers(app)
+    hosts = allowed_hosts(settings.allowed_hosts, settings.host)
+    origins = parse_origins(settings.cors_origins)
     app.add_middleware(
-        RequestScope,
-        max_body_bytes=settings.max_body_bytes,
-        observe=observe,
-        doors={("POST", path): door for path in guarded},
-        direct={
-            ("POST", route.path): route.endpoint
-            for route in predictions.routes
-            if isinstance(route, APIRoute)
-        },
-        begin_trace=tracing.begin if tracing else None,
-        checks=[hosts.check, CrossSiteCheck(origins).check],
-        root_path=settings.root_path,
+        RequestMiddleware,
+        service=service,
+        routes=RouteTable(routes),
+        hosts=AllowedHosts(hosts),
+        cross_site=CrossSiteCheck(origins),
     )
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     return app
 
 
-def leave_to(contract: Contract, routers: Sequence[APIRouter]) -> None:
-    """Take away those of our own routes that a cloud names its own after."""
-    its = {contract.health_route, contract.predict_route}
+def make_routers(service: Service) -> list[APIRouter]:
+    """Every router; routes of a cloud's contract replace ours with the same path."""
+    routers = [make(service) for make in ROUTERS]
+    if service.contract:
+        of_cloud = cloud.router(service, service.contract)
+        remove_routes(routers, {service.contract.health_route, service.contract.predict_route})
+        routers.insert(0, of_cloud)
+    return routers
+
+
+def remove_routes(routers: Sequence[APIRouter], paths: set[str]) -> None:
     for router in routers:
         router.routes[:] = [
             route
             for route in router.routes
-            if not (isinstance(route, APIRoute) and route.path in its)
+            if not (isinstance(route, APIRoute) and route.path in paths)
         ]
-
-
-def read_admin_token(settings: Settings) -> str | None:
-    """The admin token, given directly or in a file; raises `SettingsError` if it is unusable."""
-    token = settings.admin_token.get_secret_value() if settings.admin_token else None
-    return read_secret(f"{ENV_PREFIX}ADMIN_TOKEN", token, settings.admin_token_file)
 
 
 def check_root_path(root_path: str, routes: Sequence[BaseRoute]) -> None:
     """Refuse a prefix that could be the beginning of a route: raises `SettingsError`.
 
-    Of a proxy that strips the prefix, such a route would lose its beginning once more.
+    Behind a proxy that strips the prefix, such a route would lose its own beginning.
     """
     first = root_path.split("/")[1:2]
     for route in routes:
@@ -215,33 +121,22 @@ def check_root_path(root_path: str, routes: Sequence[BaseRoute]) -> None:
             )
 
 
-def read_new_keys(keys: ApiKeys) -> Callable[[], None]:
-    """What puts the keys of the file to use; raises `ReloadFailed` if the file cannot be used."""
-    try:
-        return keys.read_again()
-    except KeysError as error:
-        logger.warning("not reloaded: %s", error)
-        raise ReloadFailed(f"{error}; keys and model stay as they are") from error
+def describe_access(app: FastAPI, routes: Sequence[BaseRoute], auth: Authenticator) -> None:
+    """Say in the OpenAPI document which operations require credentials."""
+    requirements = [
+        (route, auth.requirement(policy_of(route.endpoint).access))
+        for route in routes
+        if isinstance(route, APIRoute)
+    ]
+    for route, requirement in requirements:
+        if requirement:
+            route.openapi_extra = {**(route.openapi_extra or {}), "security": requirement}
+    generate = app.openapi
 
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        if any(requirement for _, requirement in requirements):
+            document.setdefault("components", {})["securitySchemes"] = SECURITY_SCHEMES
+        return document
 
-def open_tracing(routine: Set[str]) -> "Tracing":
-    """What traces all but ``routine`` requests; raises `SettingsError` if it cannot be had."""
-    try:
-        from app.observability.tracing import Tracing
-
-        return Tracing(routine)
-    except ImportError as error:
-        raise SettingsError(
-            f"{ENV_PREFIX}TRACING needs OpenTelemetry: pip install 'xcit-serve[tracing]'"
-        ) from error
-    except ValueError as error:  # out of OpenTelemetry
-        raise SettingsError(
-            f"an OTEL_… variable has a value that cannot be used: {error}"
-        ) from error
-
-
-def _report_defect(lifecycle: Lifecycle, loading: "asyncio.Task[None]") -> None:
-    """Loading ends by itself with READY or FAILED; an exception out of it is a defect."""
-    if not loading.cancelled() and (error := loading.exception()):
-        logger.error("unexpected error while loading", exc_info=error)
-        lifecycle.fail(f"loading failed: {error!r}")
+    app.openapi = openapi  # type: ignore[method-assign]

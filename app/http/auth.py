@@ -1,20 +1,49 @@
-"""Who is asking: the API key of a request."""
+"""Credentials of requests: API keys and the admin token."""
 
-from collections.abc import Sequence
+import hmac
 from typing import Any
 
-from fastapi import Request, Security
-from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
 
-from app.http.api_keys import ApiKeys
+from app.http.api_keys import ApiKeys, bearer
+from app.http.policy import Access
+from app.observability.record import RequestRecord
+from app.serving.errors import Unauthorized
 
-
-def identify(request: Request, keys: ApiKeys | None) -> None:
-    """Note whose key it is, where there are ``keys``; raises `Unauthorized` if it is nobody's."""
-    if keys:
-        request.state.record.client = keys.name_of(request.headers)
+SCHEME = "HTTPBearer"  # its name in the OpenAPI document
 
 
-def key_scheme(keys: ApiKeys | None) -> Sequence[Any]:
-    """What a route depends on so that OpenAPI tells of the key; it checks nothing."""
-    return [Security(HTTPBearer(auto_error=False, description="An API key"))] if keys else []
+class Authenticator:
+    """Checks the credentials that a route's policy requires.
+
+    Args:
+        keys: the API keys; without them, routes that require one are open.
+        admin_token: without it, no request has the access `Access.ADMIN`.
+    """
+
+    def __init__(self, keys: ApiKeys | None, admin_token: str | None) -> None:
+        self._keys = keys
+        self._admin_token = admin_token
+
+    def check(self, access: Access, headers: Headers, record: RequestRecord) -> None:
+        """Record the client's name; raises `Unauthorized` without the required credentials."""
+        if access is Access.KEY and self._keys:
+            record.client = self._keys.name_of(headers)
+        elif access is Access.ADMIN:
+            token = (self._admin_token or "").encode()
+            if not (token and hmac.compare_digest(bearer(headers).encode(), token)):
+                raise Unauthorized("admin token required: send Authorization: Bearer TOKEN")
+
+    def requirement(self, access: Access) -> list[dict[str, list[str]]]:
+        """What the OpenAPI document says of access to an operation; empty if it is open."""
+        required = access is Access.ADMIN or (access is Access.KEY and self._keys is not None)
+        return [{SCHEME: []}] if required else []
+
+
+SECURITY_SCHEMES: dict[str, Any] = {
+    SCHEME: {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, or the admin token for /admin routes.",
+    }
+}

@@ -6,12 +6,12 @@ whatever a service there answers. Such a request still has the page's name in it
 
 import ipaddress
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 
 from app.config.settings import ENV_PREFIX, SettingsError
-from app.observability.record import RequestRecord, shorten
+from app.observability.record import shorten
 from app.serving.errors import MisdirectedRequest
 
 VARIABLE = f"{ENV_PREFIX}ALLOWED_HOSTS"
@@ -26,25 +26,27 @@ class AllowedHosts:
 
     Args:
         names: as `parse_host` returns them; ``None`` allows any.
-        by_address: routes that may be asked by any IP address. Orchestrators address probes and
-            scrapes so, and a rebound name is never an address.
     """
 
-    def __init__(self, names: Iterable[str] | None, by_address: Set[str]) -> None:
+    def __init__(self, names: Iterable[str] | None) -> None:
         found = set(names or ())
         self._any = names is None or "*" in found
         self._names = {name for name in found if not name.startswith("*.")}
         self._suffixes = tuple(name[1:] for name in found if name.startswith("*."))
-        self._by_address = by_address
 
-    def check(self, record: RequestRecord, headers: Headers) -> None:
-        """Raises `MisdirectedRequest` if a ``Host`` field names a host that is not allowed."""
+    def check(self, headers: Headers, *, by_address: bool) -> None:
+        """Raises `MisdirectedRequest` if a ``Host`` field names a host that is not allowed.
+
+        Args:
+            by_address: whether any IP address is allowed. Orchestrators send probes and scrapes to
+                addresses, and the name of DNS rebinding is never an address.
+        """
         if self._any:
             return
         for field in headers.getlist("host"):
             name = host_name(field)
-            by_address = record.path in self._by_address and is_address(name)
-            if not (name in self._names or name.endswith(self._suffixes) or by_address):
+            allowed = name in self._names or name.endswith(self._suffixes)
+            if not (allowed or (by_address and is_address(name))):
                 raise MisdirectedRequest(
                     f'host "{shorten(field)}" is not allowed; if it is a name of this service, '
                     f"add it to {VARIABLE}"

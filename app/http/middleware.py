@@ -1,25 +1,29 @@
-"""Around every request: its id, its clock, the limit on its body, and its one observation.
+"""What happens to every request: its record, its route's policy, and its one observation.
 
 HEAD is answered as GET is, without the body. Pure ASGI, so that a client's disconnect reaches the
-handler.
+endpoint.
 """
 
 import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.admission_check import Door
+from app.http.admission_check import check_admission
+from app.http.hosts import AllowedHosts
+from app.http.origins import CrossSiteCheck
+from app.http.policy import Policy
 from app.http.problems import problem_response
+from app.http.route_table import RouteMatch, RouteTable
 from app.http.security_headers import security_headers
-from app.observability.record import RequestRecord, RequestTrace, current_record
+from app.http.service import Service
+from app.observability.record import RequestRecord, current_record
 from app.serving.errors import BodyTooLarge, Draining, InternalError, ServiceError, drop_tracebacks
 from app.serving.trace import current_trace
 
@@ -27,55 +31,50 @@ SANE_REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 
 logger = logging.getLogger(__name__)
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-Check = Callable[[RequestRecord, Headers], None]
 
-
-class RequestScope:
-    """Outermost: whatever happens inside, the client gets an answer and the record is told.
+class RequestMiddleware:
+    """Finds a request's route, applies its policy, and answers and observes it, whatever happens.
 
     Args:
-        checks: raise a `ServiceError` for a request that is refused wherever it is sent.
-        root_path: the prefix that a proxy publishes the service under, such as ``/models/xcit``.
-        doors: by method and path, what is asked before anything else.
-        direct: by method and path, who answers without being looked for among all routes, which
-            would take a tenth of the web side.
-        begin_trace: the trace of a request that has come, if it is to be traced.
+        service: authenticates, admits, traces and observes requests.
+        hosts, cross_site: refuse requests to any route.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        max_body_bytes: int,
-        observe: Callable[[RequestRecord], None],
-        doors: Mapping[tuple[str, str], Door],
-        direct: Mapping[tuple[str, str], Endpoint],
-        begin_trace: Callable[[RequestRecord, Scope], RequestTrace | None] | None = None,
-        checks: Sequence[Check] = (),
-        root_path: str = "",
+        service: Service,
+        routes: RouteTable,
+        hosts: AllowedHosts,
+        cross_site: CrossSiteCheck,
     ) -> None:
         self._app = app
-        self._doors = doors
-        self._direct = direct
-        self._max_body_bytes = max_body_bytes
-        self._observe = observe
-        self._begin_trace = begin_trace
-        self._checks = checks
-        self._root_path = root_path
+        self._service = service
+        self._routes = routes
+        self._hosts = hosts
+        self._cross_site = cross_site
+        self._root_path = service.settings.root_path
+        self._max_body_bytes = service.settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        head_only = scope["method"] == "HEAD"
         path = add_root_path(scope, self._root_path)
-        record = RequestRecord(choose_request_id(headers), scope["method"], path)
-        scope.setdefault("state", {})["record"] = record
-        if self._begin_trace:
-            record.trace = self._begin_trace(record, scope)
-        body = BoundedBody(receive, self._max_body_bytes)
-        head_only = record.method == "HEAD"
+        route = self._routes.find("GET" if head_only else scope["method"], path)
+        record = RequestRecord(
+            choose_request_id(headers),
+            scope["method"],
+            path,
+            endpoint=route.path,
+            routine=route.policy.routine,
+        )
+        scope.setdefault("state", {}).update(record=record, routes=self._routes)
+        if self._service.tracing:
+            record.trace = self._service.tracing.begin(record, scope)
         if head_only:
             scope = {**scope, "method": "GET"}  # the server's own keeps its method
 
@@ -85,7 +84,7 @@ class RequestScope:
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", record.request_id.encode()),
-                    *security_headers(record.path),
+                    *security_headers(route.policy.content_security_policy),
                 ]
                 if record.trace:
                     message["headers"].append((b"traceresponse", record.trace.header))
@@ -93,42 +92,39 @@ class RequestScope:
                 message = {**message, "body": b""}
             await send(message)
 
-        token = current_record.set(record)
-        trace_token = current_trace.set(record.trace)
+        token, trace_token = current_record.set(record), current_trace.set(record.trace)
         try:
-            await self._answer(scope, headers, body, send_with_id, record)
+            await self._answer(route, scope, headers, receive, send_with_id, record)
         finally:
-            if route := scope.get("route"):
-                record.endpoint = route.path
-            self._observe(record)
+            self._service.observe(record)
             current_trace.reset(trace_token)
             current_record.reset(token)
 
     async def _answer(
         self,
+        route: RouteMatch,
         scope: Scope,
         headers: Headers,
-        body: "BoundedBody",
+        receive: Receive,
         send: Send,
         record: RequestRecord,
     ) -> None:
+        body = BoundedBody(receive, self._max_body_bytes)
+        error_format = route.policy.error_format
         try:
-            for check in self._checks:
-                check(record, headers)
-            if door := self._doors.get((record.method, record.path)):
-                record.endpoint = record.path
-                door.check(headers, record)
+            self._apply(route.policy, headers, record)
             body.check_declared(headers)
-            if endpoint := self._direct.get((record.method, record.path)):
-                response = await endpoint(Request(scope, body.receive))
+            if route.endpoint:
+                scope["path_params"] = route.path_params
+                response = await route.endpoint(Request(scope, body.receive))
                 await response(scope, body.receive, send)
             else:
                 await self._app(scope, body.receive, send)
-        except asyncio.CancelledError:  # by the server, which waits no longer
+        except asyncio.CancelledError:  # by the server, which does not wait any longer
             if not record.status:
                 error = Draining("the service stopped before it could answer", retry_after=1)
                 record.rejection = error.reason()
-                await problem_response(error, record)(scope, body.receive, send)
+                await problem_response(error, record, error_format)(scope, body.receive, send)
             raise
         except Exception as error:
             if record.trace:
@@ -138,10 +134,18 @@ class RequestScope:
                 logger.exception("unexpected error")
                 error = InternalError("the service failed; its log has the request id")
             if record.status:
-                raise  # half an answer is out: the connection can only be closed
+                raise  # half an answer has been sent: the connection can only be closed
             drop_tracebacks(raised)
             record.rejection = error.reason()
-            await problem_response(error, record)(scope, body.receive, send)
+            await problem_response(error, record, error_format)(scope, body.receive, send)
+
+    def _apply(self, policy: Policy, headers: Headers, record: RequestRecord) -> None:
+        """Raises a `ServiceError` for a request that the policy of its route refuses."""
+        self._hosts.check(headers, by_address=policy.routine)
+        self._cross_site.check(record, headers)
+        self._service.auth.check(policy.access, headers, record)
+        if policy.admission:
+            check_admission(self._service.pipeline, headers, record)
 
 
 class BoundedBody:

@@ -13,12 +13,12 @@ from app.config.settings import DEFAULT_TOP_K
 from app.http.quoting import quoted
 from app.serving.errors import InvalidParameter
 
-PATIENCE_HEADER = "X-Request-Timeout-Ms"
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 MOST_QUERY = 1_000  # bytes
 
 # Only described to OpenAPI: reading a declared parameter costs FastAPI as much as the answer.
-PATIENCE_PARAMETER = {
-    "name": PATIENCE_HEADER,
+TIMEOUT_PARAMETER = {
+    "name": TIMEOUT_HEADER,
     "in": "header",
     "description": "Milliseconds after which the client no longer needs the answer.",
     "schema": {"type": "integer", "minimum": 1},
@@ -33,7 +33,7 @@ PARAMETERS: list[dict[str, Any]] = [
         ),
         "schema": {"type": "integer", "minimum": 1},
     },
-    PATIENCE_PARAMETER,
+    TIMEOUT_PARAMETER,
 ]
 
 
@@ -84,13 +84,13 @@ def parse_top_k(text: str | None, classes: int) -> int:
     return int(text)
 
 
-def parse_patience(text: str | None) -> float:
-    """The seconds that a caller gives the request; infinite where it does not say."""
+def parse_timeout(text: str | None) -> float:
+    """The timeout that a client gives its request, in seconds; infinite if it gives none."""
     if text is None:
         return math.inf
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not int(text):
         raise InvalidParameter(
-            f"{PATIENCE_HEADER} is {quoted(text, 20)}; "
+            f"{TIMEOUT_HEADER} is {quoted(text, 20)}; "
             "it must be a number of milliseconds, at least 1"
         )
     return int(text) / 1e3

@@ -1,15 +1,16 @@
 """Every error as an RFC 9457 problem document, whoever raised it."""
 
 from collections.abc import Mapping
-from http import HTTPMethod, HTTPStatus
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 
+from app.http.policy import ErrorFormat
+from app.http.route_table import RouteTable
 from app.http.schemas import Problem
 from app.observability.record import RequestRecord, shorten
 from app.serving.errors import (
@@ -34,7 +35,6 @@ from app.serving.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 MAX_DETAIL = 1024  # characters; texts of clients in it have been shortened one by one
-PROTOCOL_V2 = "/v2"  # where clients read ``error``, the detail once more
 # What any request for a prediction may meet, and what any image.
 OF_THE_REQUEST = (
     BadRequest,
@@ -71,8 +71,11 @@ def problem_of(error: ServiceError, record: RequestRecord) -> Problem:
     )
 
 
-def problem_response(error: ServiceError, record: RequestRecord) -> Response:
-    return _respond(problem_of(error, record), error.headers)
+def problem_response(
+    error: ServiceError, record: RequestRecord, error_format: ErrorFormat = ErrorFormat.PROBLEM
+) -> Response:
+    """The answer to a request that met an error."""
+    return _respond(problem_of(error, record), error_format, error.headers)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -111,11 +114,12 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
     """404 and 405."""
     assert isinstance(error, HTTPException)
     record: RequestRecord = request.state.record
+    routes: RouteTable = request.state.routes
     path = shorten(record.path)
     docs = f"{request.scope.get('root_path', '')}/docs"
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(allowed_methods(request))
+        headers["Allow"] = ", ".join(routes.methods(record.path))
     phrase = HTTPStatus(error.status_code).phrase
     problem = Problem(
         type=f"/problems/{phrase.lower().replace(' ', '-')}",
@@ -125,22 +129,13 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
         instance=path,
         request_id=record.request_id,
     )
-    return _respond(problem, headers)
+    return _respond(problem, routes.find(request.method, record.path).policy.error_format, headers)
 
 
-def allowed_methods(request: Request) -> list[str]:
-    """The methods that some route takes at the request's path; HEAD wherever there is GET."""
-    methods = {
-        method.value
-        for method in HTTPMethod
-        for route in request.app.routes
-        if route.matches({**request.scope, "method": method.value})[0] is Match.FULL
-    }
-    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
-
-
-def _respond(problem: Problem, headers: Mapping[str, str] | None) -> Response:
+def _respond(
+    problem: Problem, error_format: ErrorFormat, headers: Mapping[str, str] | None
+) -> Response:
     content = problem.model_dump()
-    if problem.instance.startswith(PROTOCOL_V2):
+    if error_format is ErrorFormat.V2:
         content["error"] = problem.detail
     return JSONResponse(content, problem.status, headers=headers, media_type=MEDIA_TYPE)

@@ -1,29 +1,24 @@
-"""Headers that tell a browser what not to do with an answer."""
+"""Headers that limit what a browser does with an answer."""
+
+from functools import cache
 
 Headers = list[tuple[bytes, bytes]]
 
-# A page may load its own files and call the service; pictures may be on the page already.
+# Values of Content-Security-Policy. A page may load its own files and call the service.
+NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 _PAGE = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' {pictures}; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    "img-src 'self' {images}; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
+PAGE = _PAGE.format(images="blob:")
+SWAGGER_UI = _PAGE.format(images="blob: data:")  # its icons are data URLs
 
 
-def _headers(policy: str) -> Headers:
+@cache
+def security_headers(content_security_policy: str) -> Headers:
+    """The headers of an answer with this content security policy."""
     return [
-        (b"content-security-policy", policy.encode()),
+        (b"content-security-policy", content_security_policy.encode()),
         (b"x-content-type-options", b"nosniff"),
         (b"referrer-policy", b"no-referrer"),
     ]
-
-
-_BY_PATH = {
-    "/": _headers(_PAGE.format(pictures="blob:")),
-    "/docs": _headers(_PAGE.format(pictures="blob: data:")),  # Swagger UI's icons are data URLs
-}
-_ELSEWHERE = _headers("default-src 'none'; frame-ancestors 'none'")
-
-
-def security_headers(path: str) -> Headers:
-    """For an answer of the route at ``path``."""
-    return _BY_PATH.get(path, _ELSEWHERE)

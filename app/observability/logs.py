@@ -5,13 +5,9 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Set
 from typing import Any
 
 from app.observability.record import RequestRecord, current_record, shorten
-
-# Asked every second or so, by machines or by the page.
-ROUTINE = {"/livez", "/readyz", "/healthz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 
 MAX_LINE = 4096  # characters of a message or of a line of a traceback: others log what clients send
 OWN = {"app", "model", "uvicorn"}  # who say nothing as a client sent it
@@ -28,8 +24,8 @@ def set_up_logs(level: str, log_format: str) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of files: a hundred lines for a bad one
 
 
-def log_request(record: RequestRecord, routine: Set[str]) -> None:
-    """The access line of a finished request; of a ``routine`` route, for who wants to see all."""
+def log_request(record: RequestRecord) -> None:
+    """Log a finished request, at DEBUG level if it is a routine one."""
     timings = record.timings
     fields: dict[str, Any] = {
         "method": record.method,
@@ -44,7 +40,7 @@ def log_request(record: RequestRecord, routine: Set[str]) -> None:
         fields["batch_size"] = timings.batch_size
     if record.rejection is not None:
         fields["rejection"] = record.rejection
-    level = logging.DEBUG if record.endpoint in routine else logging.INFO
+    level = logging.DEBUG if record.routine else logging.INFO
     access_logger.log(level, "request", extra={"fields": fields})
 
 

@@ -35,6 +35,7 @@ class RequestRecord:
     path: str
     timings: Timings = field(default_factory=Timings)
     endpoint: str = "unmatched"
+    routine: bool = False  # polled by machines
     status: int = 0
     rejection: str | None = None
     deadline: float = math.inf  # on the clock of the timings

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from http import HTTPMethod
 from threading import Thread
 from weakref import WeakKeyDictionary
@@ -62,16 +62,12 @@ logger = logging.getLogger(__name__)
 class Tracing:
     """Makes spans and has them sent, as OpenTelemetry's variables say.
 
-    Args:
-        routine: routes that are not traced.
-
     Raises:
         SettingsError: one of the variables cannot be obeyed.
     """
 
-    def __init__(self, routine: Set[str]) -> None:
+    def __init__(self) -> None:
         check_environment(os.environ)
-        self._routine = routine
         told = OTELResourceDetector().detect().attributes
         self._resource = Resource.create({SERVICE_NAME: "xcit-serve"} | dict(told))
         self._sender = None
@@ -87,7 +83,7 @@ class Tracing:
 
     def begin(self, record: RequestRecord, scope: Scope) -> "RequestSpan | None":
         """The trace of a request, its caller's where it says so; ``None`` where it has none."""
-        if record.path in self._routine:
+        if record.routine:
             return None
         shift = time.time_ns() - time.monotonic_ns()
         headers = Headers(scope=scope)

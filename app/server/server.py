@@ -84,7 +84,7 @@ def create_server(
 ) -> "Server":
     """The server of the application, with its limits."""
     app = create_app(settings, load, lifecycle=lifecycle, on_loaded=keep_heap)
-    metrics: Metrics = app.state.metrics
+    metrics: Metrics = app.state.service.metrics
     config = uvicorn.Config(
         stoppable(app),
         http=partial(  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def create_server(
         ws="none",
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    return Server(config, listeners, lifecycle, app.state.reload, settings.drain_delay_s)
+    return Server(config, listeners, lifecycle, app.state.service.reload, settings.drain_delay_s)
 
 
 def limit_connections(metrics: ConnectionMetrics, listeners: int) -> ConnectionLimit:

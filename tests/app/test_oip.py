@@ -338,9 +338,9 @@ async def test_models_and_versions_that_are_not_there_are_told(classifier: FakeC
     async with running(classifier) as (client, _):
         for path in ("", "/ready", "/config", "/stats"):
             told = error(await client.get(f"/v2/models/resnet{path}"), 404)
-            assert told == "unknown model 'resnet'; there are xcit, xcit_tensor"
+            assert told == "unknown model 'resnet'; the models are xcit, xcit_tensor"
             told = error(await client.get(f"/v2/models/xcit/versions/4{path}"), 404)
-            assert told == "xcit has version 3, and no '4'"
+            assert told == "model xcit has version 3 and no version '4'"
         request = request_of(images(b"1"))
         assert "unknown model" in error(await client.post("/v2/models/x/infer", **request), 404)
         assert "/v2/nothing" in error(await client.get("/v2/nothing"), 404)

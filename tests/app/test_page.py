@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.http.api_keys import new_key
-from app.http.routes.page import DIRECTORY, FILES, SWAGGER_UI, SWAGGER_UI_FILES
+from app.http.routes.pages import DIRECTORY, FILES, SWAGGER_UI_FILES, SWAGGER_UI_FOLDER
 from app.serving.lifecycle import State
 
 from .conftest import FakeClassifier, running, starting
@@ -66,7 +66,7 @@ def source(name: str) -> str:
 async def test_each_file_is_sent_with_its_type_and_asked_for_anew(
     classifier: FakeClassifier,
 ) -> None:
-    assert {name for name, _ in FILES.values()} == {path.name for path in DIRECTORY.iterdir()}
+    assert {name for name, *_ in FILES.values()} == {path.name for path in DIRECTORY.iterdir()}
     async with running(classifier) as (client, _):
         for path, media_type in TYPES.items():
             response = await client.get(path)
@@ -151,10 +151,10 @@ def test_neither_scripts_nor_styles_are_inline(page: str) -> None:
 
 async def test_swagger_ui_is_served_as_it_was_published(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
-        for path, (name, media_type) in SWAGGER_UI_FILES.items():
+        for path, (name, media_type, _) in SWAGGER_UI_FILES.items():
             response = await client.get(path)
             assert response.headers["content-type"] == f"{media_type}; charset=utf-8"
-            assert response.content == (SWAGGER_UI / name).read_bytes()
+            assert response.content == (SWAGGER_UI_FOLDER / name).read_bytes()
             assert sha256(response.content).hexdigest() == SWAGGER_UI_SHA256[path]
 
 

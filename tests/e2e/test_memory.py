@@ -112,6 +112,6 @@ def test_a_server_at_its_bounds_stays_within_the_estimate(start_server: StartSer
 def test_a_memory_limit_that_is_too_low_is_told_at_the_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("app.http.app.memory_limit", lambda: 1000 * MIB)
+    monkeypatch.setattr("app.loading.memory_limit", lambda: 1000 * MIB)
     load_model(Settings(device="cpu", backend="torch", streams=1, cache_dir=None))
     assert "the memory limit is 1000 MiB, and at its bounds the service needs" in caplog.text

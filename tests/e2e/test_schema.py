@@ -13,7 +13,7 @@ from schemathesis.config import SchemathesisConfig
 
 from app.http.api_keys import new_key
 from app.http.app import create_app
-from app.http.parameters import PATIENCE_HEADER
+from app.http.parameters import TIMEOUT_HEADER
 from tests.app.conftest import FakeClassifier, make_settings
 
 from .conftest import Server, StartServer
@@ -76,8 +76,8 @@ def test_the_document_is_served(server: Server) -> None:
 @schema.parametrize()
 def test_every_answer_is_one_that_the_document_allows(case: Case[Any], server: Server) -> None:
     headers: Any = case.headers or {}
-    if len(str(headers.get(PATIENCE_HEADER, ""))) < 4:
-        headers.pop(PATIENCE_HEADER, None)  # in so few milliseconds nothing but 504 is to be had
+    if len(str(headers.get(TIMEOUT_HEADER, ""))) < 4:
+        headers.pop(TIMEOUT_HEADER, None)  # in so few milliseconds nothing but 504 is to be had
     secret = TOKEN if case.operation.path.startswith("/admin/") else KEY
     case.call_and_validate(server.url, headers={"Authorization": f"Bearer {secret}"})
 

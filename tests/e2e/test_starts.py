@@ -44,11 +44,11 @@ def check_reason(ended: Start, log_format: str, reason: str) -> None:
         events = [json.loads(line) for line in ended.lines]
         (error,) = (event for event in events if event["level"] == "error")
         assert error["message"].startswith(reason)
-        assert error["logger"] == "app.server.server"
+        assert error["logger"] == "app.cli.serve"
         assert "request_id" not in error
     else:
         (line,) = (line for line in ended.lines if " ERROR " in line)
-        assert f" app.server.server: {reason}" in line
+        assert f" app.cli.serve: {reason}" in line
         complaint = f"xcit-serve: {reason.partition(': ')[2]}"
         assert [line for line in ended.lines if line.startswith("xcit-serve: ")] == ended.lines[-1:]
         assert ended.lines[-1].startswith(complaint)

@@ -1,28 +1,26 @@
 """The routes that a cloud's model hosting prescribes: SageMaker's and Vertex AI's."""
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, FailFast
 
 from app.config.cloud import Contract
 from app.http.answers import write_answers
-from app.http.api_keys import ApiKeys
-from app.http.auth import key_scheme
 from app.http.bodies.base64_text import decode_images
 from app.http.bodies.body import read_body
 from app.http.bodies.json_text import parse_json
-from app.http.parameters import PARAMETERS, PATIENCE_PARAMETER, parse_top_k, read_query
+from app.http.parameters import PARAMETERS, TIMEOUT_PARAMETER, parse_top_k, read_query
+from app.http.policy import Access, policy
 from app.http.problems import OF_THE_IMAGE, OF_THE_REQUEST, problems
 from app.http.routes.predict import REQUEST_BODY, json_response, predict_image
 from app.http.schemas import Predictions, Probe, body_schema
+from app.http.service import Service
 from app.http.timeouts import in_time, while_connected
 from app.observability.record import RequestRecord
 from app.serving.errors import BadRequest, TooManyImages
-from app.serving.lifecycle import Lifecycle
-from app.serving.pipeline import Pipeline, size_of_all
-from app.serving.side_thread import SideThread, Steps
+from app.serving.pipeline import size_of_all
+from app.serving.side_thread import Steps
 
 
 class Instance(BaseModel):
@@ -68,70 +66,67 @@ VERTEX_BODY = {
 }
 
 
-def router(
-    contract: Contract,
-    pipeline: Pipeline,
-    lifecycle: Lifecycle,
-    keys: ApiKeys | None,
-    side: SideThread,
-    *,
-    max_images: int,
-) -> APIRouter:
-    """The two routes of a contract; predictions behind a `Door`.
-
-    Args:
-        keys: described in OpenAPI.
-        side: decodes large bodies and encodes large answers.
-        max_images: in one request.
-    """
+def router(service: Service, contract: Contract) -> APIRouter:
+    """The two routes of a contract."""
     routes = APIRouter(tags=["cloud"])
+    lifecycle = service.lifecycle
 
     @routes.get(
         contract.health_route,
-        responses={503: {"description": "Do not route to me", "model": Probe}},
+        responses={503: {"description": "Requests should not be sent here", "model": Probe}},
     )
+    @policy(access=Access.OPEN, routine=True)
     async def cloud_health(response: Response) -> Probe:
-        """200 while requests should be routed here."""
+        """200 while requests should be sent here."""
         response.status_code = 200 if lifecycle.ready else 503
         return Probe(state=lifecycle.state)
 
+    if contract.cloud == "sagemaker":
+        add_sagemaker(routes, service, contract.predict_route)
+    else:
+        add_vertex(routes, service, contract.predict_route)
+    return routes
+
+
+def add_sagemaker(routes: APIRouter, service: Service, path: str) -> None:
+    @routes.post(
+        path,
+        response_model=Predictions,
+        responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE),
+        openapi_extra={"parameters": PARAMETERS, "requestBody": REQUEST_BODY},
+    )
+    @policy(admission=True)
     async def sagemaker(request: Request) -> Response:
         """Classify one image, as ``/predict`` does."""
-        return await predict_image(request, pipeline, side)
+        return await predict_image(request, service)
 
+
+def add_vertex(routes: APIRouter, service: Service, path: str) -> None:
+    pipeline, side_thread = service.pipeline, service.side_thread
+
+    @routes.post(
+        path,
+        response_model=VertexResponse,
+        responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE, TooManyImages),
+        openapi_extra={"parameters": [TIMEOUT_PARAMETER], "requestBody": VERTEX_BODY},
+    )
+    @policy(admission=True)
     async def vertex(request: Request) -> Response:
         """Classify many images: all of them, or none."""
         record: RequestRecord = request.state.record
         read_query(request, instead='send {"parameters": {"top_k": …}} in the body')
         with pipeline.upload() as hold:
-            body = await read_body(request, hold, side)
-            steps = read_instances(body, max_images)
-            asked, images = await in_time(record, side.run(steps, hold, size=len(body)))
+            body = await read_body(request, hold, side_thread)
+            steps = read_instances(body, service.settings.max_queue_size)
+            asked, images = await in_time(record, side_thread.run(steps, hold, size=len(body)))
             del body, steps
             hold.settle(size_of_all(images))
             top_k = parse_top_k(asked.top_k, pipeline.served.num_classes)
             answers = await while_connected(
                 request, pipeline.predict_many(images, top_k, record.deadline, record.timings)
             )
-        content = await side.run(write_answers(answers.all()))
+        content = await side_thread.run(write_answers(answers.all()))
         return json_response(content, record)
-
-    def add_prediction(**options: Any) -> Callable[..., Any]:
-        return routes.post(contract.predict_route, dependencies=key_scheme(keys), **options)
-
-    if contract.cloud == "sagemaker":
-        add_prediction(
-            response_model=Predictions,
-            responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE),
-            openapi_extra={"parameters": PARAMETERS, "requestBody": REQUEST_BODY},
-        )(sagemaker)
-    else:
-        add_prediction(
-            response_model=VertexResponse,
-            responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE, TooManyImages),
-            openapi_extra={"parameters": [PATIENCE_PARAMETER], "requestBody": VERTEX_BODY},
-        )(vertex)
-    return routes
 
 
 def read_instances(body: bytes, most: int) -> Steps[tuple[VertexRequest, list[bytes]]]:

@@ -5,18 +5,16 @@ import re
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.http.api_keys import ApiKeys
-from app.http.auth import key_scheme
 from app.http.bodies.body import ImageReader, merge
-from app.http.parameters import PATIENCE_PARAMETER, read_query
+from app.http.parameters import TIMEOUT_PARAMETER, read_query
+from app.http.policy import policy
 from app.http.problems import OF_THE_IMAGE, OF_THE_REQUEST, problems
 from app.http.quoting import quoted
 from app.http.schemas import ImageToExplain, image_body
+from app.http.service import Service
 from app.http.timeouts import while_connected
 from app.observability.record import RequestRecord
 from app.serving.errors import InvalidParameter
-from app.serving.pipeline import Pipeline
-from app.serving.side_thread import SideThread
 
 MEAN = "mean"
 PARAMETERS = [
@@ -29,7 +27,7 @@ PARAMETERS = [
             "default": MEAN,
         },
     },
-    PATIENCE_PARAMETER,
+    TIMEOUT_PARAMETER,
 ]
 PICTURE = {
     "description": "The image as the model crops it, under its attention.",
@@ -37,9 +35,9 @@ PICTURE = {
 }
 
 
-def router(pipeline: Pipeline, keys: ApiKeys | None, side: SideThread) -> APIRouter:
-    """The route, on a pipeline, behind a `Door`; ``side`` decodes large bodies."""
-    routes = APIRouter(tags=["predict"], dependencies=key_scheme(keys))
+def router(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["predict"])
+    pipeline, side_thread = service.pipeline, service.side_thread
 
     @routes.post(
         "/explain",
@@ -47,13 +45,14 @@ def router(pipeline: Pipeline, keys: ApiKeys | None, side: SideThread) -> APIRou
         responses={200: PICTURE, **problems(*OF_THE_REQUEST, *OF_THE_IMAGE)},
         openapi_extra={"parameters": PARAMETERS, "requestBody": image_body(ImageToExplain)},
     )
+    @policy(admission=True)
     async def explain(request: Request) -> Response:
         """Show what the class token attended to: its last attention over the patches, as a PNG."""
         record: RequestRecord = request.state.record
         query = read_query(request, "head")
         head = parse_head(query.get("head", MEAN), pipeline.served.heads)
         with pipeline.upload() as hold:
-            image, given = await ImageReader(request, hold, side).one(ImageToExplain)
+            image, given = await ImageReader(request, hold, side_thread).one(ImageToExplain)
             if given:
                 head = parse_head(merge(query, given)["head"], pipeline.served.heads)
             picture = await while_connected(

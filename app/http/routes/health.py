@@ -1,31 +1,43 @@
-"""The probes: restart me? route to me? and both with everything else, as JSON."""
+"""Probes for liveness and readiness, and the state of the service as JSON."""
 
 from fastapi import APIRouter, Response
 
+from app.http.policy import Access, policy
 from app.http.schemas import Health, Probe, ServedModel
-from app.serving.lifecycle import Lifecycle
-from app.serving.pipeline import Pipeline
+from app.http.service import Service
 
 
-def router(lifecycle: Lifecycle, pipeline: Pipeline) -> APIRouter:
-    """The routes, on a lifecycle and a pipeline."""
+def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["health"])
+    lifecycle, pipeline = service.lifecycle, service.pipeline
+    probe = policy(access=Access.OPEN, routine=True)
 
-    @routes.get("/livez", responses={503: {"description": "FAILED: restart me", "model": Probe}})
+    @routes.get(
+        "/livez",
+        responses={
+            503: {"description": "The service has failed and must be restarted", "model": Probe}
+        },
+    )
+    @probe
     async def livez(response: Response) -> Probe:
-        """200 while the process should be left alone."""
+        """200 unless the process must be restarted."""
         response.status_code = 200 if lifecycle.alive else 503
         return Probe(state=lifecycle.state)
 
-    @routes.get("/readyz", responses={503: {"description": "Do not route to me", "model": Probe}})
+    @routes.get(
+        "/readyz",
+        responses={503: {"description": "Requests should not be sent here", "model": Probe}},
+    )
+    @probe
     async def readyz(response: Response) -> Probe:
-        """200 while requests should be routed here."""
+        """200 while requests should be sent here."""
         response.status_code = 200 if lifecycle.ready else 503
         return Probe(state=lifecycle.state)
 
     @routes.get("/healthz")
+    @probe
     async def healthz() -> Health:
-        """What is served, by what, and how it is doing. Always 200."""
+        """The state of the service and its model. Always 200."""
         info = pipeline.info
         return Health(
             alive=lifecycle.alive,

@@ -5,12 +5,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from app.http.api_keys import ApiKeys
-from app.http.auth import identify, key_scheme
+from app.http.policy import Access, policy
 from app.http.problems import problems
+from app.http.service import Service
 from app.serving.errors import Unauthorized
 
 FORMATS: dict[int | str, dict[str, Any]] = {
@@ -26,18 +25,19 @@ VERSIONS = {"text/plain": {"", "0.0.4", "1.0.0"}, "application/openmetrics-text"
 WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?", re.ASCII)
 
 
-def router(registry: CollectorRegistry, keys: ApiKeys | None) -> APIRouter:
-    """The route on a registry; with ``keys``, one of them is required."""
-    routes = APIRouter(tags=["metrics"], dependencies=key_scheme(keys))
+def router(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["metrics"])
+    access = Access.KEY if service.settings.metrics_need_key else Access.OPEN
+    registry = service.metrics.registry
 
     @routes.get(
         "/metrics",
         response_class=PlainTextResponse,
         responses={**FORMATS, **problems(Unauthorized)},
     )
+    @policy(access=access, routine=True)
     async def metrics(request: Request) -> Response:
-        """All metrics, in the text format or OpenMetrics, whichever the client prefers."""
-        identify(request, keys)
+        """All metrics, as Prometheus text or OpenMetrics, as the client prefers."""
         accept = ",".join(request.headers.getlist("accept"))
         encode, media_type = choose_encoder(preferred(accept))
         return Response(encode(registry), headers={"Content-Type": media_type, "Vary": "Accept"})

@@ -4,17 +4,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.http.answers import write_answer, write_results
-from app.http.api_keys import ApiKeys
-from app.http.auth import key_scheme
 from app.http.bodies.body import ImageReader, merge
 from app.http.parameters import PARAMETERS, parse_top_k, read_query
+from app.http.policy import policy
 from app.http.problems import OF_THE_IMAGE, OF_THE_REQUEST, problems
 from app.http.schemas import BatchPredictions, ImageToPredict, Predictions, image_body
+from app.http.service import Service
 from app.http.timeouts import while_connected
 from app.observability.record import RequestRecord
 from app.serving.errors import TooManyImages
-from app.serving.pipeline import Pipeline
-from app.serving.side_thread import SideThread
 
 REQUEST_BODY = image_body(ImageToPredict)
 BATCH_REQUEST_BODY = {
@@ -37,19 +35,9 @@ BATCH_REQUEST_BODY = {
 }
 
 
-def router(
-    pipeline: Pipeline, keys: ApiKeys | None, side: SideThread, *, max_images: int
-) -> APIRouter:
-    """The routes, on a pipeline, behind a `Door`.
-
-    Their functions take the request and return the response: FastAPI need not stand between.
-
-    Args:
-        keys: described in OpenAPI.
-        side: decodes large bodies and encodes large answers.
-        max_images: in one request.
-    """
-    routes = APIRouter(tags=["predict"], dependencies=key_scheme(keys))
+def router(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["predict"])
+    pipeline, side_thread = service.pipeline, service.side_thread
 
     @routes.post(
         "/predict",
@@ -57,9 +45,10 @@ def router(
         responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE),
         openapi_extra={"parameters": PARAMETERS, "requestBody": REQUEST_BODY},
     )
+    @policy(admission=True)
     async def predict(request: Request) -> Response:
         """Classify one image: JPEG, PNG, WebP, GIF, BMP or TIFF."""
-        return await predict_image(request, pipeline, side)
+        return await predict_image(request, service)
 
     @routes.post(
         "/predict/batch",
@@ -67,13 +56,16 @@ def router(
         responses=problems(*OF_THE_REQUEST, TooManyImages),
         openapi_extra={"parameters": PARAMETERS, "requestBody": BATCH_REQUEST_BODY},
     )
+    @policy(admission=True)
     async def predict_batch(request: Request) -> Response:
         """Classify many images, one for each part of a form; an image that fails fails alone."""
         record: RequestRecord = request.state.record
         query = read_query(request, "top_k")
         parse_top_k(query.get("top_k"), pipeline.served.num_classes)  # before the body is read
         with pipeline.upload() as hold:
-            images = await ImageReader(request, hold, side).many(("top_k",), max_images)
+            images = await ImageReader(request, hold, side_thread).many(
+                ("top_k",), service.settings.max_queue_size
+            )
             given = merge(query, images.parameters)
             top_k = parse_top_k(given.get("top_k"), pipeline.served.num_classes)
             answers = await while_connected(
@@ -85,25 +77,26 @@ def router(
         answers.raise_if_service_failed()
         names = [part.filename for part in images.parts]
         results = [*zip(names, answers.outcomes, strict=True)]
-        content = await side.run(write_results(answers.model, results, record))
+        content = await side_thread.run(write_results(answers.model, results, record))
         return json_response(content, record)
 
     return routes
 
 
-async def predict_image(request: Request, pipeline: Pipeline, side: SideThread) -> Response:
+async def predict_image(request: Request, service: Service) -> Response:
     """The answer to a request with one image."""
+    pipeline, side_thread = service.pipeline, service.side_thread
     record: RequestRecord = request.state.record
     query = read_query(request, "top_k")
     top_k = parse_top_k(query.get("top_k"), pipeline.served.num_classes)  # before the body is read
     with pipeline.upload() as hold:
-        image, given = await ImageReader(request, hold, side).one(ImageToPredict)
+        image, given = await ImageReader(request, hold, side_thread).one(ImageToPredict)
         if given:
             top_k = parse_top_k(merge(query, given)["top_k"], pipeline.served.num_classes)
         answer = await while_connected(
             request, pipeline.predict(image, top_k, record.deadline, record.timings)
         )
-    return json_response(await side.run(write_answer(answer)), record)
+    return json_response(await side_thread.run(write_answer(answer)), record)
 
 
 def json_response(content: bytes, record: RequestRecord) -> Response:

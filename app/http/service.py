@@ -1,0 +1,155 @@
+"""The parts of the service, built from settings and connected; routes find them here."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from app.config.cloud import read_contract
+from app.config.secret_files import read_secret
+from app.config.settings import ENV_PREFIX, Settings, SettingsError
+from app.http.api_keys import ApiKeys, KeysError
+from app.http.auth import Authenticator
+from app.observability.logs import log_request
+from app.observability.metrics import Metrics
+from app.observability.record import RequestRecord
+from app.serving.classifier import Classifier
+from app.serving.engine import Job
+from app.serving.engine_manager import Replacement
+from app.serving.errors import ReloadFailed
+from app.serving.lifecycle import Lifecycle
+from app.serving.pipeline import Pipeline
+from app.serving.side_thread import SideThread
+from app.serving.timings import Batch
+
+if TYPE_CHECKING:  # OpenTelemetry is imported only where requests are traced
+    from app.observability.tracing import Tracing
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """Everything behind the routes.
+
+    Args:
+        load: makes the classifier, in an inference thread; see `app.loading.load_model`.
+        lifecycle: the state, which the server reads and changes.
+        on_loaded: called after each model that begins to serve.
+        environ: variables of a cloud's contract; see `app.config.cloud`.
+
+    Attributes:
+        has_admin_token: whether the routes below ``/admin`` exist.
+
+    Raises:
+        KeysError: the file of API keys cannot be used.
+        SettingsError: a cloud's contract cannot be kept, requests cannot be traced, or a secret
+            cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Classifier],
+        lifecycle: Lifecycle,
+        on_loaded: Callable[[], None],
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.settings = settings
+        self.lifecycle = lifecycle
+        self.contract = read_contract(settings, environ)
+        self._keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
+        admin_token = read_admin_token(settings)
+        self.has_admin_token = admin_token is not None
+        self.auth = Authenticator(self._keys, admin_token)
+        self.tracing = open_tracing() if settings.tracing else None
+        self.metrics = Metrics()
+        lifecycle.listen(self.metrics.show_state)
+        self.pipeline = Pipeline(
+            settings,
+            lifecycle,
+            load,
+            on_model=self.metrics.show_model,
+            on_loaded=on_loaded,
+            on_batch=self._observe_batch,
+        )
+        self.metrics.serving.watch(self.pipeline, settings)
+        self.side_thread = SideThread()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Load the model in the background, and in the end stop everything."""
+        loading = asyncio.create_task(self.pipeline.start())
+        loading.add_done_callback(partial(_report_defect, self.lifecycle))
+        with suppress(asyncio.CancelledError):  # the process ends at once
+            yield
+            loading.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await loading
+            await self.pipeline.stop()
+            self.side_thread.stop()
+            if self.tracing:
+                await self.tracing.close()
+
+    async def reload(self) -> Replacement:
+        """Load model and API keys again, and use both or neither; see `EngineManager.reload`."""
+        try:
+            replacement = await self.pipeline.reload(self._read_new_keys())
+        except ReloadFailed:
+            self.metrics.reload_failed.set(1)
+            raise
+        self.metrics.reload_failed.set(0)
+        return replacement
+
+    def observe(self, record: RequestRecord) -> None:
+        """Log and count a finished request."""
+        log_request(record)
+        self.metrics.requests.observe(record)
+        if record.trace:
+            record.trace.end(record)
+
+    def _observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
+        self.metrics.batches.observe(batch, padding)
+        if self.tracing:
+            self.tracing.observe_batch(batch, padding, jobs)
+
+    def _read_new_keys(self) -> Callable[[], None]:
+        """A function that puts the keys in the file into use; raises `ReloadFailed`."""
+        if not self._keys:
+            return lambda: None
+        try:
+            return self._keys.read_again()
+        except KeysError as error:
+            logger.warning("not reloaded: %s", error)
+            raise ReloadFailed(f"{error}; keys and model stay as they are") from error
+
+
+def read_admin_token(settings: Settings) -> str | None:
+    """The admin token, given directly or in a file; raises `SettingsError` if it is unusable."""
+    token = settings.admin_token.get_secret_value() if settings.admin_token else None
+    return read_secret(f"{ENV_PREFIX}ADMIN_TOKEN", token, settings.admin_token_file)
+
+
+def open_tracing() -> "Tracing":
+    """The tracing of requests; raises `SettingsError` if OpenTelemetry cannot be used."""
+    try:
+        from app.observability.tracing import Tracing
+
+        return Tracing()
+    except ImportError as error:
+        raise SettingsError(
+            f"{ENV_PREFIX}TRACING needs OpenTelemetry: pip install 'xcit-serve[tracing]'"
+        ) from error
+    except ValueError as error:  # from OpenTelemetry
+        raise SettingsError(
+            f"an OTEL_… variable has a value that cannot be used: {error}"
+        ) from error
+
+
+def _report_defect(lifecycle: Lifecycle, loading: "asyncio.Task[None]") -> None:
+    """Fail after an exception: without a defect, loading ends by itself with READY or FAILED."""
+    if not loading.cancelled() and (error := loading.exception()):
+        logger.error("unexpected error while loading", exc_info=error)
+        lifecycle.fail(f"loading failed: {error!r}")
