@@ -183,7 +183,7 @@ def test_the_reference_has_every_name_of_the_client(reference: dict[str, Html]) 
 
 
 def test_code_that_is_linked_to_is_shown(site: Path, pages: dict[Path, Html]) -> None:
-    page = pages[site / "app" / "batcher.py" / "index.html"]
+    page = pages[site / "app" / "serving" / "batcher.py" / "index.html"]
     assert "class MicroBatcher" in page.words
 
 

@@ -40,15 +40,16 @@ def start(*command: str, **settings: Any) -> Start:
 
 def check_reason(ended: Start, log_format: str, reason: str) -> None:
     """One error in the log says why; a person reads it once more in the last line."""
+    logger = "app.cli.serve" if reason.startswith("cannot start") else "app.server.server"
     if log_format == "json":
         events = [json.loads(line) for line in ended.lines]
         (error,) = (event for event in events if event["level"] == "error")
         assert error["message"].startswith(reason)
-        assert error["logger"] == "app.cli.serve"
+        assert error["logger"] == logger
         assert "request_id" not in error
     else:
         (line,) = (line for line in ended.lines if " ERROR " in line)
-        assert f" app.cli.serve: {reason}" in line
+        assert f" {logger}: {reason}" in line
         complaint = f"xcit-serve: {reason.partition(': ')[2]}"
         assert [line for line in ended.lines if line.startswith("xcit-serve: ")] == ended.lines[-1:]
         assert ended.lines[-1].startswith(complaint)
