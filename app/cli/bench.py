@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from app.cli.options import add_server_options
+from app.cli.options import add_server_options, extra
 from app.cli.parser import Parser
-from app.config.optional_dependencies import extra
 
 
 def add_arguments(parser: Parser) -> None:

@@ -11,9 +11,9 @@ from xcit_client import ClientError, Health, InvalidOption
 from xcit_client.exchange import key_header
 from xcit_client.images import encode
 
+from app.cli.options import extra
 from app.cli.output import INTERRUPTED, complain, show
 from app.cli.remote import DEFAULT_CONCURRENCY, api_key, number, numbers, read_health, timeout
-from app.config.optional_dependencies import extra
 from app.config.settings import SettingsError
 from benchmarks.load.connection import encode_post
 from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop, open_loop

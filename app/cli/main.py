@@ -22,9 +22,9 @@ from app.cli import (
     train,
     variants,
 )
+from app.cli.options import MissingExtra
 from app.cli.output import INTERRUPTED, complain, show
 from app.cli.parser import Parser, check_spelling
-from app.config.optional_dependencies import MissingExtra
 from app.config.settings import SettingsError
 
 COMMANDS = {

@@ -1,6 +1,8 @@
-"""Arguments that several commands share."""
+"""What several commands share: arguments, settings, and optional dependencies."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from app.cli.output import complain
 from app.cli.parser import Parser, settings_in
@@ -46,3 +48,18 @@ def check_top_k(given: int | None, classes: float) -> int:
     if not 1 <= top_k <= classes:
         raise SettingsError(f"--top-k={top_k}: must be from 1 to {classes}")
     return top_k
+
+
+class MissingExtra(Exception):
+    """A package that a command needs is not installed; the message says how to install it."""
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Wrap imports that need the extra ``name`` of this project; raises `MissingExtra`."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"{error.name} is not installed; pip install 'xcit-serve[{name}]' installs it"
+        ) from error

@@ -16,11 +16,11 @@ from app.cli.options import (
     SERVER_OPTIONS,
     add_server_options,
     check_top_k,
+    extra,
     read_given,
 )
 from app.cli.output import complain, show_answers
 from app.cli.parser import Parser, add_settings, settings_in
-from app.config.optional_dependencies import extra
 from app.config.settings import Settings, SettingsError, flag_of
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from pydantic import TypeAdapter
 from app.http.problems import problem_of
 from app.http.schemas import Model, PredictionRow, Predictions
 from app.observability.record import RequestRecord
+from app.serving.answers import Answer
 from app.serving.classifier import ModelInfo, Prediction
 from app.serving.errors import ServiceError
-from app.serving.pipeline import Answer
 from app.serving.side_thread import Steps
 
 ROWS = 500  # that a step encodes

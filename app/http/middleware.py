@@ -15,9 +15,9 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.admission_check import check_admission
 from app.http.hosts import AllowedHosts
 from app.http.origins import CrossSiteCheck
+from app.http.parameters import TIMEOUT_HEADER, parse_timeout
 from app.http.policy import Policy
 from app.http.problems import problem_response
 from app.http.route_table import RouteMatch, RouteTable
@@ -145,7 +145,10 @@ class RequestMiddleware:
         self._cross_site.check(record, headers)
         self._service.auth.check(policy.access, headers, record)
         if policy.admission:
-            check_admission(self._service.pipeline, headers, record)
+            pipeline = self._service.pipeline
+            timeout = parse_timeout(headers.get(TIMEOUT_HEADER))
+            record.deadline = pipeline.deadline(record.timings, timeout)
+            pipeline.check(record.deadline)
 
 
 class BoundedBody:

@@ -1,10 +1,12 @@
 """What goes over the wire, in and out."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.http.bodies.json_text import Text
+from app.serving.classifier import ModelInfo
 
 PIXEL = (  # the base64 of an image of one pixel, for examples
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP438AAAAQBAYD718vxAAAAAElFTkSuQmCC"
@@ -108,27 +110,8 @@ class BatchPredictions(BaseModel):
     results: list[BatchResult]
 
 
-class ServedModel(BaseModel):
-    """What is being served, and by what."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    name: str
-    version: str
-    family: str
-    checkpoint_sha256: str
-    device: str
-    backend: str
-    backend_reason: str
-    precision: str
-    streams: int
-    max_batch_size: int
-    num_classes: int
-    image_size: int
-    heads: int
-
-
-class ReloadedModel(ServedModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadedModel(ModelInfo):
     """The model that serves after a reload, and the one that it replaced."""
 
     replaced: Model
@@ -141,7 +124,7 @@ class Health(BaseModel):
     ready: bool
     state: str
     failure: str | None
-    model: ServedModel | None
+    model: ModelInfo | None
     queue_depth: int
     images_total: Annotated[int, Field(description="Classified since the start.")]
     batches_total: int

@@ -25,6 +25,10 @@ SECONDS = (
     *(0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0),
 )
 BATCH_SIZES = tuple(1 << i for i in range(11))
+MODEL_LABELS = (
+    *("name", "version", "family", "checkpoint_sha256"),
+    *("device", "backend", "backend_reason", "precision"),
+)
 
 
 class Metrics:
@@ -56,18 +60,7 @@ class Metrics:
             self._state.labels(state.value).set(state is current)
 
     def show_model(self, info: ModelInfo) -> None:
-        self._model.info(
-            {
-                "name": info.name,
-                "version": info.version,
-                "family": info.family,
-                "checkpoint_sha256": info.checkpoint_sha256,
-                "device": info.device,
-                "backend": info.backend,
-                "backend_reason": info.backend_reason,
-                "precision": info.precision,
-            }
-        )
+        self._model.info({label: getattr(info, label) for label in MODEL_LABELS})
 
 
 class RequestMetrics:

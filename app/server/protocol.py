@@ -10,16 +10,11 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable
-from contextvars import Context
+from http import HTTPStatus
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from starlette.types import ASGIApp
 
 from app.http.problems import problem_response
 from app.observability.record import RequestRecord
@@ -35,6 +30,7 @@ from app.server.request_head import (
     head_too_large,
     too_many_fields,
 )
+from app.server.uvicorn_private import HttpToolsProtocol, RequestResponseCycle
 from app.serving.errors import BadRequest, Overloaded, RequestTimeout, ServiceError
 
 PIECE = 16 * 2**10  # bytes parsed at once: the precision with which a head's bytes are counted
@@ -190,11 +186,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._reading.cancel()
             self._reading = None
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Answer a request in a new context: the current one may be the previous request's."""
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        """Begin to answer a request."""
         self._latest = cycle
         cycle.keep_alive = cycle.keep_alive and self._keeps_alive()
-        Context().run(super()._start_asgi_task, cycle, app)
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
 
     def _running(self) -> RequestResponseCycle | None:
         """The request that is being answered."""
@@ -291,8 +287,10 @@ class BoundedProtocol(HttpToolsProtocol):
         response = problem_response(error, record)
         response.headers.update({"X-Request-ID": record.request_id, "Connection": "close"})
         fields = [*self.server_state.default_headers, *response.raw_headers]
-        head = b"".join(b"%s: %s\r\n" % field for field in fields)
+        status = HTTPStatus(error.status)
+        head = b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode())
+        head += b"".join(b"%s: %s\r\n" % field for field in fields)
         without_body = self.url and self.parser.get_method() == b"HEAD"
         body = b"" if without_body else bytes(response.body)
-        self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + body)
+        self.transport.write(head + b"\r\n" + body)
         self.transport.close()

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 ACCEPTED_AT_ONCE = 16
 HANGUP = getattr(signal, "SIGHUP", None)  # which Windows does not have
-HANDLED_SIGNALS = (*uvicorn.server.HANDLED_SIGNALS, *((HANGUP,) if HANGUP else ()))
+HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, *((HANGUP,) if HANGUP else ()))
 # Seconds for which a thread may keep the interpreter from others. With Python's 5 ms, a thread that
 # has decoded an image or run a batch waits for the event loop, and cores are idle meanwhile.
 TURN_SECONDS = 5e-5
@@ -96,6 +96,7 @@ def create_server(
         ),
         timeout_keep_alive=settings.keep_alive_timeout_s,  # type: ignore[arg-type]
         log_config=None,
+        reset_contextvars=True,  # a request must not run in the context of the one before it
         log_level=logging.WARNING,  # its progress says nothing of the model's
         access_log=False,
         server_header=False,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What is being served, as told by ``/predict``, ``/healthz`` and ``xcit_model_info``."""
+    """The model that is served and how it is run: the model of ``/healthz``."""
 
     name: str
     version: str

@@ -1,8 +1,11 @@
 """Bytes of requests, counted until nothing refers to them any more."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
+
+from app.serving.classifier import Input
 
 
 class HeldBytes:
@@ -86,3 +89,18 @@ def keep(size: int) -> Callable[[], None]:
     """`Hold.keep`, for the request that is being served."""
     hold = _current.get()
     return hold.keep(size) if hold else lambda: None
+
+
+def size_of(image: Input) -> int:
+    """Bytes that the image keeps in memory: all those of the buffer that it is cut from."""
+    return memoryview(_buffer(image)).nbytes
+
+
+def size_of_all(images: Sequence[Input]) -> int:
+    """Bytes that images keep in memory, each buffer counted once."""
+    buffers = {id(_buffer(image)): size_of(image) for image in images}
+    return sum(buffers.values())
+
+
+def _buffer(image: Input) -> Any:
+    return image if isinstance(image, bytes) else image.values.obj

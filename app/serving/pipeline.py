@@ -6,15 +6,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from app.config.cpu_quota import usable_cores
 from app.config.settings import Settings
 from app.serving.admission import Admission
+from app.serving.answers import Answer, Answers
 from app.serving.batcher import BatcherClosed, QueueFull
-from app.serving.classifier import Classification, Classifier, Input, ModelInfo, Prediction
+from app.serving.classifier import Classifier, Input, ModelInfo
 from app.serving.engine import Engine, Job
 from app.serving.engine_manager import RETRY_ELSEWHERE, EngineManager, Replacement
 from app.serving.errors import (
@@ -27,7 +27,7 @@ from app.serving.errors import (
     ServiceError,
     drop_tracebacks,
 )
-from app.serving.held_bytes import Hold, keep
+from app.serving.held_bytes import Hold, keep, size_of
 from app.serving.lifecycle import Lifecycle
 from app.serving.timings import Batch, Timings
 from app.serving.trace import current_trace
@@ -39,38 +39,6 @@ Image = TypeVar("Image", bytes, Input)
 
 STUCK_AFTER = 20.0  # seconds of a core; no image takes a tenth of it at the default limits
 MAX_EXPLANATIONS = 8  # waiting; each takes as long as many predictions
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was said of an image, its best classes, and which model says so."""
-
-    model: ModelInfo
-    predictions: Sequence[Prediction]
-    classification: Classification
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What became of images that came in together, in order, and which model was asked."""
-
-    model: ModelInfo
-    outcomes: Sequence[Answer | ServiceError]
-
-    def all(self) -> list[Answer]:
-        """An answer to each; raises the first error there is."""
-        answers = []
-        for number, outcome in enumerate(self.outcomes):
-            if isinstance(outcome, ServiceError):
-                outcome.name_image(number, len(self.outcomes))
-                raise outcome
-            answers.append(outcome)
-        return answers
-
-    def raise_if_service_failed(self) -> None:
-        """Raise the first error if no image was answered for reasons that are none of its own."""
-        if all(isinstance(o, ServiceError) and o.status >= 500 for o in self.outcomes):
-            self.all()
 
 
 class Pipeline:
@@ -276,21 +244,6 @@ class Pipeline:
             self.images += batch.size
             self.batches += 1
         self._on_batch(batch, padding, jobs)
-
-
-def size_of(image: Input) -> int:
-    """Bytes that the image keeps in memory: all those of the buffer that it is cut from."""
-    return memoryview(_buffer(image)).nbytes
-
-
-def size_of_all(images: Sequence[Input]) -> int:
-    """Bytes that images keep in memory, each buffer counted once."""
-    buffers = {id(_buffer(image)): size_of(image) for image in images}
-    return sum(buffers.values())
-
-
-def _buffer(image: Input) -> Any:
-    return image if isinstance(image, bytes) else image.values.obj
 
 
 def _too_late(deadline: float, timings: Timings) -> DeadlineExceeded:

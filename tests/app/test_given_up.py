@@ -15,7 +15,7 @@ import pytest
 from starlette.types import ASGIApp, Message
 
 from app.serving.classifier import Input, Tensor
-from app.serving.pipeline import size_of
+from app.serving.held_bytes import size_of
 
 from .conftest import FakeClassifier, running, until
 from .test_predict import problem

@@ -17,8 +17,8 @@ from app.http.routes.oip.outputs import Wanted, write_response
 from app.http.routes.oip.schemas import InferResponse
 from app.http.routes.oip.tensors import Signature, read_inference
 from app.http.schemas import ImageToPredict
+from app.serving.answers import Answer
 from app.serving.errors import ServiceError
-from app.serving.pipeline import Answer
 from app.serving.side_thread import PIECE, Steps
 from tests.bodies import DENSE, HOSTILE, IMAGE_SIDE, INSTANCES, LARGEST, ROWS, SIZE, Body, filled
 

@@ -1,10 +1,12 @@
 """``POST /admin/reload``, if an admin token is configured."""
 
+from dataclasses import asdict
+
 from fastapi import APIRouter
 
 from app.http.policy import Access, policy
 from app.http.problems import problems
-from app.http.schemas import Model, ReloadedModel, ServedModel
+from app.http.schemas import Model, ReloadedModel
 from app.http.service import Service
 from app.serving.errors import (
     Draining,
@@ -28,7 +30,7 @@ def router(service: Service) -> APIRouter:
     async def reload_model() -> ReloadedModel:
         """Load checkpoint and API keys again; the answer comes when both are in use."""
         replacement = await service.reload()
-        served = ServedModel.model_validate(replacement.new)
-        return ReloadedModel(**served.model_dump(), replaced=Model.model_validate(replacement.old))
+        replaced = Model.model_validate(replacement.old)
+        return ReloadedModel(**asdict(replacement.new), replaced=replaced)
 
     return routes

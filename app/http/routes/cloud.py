@@ -19,7 +19,7 @@ from app.http.service import Service
 from app.http.timeouts import in_time, while_connected
 from app.observability.record import RequestRecord
 from app.serving.errors import BadRequest, TooManyImages
-from app.serving.pipeline import size_of_all
+from app.serving.held_bytes import size_of_all
 from app.serving.side_thread import Steps
 
 

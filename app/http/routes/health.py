@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from app.http.policy import Access, policy
-from app.http.schemas import Health, Probe, ServedModel
+from app.http.schemas import Health, Probe
 from app.http.service import Service
 
 
@@ -38,13 +38,12 @@ def router(service: Service) -> APIRouter:
     @probe
     async def healthz() -> Health:
         """The state of the service and its model. Always 200."""
-        info = pipeline.info
         return Health(
             alive=lifecycle.alive,
             ready=lifecycle.ready,
             state=lifecycle.state,
             failure=lifecycle.failure,
-            model=ServedModel.model_validate(info) if info else None,
+            model=pipeline.info,
             queue_depth=pipeline.queue_depth,
             images_total=pipeline.images,
             batches_total=pipeline.batches,

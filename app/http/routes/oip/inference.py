@@ -19,9 +19,10 @@ from app.http.schemas import PIXEL, body_schema
 from app.http.service import Service
 from app.http.timeouts import in_time, while_connected
 from app.observability.record import RequestRecord
+from app.serving.answers import Answers
 from app.serving.classifier import ModelInfo
 from app.serving.errors import BadRequest, ServiceError, TooManyImages
-from app.serving.pipeline import Answers, size_of_all
+from app.serving.held_bytes import size_of_all
 from app.serving.side_thread import Steps
 
 INFERENCE_ERRORS = (*OF_THE_REQUEST, *OF_THE_IMAGE, TooManyImages)

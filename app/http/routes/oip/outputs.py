@@ -10,8 +10,8 @@ from pydantic_core import to_json
 
 from app.http.quoting import quoted
 from app.http.routes.oip.schemas import InferResponse, RequestOutput, ResponseOutput, parameter
+from app.serving.answers import Answer
 from app.serving.errors import BadRequest
-from app.serving.pipeline import Answer
 from app.serving.side_thread import Steps
 
 OUTPUTS = ("logits", "probabilities")  # attributes of a classification
