@@ -17,6 +17,7 @@ from app.serving.errors import StartupError
 
 ROOT = Path(__file__).parents[2]
 COUNT, SLOT_BYTES = 6, 64
+CONTENDED = 2  # slots for three workers
 WORKERS = st.integers(0, 2)
 ENGINES = st.integers(0, 1)
 
@@ -164,11 +165,25 @@ from app.processes.memory import SharedMemory
 from app.processes.slots import Slots
 descriptor, worker, count, slot_bytes = map(int, sys.argv[1:])
 slots = Slots(SharedMemory.attach(descriptor), count, slot_bytes)
+
+class Slow:  # leaves others time between the look at a slot and its claim
+    def __init__(self, view):
+        self.view = view
+    def __getitem__(self, slot):
+        state = self.view[slot]
+        time.sleep(1e-4)
+        return state
+    def __setitem__(self, slot, state):
+        self.view[slot] = state
+    def __bytes__(self):
+        return bytes(self.view)
+
+slots._states = Slow(slots._states)
 chance = random.Random(worker)
 held = []
 print("ready", flush=True)
 while True:
-    claim = slots.claim(worker) if len(held) < 3 else None
+    claim = slots.claim(worker) if not held else None
     if claim:
         mark = b"%16d%16d" % (worker, claim.generation)
         claim.data[:32] = mark
@@ -176,7 +191,7 @@ while True:
     for claim, mark in held:
         if bytes(claim.data[:32]) != mark:
             sys.exit(f"slot {claim.slot} was claimed twice")
-    if held and chance.random() < 0.6:
+    if held and chance.random() < 0.9:
         slots.release(held.pop(chance.randrange(len(held)))[0])
 """
 
@@ -187,7 +202,7 @@ def memory() -> SharedMemory:
 
 
 def test_killed_workers_lose_no_slot_and_share_none(memory: SharedMemory) -> None:
-    slots = Slots(memory, COUNT, SLOT_BYTES)
+    slots = Slots(memory, CONTENDED, SLOT_BYTES)
 
     def start(worker: int) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -195,7 +210,7 @@ def test_killed_workers_lose_no_slot_and_share_none(memory: SharedMemory) -> Non
                 sys.executable,
                 "-c",
                 HAMMER,
-                *map(str, (memory.descriptor, worker, COUNT, SLOT_BYTES)),
+                *map(str, (memory.descriptor, worker, CONTENDED, SLOT_BYTES)),
             ],
             cwd=ROOT,
             pass_fds=[memory.descriptor],
@@ -210,7 +225,7 @@ def test_killed_workers_lose_no_slot_and_share_none(memory: SharedMemory) -> Non
             victim = turn % len(workers)
             assert workers[victim].stdout
             assert workers[victim].stdout.readline() == "ready\n"  # type: ignore[union-attr]
-            time.sleep(0.02)
+            time.sleep(0.1)
             workers[victim].send_signal(signal.SIGKILL)
             _, errors = workers[victim].communicate()
             assert (workers[victim].returncode, errors) == (-signal.SIGKILL, "")
