@@ -1,9 +1,9 @@
-"""Dynamic batching: many callers with one item each, a few streams that run batches.
+"""Dynamic batching: many callers with one item each, a few threads that run batches.
 
-A stream first becomes free and only then looks at the queue. So a batch forms as late as it can:
-it grows while the streams are busy, and a lone item never waits for company. What waits is split
-over the streams that are free; with a delay, batches are filled instead. Nothing polls: an idle
-stream sleeps until an item arrives.
+A thread first becomes free and only then looks at the queue. So a batch forms as late as it can:
+it grows while the threads are busy, and a lone item never waits for company. What waits is split
+over the threads that are free; with a delay, batches are filled instead. Nothing polls: an idle
+thread sleeps until an item arrives.
 
 Promises, whatever callers and batches do:
 
@@ -42,7 +42,7 @@ class QueueFull(Exception):
 
 
 class BatcherClosed(Exception):
-    """No stream runs items any more."""
+    """No thread runs items any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +65,16 @@ class Entry(Generic[Item, Result]):
 
 
 class MicroBatcher(Generic[Item, Result]):
-    """Runs ``run_batch`` on streams, one thread each, over what callers `submit`.
+    """Runs ``run_batch`` on threads, one thread each, over what callers `submit`.
 
     Args:
-        run_batch: items to as many results, in order; called in a stream's thread. A
+        run_batch: items to as many results, in order; called in a thread's thread. A
             `DeviceFailure` out of it ends the batcher: every item, and ``on_failure``, get it.
             `OutOfMemory` halves the batch.
-        streams: one single-threaded executor each.
+        threads: one single-threaded executor each.
         max_batch_size: maximum number of items per batch.
         max_batch_delay: seconds that the oldest item may wait for a full batch. A full batch runs
-            at once and whole. By default items wait for nothing but a free stream.
+            at once and whole. By default items wait for nothing but a free thread.
         max_queue_size: items waiting, at most.
         batch_timeout: seconds after which a batch hangs.
         on_batch: called with each batch, also those that failed, and its items.
@@ -87,7 +87,7 @@ class MicroBatcher(Generic[Item, Result]):
     def __init__(
         self,
         run_batch: Callable[[list[Item]], Sequence[Result]],
-        streams: Sequence[Executor],
+        threads: Sequence[Executor],
         *,
         max_batch_size: int,
         max_queue_size: int,
@@ -98,7 +98,7 @@ class MicroBatcher(Generic[Item, Result]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_batch = run_batch
-        self._streams = streams
+        self._threads = threads
         self.max_batch_size = max_batch_size
         self._max_queue_size = max_queue_size
         self._max_batch_delay = max_batch_delay
@@ -108,7 +108,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._clock = clock
         self._queue: dict[Entry[Item, Result], None] = {}  # in order of arrival
         self._sleepers: deque[asyncio.Future[None]] = deque()
-        self._free = len(streams)
+        self._free = len(threads)
         self._batches_run = 0
         self._end: Callable[[], Exception] | None = None  # makes the error of one caller
         self._tasks: list[asyncio.Task[None]] = []
@@ -119,9 +119,9 @@ class MicroBatcher(Generic[Item, Result]):
 
     def start(self) -> None:
         """Begin to serve, on the running event loop."""
-        self._tasks = [asyncio.create_task(self._serve(i)) for i in range(len(self._streams))]
+        self._tasks = [asyncio.create_task(self._serve(i)) for i in range(len(self._threads))]
         for task in self._tasks:
-            task.add_done_callback(self._stream_ended)
+            task.add_done_callback(self._thread_ended)
 
     async def close(self) -> None:
         """Stop serving. Items still waiting end with an error."""
@@ -136,7 +136,7 @@ class MicroBatcher(Generic[Item, Result]):
         Raises:
             QueueFull: ``max_queue_size`` items are waiting.
             BatcherClosed, DeviceFailure: no item will be run any more.
-            TimeoutError: no stream took the item before ``deadline``, on the batcher's clock.
+            TimeoutError: no thread took the item before ``deadline``, on the batcher's clock.
             Exception: what ``run_batch`` raised for this item alone.
         """
         if self._end is not None:
@@ -153,15 +153,15 @@ class MicroBatcher(Generic[Item, Result]):
             self._queue.pop(entry, None)
             del future, entry  # an error in them would refer to itself through this frame
 
-    async def _serve(self, stream: int) -> None:
+    async def _serve(self, thread: int) -> None:
         while True:
             batch = await self._next_batch()
             self._free -= 1
             try:
-                await self._run(stream, batch)
+                await self._run(thread, batch)
             finally:
                 self._free += 1
-                reject(batch, partial(BatcherClosed, "the stream ended"))
+                reject(batch, partial(BatcherClosed, "the thread ended"))
                 del batch  # else its items would be kept until the next one
 
     async def _next_batch(self) -> list[Entry[Item, Result]]:
@@ -177,7 +177,7 @@ class MicroBatcher(Generic[Item, Result]):
                 return batch
 
     def _take(self) -> list[Entry[Item, Result]]:
-        """Take this stream's share of the queue, oldest first."""
+        """Take this thread's share of the queue, oldest first."""
         self._drop_dead_entries()
         share = self.max_batch_size
         if not self._max_batch_delay:
@@ -197,23 +197,23 @@ class MicroBatcher(Generic[Item, Result]):
             del self._queue[entry]
         reject(dead, partial(TimeoutError, "the deadline passed in the queue"))
 
-    async def _run(self, stream: int, entries: list[Entry[Item, Result]]) -> None:
+    async def _run(self, thread: int, entries: list[Entry[Item, Result]]) -> None:
         """Run a batch and answer its callers."""
         items = [entry.item for entry in entries]
         self._batches_run += 1
         number, started = self._batches_run, self._clock()
-        results, error = await self._execute(stream, items)
-        batch = Batch(number, stream, len(items), started, self._clock() - started, error)
+        results, error = await self._execute(thread, items)
+        batch = Batch(number, thread, len(items), started, self._clock() - started, error)
         self._on_batch(batch, items)
         if error:
-            await self._after_failure(stream, entries, error)
+            await self._after_failure(thread, entries, error)
             return
         for entry, result in zip(entries, results, strict=True):
             if not entry.future.done():
                 entry.future.set_result(Outcome(result, started - entry.enqueued_at, batch))
 
     async def _after_failure(
-        self, stream: int, batch: list[Entry[Item, Result]], error: Exception
+        self, thread: int, batch: list[Entry[Item, Result]], error: Exception
     ) -> None:
         """Try a batch again, item by item or in halves, where that can help."""
         if isinstance(error, DeviceFailure):
@@ -224,33 +224,35 @@ class MicroBatcher(Generic[Item, Result]):
         elif len(batch) == 1:
             reject(batch, lambda: error)
         elif isinstance(error, OutOfMemory):
-            await self._run_halves(stream, batch)
+            await self._run_halves(thread, batch)
         else:
             logger.warning("a batch of %d failed, trying each item alone: %r", len(batch), error)
             for entry in batch:
                 if not entry.future.done():
-                    await self._run(stream, [entry])
+                    await self._run(thread, [entry])
 
-    async def _run_halves(self, stream: int, batch: list[Entry[Item, Result]]) -> None:
+    async def _run_halves(self, thread: int, batch: list[Entry[Item, Result]]) -> None:
         half = len(batch) // 2
         if half < self.max_batch_size:
             self.max_batch_size = half
             logger.warning("out of memory with %d: batches of at most %d now", len(batch), half)
         for part in (batch[:half], batch[half:]):
             if waiting := [entry for entry in part if not entry.future.done()]:
-                await self._run(stream, waiting)
+                await self._run(thread, waiting)
 
     async def _execute(
-        self, stream: int, items: list[Item]
+        self, thread: int, items: list[Item]
     ) -> tuple[Sequence[Result], Exception | None]:
-        """Run a batch in the stream's thread: its results, or none and why.
+        """Run a batch in the thread's thread: its results, or none and why.
 
         An error raised through frames that know its future would refer to itself.
         """
-        loop, thread = asyncio.get_running_loop(), self._streams[stream]
+        loop, executor = asyncio.get_running_loop(), self._threads[thread]
         try:
             async with asyncio.timeout(self._batch_timeout) as timeout:
-                results = await asyncio.shield(loop.run_in_executor(thread, self._run_batch, items))
+                results = await asyncio.shield(
+                    loop.run_in_executor(executor, self._run_batch, items)
+                )
             if len(results) != len(items):
                 raise RuntimeError(f"{len(results)} results for {len(items)} items")
         except Exception as error:
@@ -270,14 +272,14 @@ class MicroBatcher(Generic[Item, Result]):
             self._sleepers.remove(sleeper)
 
     def _wake(self) -> None:
-        """Wake the stream that has slept longest, if any sleeps."""
+        """Wake the thread that has slept longest, if any sleeps."""
         if self._sleepers:
             self._sleepers.popleft().set_result(None)
 
-    def _stream_ended(self, task: "asyncio.Task[None]") -> None:
-        """A stream ends by `close` alone; any other end is a defect, and nobody may hang on it."""
+    def _thread_ended(self, task: "asyncio.Task[None]") -> None:
+        """A thread ends by `close` alone; any other end is a defect, and nobody may hang on it."""
         if not task.cancelled() and (error := task.exception()):
-            self._fail(partial(BatcherClosed, f"a stream ended: {error!r}"))
+            self._fail(partial(BatcherClosed, f"a thread ended: {error!r}"))
             self._on_failure(error)
 
     def _fail(self, make_error: Callable[[], Exception]) -> None:

@@ -77,7 +77,7 @@ class Classifier(Protocol):
 
     @property
     def info(self) -> ModelInfo:
-        """What is being served; as it will be, once `settle` was called."""
+        """What is being served; as it will be, once `choose_batch_size` was called."""
 
     @property
     def streams(self) -> int:
@@ -89,7 +89,7 @@ class Classifier(Protocol):
     def time_batches(self) -> Mapping[int, float]:
         """Seconds by batch size, in the calling inference thread, while the others do the same."""
 
-    def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
+    def choose_batch_size(self, timings: Sequence[Mapping[int, float]]) -> None:
         """Choose what is to be chosen by what all threads measured."""
 
     def warm_up(self) -> None:

@@ -27,7 +27,7 @@ class Job:
 
 
 class Engine:
-    """Runs jobs in micro-batches, on as many threads as the classifier has streams.
+    """Runs jobs in micro-batches, on as many threads as the classifier has threads.
 
     Everything that touches the device happens in these threads: loading, warm-up, forward passes.
     ``on_batch`` is told every batch, also those that failed, the rows of its padding, and its jobs.
@@ -36,7 +36,7 @@ class Engine:
     def __init__(
         self,
         classifier: Classifier,
-        streams: Sequence[ThreadPoolExecutor],
+        threads: Sequence[ThreadPoolExecutor],
         settings: Settings,
         *,
         on_batch: Callable[[Batch, int, Sequence[Job]], None],
@@ -44,10 +44,10 @@ class Engine:
     ) -> None:
         self.classifier = classifier
         self._info = classifier.info
-        self.streams = streams
+        self.threads = threads
         self._batcher: MicroBatcher[Job, Classification] = MicroBatcher(
             self._run_batch,
-            streams,
+            threads,
             max_batch_size=self._info.max_batch_size,
             batch_timeout=settings.batch_timeout_s,
             max_queue_size=settings.max_queue_size,
@@ -96,8 +96,8 @@ class Engine:
 
     async def close(self) -> None:
         await self._batcher.close()
-        for stream in self.streams:
-            stream.shutdown(wait=False, cancel_futures=True)
+        for thread in self.threads:
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def _run_batch(self, jobs: list[Job]) -> Sequence[Classification]:
         """In an inference thread: one forward pass, one top-k that is enough for everybody.
@@ -115,7 +115,7 @@ class Engine:
             raise
 
 
-async def load_streams(
+async def load_and_warm_up(
     load: Callable[[], Classifier],
 ) -> tuple[Classifier, list[ThreadPoolExecutor]]:
     """Load in the first inference thread, open the others, then measure and warm up all at once.
@@ -124,24 +124,24 @@ async def load_streams(
         StartupError: the model cannot be served.
     """
     loop = asyncio.get_running_loop()
-    streams = [new_stream(0)]
+    threads = [new_thread(0)]
 
     async def everywhere(work: Callable[[], T]) -> list[T]:
-        return await asyncio.gather(*(loop.run_in_executor(stream, work) for stream in streams))
+        return await asyncio.gather(*(loop.run_in_executor(thread, work) for thread in threads))
 
     try:
-        classifier = await loop.run_in_executor(streams[0], load)
-        streams += [new_stream(number) for number in range(1, classifier.streams)]
-        for stream in streams:
-            await loop.run_in_executor(stream, classifier.open)
-        classifier.settle(await everywhere(classifier.time_batches))
+        classifier = await loop.run_in_executor(threads[0], load)
+        threads += [new_thread(number) for number in range(1, classifier.streams)]
+        for thread in threads:
+            await loop.run_in_executor(thread, classifier.open)
+        classifier.choose_batch_size(await everywhere(classifier.time_batches))
         await everywhere(classifier.warm_up)
     except BaseException:
-        for stream in streams:
-            stream.shutdown(wait=False)
+        for thread in threads:
+            thread.shutdown(wait=False)
         raise
-    return classifier, streams
+    return classifier, threads
 
 
-def new_stream(number: int) -> ThreadPoolExecutor:
+def new_thread(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix=f"inference-{number}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.config.settings import Settings
 from app.serving.classifier import Classifier, ModelInfo
-from app.serving.engine import Engine, Job, load_streams
+from app.serving.engine import Engine, Job, load_and_warm_up
 from app.serving.errors import (
     Draining,
     NotReady,
@@ -139,10 +139,10 @@ class EngineManager:
             raise StartupError(f"the model was not ready within {limit:g} s") from error
 
     async def _new_engine(self) -> Engine:
-        classifier, streams = await load_streams(self._load)
+        classifier, threads = await load_and_warm_up(self._load)
         return Engine(
             classifier,
-            streams,
+            threads,
             self._settings,
             on_batch=self._on_batch,
             on_failure=lambda error: self._lifecycle.fail(f"inference failed: {error}"),

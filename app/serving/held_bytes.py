@@ -45,7 +45,7 @@ class Hold:
         self._own += size
         self._count(self._own)
 
-    def settle(self, size: int) -> None:
+    def set_size(self, size: int) -> None:
         """Count ``size`` bytes from here on: all that is still referred to."""
         self._own = size
         self._count(size)

@@ -18,7 +18,7 @@ class Batch:
     """
 
     number: int
-    stream: int
+    thread: int
     size: int
     started: float
     seconds: float
