@@ -1,4 +1,4 @@
-"""A classifier with the threads that run it and the queue before them."""
+"""A classifier with its queue and its inference threads."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An item on its way through a batch, how many classes its caller wants, and its trace."""
+    """An item, the number of classes that its caller wants, and its trace."""
 
     item: Any
     top_k: int
@@ -27,10 +27,10 @@ class Job:
 
 
 class Engine:
-    """Runs jobs in micro-batches, on as many threads as the classifier has threads.
+    """Runs jobs in micro-batches in inference threads.
 
-    Everything that touches the device happens in these threads: loading, warm-up, forward passes.
-    ``on_batch`` is told every batch, also those that failed, the rows of its padding, and its jobs.
+    Only these threads use the device: for loading, warm-up and forward passes. ``on_batch`` is
+    called with every batch, failed or not, its number of padding rows, and its jobs.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Engine:
 
     @property
     def info(self) -> ModelInfo:
-        """What is being served; after a lack of memory, in batches of another size."""
+        """The model that is served, with the current maximum batch size."""
         if self._info.max_batch_size != self._batcher.max_batch_size:
             self._info = replace(self._info, max_batch_size=self._batcher.max_batch_size)
         return self._info
@@ -74,12 +74,12 @@ class Engine:
         return len(self._batcher)
 
     async def run(self, job: Job, deadline: float) -> Outcome[Classification]:
-        """See `MicroBatcher.submit` for what it raises."""
+        """Classify one item; raises as `MicroBatcher.submit` does."""
         return await self._batcher.submit(job, deadline=deadline)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """While a request counts on this engine; see `retire`."""
+        """Keep the engine open; see `retire`."""
         self._users += 1
         self._unused.clear()
         try:
@@ -90,7 +90,7 @@ class Engine:
                 self._unused.set()
 
     async def retire(self) -> None:
-        """Close as soon as nobody uses it any more."""
+        """Close the engine as soon as it is not in use."""
         await self._unused.wait()
         await self.close()
 
@@ -100,9 +100,9 @@ class Engine:
             thread.shutdown(wait=False, cancel_futures=True)
 
     def _run_batch(self, jobs: list[Job]) -> Sequence[Classification]:
-        """In an inference thread: one forward pass, one top-k that is enough for everybody.
+        """Run one forward pass, with the largest ``top_k`` of the jobs; in an inference thread.
 
-        When an image fails alone, the self-test tells whether it was the image or is everything.
+        If a single item fails, the self-test decides whether the item or the device is at fault.
         """
         items, top_k = [job.item for job in jobs], max(job.top_k for job in jobs)
         try:
@@ -118,7 +118,7 @@ class Engine:
 async def load_and_warm_up(
     load: Callable[[], Classifier],
 ) -> tuple[Classifier, list[ThreadPoolExecutor]]:
-    """Load in the first inference thread, open the others, then measure and warm up all at once.
+    """Load in the first inference thread, open the others, then measure and warm up in parallel.
 
     Raises:
         StartupError: the model cannot be served.

@@ -373,7 +373,7 @@ async def test_a_batch_that_hangs_ends_the_batcher() -> None:
         return items
 
     async with batching(run, batch_timeout=0.05, on_failure=told.append) as batcher:
-        with pytest.raises(DeviceFailure, match="a batch of 1 has not ended within"):
+        with pytest.raises(DeviceFailure, match="a batch of 1 did not finish within"):
             await batcher.submit(1)
         with pytest.raises(DeviceFailure):
             await batcher.submit(2)
