@@ -75,7 +75,7 @@ class Nothing:
     def time_batches(self) -> dict[int, float]:
         return {}
 
-    def settle(self, timings: Sequence[Mapping[int, float]]) -> None: ...
+    def choose_batch_size(self, timings: Sequence[Mapping[int, float]]) -> None: ...
 
     def preprocess(self, image: object) -> bytes:
         return b""

@@ -107,7 +107,7 @@ def draw(story: Story, title: str) -> str:
         picture.line(LEFT, y + 34, LEFT + SCALE * last, y + 34, "dash")
     for batch, items in story.batches:
         x, width = LEFT + SCALE * 1e3 * batch.started, SCALE * 1e3 * batch.seconds
-        y = streams + 46 * batch.stream
+        y = streams + 46 * batch.thread
         picture.rect(x, y + 4, width - 2, 30, "one" if len(items) == 1 else "two")
         picture.text(x + width / 2, y + 24, " ".join(map(str, items)))
     axis = streams + 46 * STREAMS

@@ -19,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
         "--dtype",
         default="float32",
         choices=["float32", "bfloat16", "float16"],
-        help="type of the weights on disk; half the size at 16 bits [float32]",
+        help="type of the weights on disk; 16 bits halve the file size [float32]",
     )
     add_settings(parser, CHECKPOINT_SETTINGS)
 

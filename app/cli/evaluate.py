@@ -21,7 +21,8 @@ from app.config.cpu_quota import usable_cores
 def add_arguments(parser: Parser) -> None:
     parser.description = (
         "Measure accuracy and calibration on images in folders named after their class, by label "
-        "or synset. Of a folder or tar with train/ and test/ (or val/), the test images count."
+        "or synset. If the folder or tar has train/ and test/ (or val/), only the test images are "
+        "used."
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument("data", type=Path, metavar="DIR", help="image folder, or a tar of one")

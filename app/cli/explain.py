@@ -11,7 +11,7 @@ from app.config.settings import SettingsError
 
 def add_arguments(parser: Parser) -> None:
     parser.description = (
-        "Draw what the class token attends to, in the last layer that has one, over the image as "
+        "Draw the attention of the class token, in the last layer that has one, over the image as "
         "the model crops it."
     )
     parser.add_argument("image", type=Path, metavar="IMAGE")

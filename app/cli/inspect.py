@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
-    """What a checkpoint is, by name, and where values were learned from."""
+    """The properties of a checkpoint by name, and the origins of those that were inferred."""
     spec = checkpoint.spec
     parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
     rows: dict[str, Any] = {
@@ -66,7 +66,7 @@ def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def taken_from(checkpoint: "Checkpoint") -> str:
-    """Which part of a training checkpoint the weights are."""
+    """The part of a training checkpoint that holds the weights."""
     average = ", an average (EMA)" if checkpoint.averaged else ""
     others = f"; not used: {', '.join(checkpoint.others)}" if checkpoint.others else ""
     return f"{checkpoint.place}{average}{others}"

@@ -1,4 +1,4 @@
-"""What several commands share: arguments, settings, and optional dependencies."""
+"""Arguments, settings and optional dependencies that several commands share."""
 
 import argparse
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from app.config.settings import (
 from app.config.unknown_variables import unknown_variables
 
 CHECKPOINT = "weight file, name of a published variant, or hf-hub:OWNER/NAME[@REVISION]"
-# Settings that are flags of commands other than serve, too.
+# Settings that other commands than serve have as flags, too.
 CHECKPOINT_SETTINGS = ("labels", "image_size", "preprocess", "hyperparameters")
 DEVICE_SETTINGS = ("backend", "device", "precision", "compile", "cache_dir")
 SERVER_OPTIONS = ("api_key", "timeout", "concurrency")  # not settings: flags of commands with --url
-BATCH_SIZE = 16  # of commands that classify files
+BATCH_SIZE = 16  # images per batch, in commands that classify files
 
 
 def read_given(args: argparse.Namespace) -> Settings:
@@ -33,7 +33,7 @@ def read_given(args: argparse.Namespace) -> Settings:
 def add_server_options(parser: Parser) -> None:
     parser.add_argument("--api-key", metavar="KEY", help=f"API key for the server [{CLIENT_KEY}]")
     parser.add_argument(
-        "--timeout", metavar="SECONDS", help="longest wait for an answer of the server [30]"
+        "--timeout", metavar="SECONDS", help="maximum time to wait for a response [30]"
     )
     parser.add_argument("--concurrency", metavar="N", help="requests in flight at once [8]")
 

@@ -50,12 +50,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_where(args: argparse.Namespace) -> None:
-    """Raises `SettingsError` for a flag of a server without ``--url``, or of a model with it."""
+    """Raises `SettingsError` for a server's flag without ``--url``, or a model's flag with it."""
     local = args.url is None
     unused = [n for n in SERVER_OPTIONS if getattr(args, n)] if local else settings_in(args)
     for name in unused:
-        hint = "a server: name it by --url" if local else "a model on this machine, not at --url"
-        raise SettingsError(f"{flag_of(name)} is for {hint}")
+        hint = "requires --url" if local else "applies to a local model; remove it, or --url"
+        raise SettingsError(f"{flag_of(name)} {hint}")
 
 
 def predict_files(args: argparse.Namespace, settings: Settings) -> int:
@@ -85,9 +85,9 @@ def classify_files(
     quiet = len(paths) <= BATCH_SIZE or not sys.stderr.isatty()
     with tqdm(total=len(paths), unit="image", disable=quiet) as progress:
         for start in range(0, len(paths), BATCH_SIZE):
-            some = paths[start : start + BATCH_SIZE]
+            batch = paths[start : start + BATCH_SIZE]
             items = []
-            for path in some:
+            for path in batch:
                 try:
                     items.append((path, classifier.preprocess(path.read_bytes())))
                 except OSError as error:
@@ -98,7 +98,7 @@ def classify_files(
             for (path, _), classification in zip(items, found, strict=True):
                 rows = [*map(row, classification.predictions)]
                 answers.append({"file": str(path), "predictions": rows})
-            progress.update(len(some))
+            progress.update(len(batch))
     return answers, mistakes
 
 

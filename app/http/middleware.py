@@ -132,7 +132,7 @@ class RequestMiddleware:
             raised: Exception = error
             if not isinstance(error, ServiceError):
                 logger.exception("unexpected error")
-                error = InternalError("the service failed; its log has the request id")
+                error = InternalError("internal error; search the service's log for the request id")
             if record.status:
                 raise  # half an answer has been sent: the connection can only be closed
             drop_tracebacks(raised)

@@ -111,7 +111,7 @@ class Tracing:
                 "xcit.batch.number": batch.number,
                 "xcit.batch.size": batch.size,
                 "xcit.batch.padding": padding,
-                "xcit.stream": batch.stream,
+                "xcit.stream": batch.thread,
             },
             links=[Link(trace.context) for trace in traces if isinstance(trace, RequestSpan)],
             start_time=nanoseconds(batch.started) + shift,

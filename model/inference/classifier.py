@@ -52,7 +52,7 @@ class Classifier:
     Attributes:
         reason: why it runs on this backend.
         weight_bytes: size of the weights.
-        max_batch_size: the largest batch, in images; see `settle`.
+        max_batch_size: the largest batch, in images; see `choose_batch_size`.
         explainer: shows where the network looks.
     """
 
@@ -147,7 +147,7 @@ class Classifier:
         """Run every bucket in the calling thread: seconds by batch size; see `time_sizes`."""
         return time_sizes(self._time_batch, self.buckets, self._clock)
 
-    def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
+    def choose_batch_size(self, timings: Sequence[Mapping[int, float]]) -> None:
         """Choose ``max_batch_size``, unless the caller did, and the passes of each batch size.
 
         Args:

@@ -80,7 +80,7 @@ class FakeClassifier:
     def time_batches(self) -> dict[int, float]:
         return {1: 0.5}
 
-    def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
+    def choose_batch_size(self, timings: Sequence[Mapping[int, float]]) -> None:
         self.timings = list(timings)
 
     def warm_up(self) -> None:

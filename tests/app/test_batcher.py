@@ -42,9 +42,9 @@ class Runner:
 
 @asynccontextmanager
 async def batching(
-    run: Callable[[list[int]], Sequence[int]], *, streams: int = 1, **choices: Any
+    run: Callable[[list[int]], Sequence[int]], *, threads: int = 1, **choices: Any
 ) -> AsyncIterator[MicroBatcher[int, int]]:
-    executors = [ThreadPoolExecutor(1) for _ in range(streams)]
+    executors = [ThreadPoolExecutor(1) for _ in range(threads)]
     choices = {"max_batch_size": 4, "max_queue_size": 100} | choices
     batcher: MicroBatcher[int, int] = MicroBatcher(run, executors, **choices)
     batcher.start()
@@ -59,7 +59,7 @@ async def batching(
 async def hold(
     runner: Runner, batcher: MicroBatcher[int, int], item: int = 0
 ) -> "asyncio.Task[Outcome[int]]":
-    """Occupy one stream with a batch that waits at the gate."""
+    """Occupy one thread with a batch that waits at the gate."""
     runner.gate.clear()
     before = len(runner.batches)
     task = asyncio.create_task(batcher.submit(item))
@@ -76,7 +76,7 @@ async def test_lone_item_runs_at_once_and_alone() -> None:
     assert runner.batches == [[21]]
 
 
-async def test_batch_forms_while_the_stream_is_busy_in_order_of_arrival() -> None:
+async def test_batch_forms_while_the_thread_is_busy_in_order_of_arrival() -> None:
     runner = Runner()
     async with batching(runner) as batcher:
         first = await hold(runner, batcher)
@@ -88,10 +88,10 @@ async def test_batch_forms_while_the_stream_is_busy_in_order_of_arrival() -> Non
     assert runner.batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
-async def test_what_waits_is_split_over_the_free_streams() -> None:
+async def test_what_waits_is_split_over_the_free_threads() -> None:
     runner = Runner()
     runner.gate.clear()
-    async with batching(runner, streams=2, max_batch_size=16) as batcher:
+    async with batching(runner, threads=2, max_batch_size=16) as batcher:
         tasks = [asyncio.create_task(batcher.submit(i)) for i in range(8)]
         await until(lambda: len(runner.batches) == 2)
         runner.gate.set()
@@ -196,15 +196,15 @@ async def test_every_batch_is_told_once_those_that_fail_too() -> None:
     assert outcomes[1].queue == 3.0
 
 
-async def test_a_batch_knows_its_stream() -> None:
+async def test_a_batch_knows_its_thread() -> None:
     runner = Runner()
     runner.gate.clear()
-    async with batching(runner, streams=2) as batcher:
+    async with batching(runner, threads=2) as batcher:
         tasks = [asyncio.create_task(batcher.submit(i)) for i in range(2)]
         await until(lambda: len(runner.batches) == 2)
         runner.gate.set()
         outcomes = await asyncio.gather(*tasks)
-    assert {outcome.batch.stream for outcome in outcomes} == {0, 1}
+    assert {outcome.batch.thread for outcome in outcomes} == {0, 1}
 
 
 async def test_a_result_too_few_is_a_failure_and_no_hang() -> None:
@@ -232,7 +232,7 @@ async def test_a_lost_device_ends_everything_that_waits_and_comes() -> None:
     assert len(told) == 1
 
 
-async def test_a_defect_in_a_stream_ends_everything_that_waits() -> None:
+async def test_a_defect_in_a_thread_ends_everything_that_waits() -> None:
     told: list[BaseException] = []
 
     def explode(batch: Batch, items: Sequence[int]) -> None:
@@ -280,7 +280,7 @@ async def test_delay_is_counted_from_the_oldest_entry() -> None:
 
 
 async def test_an_idle_batcher_schedules_nothing() -> None:
-    async with batching(Runner(), streams=2) as batcher:
+    async with batching(Runner(), threads=2) as batcher:
         await batcher.submit(1)
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0.01)
@@ -288,8 +288,8 @@ async def test_an_idle_batcher_schedules_nothing() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32), streams=st.integers(1, 3), largest=st.integers(1, 7))
-def test_every_item_ends_whatever_callers_do(seed: int, streams: int, largest: int) -> None:
+@given(seed=st.integers(0, 2**32), threads=st.integers(1, 3), largest=st.integers(1, 7))
+def test_every_item_ends_whatever_callers_do(seed: int, threads: int, largest: int) -> None:
     """Random arrivals, cancellations and poison: each gets its own answer, bounds hold."""
     chance = random.Random(seed)
     seen: list[int] = []
@@ -302,7 +302,7 @@ def test_every_item_ends_whatever_callers_do(seed: int, streams: int, largest: i
 
     async def scenario() -> None:
         async with batching(
-            run, streams=streams, max_batch_size=largest, max_queue_size=50
+            run, threads=threads, max_batch_size=largest, max_queue_size=50
         ) as batcher:
             tasks: dict[int, asyncio.Task[Outcome[int]]] = {}
             cancelled = set()
@@ -373,7 +373,7 @@ async def test_a_batch_that_hangs_ends_the_batcher() -> None:
         return items
 
     async with batching(run, batch_timeout=0.05, on_failure=told.append) as batcher:
-        with pytest.raises(DeviceFailure, match="a batch of 1 has not ended within"):
+        with pytest.raises(DeviceFailure, match="a batch of 1 did not finish within"):
             await batcher.submit(1)
         with pytest.raises(DeviceFailure):
             await batcher.submit(2)
@@ -388,28 +388,28 @@ async def results(batcher: MicroBatcher[int, int], count: int) -> list[int]:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    streams=st.integers(1, 4),
+    threads=st.integers(1, 4),
     largest=st.integers(1, 6),
     pieces=st.lists(st.integers(1, 6), max_size=6),
 )
 def test_with_a_delay_full_batches_run_whole_and_at_once(
-    streams: int, largest: int, pieces: list[int]
+    threads: int, largest: int, pieces: list[int]
 ) -> None:
-    """Enough items for a full batch on every free stream arrive in pieces; none waits the delay."""
+    """Enough items for a full batch on every free thread arrive in pieces; none waits the delay."""
     runner = Runner()
 
     async def scenario() -> None:
         choices = {"max_batch_size": largest, "max_batch_delay": 1000.0}
-        async with batching(runner, streams=streams, **choices) as batcher, asyncio.timeout(5):
+        async with batching(runner, threads=threads, **choices) as batcher, asyncio.timeout(5):
             tasks: list[asyncio.Task[Outcome[int]]] = []
-            for piece in [*pieces, streams * largest]:
-                size = min(piece, streams * largest - len(tasks))
+            for piece in [*pieces, threads * largest]:
+                size = min(piece, threads * largest - len(tasks))
                 tasks += [asyncio.create_task(batcher.submit(i)) for i in range(size)]
                 await asyncio.sleep(0)
             await asyncio.gather(*tasks)
 
     asyncio.run(scenario())
-    assert [len(batch) for batch in runner.batches] == [largest] * streams
+    assert [len(batch) for batch in runner.batches] == [largest] * threads
 
 
 @settings(max_examples=60, deadline=None)
@@ -458,7 +458,7 @@ async def test_an_item_whose_caller_has_just_left_takes_no_place_in_a_batch() ->
     tasks: list[asyncio.Task[Outcome[int]]] = []
 
     def clock() -> float:
-        if len(batcher) == 3:  # all are in the queue, and the stream looks at it
+        if len(batcher) == 3:  # all are in the queue, and the thread looks at it
             tasks[0].cancel()
         return 0.0
 
@@ -483,7 +483,7 @@ async def test_callers_of_a_batcher_that_ended_get_an_exception_each(failure: Ex
         if not isinstance(failure, DeviceFailure):
             raise failure
 
-    async with batching(run, on_batch=tell, streams=2, max_batch_size=2) as batcher:
+    async with batching(run, on_batch=tell, threads=2, max_batch_size=2) as batcher:
         tasks = [asyncio.create_task(batcher.submit(i)) for i in range(8)]
         await until(lambda: 0 < len(batcher) < 8)
         gate.set()
@@ -514,7 +514,7 @@ async def test_a_failed_item_is_freed_without_the_garbage_collector(failure: Exc
             freed = ref(item)
             await raised_by(batcher.submit(item))  # type: ignore[arg-type]
             del item
-            await batcher.close()  # let the stream come to its end
+            await batcher.close()  # let the thread come to its end
             await until(lambda: freed() is None)
     finally:
         gc.enable()

@@ -115,7 +115,7 @@ async def test_what_is_decoded_is_counted_beside_the_body(
     classifier.info = replace(classifier.info, image_size=SIDE)
     client = await vertex(classifier, {"max_queue_bytes": bound}, AIP_PREDICT_ROUTE=VERTEX)
     told = problem_of(await send(client, kind))
-    assert "bytes of images are held, the most that the service accepts" in told
+    assert "bytes of images are held, which is the limit" in told
     assert await held_bytes(client) == 0
 
 

@@ -126,5 +126,5 @@ def test_a_limit_that_is_too_low_is_warned_of(
     warn_of_memory(make_settings(), 2, BUNDLED, limit)
     assert ("the memory limit is 3072 MiB" in caplog.text) == warned
     if warned:
-        assert f"needs {total(2) // MIB} MiB" in caplog.text
+        assert f"can need {total(2) // MIB} MiB" in caplog.text
         assert "XCIT_MAX_PIXELS" in caplog.text

@@ -48,7 +48,7 @@ def test_a_batch_that_hangs_ends_the_process(start_server: StartServer) -> None:
         answers += [pool.submit(server.post, b"0") for _ in range(2)]
         assert [answer.result().status_code for answer in answers] == [503] * 3
         assert time.monotonic() - begun < 3
-    assert_ends(server, "inference failed: a batch of 1 has not ended within 1 s")
+    assert_ends(server, "inference failed: a batch of 1 did not finish within 1 s")
 
 
 def test_a_lack_of_memory_makes_batches_smaller_for_good(start_server: StartServer) -> None:
@@ -56,7 +56,7 @@ def test_a_lack_of_memory_makes_batches_smaller_for_good(start_server: StartServ
     assert post_together(server, *[b"heavy"] * 8) == [200] * 8
     assert server.client.get("/healthz").json()["model"]["max_batch_size"] == 2
     assert "xcit_max_batch_size 2.0" in server.client.get("/metrics").text
-    assert "out of memory with 8: batches of at most 4 now" in server.log.read_text()
+    assert "out of device memory with a batch of 8; the maximum is now 4" in server.log.read_text()
     assert server.is_ready()
 
 

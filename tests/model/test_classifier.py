@@ -146,18 +146,18 @@ def test_the_smallest_batch_that_is_nearly_fastest_is_the_largest_that_is_run(
     backend = FakeBackend()
     classifier = on(spec, backend)
     assert classifier.max_batch_size == backend.largest_batch == 8
-    classifier.settle(timings)
+    classifier.choose_batch_size(timings)
     assert classifier.max_batch_size == size
     assert backend.kept == classifier.buckets, "memory for sizes that are never run"
     chosen = on(spec, FakeBackend(), max_batch_size=4)
-    chosen.settle(timings)
+    chosen.choose_batch_size(timings)
     assert chosen.max_batch_size == 4
 
 
 def test_a_batch_between_two_buckets_is_divided_where_that_is_quicker(spec: ModelSpec) -> None:
     backend = FakeBackend()
     classifier = on(spec, backend, max_batch_size=8)
-    classifier.settle([{1: 2.0, 2: 3.0, 4: 4.5, 8: 8.0}] * 2)
+    classifier.choose_batch_size([{1: 2.0, 2: 3.0, 4: 4.5, 8: 8.0}] * 2)
     rows = classifier.predict([grey(25 * number) for number in range(5)], 2)
     assert backend.sizes == [1, 4]
     shares = [row.probabilities[0] for row in rows]

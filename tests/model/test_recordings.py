@@ -91,7 +91,7 @@ def test_no_kind_of_batch_is_the_first_of_its_size_in_live_traffic(
         spec, "0" * 64, recorder, Explainer(nn.Identity, spec), max_batch_size=8
     )
     classifier.open()
-    classifier.settle([classifier.time_batches()])
+    classifier.choose_batch_size([classifier.time_batches()])
     classifier.warm_up()
     recorded = list(recorder.recorded)
     zeros: Tensor = torch.zeros(3, SIZE, SIZE)

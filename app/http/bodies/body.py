@@ -70,7 +70,7 @@ class ImageReader:
             del body
         if not image:
             raise BadRequest(f"the request holds no image; {HOW}")
-        self._hold.settle(len(image))
+        self._hold.set_size(len(image))
         return image, parameters
 
     async def many(self, parameters: tuple[str, ...], most: int) -> Images:
@@ -97,7 +97,7 @@ class ImageReader:
     ) -> Images:
         reader = FormReader(self._content_type, names, parameters, most)
         form = await receive(self._record, self._feed(reader))
-        self._hold.settle(sum(len(part.content) for part in form.images))
+        self._hold.set_size(sum(len(part.content) for part in form.images))
         return Images(form.images, form.fields)
 
     async def _feed(self, reader: FormReader) -> Form:

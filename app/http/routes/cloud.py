@@ -120,7 +120,7 @@ def add_vertex(routes: APIRouter, service: Service, path: str) -> None:
             steps = read_instances(body, service.settings.max_queue_size)
             asked, images = await in_time(record, side_thread.run(steps, hold, size=len(body)))
             del body, steps
-            hold.settle(size_of_all(images))
+            hold.set_size(size_of_all(images))
             top_k = parse_top_k(asked.top_k, pipeline.served.num_classes)
             answers = await while_connected(
                 request, pipeline.predict_many(images, top_k, record.deadline, record.timings)

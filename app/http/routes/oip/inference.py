@@ -100,7 +100,7 @@ async def classify(
         body = await read_body(request, hold, side_thread)
         asked = await in_time(record, side_thread.run(read(body), hold, size=len(body)))
         del body
-        hold.settle(size_of_all(asked.images))
+        hold.set_size(size_of_all(asked.images))
         deadline = min(record.deadline, record.timings.started + asked.timeout)
         answers = await while_connected(
             request, pipeline.predict_many(asked.images, asked.top_k, deadline, record.timings)
