@@ -17,10 +17,12 @@ from app.observability.logs import log_request
 from app.observability.metrics import Metrics
 from app.observability.record import RequestRecord
 from app.serving.classifier import Classifier
-from app.serving.engine import Job
-from app.serving.engine_manager import Replacement
+from app.serving.engine_manager import EngineManager
+from app.serving.engines import Job, Replacement
 from app.serving.errors import ReloadFailed
+from app.serving.held_bytes import HeldBytes
 from app.serving.lifecycle import Lifecycle
+from app.serving.permits import CountedPermits
 from app.serving.pipeline import Pipeline
 from app.serving.side_thread import SideThread
 from app.serving.timings import Batch
@@ -67,7 +69,7 @@ class Service:
         self.tracing = open_tracing() if settings.tracing else None
         self.metrics = Metrics()
         lifecycle.listen(self.metrics.show_state)
-        self.pipeline = Pipeline(
+        engines = EngineManager(
             settings,
             lifecycle,
             load,
@@ -75,6 +77,9 @@ class Service:
             on_loaded=on_loaded,
             on_batch=self._observe_batch,
         )
+        permits = CountedPermits(settings.max_queue_size)
+        held = HeldBytes(settings.max_queue_bytes)
+        self.pipeline = Pipeline(settings, lifecycle, engines, permits, held)
         self.metrics.serving.watch(self.pipeline, settings)
         self.side_thread = SideThread()
 

@@ -175,7 +175,7 @@ class ServingMetrics:
 
     def watch(self, pipeline: Pipeline, settings: Settings) -> None:
         """Show ``pipeline`` and its limits: each scrape reads them."""
-        self._queue_depth.set_function(lambda: pipeline.queue_depth)
+        self._queue_depth.set_function(lambda: pipeline.progress.queue_depth)
         self._admitted.set_function(lambda: pipeline.admitted)
         self._held_bytes.set_function(lambda: pipeline.held_bytes)
         self._stuck_decoders.set_function(lambda: pipeline.stuck_decoders)

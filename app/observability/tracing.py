@@ -42,7 +42,7 @@ from starlette.types import Scope
 from app.observability.logs import Seldom
 from app.observability.otel_environment import check_environment, read_propagators
 from app.observability.record import SHOWN, RequestRecord
-from app.serving.engine import Job
+from app.serving.engines import Job
 from app.serving.errors import ServiceError
 from app.serving.timings import Batch
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from app.serving.admission import Admission
 from app.serving.errors import DeadlineExceeded, InvalidImage, Overloaded, ServiceError
-from app.serving.held_bytes import keep
+from app.serving.held_bytes import HeldBytes, keep
+from app.serving.permits import CountedPermits
 
 
 class Clock:
@@ -28,7 +29,7 @@ def clock() -> Clock:
 
 
 def test_images_are_bounded_and_places_come_back() -> None:
-    admission = Admission(max_images=2, max_bytes=100)
+    admission = Admission(CountedPermits(2), HeldBytes(100))
     with admission.admit(), admission.admit():
         with pytest.raises(Overloaded, match="2 images are being served"), admission.admit():
             pass
@@ -39,7 +40,7 @@ def test_images_are_bounded_and_places_come_back() -> None:
 
 
 def test_bytes_are_bounded_as_they_arrive() -> None:
-    admission = Admission(max_images=10, max_bytes=100)
+    admission = Admission(CountedPermits(10), HeldBytes(100))
     with admission.upload() as one, admission.upload() as other:
         one(60)
         other(30)
@@ -53,7 +54,7 @@ def test_bytes_are_bounded_as_they_arrive() -> None:
 
 
 def test_a_slow_upload_takes_no_place_among_the_images() -> None:
-    admission = Admission(max_images=1, max_bytes=100)
+    admission = Admission(CountedPermits(1), HeldBytes(100))
     with admission.upload() as hold:
         hold(1)
         with admission.admit():
@@ -61,7 +62,7 @@ def test_a_slow_upload_takes_no_place_among_the_images() -> None:
 
 
 def test_a_failed_request_gives_everything_back() -> None:
-    admission = Admission(max_images=1, max_bytes=100)
+    admission = Admission(CountedPermits(1), HeldBytes(100))
 
     def fail() -> None:
         with admission.upload() as hold, admission.admit():
@@ -83,7 +84,7 @@ def fill(admission: Admission, images: int) -> ExitStack:
 
 def busy(clock: Clock, *, images: int, rate: float, at_once: int = 1) -> Admission:
     """An admission of a service that ran batches of four at ``rate`` images per second."""
-    admission = Admission(max_images=2000, max_bytes=100, at_once=at_once, clock=clock)
+    admission = Admission(CountedPermits(2000), HeldBytes(100), at_once=at_once, clock=clock)
     admission.images = images
     for _ in range(20):
         batch = fill(admission, 4)
@@ -93,14 +94,14 @@ def busy(clock: Clock, *, images: int, rate: float, at_once: int = 1) -> Admissi
 
 
 def test_retry_after_is_the_queue_over_the_measured_throughput(clock: Clock) -> None:
-    assert Admission(max_images=100, max_bytes=10**6).retry_after() == 1
+    assert Admission(CountedPermits(100), HeldBytes(10**6)).retry_after() == 1
     assert busy(clock, images=1, rate=8).retry_after() == 1
     assert busy(clock, images=30, rate=4).retry_after() == 8  # 7.5, whole seconds
     assert busy(clock, images=1000, rate=4).retry_after() == 60
 
 
 def test_images_that_are_refused_are_finished_work_and_late_ones_are_not(clock: Clock) -> None:
-    admission = Admission(max_images=1000, max_bytes=100, clock=clock)
+    admission = Admission(CountedPermits(1000), HeldBytes(100), clock=clock)
     waiting = fill(admission, 10)
     for error in (InvalidImage("no"), DeadlineExceeded("late")) * 50:
         clock.now += 0.05
@@ -112,7 +113,9 @@ def test_images_that_are_refused_are_finished_work_and_late_ones_are_not(clock: 
 
 def test_an_idle_service_takes_a_request_however_slow_it_was(clock: Clock) -> None:
     admission = busy(clock, images=1, rate=0.01)
-    with pytest.raises(Overloaded, match=r"estimated wait of 400\.0 s exceeds the remaining 10\.0 s"):
+    with pytest.raises(
+        Overloaded, match=r"estimated wait of 400\.0 s exceeds the remaining 10\.0 s"
+    ):
         admission.check(clock.now + 10)
     admission.images = 0
     admission.check(clock.now + 10)
@@ -128,7 +131,7 @@ def test_a_request_that_would_miss_its_deadline_is_refused_early(clock: Clock) -
 
 
 def test_nobody_is_refused_for_a_throughput_that_is_not_known(clock: Clock) -> None:
-    admission = Admission(max_images=10, max_bytes=100, clock=clock)
+    admission = Admission(CountedPermits(10), HeldBytes(100), clock=clock)
     with fill(admission, 9):
         admission.check(clock.now + 0.001)
 
@@ -153,7 +156,7 @@ def test_bytes_that_a_decoder_still_reads_outlive_their_request(
     steps: list[tuple[int, int]],
 ) -> None:
     """Requests come, hold bytes and leave, and decoders of their bytes begin and end."""
-    admission = Admission(max_images=10, max_bytes=1000)
+    admission = Admission(CountedPermits(10), HeldBytes(1000))
     requests: list[tuple[ExitStack, int]] = []  # with their bytes
     decoders: list[tuple[Callable[[], None], int]] = []
     for kind, size in steps:
@@ -180,7 +183,7 @@ def test_bytes_that_a_decoder_still_reads_outlive_their_request(
 
 
 def test_one_buffer_that_many_decoders_read_is_counted_once() -> None:
-    admission = Admission(max_images=10, max_bytes=100)
+    admission = Admission(CountedPermits(10), HeldBytes(100))
     with admission.upload() as hold:
         hold(60)
         releases = [keep(60) for _ in range(3)]

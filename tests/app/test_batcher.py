@@ -494,7 +494,7 @@ async def test_callers_of_a_batcher_that_ended_get_an_exception_each(failure: Ex
     errors = [*ended, *refused, *closed]
     assert all(isinstance(error, DeviceFailure | BatcherClosed) for error in errors)
     assert len({id(error) for error in errors}) == len(errors)
-    assert {len(frames(error)) for error in refused + closed} == {2}, "they grow with each raise"
+    assert {len(frames(error)) for error in refused + closed} == {3}, "they grow with each raise"
 
 
 @pytest.mark.parametrize(
