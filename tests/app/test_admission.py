@@ -112,7 +112,9 @@ def test_images_that_are_refused_are_finished_work_and_late_ones_are_not(clock: 
 
 def test_an_idle_service_takes_a_request_however_slow_it_was(clock: Clock) -> None:
     admission = busy(clock, images=1, rate=0.01)
-    with pytest.raises(Overloaded, match=r"estimated wait of 400\.0 s exceeds the remaining 10\.0 s"):
+    with pytest.raises(
+        Overloaded, match=r"estimated wait of 400\.0 s exceeds the remaining 10\.0 s"
+    ):
         admission.check(clock.now + 10)
     admission.images = 0
     admission.check(clock.now + 10)
