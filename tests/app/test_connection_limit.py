@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.server.connection_limit import (
-    LEAST,
     LOG_INTERVAL,
     MAX_CONNECTIONS,
+    MIN_CONNECTIONS,
     RESERVE,
     SPARE_FILES,
     ConnectionLimit,
@@ -119,7 +119,7 @@ def test_any_history_keeps_the_promises(most: int, actions: list[tuple[str, int]
 @given(st.integers(0, 100_000), st.integers(0, 1000))
 def test_the_bound_leaves_files_for_the_rest(max_open_files: int, open_files: int) -> None:
     most, reserve = choose_bound(max_open_files, open_files)
-    assert LEAST <= most <= MAX_CONNECTIONS
+    assert MIN_CONNECTIONS <= most <= MAX_CONNECTIONS
     assert 1 <= reserve <= min(RESERVE, most // 2)
-    if max_open_files - open_files - SPARE_FILES >= LEAST:
+    if max_open_files - open_files - SPARE_FILES >= MIN_CONNECTIONS:
         assert most + open_files + SPARE_FILES <= max_open_files

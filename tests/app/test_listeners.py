@@ -93,8 +93,8 @@ def test_a_port_in_use_is_one_line(host: str) -> None:
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (errno.EACCES, "needs a permission that this user does not have; choose a port from 1024"),
-        (errno.EPERM, "needs a permission"),
+        (errno.EACCES, "no permission to listen on port 80 of 127.0.0.1; choose a port from 1024"),
+        (errno.EPERM, "no permission to listen"),
         (errno.EMFILE, os.strerror(errno.EMFILE)),
         (errno.ENOBUFS, os.strerror(errno.ENOBUFS)),
     ],

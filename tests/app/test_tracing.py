@@ -506,7 +506,7 @@ async def test_nothing_is_left_behind_by_a_service_that_stopped(
         async with running(classifier, tracing=True) as (client, _):
             await client.post("/predict", content=b"1")
     assert len(collector.named("POST /predict")) == 2
-    assert not [f for name in tracing.CHATTY for f in logging.getLogger(name).filters]
+    assert not [f for name in tracing.NOISY for f in logging.getLogger(name).filters]
 
 
 async def test_export_may_be_left_out(
