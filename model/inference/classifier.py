@@ -31,6 +31,7 @@ from model.inference.prediction import Classification, label
 from model.inference.saliency import Explainer
 from model.inference.tuning import smallest_near_best, throughput_by_size, time_sizes
 from model.metadata.description import Overrides
+from model.scores import Logits
 from model.spec import ModelSpec
 
 DEFAULT_BACKEND = BackendOptions()
@@ -201,10 +202,14 @@ class Classifier:
         return (next(bucket for bucket in self.buckets if bucket >= count),)
 
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
-        """The classification of each item, with its ``top_k`` best classes.
+        """The classification of each item, with its ``top_k`` best classes; raises as `logits`."""
+        return label(self.logits(items), top_k, self.spec)
+
+    def logits(self, items: Sequence[AnyPixels]) -> Logits:
+        """The logits of each item, ``(items, classes)``.
 
         Raises:
-            ModelError: the network gave a number that is not finite.
+            ModelError: the network computed a number that is not finite.
             OutOfMemory: the batch does not fit into the device's memory.
             DeviceError: the device is lost.
         """
@@ -213,8 +218,9 @@ class Classifier:
         batches: Any = [np.stack([*islice(rows, size)]) for size in passes]
         logits = np.concatenate([self.backend.logits(batch) for batch in batches])[: len(items)]
         if not np.isfinite(logits).all():
-            raise ModelError("the network gave NaN or infinity for an image of this batch")
-        return label(logits, top_k, self.spec)
+            raise ModelError("the network computed NaN or infinity for an image of this batch")
+        found: Logits = logits
+        return found
 
 
 def load_classifier(
