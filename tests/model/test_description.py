@@ -197,7 +197,7 @@ def test_weights_too_large_for_16_bits_are_told(place: Callable[..., Path]) -> N
     state = {**checkpoint.state, "head.bias": torch.full((5,), 1e6)}
     output = checkpoint.path.with_name("out.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"'head.bias' does not fit into float16; try bfloat16"
+        CheckpointError, match=r"'head.bias' does not fit in float16; try bfloat16"
     ):
         write_checkpoint(output, checkpoint.spec, state, dtype="float16")
     assert not output.exists()

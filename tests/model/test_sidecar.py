@@ -149,10 +149,10 @@ def test_a_file_that_the_user_names_may_lie_anywhere(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "a\nINFO ready"}, "name holds the control character U+000A"),
+        ({"name": "a\nINFO ready"}, "name contains the control character U+000A"),
         ({"name": ""}, "name is empty"),
         ({"name": "x" * 257}, "name has 257 characters"),
-        ({"version": "1\r"}, "version holds the control character U+000D"),
+        ({"version": "1\r"}, "version contains the control character U+000D"),
         ({"labels": ["ant", "b\x00", "cat"]}, "label 1, counted from 0, holds the control"),
         ({"labels": ["ant", 3, "cat"]}, "label 1, counted from 0, is 3; expected text"),
         ({"provenance": {"data": "\x1b[2J"}}, "provenance 1, counted from 0, holds"),

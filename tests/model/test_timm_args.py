@@ -139,7 +139,7 @@ MERGED = "a: &a {k: 1}\n" + "".join(
         (f"model: {MODEL}\ninput_size: [3]", "input_size is [3]; expected [3, 224, 224]"),
         (f"model: {MODEL}\ncrop_pct: much", "args.yaml: crop_pct is 'much'; it must be over 0"),
         (f"model: {MODEL}\ninterpolation: random", "interpolation is 'random'"),
-        (f'model: "{MODEL}.\\e[31m"', "name holds the control character U+001B"),
+        (f'model: "{MODEL}.\\e[31m"', "name contains the control character U+001B"),
         ("- a list", "is a list of 1; expected settings by name"),
         ("!!python/object/apply:os.system ['true']", "not YAML of plain values"),
         ("a: [1", "not YAML of plain values"),

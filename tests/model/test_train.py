@@ -191,7 +191,7 @@ def test_images_that_cannot_be_used_are_named(folder: Path, tmp_path: Path) -> N
     with pytest.raises(ModelError, match="no images for split 'train'"):
         load_dataset(tmp_path / "empty", "train", spec, quiet=True)
     (tmp_path / "no.tar").write_bytes(b"x")
-    with pytest.raises(ModelError, match=r"no\.tar: neither a directory nor a readable tar$"):
+    with pytest.raises(ModelError, match=r"no\.tar: neither a directory nor a readable tar archive$"):
         load_dataset(tmp_path / "no.tar", "train", spec, quiet=True)
 
 

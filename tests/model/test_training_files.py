@@ -314,7 +314,7 @@ def test_weights_that_are_not_of_the_network_are_named_with_the_way_out(
     message = refusal(save({**published, "criterion.weight": torch.ones(3)}))
     assert message.endswith(
         "key 'criterion.weight' is unknown to family published; "
-        "save the network alone, without losses, metrics and further heads"
+        "save the network only, without losses, metrics and other heads"
     )
 
 
