@@ -132,7 +132,7 @@ def write_checkpoint(
         CheckpointError: the file cannot be written, or a weight is too large for ``dtype``.
     """
     metadata = {"format": "pt", METADATA_KEY: self_description(spec)}
-    tensors = {key: _narrow(path, key, tensor.detach(), dtype) for key, tensor in state.items()}
+    tensors = {key: _cast(path, key, tensor.detach(), dtype) for key, tensor in state.items()}
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.touch()  # fails with a clear error if the directory is not writable
@@ -148,12 +148,12 @@ def write_checkpoint(
             partial.unlink(missing_ok=True)
 
 
-def _narrow(path: Path, key: str, tensor: Tensor, dtype: str) -> Tensor:
+def _cast(path: Path, key: str, tensor: Tensor, dtype: str) -> Tensor:
     if tensor.is_floating_point():
-        narrow = tensor.to(getattr(torch, dtype))
-        if not narrow.isfinite().all():
+        converted = tensor.to(getattr(torch, dtype))
+        if not converted.isfinite().all():
             raise CheckpointError(f"{path}: key {show(key)} does not fit in {dtype}; try bfloat16")
-        tensor = narrow
+        tensor = converted
     return tensor.contiguous()
 
 

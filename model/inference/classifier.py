@@ -16,7 +16,7 @@ from model.backends.timing import Clock
 from model.checkpoint import NO_OVERRIDES, read_checkpoint
 from model.errors import ModelError, OutOfMemory
 from model.families.registry import FAMILIES
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.images.calibration import preprocess_seconds
 from model.images.preprocess import (
     DEFAULT_MAX_PIXELS,
@@ -245,7 +245,7 @@ def load_classifier(
     backend, reason = choose_backend(
         lambda: family.simplify(found.build(), preprocess),
         preprocess.image_size,
-        probabilities(plain(found.build(), preprocess), preprocess.image_size),
+        probabilities(baseline(found.build(), preprocess), preprocess.image_size),
         options,
         (lambda: preprocess_seconds(preprocess) + REQUEST_SECONDS) if options.serving else None,
     )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model.checkpoint import NO_OVERRIDES, read_checkpoint
 from model.errors import ModelError
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.families.xcit import ClassAttention
 from model.families.xcit_published import ClassAttention as PublishedClassAttention
 from model.images.preprocess import DEFAULT_MAX_PIXELS, Pixels, preprocess_sizes
@@ -118,7 +118,7 @@ class Explainer:
         return found
 
     def _prepare(self) -> nn.Module:
-        network = plain(self._build(), self._spec.preprocess)
+        network = baseline(self._build(), self._spec.preprocess)
         *_, last = (
             module
             for module in network.modules()

@@ -262,7 +262,7 @@ def test_payloads_of_another_kind_are_told(save: Save, payload: object, message:
         ("cls_token", torch.full((24,), torch.inf), "'cls_token' holds NaN or infinity"),
         ("pos_embedding", torch.ones(1, 15, 24), "pos_embedding should hold grid ** 2 patches"),
         ("to_patch_embedding.1.weight", torch.ones(47), "should hold 3 * patch_size ** 2"),
-        ("to_patch_embedding.1.weight", torch.tensor(1.0), "odd shapes"),
+        ("to_patch_embedding.1.weight", torch.tensor(1.0), "unexpected shapes"),
     ],
 )
 def test_the_wrong_tensor_is_named(
@@ -288,12 +288,12 @@ def test_label_count_must_match(save: Save, state: State) -> None:
     ("values", "message"),
     [
         ({"crop": 1}, "unknown preprocessing field 'crop'"),
-        ({"crop_pct": 2}, "crop_pct is 2; it must be over 0 and at most 1"),
+        ({"crop_pct": 2}, "crop_pct is 2; it must be above 0 and at most 1"),
         ({"interpolation": "cubic"}, "interpolation is 'cubic'"),
         ({"mean": [0.5]}, "mean must be three numbers"),
         ({"mean": "abc"}, "mean must be three numbers"),
         ({"mean": 3}, "bad preprocessing"),
-        ({"std": [1, 0, 1]}, "each channel must be over 0"),
+        ({"std": [1, 0, 1]}, "each channel must be above 0"),
         ({"image_size": 32}, "are learned for 16, which cannot be changed"),
     ],
 )

@@ -221,7 +221,7 @@ def test_backend_precision_and_streams_can_be_chosen(whole: nn.Sequential, preci
         whole, backend="torch", device="cpu", precision=precision, cores=4, streams=2
     )
     assert (backend.name, backend.precision) == ("torch", precision)
-    assert reason.startswith("torch was asked for; ")
+    assert reason.startswith("torch was requested; ")
     backend.open()
     assert (backend.streams, torch.get_num_threads()) == (2, 2)
 

@@ -83,10 +83,10 @@ def test_the_log_names_each_batch_size_once_with_its_seconds(
         network(torch.zeros(size, 2))
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(" in ")[0] for line in told] == [
-        "compiling the network for batches of 4",
-        "compiled the network for batches of 4",
-        "compiling the network for batches of 1",
-        "compiled the network for batches of 1",
+        "compiling the network for batches of 4 images",
+        "compiled the network for batches of 4 images",
+        "compiling the network for batches of 1 images",
+        "compiled the network for batches of 1 images",
     ]
 
 
@@ -194,7 +194,7 @@ def test_kernels_that_others_can_reach_are_not_used(
     assert tmp_path not in directory.parents
     assert mode(directory) == 0o700
     assert used() == [str(directory), str(directory / "triton")]
-    assert "compiled models are not kept in" in caplog.text
+    assert "compiled models are not cached in" in caplog.text
 
 
 def test_a_link_is_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from model.backends.agreement import TOLERANCE
 from model.backends.compiled import CompiledCudaBackend, keep_kernels
-from model.backends.torch import narrow
+from model.backends.torch import cast
 from model.families.simplify import simplify_published, simplify_vit_pytorch
 from model.families.xcit import XCiT
 from model.families.xcit_published import PublishedXCiT
@@ -71,7 +71,7 @@ def test_compiled_answers_agree_with_those_of_the_cpu_on_every_stream(
     with torch.inference_mode():
         expected = [softmax(plain(torch.from_numpy(pixels)).numpy()) for pixels in batches]
     backend = CompiledCudaBackend(
-        narrow(make(), precision), GPU, precision, streams=2, workers=os.cpu_count() or 1
+        cast(make(), precision), GPU, precision, streams=2, workers=os.cpu_count() or 1
     )
 
     def run(_: int) -> None:

@@ -76,7 +76,7 @@ def test_hostile_files_cost_no_more_than_they_hold(
         ("sparse", "key 'head.weight' is a sparse tensor"),
         ("stride 0", "key 'head.weight' is a tensor that uses the same numbers in several places"),
         ("shared", "its tensors share the same bytes; expected one copy of each"),
-        ("metadata nested", "JSON that is nested too deep"),
+        ("metadata nested", "JSON is nested too deeply"),
         ("metadata depth", "depth is 1000000000, from metadata; the weights have 2"),
         ("metadata dim", "dim is 1000000000000000000, from metadata; the weights have 24"),
         ("metadata list", "depth is a list of 1000, from metadata; not a number"),

@@ -77,7 +77,7 @@ def test_a_batch_size_that_cannot_be_run_is_given_up(
     classifier = classifier_on(spec, backend)
     classifier.open()
     assert classifier.max_batch_size == most
-    assert f"batches of {2 * most} are not run: " in caplog.text
+    assert f"batches of {2 * most} images are disabled: " in caplog.text
 
 
 def test_a_batch_size_that_was_named_and_cannot_be_run_is_an_error(spec: ModelSpec) -> None:
