@@ -46,7 +46,8 @@ class PreprocessSpec:
         choices = get_args(Interpolation)
         if self.interpolation not in choices:
             raise ValueError(
-                f"interpolation is {show(self.interpolation)}; must be one of {', '.join(choices)}"
+                f"interpolation is {show(self.interpolation)}; "
+                f"it must be one of {', '.join(choices)}"
             )
         if not _is_number(self.crop_pct) or not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct is {show(self.crop_pct)}; it must be above 0 and at most 1")

@@ -61,8 +61,8 @@ def build_network(spec: ModelSpec) -> nn.Module:
 def infer_vit_pytorch(state: StateDict) -> Hyperparameters:
     """Hyper-parameters of `XCiT`, read from shapes; only the dropouts cannot be."""
     patch_dim = _size(state, "to_patch_embedding.1.weight", 0)
-    patch_size = _integer_root(patch_dim / 3, "to_patch_embedding.1.weight", "3 * patch_size ** 2")
-    grid = _integer_root(_size(state, "pos_embedding", 1), "pos_embedding", "grid ** 2 patches")
+    patch_size = _integer_root(patch_dim, 3, "to_patch_embedding.1.weight", "3 * patch_size ** 2")
+    grid = _integer_root(_size(state, "pos_embedding", 1), 1, "pos_embedding", "grid ** 2")
     heads = _size(state, "xcit_transformer.layers.0.0.fn.temperature", 0)
     inner_dim = _size(state, "xcit_transformer.layers.0.0.fn.to_qkv.weight", 0) // 3
     if inner_dim < heads:
@@ -131,10 +131,10 @@ def _count_classes(state: StateDict, head: str) -> int:
     return count
 
 
-def _integer_root(square: float, key: str, meaning: str) -> int:
-    root = math.isqrt(int(square))
-    if root < 1 or root * root != square:
-        raise ValueError(f"{key} has size {square:g}; expected {meaning}")
+def _integer_root(size: int, factor: int, key: str, meaning: str) -> int:
+    root = math.isqrt(size // factor)
+    if root < 1 or factor * root**2 != size:
+        raise ValueError(f"{key} has size {size}; expected {meaning}")
     return root
 
 

@@ -105,7 +105,9 @@ def _side(origin: str, size: Any) -> Any:
     if not isinstance(size, list | tuple):
         return size
     if len(size) not in {2, 3}:
-        raise CheckpointError(f"{origin}: input_size is {show(size)}; such as [3, 224, 224]")
+        raise CheckpointError(
+            f"{origin}: input_size is {show(size)}; expected a shape such as [3, 224, 224]"
+        )
     height, width = size[-2:]
     if height != width:
         raise CheckpointError(

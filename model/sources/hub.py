@@ -65,11 +65,8 @@ def download(repository: str, revision: str | None) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(_explain(repository, revision, error)) from error
     if found is None:
-        reason = (
-            SHARDED
-            if divided
-            else f"the repository has no weight file; expected {' or '.join(WEIGHTS)}"
-        )
+        missing = f"the repository has no weight file; expected {' or '.join(WEIGHTS)}"
+        reason = SHARDED if divided else missing
         raise CheckpointError(f"hf-hub:{repository}: {reason}")
     return found
 

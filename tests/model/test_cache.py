@@ -79,7 +79,7 @@ def test_a_cache_under_a_file_is_done_without(
     options = BackendOptions(backend="openvino", device="cpu", cache_dir=tmp_path / "file" / "x")
     backend, reason = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
     assert backend.name == "openvino"
-    assert "compiled models are not kept" in caplog.text
+    assert "compiled models are not cached" in caplog.text
     assert reason == "openvino was requested; agrees with 32-bit PyTorch"
 
 
@@ -199,7 +199,7 @@ def test_a_refused_cache_is_neither_read_nor_written(
     kept = written(cache)
     assert start().name == "openvino"
     assert written(cache) == kept
-    assert "compiled models are not kept" in caplog.text
+    assert "compiled models are not cached" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -260,8 +260,12 @@ def test_payloads_of_another_kind_are_told(save: Save, payload: object, message:
         ("final_norm.bias", torch.ones(24).long(), "torch.int64 of shape (24,)"),
         ("final_norm.bias", torch.full((24,), torch.nan), "'final_norm.bias' holds NaN"),
         ("cls_token", torch.full((24,), torch.inf), "'cls_token' holds NaN or infinity"),
-        ("pos_embedding", torch.ones(1, 15, 24), "pos_embedding should hold grid ** 2 patches"),
-        ("to_patch_embedding.1.weight", torch.ones(47), "should hold 3 * patch_size ** 2"),
+        ("pos_embedding", torch.ones(1, 15, 24), "pos_embedding has size 15; expected grid ** 2"),
+        (
+            "to_patch_embedding.1.weight",
+            torch.ones(47),
+            "has size 47; expected 3 * patch_size",
+        ),
         ("to_patch_embedding.1.weight", torch.tensor(1.0), "unexpected shapes"),
     ],
 )
@@ -294,7 +298,7 @@ def test_label_count_must_match(save: Save, state: State) -> None:
         ({"mean": "abc"}, "mean must be three numbers"),
         ({"mean": 3}, "bad preprocessing"),
         ({"std": [1, 0, 1]}, "each channel must be above 0"),
-        ({"image_size": 32}, "are learned for 16, which cannot be changed"),
+        ({"image_size": 32}, "are learned for 16, so it cannot be changed"),
     ],
 )
 def test_impossible_preprocessing_is_told(

@@ -134,7 +134,7 @@ def test_an_error_of_the_device_is_not_taken_for_one_of_the_compiler(
 def test_a_missing_c_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_compilers(monkeypatch)
     network = failing(monkeypatch, RuntimeError("Failed to find C compiler.\nAnd more"))
-    message = r"no C compiler was found, .* install gcc \(Failed to find C compiler\.\)$"
+    message = r"Triton needs a C compiler, .*: install gcc \(Failed to find C compiler\.\)$"
     with pytest.raises(RuntimeError, match=message):
         network(torch.zeros(1))
     monkeypatch.setenv("CC", "gcc-13")

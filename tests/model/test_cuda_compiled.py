@@ -137,4 +137,4 @@ def test_the_second_start_finds_the_kernels_of_the_first(tmp_path: Path) -> None
 def test_without_a_c_compiler_the_network_is_run_as_recorded(tmp_path: Path) -> None:
     found = start(tmp_path / "cache", PATH=str(tmp_path), CC="")
     assert found["name"] == "torch-cudagraphs"
-    assert "no C compiler was found" in found["reason"]
+    assert "Triton needs a C compiler, and none was found" in found["reason"]

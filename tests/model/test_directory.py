@@ -94,7 +94,7 @@ def test_the_weights_of_a_directory(
     ("names", "message"),
     [
         ([], "the directory has no weight file; expected one such as model.safetensors"),
-        (["training_args.bin"], "a directory without weights"),
+        (["training_args.bin"], "the directory has no weight file"),
         (["a.pth", "b.pth"], "it has several weight files: a.pth, b.pth; name the one to use"),
         (["x/a.pth", "y/b.pth"], "it has several weight files: x/a.pth, y/b.pth; name the one"),
         ([f"{i}.pth" for i in range(9)], "0.pth, 1.pth, 2.pth, 3.pth, 4.pth and 4 more"),

@@ -81,7 +81,7 @@ def test_hostile_files_cost_no_more_than_they_hold(
         ("metadata dim", "dim is 1000000000000000000, from metadata; the weights have 24"),
         ("metadata list", "depth is a list of 1000, from metadata; not a number"),
         ("layer 999999999", "key 'blocks.999999999.norm1.weight' is unknown"),
-        ("many layers", "blocks; at most 200 are taken"),
+        ("many layers", "blocks; at most 200 are allowed"),
         ("no numbers, many classes", "key 'head.weight' holds no numbers"),
         ("header announced", "truncated or corrupt safetensors file"),
         ("header of 20 MB", "its safetensors header has 20971"),

@@ -198,7 +198,7 @@ def test_a_download_that_is_not_what_was_announced_is_refused(
     announced = {"model.safetensors": "a" * 64}
     start(Repository(files, announced=announced))
     told = refusal(f"hf-hub:{REPOSITORY}")
-    assert f"expected {'a' * 64}: a broken download; remove the file" in told
+    assert f"expected {'a' * 64}: the download is corrupt; remove the file" in told
 
 
 def test_an_unknown_name_is_told_with_close_ones() -> None:

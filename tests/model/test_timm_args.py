@@ -139,7 +139,7 @@ MERGED = "a: &a {k: 1}\n" + "".join(
             f"model: {MODEL}\ninput_size: [3, 224, 320]",
             "224 x 320; only square images",
         ),
-        (f"model: {MODEL}\ninput_size: [3]", "input_size is [3]; expected [3, 224, 224]"),
+        (f"model: {MODEL}\ninput_size: [3]", "input_size is [3]; expected a shape such as [3, 224"),
         (f"model: {MODEL}\ncrop_pct: much", "args.yaml: crop_pct is 'much'; it must be above 0"),
         (f"model: {MODEL}\ninterpolation: random", "interpolation is 'random'"),
         (f'model: "{MODEL}.\\e[31m"', "name contains the control character U+001B"),
