@@ -268,7 +268,7 @@ def test_a_backbone_without_a_head_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "of no known family"),
+        (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "the architecture is unknown"),
         (["conv1.weight", "layer1.0.conv1.weight"], "its first key is 'model.conv1.weight'"),
     ],
     ids=["deit", "resnet"],

@@ -257,15 +257,15 @@ def test_python_objects_beside_the_weights_are_left_out(
     [
         (torch.eye(5, 64).to_sparse(), "is a sparse tensor; save tensor.to_dense()"),
         (torch.ones(5, 64, device="meta"), "is on the meta device, without numbers"),
-        (torch.ones(1).expand(5, 64), "is a tensor that uses the same numbers in several places"),
+        (torch.ones(1).expand(5, 64), "is a tensor whose elements overlap in memory"),
         (
             torch.ones(70).as_strided((5, 64), (1, 1)),
-            "is a tensor that uses the same numbers in several places",
+            "is a tensor whose elements overlap in memory",
         ),
         (torch.ones(5, 64, dtype=torch.complex64), "is of type torch.ComplexFloatStorage"),
         (
             torch.ones(5, 64, dtype=torch.complex64).conj().imag,
-            "is a tensor that is only negated when it is used; save tensor.resolve_neg()",
+            "is a tensor that is negated lazily; save tensor.resolve_neg()",
         ),
         (torch.ones(0, 64), "is a tensor without numbers"),
         (torch.ones(5, 64).int(), "is torch.int32 of shape (5, 64); expected torch.float32"),
