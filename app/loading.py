@@ -2,31 +2,31 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.config.cpu_quota import usable_cores
 from app.config.memory import memory_limit, warn_of_memory
 from app.config.settings import Settings
+from app.preparation import image_errors
 from app.serving import errors
-from app.serving.classifier import Classifier, Input, ModelInfo, Tensor
+from app.serving.classifier import Input, ModelInfo, Tensor
 from model.backends.base import BackendOptions
 from model.checkpoint import BUNDLED_CHECKPOINT
 from model.errors import (
     DeviceError,
-    ImageError,
-    ImageTooLarge,
-    InvalidImage,
-    InvalidTensor,
     ModelError,
     OutOfMemory,
-    UnsupportedImage,
 )
 from model.images.preprocess import AnyPixels
 from model.inference import classifier as model_classifier
 from model.inference.classifier import load_classifier
+from model.inference.exchange import exchange_bytes, read_item, spec_to_json, write_logits
 from model.inference.prediction import Classification
-from model.inference.saliency import Views
+from model.inference.views import Views, views_from_bytes
 from model.metadata.description import Overrides
+
 
 def overrides(settings: Settings) -> Overrides:
     """The settings that override a checkpoint's metadata."""
@@ -203,4 +203,6 @@ class SlotClassifier(ServedClassifier):
 
     def explain_pixels(self, pixels: bytes, head: int | None) -> bytes:
         """A PNG of where the model looks, from what `RemotePreparer.prepare_explanation` made."""
-        return self.classifier.explainer.draw(views_from_bytes(pixels, self.classifier.spec), head)
+        return self.classifier.explainer.draw(
+            views_from_bytes(pixels, self.classifier.spec.preprocess), head
+        )

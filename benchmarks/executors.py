@@ -31,11 +31,11 @@ from model.backends.base import Backend
 from model.backends.compiled import CompiledCudaBackend, keep_kernels
 from model.backends.cuda import CudaBackend
 from model.backends.streams import throughput
-from model.backends.torch import TorchBackend, narrow, to_script
+from model.backends.torch import TorchBackend, cast, to_script
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.errors import ModelError
 from model.families.registry import FAMILIES
-from model.families.simplify import plain
+from model.families.simplify import baseline
 
 BATCH_SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 4, 16, 64, 128, 256)}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -83,12 +83,12 @@ def contenders_on_cpu(checkpoint: Checkpoint, cores: int) -> dict[str, Build]:
         return OpenVINOBackend(graph, precision, streams=streams, threads=threads)
 
     def on_torch(precision: str, streams: int, threads: int) -> Backend:
-        network = narrow(simplify(checkpoint.build(), preprocess), precision)
+        network = cast(simplify(checkpoint.build(), preprocess), precision)
         script = to_script(network, preprocess.image_size)
         return TorchBackend(script, cpu, precision, streams=streams, threads=threads)
 
     def as_trained() -> Backend:
-        network = plain(checkpoint.build(), preprocess)
+        network = baseline(checkpoint.build(), preprocess)
         return TorchBackend(network, cpu, "float32", streams=cores)
 
     kinds = {"openvino": on_openvino} if find_spec("openvino") else {}
@@ -111,12 +111,12 @@ def contenders_on_gpu(checkpoint: Checkpoint, device: torch.device) -> dict[str,
     def build(
         kind: type[TorchBackend] | type[CudaBackend], precision: str, streams: int
     ) -> Backend:
-        network = narrow(simplify(checkpoint.build(), preprocess), precision)
+        network = cast(simplify(checkpoint.build(), preprocess), precision)
         return kind(network, device, precision, streams=streams)
 
     def compiled() -> Backend:
         keep_kernels(KERNELS)
-        network = narrow(simplify(checkpoint.build(), preprocess), "bfloat16")
+        network = cast(simplify(checkpoint.build(), preprocess), "bfloat16")
         workers = torch.get_num_threads()
         return CompiledCudaBackend(network, device, "bfloat16", streams=2, workers=workers)
 
@@ -183,7 +183,7 @@ def ceiling(dtype: torch.dtype, device: torch.device, cores: int, seconds: float
 def gflop(checkpoint: Checkpoint) -> float:
     """Operations of one image, in billions."""
     size = checkpoint.spec.preprocess.image_size
-    network = plain(checkpoint.build(), checkpoint.spec.preprocess)
+    network = baseline(checkpoint.build(), checkpoint.spec.preprocess)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, size, size, 3, dtype=torch.uint8))
     return float(counter.get_total_flops()) / 1e9

@@ -1,4 +1,4 @@
-"""PyTorch on an NVIDIA GPU: the whole forward pass of a batch size as one launch."""
+"""PyTorch on an NVIDIA GPU: the forward pass of each batch size recorded as a CUDA graph."""
 
 import threading
 import weakref
@@ -14,18 +14,18 @@ from model.backends.torch import device_errors
 from model.images.preprocess import AnyPixels
 from model.scores import Logits
 
-WARM_UP_PASSES = 3  # libraries choose their kernels in the first ones, which no graph may hold
+WARM_UP_PASSES = 3  # libraries choose kernels in the first ones, which must not be recorded
 
 
 class Graph(Protocol):
-    """A pass that was recorded."""
+    """A recorded pass."""
 
     def replay(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Landing:
-    """Where pixels of one type cross the bus: from ``staged``, which is pinned, to ``arrived``."""
+    """Buffers for pixels of one type: ``staged`` in pinned memory, ``arrived`` on the device."""
 
     staged: Tensor
     arrived: Tensor
@@ -33,14 +33,14 @@ class Landing:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A pass over batches of one size, which reads ``pixels`` and writes ``logits``.
+    """A recorded pass for one batch size, which reads ``pixels`` and writes ``logits``.
 
-    The pass reads floats. Bytes cross the bus as bytes and become floats on the device, so that
-    one recording serves both, and neither is the first of its kind during live traffic.
+    The pass reads floats. Bytes are transferred as bytes and converted on the device, so that one
+    recording serves both types, and neither is slow when it first arrives.
 
     Attributes:
         pixels: ``(b, h, w, 3)``, 32-bit floats from 0 to 255.
-        landings: for bytes and for floats.
+        landings: buffers for bytes and for floats.
     """
 
     graph: Graph
@@ -49,7 +49,7 @@ class Recording:
     landings: Mapping[torch.dtype, Landing]
 
     def run(self, batch: Tensor) -> Tensor:
-        """Logits ``(b, classes)`` on the CPU of pixels ``(b, h, w, 3)``, bytes or floats."""
+        """Pixels ``(b, h, w, 3)``, bytes or floats, to logits ``(b, classes)`` on the CPU."""
         landing = self.landings[batch.dtype]
         landing.staged.copy_(batch)
         landing.arrived.copy_(landing.staged, non_blocking=True)
@@ -60,7 +60,7 @@ class Recording:
 
 
 def make_landings(pixels: Tensor, *, pin: bool = True) -> dict[torch.dtype, Landing]:
-    """Landings for batches of bytes and of floats that the pass reads from ``pixels``."""
+    """Buffers for batches of bytes and of floats, from which ``pixels`` is filled."""
 
     def staged(dtype: torch.dtype) -> Tensor:
         return torch.zeros(pixels.shape, dtype=dtype, pin_memory=pin)
@@ -74,10 +74,11 @@ def make_landings(pixels: Tensor, *, pin: bool = True) -> dict[torch.dtype, Land
 
 @dataclass(slots=True, weakref_slot=True)
 class Lane:
-    """What one thread has on the device; its recordings share their memory, as one runs at a time.
+    """The resources of one thread on the device; its recordings share memory, since one runs at a
+    time.
 
-    Libraries keep memory for every CUDA stream that ever was, so one whose thread has ended is
-    taken again.
+    Lanes of ended threads are reused, because libraries keep memory for every CUDA stream that was
+    ever created.
     """
 
     stream: torch.cuda.Stream
@@ -102,12 +103,12 @@ def open_lane(device: torch.device) -> Lane:
 class CudaBackend:
     """A CUDA graph for each batch size, on a CUDA stream for each thread.
 
-    XCiT is bound by launches: a graph makes one of hundreds. With two threads, the pixels of a
-    batch cross the bus while the other's pass is running.
+    XCiT is bound by kernel launches: a graph turns hundreds into one. With two threads, the pixels
+    of one batch are transferred while the pass of the other is running.
 
     Args:
-        network: pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``; see `narrow`.
-        precision: what it computes in, of `DTYPES`.
+        network: pixels ``(b, h, w, 3)`` as bytes to logits ``(b, classes)``; see `cast`.
+        precision: type of the computation, one of `DTYPES`.
     """
 
     name = "torch-cudagraphs"
@@ -136,10 +137,12 @@ class CudaBackend:
             batch = torch.from_numpy(pixels)
             return self._recording(lane, batch.shape).run(batch).numpy()
 
-    def keep(self, sizes: Collection[int]) -> None: ...  # recordings share their memory
+    def keep(
+        self, sizes: Collection[int]
+    ) -> None: ...  # recordings share memory, so there is nothing to release
 
     def _recording(self, lane: Lane, shape: torch.Size) -> Recording:
-        """The recording for batches of this shape, made when first asked for."""
+        """The recording for batches of this shape, made on first use."""
         if shape not in lane.recordings:
             with self._one_records:
                 lane.recordings[shape] = self._record(lane, shape)
@@ -148,7 +151,7 @@ class CudaBackend:
     def _record(self, lane: Lane, shape: torch.Size) -> Recording:
         pixels = torch.zeros(shape, device=self._device)
         landings = make_landings(pixels)
-        for landing in landings.values():  # the kernel that turns bytes into floats is loaded too
+        for landing in landings.values():  # also loads the kernel that converts bytes to floats
             pixels.copy_(landing.arrived)
         for _ in range(WARM_UP_PASSES):
             self._network(pixels)

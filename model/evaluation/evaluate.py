@@ -1,4 +1,4 @@
-"""How good a checkpoint is: accuracy overall and by class, and how honest its scores are."""
+"""Evaluating a checkpoint: accuracy overall and per class, and calibration of its scores."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,10 +25,10 @@ class Report:
     """Figures over a set of images.
 
     Attributes:
-        calibration_error: mean distance between score and accuracy over bins of the score, by
-            share of images (expected calibration error, Guo and others 2017).
-        by_class: top-1 of the images of each class that has any.
-        unreadable: a line for each image that could not be decoded; it counts for nothing.
+        calibration_error: expected calibration error (Guo et al. 2017): the mean distance between
+            score and accuracy over bins of the score, weighted by their share of images.
+        by_class: top-1 accuracy of each class that has images.
+        unreadable: a line for each image that could not be decoded; these are not counted.
     """
 
     images: int
@@ -40,7 +40,7 @@ class Report:
     unreadable: list[str]
 
     def __str__(self) -> str:
-        """A table; of many classes, those that do worst."""
+        """A table; with many classes, only those with the lowest accuracy."""
         worst = sorted(self.by_class.items(), key=lambda row: row[1])[:SHOWN]
         rows = worst if len(self.by_class) > SHOWN else self.by_class.items()
         return "\n".join(
@@ -55,12 +55,12 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What became of ``n`` images.
+    """The results of ``n`` images.
 
     Attributes:
-        classes: the true ones ``(n,)``.
-        ranks: how many classes were preferred to the true one ``(n,)``.
-        best, true: score of the class preferred to all, and of the true one ``(n,)``.
+        classes: the true classes ``(n,)``.
+        ranks: rank of the true class, from 0, ``(n,)``. best, true: scores of the best class and of
+            the true class, ``(n,)``.
     """
 
     classes: NDArray[np.int64]
@@ -79,14 +79,14 @@ def evaluate(
     batch_size: int = 16,
     quiet: bool = False,
 ) -> Report:
-    """Measure on labelled images, through the server's own preprocessing, batch by batch.
+    """Evaluate on labelled images, with the server's own preprocessing.
 
     Args:
-        source, split: see `list_split`. A folder is named after a label, or after its synset.
-        workers: threads that each decode and classify whole batches.
+        source, split: see `list_split`. Each folder is named after a label or its synset.
+        workers: number of threads; each decodes and classifies whole batches.
 
     Raises:
-        ModelError: no images, or a folder that is none of the classes.
+        ModelError: there are no images, or a folder matches none of the classes.
     """
     paths = list_split(source, split)
     classes = dict(zip(paths, match_classes(classifier, source, paths), strict=True))
@@ -117,7 +117,7 @@ def match_classes(
         if path.parent.name not in known:
             some = ", ".join(spec.labels[:5])
             raise ModelError(
-                f"{source}: folder {path.parent.name!r} is none of the {spec.num_classes} "
+                f"{source}: folder {path.parent.name!r} matches none of the {spec.num_classes} "
                 f"classes of {spec.name}; expected a label ({some}, …) or a synset"
             )
         found.append(known[path.parent.name])
@@ -127,7 +127,7 @@ def match_classes(
 def judge_batch(
     classifier: Classifier, images: Sequence[tuple[PurePosixPath, bytes, int]]
 ) -> Verdicts:
-    """Decode and classify images ``(path, bytes, true class)``."""
+    """Decode and classify images, given as ``(path, bytes, true class)``."""
     items, classes, unreadable = [], [], []
     for path, data, true_class in images:
         try:
@@ -141,7 +141,7 @@ def judge_batch(
         return Verdicts(truth, truth, np.empty(0), np.empty(0), tuple(unreadable))
     logits = classifier.backend.logits(np.stack(items))
     if not np.isfinite(logits).all():
-        raise ModelError("the network gave NaN or infinity")
+        raise ModelError("the network's output is NaN or infinite")
     scores, ids = best_classes(logits, classifier.spec.num_classes)
     ranks = (ids == truth[:, None]).argmax(1)
     true = np.take_along_axis(scores, ranks[:, None], 1)[:, 0]
@@ -149,7 +149,7 @@ def judge_batch(
 
 
 def report(verdicts: Sequence[Verdicts], labels: Sequence[str]) -> Report:
-    """The figures over all verdicts."""
+    """Combine the results of all batches."""
     classes, ranks, best, true = (
         np.concatenate([getattr(part, name) for part in verdicts])
         for name in ("classes", "ranks", "best", "true")
@@ -171,7 +171,7 @@ def report(verdicts: Sequence[Verdicts], labels: Sequence[str]) -> Report:
 
 
 def calibration_error(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Expected calibration error of scores ``(n,)`` over equal bins."""
+    """Expected calibration error of scores ``(n,)`` over bins of equal width."""
     bins = np.minimum((scores * BINS).astype(int), BINS - 1)
     distance = np.bincount(bins, weights=scores - right, minlength=BINS)
     return np.abs(distance).sum().item() / len(scores)

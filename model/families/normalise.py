@@ -1,4 +1,4 @@
-"""The model's first operation: pixels to the numbers it was trained on, on the device."""
+"""Normalisation, the model's first operation, which runs on the device."""
 
 import torch
 from einops import rearrange
@@ -8,7 +8,7 @@ from model.spec import PreprocessSpec
 
 
 class Normalise(nn.Module):
-    """Pixels ``(b, h, w, 3)`` from 0 to 255 to normalised ``(b, 3, h, w)``, 32-bit float."""
+    """Pixels ``(b, h, w, 3)`` from 0 to 255 to normalised ``(b, 3, h, w)``, 32-bit floats."""
 
     mean: Tensor
     std: Tensor

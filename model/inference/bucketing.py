@@ -1,4 +1,4 @@
-"""How a batch of any size is computed by passes of a few sizes."""
+"""Computing a batch of any size in passes of a few fixed sizes."""
 
 from collections.abc import Mapping
 
@@ -6,13 +6,13 @@ Passes = tuple[int, ...]
 
 
 def cheapest_passes(seconds: Mapping[int, float]) -> list[Passes]:
-    """The sizes of the passes that compute a batch, by its number of images, up to the largest.
+    """The cheapest passes for a batch, indexed by its number of images, up to the largest size.
 
-    One that is a size itself is one pass. Any other is filled up to a size, or divided, or both,
-    whatever takes least time.
+    A batch of a known size takes one pass. Any other batch is padded, divided, or both, whichever
+    takes the least time.
 
     Args:
-        seconds: that a pass takes, by its size.
+        seconds: duration of a pass, by its size.
     """
     least, found = [0.0], [Passes()]
     for count in range(1, max(seconds) + 1):

@@ -27,10 +27,10 @@ def write_item(item: AnyPixels, buffer: Buffer) -> bool:
 
 def read_item(buffer: Buffer, floats: bool, image_size: int) -> AnyPixels:  # noqa: FBT001
     """The item ``(h, w, 3)`` in a buffer, not copied."""
-    kind = np.float32 if floats else np.uint8
-    shape = (image_size, image_size, 3)
-    found: AnyPixels = np.frombuffer(buffer, kind, 3 * image_size**2).reshape(shape)
-    return found
+    count, shape = 3 * image_size**2, (image_size, image_size, 3)
+    if floats:
+        return np.frombuffer(buffer, np.float32, count).reshape(shape)
+    return np.frombuffer(buffer, np.uint8, count).reshape(shape)
 
 
 def write_logits(logits: Any, buffer: Buffer) -> None:

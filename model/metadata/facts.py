@@ -8,7 +8,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Facts:
-    """Values by name, each with its origin. What is learned later wins."""
+    """Values by name, each with its origin. Later values replace earlier ones."""
 
     def __init__(self) -> None:
         self.model: dict[str, Any] = {}

@@ -10,6 +10,6 @@ SYNSET = re.compile(r"n\d{8}")
 
 @cache
 def imagenet_labels() -> tuple[tuple[str, str], ...]:
-    """Synset (the id in WordNet) and readable name of each class."""
+    """The WordNet id (synset) and the readable name of each class of ImageNet-1k."""
     lines = LABELS.read_text(encoding="utf-8").splitlines()
     return tuple((synset, name) for synset, _, name in (line.partition("\t") for line in lines))

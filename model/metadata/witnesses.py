@@ -1,4 +1,4 @@
-"""What speaks for a raw state dict: its weights, its names and the files beside it."""
+"""Facts about a raw state dict: from its weights, its names and the files next to it."""
 
 import logging
 import re
@@ -15,7 +15,7 @@ from model.metadata.sidecar import find_labels, find_preprocess, read_labels, re
 from model.metadata.timm_args import read_args_file, read_saved_args
 from model.metadata.timm_config import TimmConfig, read_timm_config
 
-# file names that say nothing of the model
+# file names that do not describe the model
 NAMELESS = re.compile(r"(pytorch_)?model([_-]best)?|(model[_-])?(best|last|latest)|checkpoint-\d+")
 SUFFIXES = re.compile(r"(\.(safetensors|pth|pt|tar|bin|ckpt))+$")
 
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 def learn_from_weights(
     facts: Facts, path: Path, family: Family, state: StateDict
 ) -> Hyperparameters:
-    """What the shapes of the weights say; nothing that is learned later may contradict them."""
+    """Learn from the shapes of the weights; nothing learned later may contradict them."""
     if family.head not in state:
         raise CheckpointError(
-            f"{path}: a backbone without a classifier: key '{family.head}' is missing; "
+            f"{path}: a backbone without its classifier: key '{family.head}' is missing; "
             "expected a checkpoint with its classification head"
         )
     try:
@@ -39,10 +39,12 @@ def learn_from_weights(
             "has it"
         ) from error
     except (ValueError, LookupError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: odd shapes for family {family.name}: {error}") from error
+        raise CheckpointError(
+            f"{path}: unexpected shapes for family {family.name}: {error}"
+        ) from error
 
     facts.learn("weights", family=family.name, hyperparameters=inferred)
-    unknown = {name: inferred.pop(name) for name in family.untold}
+    unknown = {name: inferred.pop(name) for name in family.not_in_weights}
     facts.learn("dim, as published", hyperparameters=unknown)
     if "image_size" in inferred:
         facts.learn("weights", preprocess={"image_size": inferred["image_size"]})
@@ -55,7 +57,7 @@ def learn_from_weights(
 
 
 def learn_from_names(facts: Facts, path: Path, variant: str | None) -> None:
-    """What the names of the file and of the published variant say."""
+    """Learn from the names of the file and of the published variant."""
     name = SUFFIXES.sub("", path.name) or path.name
     facts.learn("file name", name=name)
     if variant:
@@ -71,14 +73,14 @@ def _learn_size_in(facts: Facts, origin: str, name: str) -> None:
 
 
 def learn_from_timm(facts: Facts, path: Path, root: Mapping[str, Any]) -> None:
-    """What timm wrote: ``args.yaml``, the arguments in the file itself, ``config.json``.
+    """Learn from timm's files: ``args.yaml``, the arguments in the checkpoint, ``config.json``.
 
     Args:
-        root: what lies beside the weights in the file.
+        root: other members of the checkpoint.
     """
     read = (read_args_file(path), read_saved_args(path, root), read_timm_config(path))
     configs = [config for config in read if config and _is_of_this(facts, path, config)]
-    for config in configs:  # a size in a name is weaker than one that any of them states
+    for config in configs:  # a size in any of them overrides a size in a name
         _learn_size_in(facts, config.origin, config.name)
     for config in configs:
         facts.learn(
@@ -97,14 +99,14 @@ def _is_of_this(facts: Facts, path: Path, config: TimmConfig) -> bool:
     if config.classes in {None, classes}:
         return True
     logger.warning(
-        "%s: not used: of a model with %d classes, and %s has %d",
+        "%s: not used: it is for a model with %d classes, but %s has %d",
         *(config.origin, config.classes, path, classes),
     )
     return False
 
 
 def learn_from_sidecars(facts: Facts, path: Path) -> None:
-    """What the user's own files beside the checkpoint say."""
+    """Learn from the user's files next to the checkpoint."""
     if found := find_preprocess(path):
         facts.learn(str(found), preprocess=read_preprocess(found, path))
     if found := find_labels(path):

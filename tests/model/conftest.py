@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.families.xcit import XCiT
 from model.spec import ModelSpec, PreprocessSpec
 
@@ -56,7 +56,7 @@ def network() -> XCiT:
 def whole(spec: ModelSpec, network: XCiT) -> nn.Sequential:
     """Pixels to logits, with weights as training leaves them."""
     network.load_state_dict(realistic_weights(network.state_dict()))
-    return plain(network, spec.preprocess).eval()
+    return baseline(network, spec.preprocess).eval()
 
 
 @pytest.fixture

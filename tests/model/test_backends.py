@@ -11,9 +11,9 @@ from model.backends.agreement import TOLERANCE
 from model.backends.base import Backend
 from model.backends.openvino import OpenVINOBackend
 from model.backends.openvino_graph import fingerprint, to_graph
-from model.backends.torch import TorchBackend, narrow, to_script
+from model.backends.torch import TorchBackend, cast, to_script
 from model.errors import DeviceError, OutOfMemory
-from model.families.simplify import plain, simplify_published, simplify_vit_pytorch
+from model.families.simplify import baseline, simplify_published, simplify_vit_pytorch
 from model.families.xcit import XCiT
 from model.families.xcit_published import PublishedXCiT
 from model.images.preprocess import AnyPixels, Pixels
@@ -38,7 +38,7 @@ def on_openvino(network: nn.Sequential, precision: str, size: int = SIZE) -> Bac
 
 
 def on_torch(network: nn.Sequential, precision: str, size: int = SIZE) -> Backend:
-    return TorchBackend(to_script(narrow(network, precision), size), CPU, precision)
+    return TorchBackend(to_script(cast(network, precision), size), CPU, precision)
 
 
 def noise(count: int, size: int = SIZE) -> Pixels:
@@ -85,7 +85,7 @@ def test_every_backend_follows_the_published_family(run: Run) -> None:
     network = PublishedXCiT(**TINY).eval()
     network.load_state_dict(realistic_weights(network.state_dict()))
     preprocess = PreprocessSpec(64)
-    expected = answers(plain(network, preprocess), noise(3, 64))
+    expected = answers(baseline(network, preprocess), noise(3, 64))
     backend = run(simplify_published(network, preprocess), "float32", 64)
     backend.open()
     assert np.abs(softmax(backend.logits(noise(3, 64))) - expected).max() < 1e-5
@@ -127,7 +127,7 @@ def assert_simplified(
 ) -> None:
     pixels = torch.from_numpy(noise(3, preprocess.image_size))
     with torch.inference_mode():
-        expected = plain(network, preprocess)(pixels)
+        expected = baseline(network, preprocess)(pixels)
         simpler = simplify(network, preprocess)
         logits = simpler(pixels)
     assert float((logits - expected).norm() / expected.norm()) < 2e-6
@@ -152,7 +152,7 @@ def test_long_queries_and_keys_stay_in_the_range_of_16_bits(
             if name.endswith(part):
                 weight[: len(weight) * 2 // 3] *= 100
     preprocess = PreprocessSpec(size)
-    expected = answers(plain(network, preprocess), noise(3, size))
+    expected = answers(baseline(network, preprocess), noise(3, size))
     backend = on_torch(simplify(network, preprocess), "float16", size)
     assert np.abs(softmax(backend.logits(noise(3, size))) - expected).max() < TOLERANCE["float16"]
 
@@ -161,7 +161,7 @@ def test_what_makes_another_graph_has_another_fingerprint() -> None:
     def seen(size: int = SIZE, *, seed: int = 0, **changes: int) -> str:
         torch.manual_seed(seed)
         network = XCiT(**(HYPERPARAMETERS | changes))
-        return fingerprint(plain(network, PreprocessSpec(SIZE)), size)
+        return fingerprint(baseline(network, PreprocessSpec(SIZE)), size)
 
     one = seen()
     assert one == seen()

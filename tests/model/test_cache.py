@@ -79,8 +79,8 @@ def test_a_cache_under_a_file_is_done_without(
     options = BackendOptions(backend="openvino", device="cpu", cache_dir=tmp_path / "file" / "x")
     backend, reason = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
     assert backend.name == "openvino"
-    assert "compiled models are not kept" in caplog.text
-    assert reason == "openvino was asked for; agrees with 32-bit PyTorch"
+    assert "compiled models are not cached" in caplog.text
+    assert reason == "openvino was requested; agrees with 32-bit PyTorch"
 
 
 def mode(path: Path) -> int:
@@ -106,7 +106,7 @@ def test_a_directory_that_any_user_could_replace_is_refused(
     assert open_cache(cache) == cache
     cache.parent.chmod(0o777)
     assert open_cache(cache) is None
-    assert f"any user can replace what is in {cache.parent}; choose another" in caplog.text
+    assert f"any user can replace files in {cache.parent}; choose another" in caplog.text
     cache.parent.chmod(0o1777)
     assert open_cache(cache) == cache, "the sticky bit prevents it"
 
@@ -116,7 +116,9 @@ def test_the_reason_is_without_pythons_notation(
 ) -> None:
     (tmp_path / "file").touch()
     assert open_cache(tmp_path / "file") is None
-    assert caplog.messages == [f"compiled models are not kept in {tmp_path / 'file'}: File exists"]
+    assert caplog.messages == [
+        f"compiled models are not cached in {tmp_path / 'file'}: File exists"
+    ]
 
 
 @pytest.mark.usefixtures("_umask")
@@ -197,7 +199,7 @@ def test_a_refused_cache_is_neither_read_nor_written(
     kept = written(cache)
     assert start().name == "openvino"
     assert written(cache) == kept
-    assert "compiled models are not kept" in caplog.text
+    assert "compiled models are not cached" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_backend_precision_and_streams_can_be_chosen(whole: nn.Sequential, preci
         whole, backend="torch", device="cpu", precision=precision, cores=4, streams=2
     )
     assert (backend.name, backend.precision) == ("torch", precision)
-    assert reason.startswith("torch was asked for; ")
+    assert reason.startswith("torch was requested; ")
     backend.open()
     assert (backend.streams, torch.get_num_threads()) == (2, 2)
 
@@ -277,7 +277,7 @@ def test_agreement_is_on_every_probability_and_the_best_class() -> None:
 
     assert told(0.35, 0.34, 0.31) is None
     assert told(0.33, 0.35, 0.32) is None  # a change of places among equals
-    assert "0.05 off, more than 0.04" in (told(0.40, 0.34, 0.26) or "")
+    assert "off by 0.05, more than 0.04" in (told(0.40, 0.34, 0.26) or "")
     assert told(float("nan"), 0.34, 0.31) is not None
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("_threads")
 SIZE = HYPERPARAMETERS["image_size"]
 COMPILED, RECORDED = "torch-compile-cudagraphs", "torch-cudagraphs"
 Choose = Callable[..., Choice]
-NO_COMPILER = "no C compiler was found, which Triton needs: install gcc"
+NO_COMPILER = "Triton needs a C compiler, and none was found: install gcc"
 
 
 class FakeGpu(TorchBackend):
@@ -142,11 +142,13 @@ def test_a_device_by_name_that_nothing_is_compiled_for_is_refused(
     chosen: Choose, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     monkeypatch.setattr(choose, "choose_device", torch.device)
-    with pytest.raises(ModelError, match=f"^compile is for a CUDA device, not for {device}$"):
+    with pytest.raises(ModelError, match=f"^compile needs a CUDA device; the device is {device}$"):
         chosen(compile=True, device=device)
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_compile_with_openvino_is_refused(chosen: Choose, device: str) -> None:
-    with pytest.raises(ModelError, match=r"^compile is for PyTorch on a CUDA device, not for"):
+    with pytest.raises(
+        ModelError, match=r"^compile needs PyTorch on a CUDA device; the backend is openvino"
+    ):
         chosen(compile=True, device=device, backend="openvino")

@@ -17,7 +17,7 @@ from model.backends.torch import TorchBackend
 from model.checkpoint import write_checkpoint
 from model.errors import InvalidTensor, ModelError
 from model.families.normalise import Normalise
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.families.xcit import XCiT
 from model.images.calibration import make_photo, preprocess_seconds
 from model.images.preprocess import AnyPixels, Pixels
@@ -70,7 +70,7 @@ def noise(count: int) -> list[Pixels]:
 
 @pytest.fixture
 def torch_classifier(spec: ModelSpec, network: XCiT) -> Classifier:
-    backend = TorchBackend(plain(network, spec.preprocess), torch.device("cpu"), "float32")
+    backend = TorchBackend(baseline(network, spec.preprocess), torch.device("cpu"), "float32")
     return on(spec, backend, max_batch_size=4)
 
 

@@ -83,10 +83,10 @@ def test_the_log_names_each_batch_size_once_with_its_seconds(
         network(torch.zeros(size, 2))
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(" in ")[0] for line in told] == [
-        "compiling the network for batches of 4",
-        "compiled the network for batches of 4",
-        "compiling the network for batches of 1",
-        "compiled the network for batches of 1",
+        "compiling the network for batches of 4 images",
+        "compiled the network for batches of 4 images",
+        "compiling the network for batches of 1 images",
+        "compiled the network for batches of 1 images",
     ]
 
 
@@ -134,7 +134,7 @@ def test_an_error_of_the_device_is_not_taken_for_one_of_the_compiler(
 def test_a_missing_c_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_compilers(monkeypatch)
     network = failing(monkeypatch, RuntimeError("Failed to find C compiler.\nAnd more"))
-    message = r"no C compiler was found, .* install gcc \(Failed to find C compiler\.\)$"
+    message = r"Triton needs a C compiler, .*: install gcc \(Failed to find C compiler\.\)$"
     with pytest.raises(RuntimeError, match=message):
         network(torch.zeros(1))
     monkeypatch.setenv("CC", "gcc-13")
@@ -194,7 +194,7 @@ def test_kernels_that_others_can_reach_are_not_used(
     assert tmp_path not in directory.parents
     assert mode(directory) == 0o700
     assert used() == [str(directory), str(directory / "triton")]
-    assert "compiled models are not kept in" in caplog.text
+    assert "compiled models are not cached in" in caplog.text
 
 
 def test_a_link_is_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,9 +19,9 @@ from model.backends.agreement import TOLERANCE, disagreement, probabilities
 from model.backends.base import BackendOptions
 from model.backends.choose import choose_backend
 from model.backends.cuda import CudaBackend
-from model.backends.torch import TorchBackend, narrow
+from model.backends.torch import TorchBackend, cast
 from model.errors import ModelError, OutOfMemory
-from model.families.simplify import plain, simplify_published, simplify_vit_pytorch
+from model.families.simplify import baseline, simplify_published, simplify_vit_pytorch
 from model.families.xcit import XCiT
 from model.families.xcit_published import PublishedXCiT
 from model.images.preprocess import AnyPixels, Pixels
@@ -81,7 +81,7 @@ def test_a_gpu_agrees_with_the_cpu_at_every_batch_size(
 ) -> None:
     batches = [noise(count, seed=count) for count in (1, 2, 3, 8, 8, 5)]
     expected = [answers(whole, pixels) for pixels in batches]
-    backend = kind(narrow(whole, precision), GPU, precision)
+    backend = kind(cast(whole, precision), GPU, precision)
     backend.open()
     for _ in range(2):  # the first time each size is recorded, then replayed
         for pixels, scores in zip(batches, expected, strict=True):
@@ -96,10 +96,8 @@ def test_a_published_network_agrees_too(precision: str) -> None:
     network = PublishedXCiT(**TINY)
     network.load_state_dict(realistic_weights(network.state_dict()))
     preprocess = PreprocessSpec(32)
-    expected = probabilities(plain(network.eval(), preprocess), 32)
-    backend = CudaBackend(
-        narrow(simplify_published(network, preprocess), precision), GPU, precision
-    )
+    expected = probabilities(baseline(network.eval(), preprocess), 32)
+    backend = CudaBackend(cast(simplify_published(network, preprocess), precision), GPU, precision)
     assert disagreement(backend, expected, 32) is None
 
 
@@ -205,7 +203,7 @@ def test_batch_sizes_that_do_not_fit_are_given_up_at_the_start(
     backend = CudaBackend(Hungry(), GPU, "float32")
     classifier = Classifier(spec, "0" * 64, backend, Explainer(nn.Identity, spec))
     classifier.open()
-    assert "are not run: cuda is out of memory" in caplog.text
+    assert "images are disabled: cuda is out of memory" in caplog.text
     assert classifier.max_batch_size < 8  # images, of 68 MiB each
     (found,) = classifier.predict([noise(1)[0]], 1)
     assert found.logits == pytest.approx(noise(1)[0].mean((0, 1)), rel=1e-4)

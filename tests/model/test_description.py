@@ -196,9 +196,7 @@ def test_weights_too_large_for_16_bits_are_told(place: Callable[..., Path]) -> N
     checkpoint = read_checkpoint(place())
     state = {**checkpoint.state, "head.bias": torch.full((5,), 1e6)}
     output = checkpoint.path.with_name("out.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"'head.bias' does not fit into float16; try bfloat16"
-    ):
+    with pytest.raises(CheckpointError, match=r"'head.bias' does not fit in float16; try bfloat16"):
         write_checkpoint(output, checkpoint.spec, state, dtype="float16")
     assert not output.exists()
 
@@ -261,16 +259,16 @@ def test_a_backbone_without_a_head_is_told(tmp_path: Path) -> None:
     backbone = {key: t for key, t in state.items() if not key.startswith("head.")}
     path = tmp_path / "backbone.pth"
     torch.save(backbone, path)
-    assert "a backbone without a classifier: key 'head.weight' is missing" in refusal(path)
+    assert "a backbone without its classifier: key 'head.weight' is missing" in refusal(path)
     projection = {"head.mlp.0.weight": torch.ones(1), "head.last_layer.weight_g": torch.ones(1)}
     torch.save({"teacher": {f"backbone.{k}": backbone[k] for k in backbone} | projection}, path)
-    assert "a backbone without a classifier" in refusal(path)
+    assert "a backbone without its classifier" in refusal(path)
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "of no known family"),
+        (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "the architecture is unknown"),
         (["conv1.weight", "layer1.0.conv1.weight"], "its first key is 'model.conv1.weight'"),
     ],
     ids=["deit", "resnet"],

@@ -93,15 +93,15 @@ def test_the_weights_of_a_directory(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "a directory without weights; expected a file such as model.safetensors"),
-        (["training_args.bin"], "a directory without weights"),
-        (["a.pth", "b.pth"], "holds several weight files: a.pth, b.pth; name the one to use"),
-        (["x/a.pth", "y/b.pth"], "holds several weight files: x/a.pth, y/b.pth; name the one"),
+        ([], "the directory has no weight file; expected one such as model.safetensors"),
+        (["training_args.bin"], "the directory has no weight file"),
+        (["a.pth", "b.pth"], "it has several weight files: a.pth, b.pth; name the one to use"),
+        (["x/a.pth", "y/b.pth"], "it has several weight files: x/a.pth, y/b.pth; name the one"),
         ([f"{i}.pth" for i in range(9)], "0.pth, 1.pth, 2.pth, 3.pth, 4.pth and 4 more"),
         (["best_a.pt", "best_b.pt", "last.pt"], "several weight files: best_a.pt, best_b.pt"),
         (
             ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
-            "divided among several files, which are not read; save them as one",
+            "weights in several files (shards) are not supported; save them as one file",
         ),
         (["saved_model.pb"], "a TensorFlow SavedModel"),
         ([".metadata", "__0_0.distcp"], "dcp_to_torch"),
@@ -148,13 +148,13 @@ def test_a_shard_by_name_is_refused(fill: Callable[..., Path]) -> None:
 def test_other_spellings_of_a_repository_get_the_right_one(text: str, hint: str | None) -> None:
     told = refusal(text)
     assert told.startswith(text)
-    assert hint is None or told.endswith(f"a Hugging Face repository is written {hint}")
+    assert hint is None or told.endswith(f"for a Hugging Face repository, use {hint}")
 
 
 @pytest.mark.parametrize("text", ["https://example.org/w.pth", "s3://bucket/w.pth", "gs://b/w.pt"])
 def test_addresses_are_no_files(text: str) -> None:
-    assert refusal(text) == f"{text}: an address, not a file; download it first"
-    assert refusal("file:///a/w.pt").endswith("an address; give the path of the file alone")
+    assert refusal(text) == f"{text}: a URL, not a file; download it first"
+    assert refusal("file:///a/w.pt").endswith("a URL; give only the path of the file")
 
 
 @pytest.mark.parametrize(

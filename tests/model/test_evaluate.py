@@ -57,7 +57,9 @@ def test_every_image_counts_where_no_folder_tells_them_apart(
     (line,) = result.unreadable
     assert line.startswith("ant/broken.jpg: ")
     (folder / "ant").rename(folder / "aphid")
-    with pytest.raises(ModelError, match=r"'aphid' is none of the 3 classes of small; .*ant, bee"):
+    with pytest.raises(
+        ModelError, match=r"'aphid' matches none of the 3 classes of small; .*ant, bee"
+    ):
         evaluate(classifier, folder, quiet=True)
 
 

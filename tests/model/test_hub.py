@@ -159,7 +159,7 @@ def test_what_is_not_there_is_told(start: Callable[..., Hub], files: dict[str, b
     hub.repositories[REPOSITORY].private = False
     assert "@v9: no revision 'v9'" in refusal(f"hf-hub:{REPOSITORY}@v9")
     hub.repositories[REPOSITORY].files = {"config.json": files["config.json"]}
-    assert "holds none of model.safetensors and pytorch_model.bin" in refusal(
+    assert "no weight file; expected model.safetensors or pytorch_model.bin" in refusal(
         f"hf-hub:{REPOSITORY}"
     )
 
@@ -198,12 +198,12 @@ def test_a_download_that_is_not_what_was_announced_is_refused(
     announced = {"model.safetensors": "a" * 64}
     start(Repository(files, announced=announced))
     told = refusal(f"hf-hub:{REPOSITORY}")
-    assert f"expected {'a' * 64}: a broken download; remove the file" in told
+    assert f"expected {'a' * 64}: the download is corrupt; remove the file" in told
 
 
 def test_an_unknown_name_is_told_with_close_ones() -> None:
     told = refusal("xcit_small_12_p16_244.fb_in1k")
-    assert "neither a file nor a published variant; close are" in told
+    assert "neither a file nor a published variant; similar names: " in told
     assert "xcit_small_12_p16_224.fb_in1k" in told
 
 

@@ -77,13 +77,13 @@ def test_a_batch_size_that_cannot_be_run_is_given_up(
     classifier = classifier_on(spec, backend)
     classifier.open()
     assert classifier.max_batch_size == most
-    assert f"batches of {2 * most} are not run: " in caplog.text
+    assert f"batches of {2 * most} images are disabled: " in caplog.text
 
 
 def test_a_batch_size_that_was_named_and_cannot_be_run_is_an_error(spec: ModelSpec) -> None:
     backend = Timed()
     backend.most = 2
-    with pytest.raises(ModelError, match="a batch of 4 cannot be run: cuda is out of memory"):
+    with pytest.raises(ModelError, match="a batch of 4 images cannot be run: cuda is out"):
         classifier_on(spec, backend, 6).open()
 
 

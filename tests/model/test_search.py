@@ -77,7 +77,7 @@ def test_networks_with_nothing_to_choose_by_are_listed(
     save: Callable[[object], Path], published: State
 ) -> None:
     told = refusal(save({"state_dict": published, "fold2": {"model": other(published)}}))
-    assert "holds several networks: state_dict, fold2.model; save the weights alone" in told
+    assert "it has several networks: state_dict, fold2.model; save the weights alone" in told
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_networks_of_other_shapes_are_not_averages_of_each_other(
     larger = dict(network(**TINY | difference).state_dict())
     for states in ((published, larger), (larger, published)):
         told = refusal(save(dict(zip(names, states, strict=True))))
-        assert f"holds several networks: {', '.join(names)}; save the weights alone" in told
+        assert f"it has several networks: {', '.join(names)}; save the weights alone" in told
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (("head._orig_mod.weight", "head.weight"), "'head.weight' is divided into several tensors"),
+        (("head._orig_mod.weight", "head.weight"), "'head.weight' is split into several tensors"),
         (("head.weight._data", "head.weight._scale"), "key 'head.weight' is missing"),
     ],
 )
@@ -153,7 +153,7 @@ def test_what_deepspeed_has_divided_is_named(
 
 def test_adapters_are_to_be_merged(save: Callable[[object], Path], published: State) -> None:
     adapter = {"base_model.model.blocks.0.attn.qkv.lora_A.weight": torch.ones(4, 64)}
-    assert "LoRA adapters alone" in refusal(save(adapter))
+    assert "only LoRA adapters" in refusal(save(adapter))
     beside = {**prefixed("base_model.model.", published), **adapter}
     assert "LoRA adapters are not merged; merge them: model.merge_and_unload()" in refusal(
         save(beside)

@@ -63,7 +63,11 @@ def test_both_orders_of_utf_16(tmp_path: Path, mark: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("labels.txt", b"ant\n0\tbee\ncat", "label 1, counted from 0, holds the control character"),
+        (
+            "labels.txt",
+            b"ant\n0\tbee\ncat",
+            "label 1, counted from 0, contains the control",
+        ),
         ("labels.txt", "ant\nbee\u202egpj\ncat".encode(), "U+202E"),
         ("labels.txt", "ant\nbee\u2028INFO ready\ncat".encode(), "U+2028"),
         ("labels.txt", b"ant\nbee\x1b[2J\ncat", "U+001B"),
@@ -75,10 +79,10 @@ def test_both_orders_of_utf_16(tmp_path: Path, mark: bytes) -> None:
         ("labels.json", b'["ant", "bee\\ud800", "cat"]', "U+D800"),
         ("labels.json", b'["ant", "bee\\nINFO ready", "cat"]', "U+000A"),
         ("labels.json", b'["ant", " ", "cat"]', "label 1, counted from 0, is empty"),
-        ("labels.json", b"[" * 200_000, "nested too deep"),
-        ("labels.json", b"[" + b"9" * 6000 + b"]", "nested too deep or too long"),
+        ("labels.json", b"[" * 200_000, "nested too deeply"),
+        ("labels.json", b"[" + b"9" * 6000 + b"]", "nested too deeply or too long"),
         ("preprocess.json", b'{"mean": [NaN, 0, 0]}', "mean must be three numbers"),
-        ("preprocess.json", b'{"crop_pct": true}', "crop_pct is true; it must be over 0"),
+        ("preprocess.json", b'{"crop_pct": true}', "crop_pct is true; it must be above 0"),
         ("preprocess.json", b'{"interpolation": ["bicubic"]}', "interpolation is a list of 1"),
         ("preprocess.json", b'{"\\u001b[2J": 1}', r"unknown preprocessing field '\x1b[2J'"),
     ],
@@ -97,9 +101,9 @@ def test_sidecars_that_cannot_be_served(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda link: link.symlink_to("/proc/self/environ"), "leads out of its directory"),
-        (lambda link: link.symlink_to("../outside.txt"), "leads out of its directory"),
-        (lambda link: link.symlink_to(link.name), "links lead in a circle"),
+        (lambda link: link.symlink_to("/proc/self/environ"), "leaves its directory"),
+        (lambda link: link.symlink_to("../outside.txt"), "leaves its directory"),
+        (lambda link: link.symlink_to(link.name), "its links are circular"),
         (lambda link: link.symlink_to("nowhere"), "cannot be read: No such file"),
         (lambda link: os.mkfifo(link), "not a regular file"),
         (lambda link: link.mkdir(), "cannot be read: Is a directory"),
@@ -149,13 +153,13 @@ def test_a_file_that_the_user_names_may_lie_anywhere(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "a\nINFO ready"}, "name holds the control character U+000A"),
+        ({"name": "a\nINFO ready"}, "name contains the control character U+000A"),
         ({"name": ""}, "name is empty"),
         ({"name": "x" * 257}, "name has 257 characters"),
-        ({"version": "1\r"}, "version holds the control character U+000D"),
-        ({"labels": ["ant", "b\x00", "cat"]}, "label 1, counted from 0, holds the control"),
+        ({"version": "1\r"}, "version contains the control character U+000D"),
+        ({"labels": ["ant", "b\x00", "cat"]}, "label 1, counted from 0, contains the control"),
         ({"labels": ["ant", 3, "cat"]}, "label 1, counted from 0, is 3; expected text"),
-        ({"provenance": {"data": "\x1b[2J"}}, "provenance 1, counted from 0, holds"),
+        ({"provenance": {"data": "\x1b[2J"}}, "provenance 1, counted from 0, contains"),
         ({"provenance": {"data": 3}}, "is 3; expected text"),
         ({"name": 3}, "'name' is 3"),
     ],

@@ -146,7 +146,7 @@ def test_a_named_number_of_streams_is_kept_and_warned_of_where_threads_share_a_p
     backend = choose_backend(lambda: whole, SIZE, expected, options, lambda: 1.0).backend
     if choice:
         assert (backend.streams, backend.threads) == (choice, max(1, 4 // choice))
-    assert ("4 streams avoid it" in caplog.text) == warned
+    assert ("set streams to 4 to avoid it" in caplog.text) == warned
 
 
 def test_a_stream_that_fails_ends_the_measurement_with_its_own_error() -> None:

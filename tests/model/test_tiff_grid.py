@@ -219,7 +219,7 @@ def test_usual_kinds_are_read(kind: Kind, order: Order) -> None:
     ],
 )
 def test_refusals_name_the_kind(kind: Kind, name: str) -> None:
-    with pytest.raises(UnsupportedImage, match=f"^{name} is not read; save it as 8-bit RGB$"):
+    with pytest.raises(UnsupportedImage, match=f"^{name} is not supported; save it as 8-bit RGB$"):
         preprocess(write(kind, make_samples(kind)), SPEC)
 
 

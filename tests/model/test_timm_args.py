@@ -120,7 +120,7 @@ def test_arguments_of_another_model_are_not_used(
     caplog.set_level(logging.WARNING)
     write_args(run, num_classes=7, crop_pct=0.9)
     assert preprocess(read_checkpoint(run), "crop_pct") == (1.0, "default")
-    assert "args.yaml: not used: of a model with 7 classes" in caplog.text
+    assert "args.yaml: not used: it is for a model with 7 classes" in caplog.text
 
 
 MERGED = "a: &a {k: 1}\n" + "".join(
@@ -132,14 +132,17 @@ MERGED = "a: &a {k: 1}\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"model: {MODEL}\nin_chans: 1", "in_chans is 1; only 3 can be served"),
-        (f"model: {MODEL}\ngp: avg", "global_pool is 'avg'; only 'token' can be served"),
+        (f"model: {MODEL}\nin_chans: 1", "in_chans is 1; only 3 is supported"),
+        (f"model: {MODEL}\ngp: avg", "global_pool is 'avg'; only 'token' is supported"),
         (f"model: {MODEL}\ncrop_mode: squash", "crop_mode is 'squash'; only 'center'"),
-        (f"model: {MODEL}\ninput_size: [3, 224, 320]", "224 x 320; only squares can be served"),
-        (f"model: {MODEL}\ninput_size: [3]", "input_size is [3]; expected [3, 224, 224]"),
-        (f"model: {MODEL}\ncrop_pct: much", "args.yaml: crop_pct is 'much'; it must be over 0"),
+        (
+            f"model: {MODEL}\ninput_size: [3, 224, 320]",
+            "224 x 320; only square images",
+        ),
+        (f"model: {MODEL}\ninput_size: [3]", "input_size is [3]; expected a shape such as [3, 224"),
+        (f"model: {MODEL}\ncrop_pct: much", "args.yaml: crop_pct is 'much'; it must be above 0"),
         (f"model: {MODEL}\ninterpolation: random", "interpolation is 'random'"),
-        (f'model: "{MODEL}.\\e[31m"', "name holds the control character U+001B"),
+        (f'model: "{MODEL}.\\e[31m"', "name contains the control character U+001B"),
         ("- a list", "is a list of 1; expected settings by name"),
         ("!!python/object/apply:os.system ['true']", "not YAML of plain values"),
         ("a: [1", "not YAML of plain values"),

@@ -257,15 +257,15 @@ def test_python_objects_beside_the_weights_are_left_out(
     [
         (torch.eye(5, 64).to_sparse(), "is a sparse tensor; save tensor.to_dense()"),
         (torch.ones(5, 64, device="meta"), "is on the meta device, without numbers"),
-        (torch.ones(1).expand(5, 64), "is a tensor that uses the same numbers in several places"),
+        (torch.ones(1).expand(5, 64), "is a tensor whose elements overlap in memory"),
         (
             torch.ones(70).as_strided((5, 64), (1, 1)),
-            "is a tensor that uses the same numbers in several places",
+            "is a tensor whose elements overlap in memory",
         ),
         (torch.ones(5, 64, dtype=torch.complex64), "is of type torch.ComplexFloatStorage"),
         (
             torch.ones(5, 64, dtype=torch.complex64).conj().imag,
-            "is a tensor that is only negated when it is used; save tensor.resolve_neg()",
+            "is a tensor that is negated lazily; save tensor.resolve_neg()",
         ),
         (torch.ones(0, 64), "is a tensor without numbers"),
         (torch.ones(5, 64).int(), "is torch.int32 of shape (5, 64); expected torch.float32"),
@@ -302,10 +302,10 @@ def test_one_class_is_a_warning(
 ) -> None:
     path = tmp_path / "model.safetensors"
     save_file(dict(network(**TINY | {"num_classes": 1}).state_dict()), path)
-    assert "one class alone: every image gets it" in read_checkpoint(path).warnings[0]
-    assert "one class alone" in caplog.text
+    assert "the model has a single class: every image gets it" in read_checkpoint(path).warnings[0]
+    assert "the model has a single class" in caplog.text
     assert main(["inspect", str(path)]) == 0
-    assert "one class alone" in capsys.readouterr().out
+    assert "the model has a single class" in capsys.readouterr().out
 
 
 def test_weights_that_are_not_of_the_network_are_named_with_the_way_out(
@@ -314,7 +314,7 @@ def test_weights_that_are_not_of_the_network_are_named_with_the_way_out(
     message = refusal(save({**published, "criterion.weight": torch.ones(3)}))
     assert message.endswith(
         "key 'criterion.weight' is unknown to family published; "
-        "save the network alone, without losses, metrics and further heads"
+        "save the network only, without losses, metrics and other heads"
     )
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from model.checkpoint import read_checkpoint
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.spec import PreprocessSpec
 
 TOP_K = 5
@@ -52,7 +52,7 @@ class Network:
 def load_network(path: str | Path) -> Network:
     checkpoint = read_checkpoint(path)
     spec = checkpoint.spec
-    return Network(plain(checkpoint.build(), spec.preprocess), spec.preprocess, spec.labels)
+    return Network(baseline(checkpoint.build(), spec.preprocess), spec.preprocess, spec.labels)
 
 
 def arguments(name: str) -> argparse.ArgumentParser:
