@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from app.processes.memory import SharedMemory
 
 FREE, CLAIMED, SUBMITTED = 0, 1, 2
-MAX_WORKERS = 256  # their numbers are bytes
-PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,45 +31,54 @@ class Claim:
     Attributes:
         generation: how often the slot has been claimed. Messages carry it, so that one about an
             earlier claim is recognised.
-        data: the slot's bytes.
     """
 
     slot: int
     generation: int
-    data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class SlotArea:
+    """Where the bytes of the slots are, for one model.
+
+    Attributes:
+        begin: of slot 0 in the shared memory.
+        slot_bytes: a multiple of 8.
+    """
+
+    view: memoryview
+    begin: int
+    slot_bytes: int
+
+    def slot(self, slot: int) -> memoryview:
+        """The bytes of a slot."""
+        begin = self.begin + slot * self.slot_bytes
+        return self.view[begin : begin + self.slot_bytes]
 
 
 class Slots:
-    """The table of slots and their bytes.
+    """The table of slots.
 
     Args:
-        memory: of at least `size` bytes, the same in every process.
+        memory: the same in every process; the table begins at byte ``begin``, a multiple of 8.
         count: number of slots.
-        slot_bytes: bytes of each, a multiple of 8.
     """
 
-    def __init__(self, memory: SharedMemory, count: int, slot_bytes: int) -> None:
+    def __init__(self, memory: SharedMemory, begin: int, count: int) -> None:
         self._descriptor = memory.descriptor
         self.count = count
-        self.slot_bytes = slot_bytes
-        view = memory.view
+        view = memory.view[begin:]
         self._states = view[:count]
         self._owners = view[count : 2 * count]
         self._engines = view[2 * count : 3 * count]
-        table = _round_up(3 * count, 8)
-        self._generations = view[table : table + 8 * count].cast("Q")
-        self._begin = _round_up(table + 8 * count, PAGE)
-        self._view = view
+        generations = round_up(3 * count, 8)
+        self._generations = view[generations : generations + 8 * count].cast("Q")
         self._recent: list[int] = []  # released by this process, whose pages are in its page table
 
     @staticmethod
-    def size(count: int, slot_bytes: int) -> int:
-        """Bytes of memory for a table and its slots."""
-        return _round_up(_round_up(3 * count, 8) + 8 * count, PAGE) + count * slot_bytes
-
-    def data(self, slot: int) -> memoryview:
-        start = self._begin + slot * self.slot_bytes
-        return self._view[start : start + self.slot_bytes]
+    def size(count: int) -> int:
+        """Bytes of a table."""
+        return round_up(3 * count, 8) + 8 * count
 
     @property
     def used(self) -> int:
@@ -164,8 +171,9 @@ class Slots:
             self._states[slot] = CLAIMED
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, slot)
-        return Claim(slot, self._generations[slot], self.data(slot))
+        return Claim(slot, self._generations[slot])
 
 
-def _round_up(number: int, multiple: int) -> int:
+def round_up(number: int, multiple: int) -> int:
+    """The smallest multiple that is not below a number."""
     return -(-number // multiple) * multiple

@@ -1,5 +1,6 @@
 """The slots: each belongs to one worker or engine at a time, whatever dies."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,8 +12,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from app.config.memory import available_memory
 from app.processes.memory import SharedMemory
-from app.processes.slots import Claim, Slots
+from app.processes.slots import Claim, SlotArea, Slots
 from app.serving.errors import StartupError
 
 ROOT = Path(__file__).parents[2]
@@ -23,16 +25,17 @@ ENGINES = st.integers(0, 1)
 
 
 def make(count: int = COUNT) -> Slots:
-    return Slots(SharedMemory.create(Slots.size(count, SLOT_BYTES)), count, SLOT_BYTES)
+    return Slots(SharedMemory.create(Slots.size(count)), 0, count)
 
 
 def test_slots_do_not_overlap() -> None:
-    slots = make(3)
+    memory = SharedMemory.create(8 + 3 * SLOT_BYTES)
+    area = SlotArea(memory.view, 8, SLOT_BYTES)
     for slot in range(3):
-        slots.data(slot)[:] = bytes([slot + 1]) * SLOT_BYTES
-    assert slots.used == 0
+        area.slot(slot)[:] = bytes([slot + 1]) * SLOT_BYTES
+    assert memory.view[:8] == bytes(8)
     for slot in range(3):
-        assert slots.data(slot) == bytes([slot + 1]) * SLOT_BYTES
+        assert area.slot(slot) == bytes([slot + 1]) * SLOT_BYTES
 
 
 def test_every_slot_can_be_claimed_once() -> None:
@@ -55,26 +58,46 @@ def test_the_slot_used_last_is_claimed_first() -> None:
 
 
 def test_memory_is_shared_with_whoever_has_the_descriptor() -> None:
-    memory = SharedMemory.create(Slots.size(COUNT, SLOT_BYTES))
-    other = Slots(SharedMemory.attach(os.dup(memory.descriptor)), COUNT, SLOT_BYTES)
-    claim = Slots(memory, COUNT, SLOT_BYTES).claim(0)
-    assert claim
-    claim.data[:3] = b"abc"
-    assert (other.used, bytes(other.data(claim.slot)[:3])) == (1, b"abc")
+    memory = SharedMemory.create(Slots.size(COUNT))
+    other = Slots(SharedMemory(os.dup(memory.descriptor)), 0, COUNT)
+    assert Slots(memory, 0, COUNT).claim(0)
+    assert other.used == 1
 
 
-def test_memory_that_cannot_be_had_is_a_clear_error() -> None:
-    with pytest.raises(
-        StartupError, match=r"bytes of shared memory cannot be allocated: .+; lower"
-    ):
-        SharedMemory.create(2**60)
+def test_memory_grows_behind_what_is_mapped() -> None:
+    memory = SharedMemory.create(5000)
+    before, other = memory.view, SharedMemory(os.dup(memory.descriptor))
+    before[:3] = b"abc"
+    begin = memory.grow(3000)
+    assert (begin, len(memory), len(other)) == (5000, 8000, 5000)
+    memory.view[7999] = 1
+    other.map()
+    assert (bytes(other.view[:3]), other.view[7999]) == (b"abc", 1)
+    before[:3] = b"xyz"
+    assert bytes(other.view[:3]) == b"xyz"
 
 
-def test_the_size_of_shared_memory_is_final() -> None:
+@pytest.mark.parametrize("size", [2**60, 2**63])
+def test_too_much_memory_is_a_clear_error(size: int) -> None:
+    assert (available_memory() or size) < size
+    reason = r"^[\d,]+ bytes of shared memory cannot be allocated: [\d,]+ are available; lower"
+    with pytest.raises(StartupError, match=reason):
+        SharedMemory.create(size)
+
+
+def test_memory_that_the_system_refuses_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(StartupError, match=r"4,096 bytes .+: Cannot allocate memory; lower"):
+        SharedMemory.create(4096)
+
+
+def test_shared_memory_cannot_shrink() -> None:
     memory = SharedMemory.create(4096)
-    for size in (0, 8192):
-        with pytest.raises(PermissionError):
-            os.ftruncate(memory.descriptor, size)
+    with pytest.raises(PermissionError):
+        os.ftruncate(memory.descriptor, 0)
 
 
 class SlotsMachine(RuleBasedStateMachine):
@@ -161,10 +184,13 @@ TestSlotsMachine = SlotsMachine.TestCase
 HAMMER = """
 import os, random, sys, time
 from app.config.memory import available_memory
+from app.config.memory import available_memory
 from app.processes.memory import SharedMemory
-from app.processes.slots import Slots
+from app.processes.slots import SlotArea, Slots
 descriptor, worker, count, slot_bytes = map(int, sys.argv[1:])
-slots = Slots(SharedMemory.attach(descriptor), count, slot_bytes)
+memory = SharedMemory(descriptor)
+slots = Slots(memory, 0, count)
+area = SlotArea(memory.view, 4096, slot_bytes)
 
 class Slow:  # leaves others time between the look at a slot and its claim
     def __init__(self, view):
@@ -186,10 +212,10 @@ while True:
     claim = slots.claim(worker) if not held else None
     if claim:
         mark = b"%16d%16d" % (worker, claim.generation)
-        claim.data[:32] = mark
+        area.slot(claim.slot)[:32] = mark
         held.append((claim, mark))
     for claim, mark in held:
-        if bytes(claim.data[:32]) != mark:
+        if bytes(area.slot(claim.slot)[:32]) != mark:
             sys.exit(f"slot {claim.slot} was claimed twice")
     if held and chance.random() < 0.9:
         slots.release(held.pop(chance.randrange(len(held)))[0])
@@ -198,11 +224,11 @@ while True:
 
 @pytest.fixture
 def memory() -> SharedMemory:
-    return SharedMemory.create(Slots.size(COUNT, SLOT_BYTES))
+    return SharedMemory.create(4096 + CONTENDED * SLOT_BYTES)
 
 
 def test_killed_workers_lose_no_slot_and_share_none(memory: SharedMemory) -> None:
-    slots = Slots(memory, CONTENDED, SLOT_BYTES)
+    slots = Slots(memory, 0, CONTENDED)
 
     def start(worker: int) -> "subprocess.Popen[str]":
         return subprocess.Popen(
