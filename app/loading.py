@@ -191,6 +191,10 @@ class SlotClassifier(ServedClassifier):
         """The description of the model, as JSON; see `app.preparation.RemotePreparer`."""
         return spec_to_json(self.classifier.spec)
 
+    def item(self, slot: memoryview, *, floats: bool) -> SlotItem:
+        """The item in a slot."""
+        return SlotItem(slot, floats)
+
     def predict(self, items: Sequence[Any], top_k: int) -> list[Any]:
         image_size = self.classifier.spec.preprocess.image_size
         with device_errors():

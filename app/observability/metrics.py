@@ -10,6 +10,7 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
+from prometheus_client.exposition import choose_encoder
 
 from app.config.cpu_quota import usable_cores
 from app.config.settings import Settings
@@ -50,6 +51,11 @@ class Metrics:
         )
         self._state = Gauge("xcit_state", "1 for the current state.", ["state"], registry=registry)
         self._model = Info("xcit_model", "The model that is served.", registry=registry)
+
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """All metrics in the format that ``accept`` names, and its media type."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self.registry), media_type
 
     def show_state(self, current: State) -> None:
         for state in State:

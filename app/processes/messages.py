@@ -82,7 +82,7 @@ class Done:
     """The one answer to a `Submit`.
 
     Attributes:
-        batch, stream, size, started, seconds: of the batch; see `app.serving.timings.Batch`.
+        batch, thread, size, started, seconds: of the batch; see `app.serving.timings.Batch`.
         queue: seconds that the image waited.
         trace: trace id, span id and flags of the batch, or `NO_SPAN`.
     """
@@ -94,7 +94,7 @@ class Done:
     generation: int
     status: Status
     batch: int = 0
-    stream: int = 0
+    thread: int = 0
     size: int = 0
     started: float = 0.0
     seconds: float = 0.0

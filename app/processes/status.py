@@ -89,7 +89,7 @@ class _Part:
 
 
 class EngineStatus(_Part):
-    """An engine's heartbeat and queue."""
+    """An engine's heartbeat, queue and progress."""
 
     @property
     def queue_depth(self) -> int:
@@ -99,6 +99,23 @@ class EngineStatus(_Part):
     @queue_depth.setter
     def queue_depth(self, depth: int) -> None:
         self._numbers[self._place + 1] = depth
+
+    @property
+    def images(self) -> int:
+        """Images that have been classified."""
+        return self._numbers[self._place + 2]
+
+    @images.setter
+    def images(self, images: int) -> None:
+        self._numbers[self._place + 2] = images
+
+    @property
+    def batches(self) -> int:
+        return self._numbers[self._place + 3]
+
+    @batches.setter
+    def batches(self, batches: int) -> None:
+        self._numbers[self._place + 3] = batches
 
 
 class WorkerStatus(_Part):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from app.config.settings import Settings
-from app.serving.batcher import MicroBatcher, Outcome
+from app.serving.batcher import Entry, MicroBatcher, Outcome
 from app.serving.classifier import Classification, Classifier, ModelInfo
 from app.serving.engines import Job
 from app.serving.errors import DeviceFailure, OutOfMemory
@@ -67,6 +67,14 @@ class Engine:
     async def run(self, job: Job, deadline: float) -> Outcome[Classification]:
         """Classify one item; raises as `MicroBatcher.submit` does."""
         return await self._batcher.submit(job, deadline=deadline)
+
+    def enqueue(self, job: Job, deadline: float) -> Entry[Job, Classification]:
+        """See `MicroBatcher.enqueue`."""
+        return self._batcher.enqueue(job, deadline)
+
+    def withdraw(self, entry: Entry[Job, Classification]) -> bool:
+        """See `MicroBatcher.withdraw`."""
+        return self._batcher.withdraw(entry)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
