@@ -134,6 +134,13 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Path("~/.cache/xcit-serve")
     """Directory in which compiled models are cached between starts; empty for no cache."""
 
+    http_workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
+    """HTTP worker processes next to the engines; 0 serves with one process. By default 0 on up to
+    4 cores."""
+
+    engines: Annotated[int, Field(ge=1, le=16)] = 1
+    """Engine processes, if there are HTTP workers: one per device."""
+
     preprocess_workers: Annotated[int, Field(ge=1, le=256)] | None = None
     """Threads that decode images. Default: one per core."""
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from app.processes.channel import Channel
 from app.processes.messages import Cancel, Done, Json, Message, Status, Submit
 from app.processes.slots import SlotArea, Slots
+from app.processes.status import EngineStatus
 from app.serving.batcher import BatcherClosed, Entry, Outcome, QueueFull
 from app.serving.engine import Engine
 from app.serving.engines import Job
@@ -70,6 +71,7 @@ class EngineServer:
 
     Args:
         number: of this engine.
+        status: of this engine.
         on_gone: called with the number of a worker that has ended, when all slots that it had
             submitted here are free or will be freed at the end of their batch.
 
@@ -78,9 +80,12 @@ class EngineServer:
         dropped: messages about slots that the worker does not own.
     """
 
-    def __init__(self, number: int, slots: Slots, on_gone: Callable[[int], None]) -> None:
+    def __init__(
+        self, number: int, slots: Slots, status: EngineStatus, on_gone: Callable[[int], None]
+    ) -> None:
         self._number = number
         self._slots = slots
+        self._status = status
         self._on_gone = on_gone
         self._submissions: dict[int, Submission] = {}
         self._explainer = WorkerPool(1, "explainer", stuck_after=STUCK_AFTER)
@@ -101,6 +106,10 @@ class EngineServer:
 
     def close(self) -> None:
         self._explainer.stop()
+
+    def show_queue(self) -> None:
+        """Write the number of waiting images to the status page."""
+        self._status.queue_depth = sum(model.engine.queue_depth for model in self.models.values())
 
     def _on_message(self, worker: Worker, message: Message) -> None:
         match message:
@@ -131,6 +140,7 @@ class EngineServer:
             return
         self._submissions[slot] = Submission(worker, message, model.engine, entry)
         entry.future.add_done_callback(partial(self._finish, worker, message))
+        self.show_queue()
 
     def _cancel(self, worker: Worker, message: Cancel) -> None:
         """Withdraw an image that still waits; one in a batch is answered when the batch ends."""

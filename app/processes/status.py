@@ -59,15 +59,27 @@ class StatusPage:
         self._times[_SERVICE + 3] = time.monotonic()
 
     @property
-    def supervised(self) -> bool:
-        """Whether the supervisor is alive."""
-        return time.monotonic() - self._times[_SERVICE + 3] < ALIVE
+    def engines(self) -> int:
+        """The number of engines."""
+        return self._numbers[_SERVICE + 4]
+
+    @engines.setter
+    def engines(self, engines: int) -> None:
+        self._numbers[_SERVICE + 4] = engines
+
+    @property
+    def alive(self) -> bool:
+        """Whether the supervisor and all engines are alive."""
+        supervised = time.monotonic() - self._times[_SERVICE + 3] < ALIVE
+        return supervised and all(
+            self.engine(number).silence < ALIVE for number in range(self.engines)
+        )
 
     def engine(self, number: int) -> "EngineStatus":
         return EngineStatus(self._numbers, self._times, _ENGINES + 4 * number)
 
     def worker(self, number: int) -> "WorkerStatus":
-        return WorkerStatus(self._numbers, self._times, _WORKERS + 4 * number)
+        return WorkerStatus(self._numbers, self._times, _WORKERS + 5 * number)
 
 
 class _Part:
@@ -146,6 +158,15 @@ class WorkerStatus(_Part):
     def held_bytes(self, held: int) -> None:
         self._numbers[self._place + 3] = held
 
+    @property
+    def stuck_decoders(self) -> int:
+        """Decoding threads whose image does not end."""
+        return self._numbers[self._place + 4]
+
+    @stuck_decoders.setter
+    def stuck_decoders(self, count: int) -> None:
+        self._numbers[self._place + 4] = count
+
     def clear(self) -> None:
         """Forget a worker that has ended."""
-        self.running, self.connections, self.held_bytes = False, 0, 0
+        self.running, self.connections, self.held_bytes, self.stuck_decoders = False, 0, 0, 0
