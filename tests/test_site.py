@@ -119,6 +119,12 @@ def test_every_picture_has_an_alternative_text(pages: dict[Path, Html]) -> None:
     assert not {url for page in pages.values() for url in page.undescribed}
 
 
+def test_no_list_item_is_rendered_as_text(pages: dict[Path, Html]) -> None:
+    for page in pages.values():
+        if "benchmarks" not in page.file.parts:
+            assert not re.search(r"^- <(strong|code|a)\b", page.file.read_text(), re.MULTILINE), page
+
+
 def test_every_page_can_be_searched(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text())
     found = {entry["location"].partition("#")[0] for entry in index["docs"]}
