@@ -6,6 +6,7 @@ files or folders to check instead of the default.
 
 import ast
 import io
+import os
 import re
 import sys
 import tokenize
@@ -15,8 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CHECKED = [
     *("README.md", "CONTRIBUTING.md", "Dockerfile", "Makefile", "NOTICE", ".env.example"),
-    *("docker-compose.yml", "docker-compose.gpu.yml", "deploy", "docs", "documentation"),
+    *("docker-compose.yml", "docker-compose.gpu.yml", "clients", "deploy", "docs"),
+    *("documentation", "training"),
 ]
+SUFFIXES = {"", ".css", ".example", ".html", ".js", ".json", ".md", ".py", ".sh", ".yml"}
 THINGS = "images?|requests?|batches|items|rows|seconds|classes|weights|lines?|bytes|pixels"
 UNITS = "batch|second|request|image|core|line|class|head|token|step|minute|file|thread|day"
 GAP = r"(?:[^\S\n]+|[^\S\n]*\n[ \t#]*)"  # between two words, also across two lines
@@ -24,7 +27,7 @@ RULES = {
     r"\b(is|are|was|were|be|been) told\b": "gets, receives",
     r"\b(for|to|by|of|from|than) who(ever)? \w+": "clients that ..., users who ...",
     r"\bwhat (is|was|are) no\b": "a ... that is not a ...",
-    r"(?<!here)(?<!\s) (is|are|was|were) no (?!longer|more|one|way)\w+": "is not a ...",
+    r"(?<!here\s)\b(is|are|was|were) no (?!longer|more|one|way)\w+": "is not a ...",
     r"\bof (its|their|our|your|one's) own\b": "separate, my, your",
     rf"\b({THINGS}) an? ({UNITS})\b": "per",
     r"\bbeside\b": "next to, compared with, in addition to",
@@ -52,17 +55,19 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def main() -> int:
+    rules = [(re.compile(p.replace(" ", GAP), re.IGNORECASE), say) for p, say in RULES.items()]
     files = [
         f for name in sys.argv[1:] or CHECKED for f in (ROOT / name, *(ROOT / name).rglob("*"))
     ]
     found = 0
-    for path in sorted(f for f in files if f.is_file() and f.suffix not in {".pyc", ".webp"}):
+    for path in sorted(f for f in files if f.is_file() and f.suffix in SUFFIXES):
         for line, text in prose(path):
-            for pattern, suggestion in RULES.items():
-                rule = re.compile(pattern.replace(" ", GAP), re.IGNORECASE)
+            for rule, suggestion in rules:
                 for words in rule.finditer(text):
                     number = line + text.count("\n", 0, words.start())
-                    print(f"{path.relative_to(ROOT)}:{number}: {words[0]!r}; write: {suggestion}")
+                    print(
+                        f"{os.path.relpath(path, ROOT)}:{number}: {words[0]!r}; write: {suggestion}"
+                    )
                     found += 1
     return min(found, 1)
 

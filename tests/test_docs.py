@@ -209,6 +209,33 @@ def test_documents_are_in_plain_english() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "lines"),
+    [
+        ("a.md", "A client\nis\ntold 503.\n\n`it is told`\n\nThere is no limit.\n", [2]),
+        ("a.yml", "# The cache, of\n# its own.\nimages: 3\n", [1]),
+        (
+            "a.py",
+            '"""One.\n\n    Beside two."""\nbeside = 1\nraise ValueError("is no file")\n',
+            [3, 5],
+        ),
+    ],
+)
+def test_the_language_check_finds_patterns_in_prose_only(
+    tmp_path: Path, name: str, text: str, lines: list[int]
+) -> None:
+    (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "scripts/plain_english.py", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [int(line.split(":")[1]) for line in done.stdout.splitlines()]
+    assert (done.returncode, found) == (1, lines)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_prose_wraps_at_100_columns(document: Path) -> None:
     blocks = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)

@@ -122,7 +122,9 @@ def test_every_picture_has_an_alternative_text(pages: dict[Path, Html]) -> None:
 def test_no_list_item_is_rendered_as_text(pages: dict[Path, Html]) -> None:
     for page in pages.values():
         if "benchmarks" not in page.file.parts:
-            assert not re.search(r"^- <(strong|code|a)\b", page.file.read_text(), re.MULTILINE), page
+            assert not re.search(r"^- <(strong|code|a)\b", page.file.read_text(), re.MULTILINE), (
+                page
+            )
 
 
 def test_every_page_can_be_searched(site: Path) -> None:
