@@ -79,9 +79,7 @@ class Admission:
             TooManyImages: ``count`` exceeds the number of slots.
         """
         if count > self._max_images:
-            raise TooManyImages(
-                f"{count} images in one request; at most {self._max_images} are accepted"
-            )
+            raise TooManyImages(f"{count} images in one request; the maximum is {self._max_images}")
         if self.images + count > self._max_images:
             raise self._overloaded(f"{self.images} images are being served")
         if self._held.full:

@@ -38,11 +38,11 @@ def test_a_key_is_known_by_its_hash_alone(keys_file: Path, alice: tuple[str, str
 @pytest.mark.parametrize(
     ("headers", "message"),
     [
-        ({}, "a key is needed"),
-        ({"authorization": "Basic YTpi"}, "a key is needed"),
-        ({"authorization": "Bearer "}, "a key is needed"),
-        ({"authorization": "Bearer guess"}, "the key is unknown"),
-        ({"x-api-key": "é"}, "the key is unknown"),
+        ({}, "API key required"),
+        ({"authorization": "Basic YTpi"}, "API key required"),
+        ({"authorization": "Bearer "}, "API key required"),
+        ({"authorization": "Bearer guess"}, "invalid API key"),
+        ({"x-api-key": "é"}, "invalid API key"),
     ],
 )
 def test_anybody_else_is_refused(keys_file: Path, headers: dict[str, str], message: str) -> None:
@@ -74,11 +74,11 @@ def test_keys_can_be_taken_away_and_a_broken_file_changes_nothing(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "there is no key in it"),
-        ("# alice\n", "there is no key in it"),
+        ("", "contains no key"),
+        ("# alice\n", "contains no key"),
         ("alice:123\n", "line 1: must be"),
         ("al ice:" + "0" * 64, "line 1: must be"),
-        ("a:" + "0" * 64 + "\na:" + "1" * 64, "line 2: the name a is there twice"),
+        ("a:" + "0" * 64 + "\na:" + "1" * 64, "line 2: duplicate name a"),
         (f"a:{'0' * 64}\nb:{'0' * 64}", "line 2: b has the key of a; use a different key"),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_keys_file_is_told(tmp_path: Path, content: str, messa
 
 
 def test_a_name_is_a_word() -> None:
-    with pytest.raises(KeysError, match="is no name"):
+    with pytest.raises(KeysError, match="invalid name"):
         new_key("a:b")
 
 
@@ -115,7 +115,7 @@ async def test_predict_is_for_who_has_a_key_and_probes_are_for_all(
     choices = {"api_keys_file": keys_file, "metrics_need_key": False}
     async with running(classifier, **choices) as (client, _):
         refused = await client.post("/predict", content=b"1")
-        assert "a key is needed" in problem(refused, 401, "unauthorized")
+        assert "API key required" in problem(refused, 401, "unauthorized")
         assert refused.headers["www-authenticate"] == "Bearer"
         refused = await client.post("/predict", content=b"1", headers={"X-API-Key": "guess"})
         assert "guess" not in problem(refused, 401, "unauthorized")
@@ -176,7 +176,7 @@ async def test_the_admin_reloads_model_and_keys(
         problem(refused, 401, "unauthorized")
         keys_file.write_text("nonsense")
         response = await client.post("/admin/reload", headers=admin)
-        assert "keys and model stay as they are" in problem(response, 422, "reload-failed")
+        assert "the keys and the model are unchanged" in problem(response, 422, "reload-failed")
         assert "line 1: must be NAME:SHA-256" in caplog.text
         bob = {"X-API-Key": new_bob}
         assert "\nxcit_reload_failed 1.0\n" in (await client.get("/metrics", headers=bob)).text

@@ -75,9 +75,9 @@ def test_only_whole_groups_and_their_padding_are_base64(text: str) -> None:
         ("=", "its length is wrong"),
         ("MQ=", "its length is wrong"),
         ("M", "its length is wrong"),
-        ("MQ==MQ==", "it has the character '='"),
-        ("MQ M", "it has spaces, as if + were read as one"),
-        ("M\x1bQ=", "it has the character '\N{REPLACEMENT CHARACTER}'"),
+        ("MQ==MQ==", "it contains the character '='"),
+        ("MQ M", "it contains spaces, probably from unescaped +"),
+        ("M\x1bQ=", "it contains the character '\N{REPLACEMENT CHARACTER}'"),
     ],
 )
 def test_the_message_names_the_mistake(text: str, message: str) -> None:

@@ -101,7 +101,7 @@ async def test_a_route_named_as_one_of_ours_is_vertex_ais(classifier: FakeClassi
     [
         (b"{", 400, "body: Invalid JSON"),
         (b"{}", 400, "instances: Field required"),
-        (json.dumps(instances()).encode(), 400, "there are no instances"),
+        (json.dumps(instances()).encode(), 400, "instances is empty"),
         (b'{"instances": [{"image": "MQ=="}]}', 400, "instances.0.b64: Field required"),
         (b'{"instances": [{"b64": "%"}]}', 400, "the image is not valid base64"),
         (b'{"instances": [{"b64": ""}, {"b64": "%"}]}', 400, "image 1 of 2, counted from 0: the"),
@@ -173,7 +173,7 @@ async def test_as_many_instances_are_accepted_as_there_are_places(
         assert len(response.json()["predictions"]) == most
         request = instances(*[content] * (most + 1))
         told = problem(await client.post("/predict", json=request), 413, "too-many-images")
-        assert told == f"{most + 1} images in one request; at most {most} are accepted"
+        assert told == f"{most + 1} images in one request; the maximum is {most}"
 
 
 async def test_a_route_may_be_one_that_ours_would_match(classifier: FakeClassifier) -> None:

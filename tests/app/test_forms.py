@@ -88,9 +88,9 @@ async def test_a_file_input_that_was_left_empty_is_ignored(
         answer = await client.post("/predict/batch", **form(*parts))
         assert len(answer.json()["results"]) == 1
         told = problem(await client.post("/predict", **form(EMPTY)), 400, "bad-request")
-        assert "holds no image" in told
+        assert "contains no image" in told
         told = problem(await client.post("/predict/batch", **form(EMPTY)), 400, "bad-request")
-        assert "holds no image" in told
+        assert "contains no image" in told
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
@@ -101,10 +101,13 @@ async def test_top_k_may_be_a_field_of_the_form(classifier: FakeClassifier, path
             rows = answer["predictions"] if path == "/predict" else answer["results"][0]
             assert len(rows if path == "/predict" else rows["predictions"]) == 2
         for parts, message in (
-            ([part(), field("top_k", b"11")], "top_k is '11'; it must be a number from 1 to 10"),
-            ([part(), field("top_k", b"\xff")], "it must be a number from 1 to 10"),
+            (
+                [part(), field("top_k", b"11")],
+                "top_k is '11'; it must be a whole number from 1 to 10",
+            ),
+            ([part(), field("top_k", b"\xff")], "it must be a whole number from 1 to 10"),
             ([part(), field("top_k", b"1" * 65)], "top_k has over 64 bytes"),
-            ([field("top_k", b"2"), field("top_k", b"2"), part()], "top_k is given twice"),
+            ([field("top_k", b"2"), field("top_k", b"2"), part()], "duplicate parameter top_k"),
         ):
             response = await client.post(path, **form(*parts))
             assert message in problem(response, 422, "invalid-parameter")
@@ -200,11 +203,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "quoted-printable": (
         form(part(b"\r\nContent-Transfer-Encoding: quoted-printable")),
-        "is 'quoted-printable'; send a part as binary or base64",
+        "is 'quoted-printable'; it must be binary or base64",
     ),
     "broken base64 part": (
         form(part(b"\r\nContent-Transfer-Encoding: base64", b"M%==")),
-        "it has the character '%'",
+        "it contains the character '%'",
     ),
     "mixed": (form(part(), media_type="multipart/mixed; boundary=x"), "send multipart/form-data"),
     "empty boundary": (form(part(), media_type="multipart/form-data; boundary="), "boundary"),
@@ -234,15 +237,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "base64 whose + became spaces": (
         {"json": {"image": "Mw/ Mw=="}},
-        "it has spaces, as if + were read as one; send + as %2B",
+        "it contains spaces, probably from unescaped +; send + as %2B",
     ),
     "another boundary": (
         form(part(), media_type="multipart/form-data; boundary=y"),
-        "it ends without the last boundary, which is '--y--' by its Content-Type",
+        "it ends without the final boundary '--y--' of its Content-Type",
     ),
     "no last boundary": (
         {**form(part()), "content": part()},
-        "it ends without the last boundary, which is '--x--'",
+        "it ends without the final boundary '--x--'",
     ),
     "data URI without base64": ({"json": {"image": "data:image/png,abc"}}, "must begin like data:"),
     "too many parts": (form(*[field("top_k", b"")] + [EMPTY] * 17), "the form has over 17 parts"),

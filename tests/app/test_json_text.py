@@ -143,10 +143,16 @@ def test_what_is_not_a_list_of_numbers_is_refused(data: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b'{"inputs": [{"image": "aaaaaaaaaaaaaaaaaaaaa', "a string is broken or has no end"),
-        (rb'{"inputs": [{"image": "aaaaaaaaaaaaaaaa\u12"}]}', "a string is broken or has no end"),
-        (b'{"inputs": [{"image": "aaaaaaaaaaaaaaaa\\', "a string is broken or has no end"),
-        (b'{"inputs": [{"image": "aaaaaaaaaaaa\naaaaaaa"}]}', "a character that it may not have"),
+        (b'{"inputs": [{"image": "aaaaaaaaaaaaaaaaaaaaa', "a string is malformed or not closed"),
+        (
+            rb'{"inputs": [{"image": "aaaaaaaaaaaaaaaa\u12"}]}',
+            "a string is malformed or not closed",
+        ),
+        (b'{"inputs": [{"image": "aaaaaaaaaaaaaaaa\\', "a string is malformed or not closed"),
+        (
+            b'{"inputs": [{"image": "aaaaaaaaaaaa\naaaaaaa"}]}',
+            "a string contains an invalid character",
+        ),
         (b'{"inputs": [], "name": "%b"}' % (b"a" * 1001), "name: String should have at most 1000"),
         (b'{"inputs": [], "name": "%b"}' % (b"a" * 9000), "name: String should have at most 1000"),
         (b'{"inputs": [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3]}', "inputs.0: must be"),
@@ -176,7 +182,9 @@ def test_other_strings_are_those_of_the_text() -> None:
 
 def test_what_is_left_of_a_text_is_bounded_and_grows_with_the_rows() -> None:
     text = b'{"inputs": [%b{}]}' % (b'{"a":0},' * 4_000)
-    with pytest.raises(BadRequest, match="it has over 16,504 bytes beside images and numbers"):
+    with pytest.raises(
+        BadRequest, match="it has over 16,504 bytes apart from images and tensor data"
+    ):
         finish(parse_json(Whole, text, "not a body"))
     body, _ = finish(parse_json(Whole, text, "not a body", rows=1_000))
     assert len(body.inputs) == 4_001

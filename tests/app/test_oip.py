@@ -197,8 +197,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no JSON": ({"content": JUNK}, "not an inference request: body: Invalid JSON"),
     "nothing": ({"content": b""}, "not an inference request"),
     "no inputs": ({"json": {}}, "inputs: Field required"),
-    "not one input": (request_of(), "0 inputs; xcit has one"),
-    "two inputs": (request_of(TWO, TWO), "2 inputs; xcit has one"),
+    "not one input": (request_of(), "0 inputs; xcit takes one"),
+    "two inputs": (request_of(TWO, TWO), "2 inputs; xcit takes one"),
     "name": (request_of(images(b"1", name="img")), "unknown input 'img'; xcit has 'image'"),
     "dtype": (request_of(images(b"1", datatype="UINT8")), "is 'UINT8'; xcit takes BYTES"),
     "shape": (request_of(images(b"1", shape=[1, 2])), "has shape [1, 2]; expected [-1, 1]"),
@@ -206,8 +206,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "negative shape": (request_of(images(b"1", shape=[-1])), "shape.0: must be greater"),
     "shape of text": (request_of(images(b"1", shape=["1"])), "shape.0: must be a valid"),
     "no rows": (request_of(images(shape=[0])), "has no rows"),
-    "too few": (request_of(images(b"1", shape=[2])), "holds 1 elements; its shape has 2"),
-    "a number": (request_of(images(data=[1], shape=[1])), "a string of base64, and not 1"),
+    "too few": (request_of(images(b"1", shape=[2])), "has 1 elements; its shape requires 2"),
+    "a number": (
+        request_of(images(data=[1], shape=[1])),
+        "an image must be a base64 string, not 1",
+    ),
     "no base64": (request_of(images(data=["%"], shape=[1])), "not valid base64"),
     "uneven": (request_of(images(data=[["MQ=="], "MQ=="], shape=[2])), "nested unevenly"),
     "no data": (request_of(images(data=None, shape=[1])), "either data or binary_data_size"),
@@ -225,7 +228,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "classes": (
         request_of(TWO, outputs=[{"name": "logits", "parameters": {"classification": 11}}]),
-        "classification is 11; it must be a number from 1 to 10",
+        "classification is 11; it must be a whole number from 1 to 10",
     ),
     "classes of text": (
         request_of(TWO, outputs=[{"name": "logits", "parameters": {"classification": "2"}}]),
@@ -238,7 +241,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "timeout": (request_of(TWO, parameters={"timeout": -1}), "timeout is -1"),
     "shared memory": (
         request_of(TWO, parameters={"shared_memory_region": "x"}),
-        "parameter 'shared_memory_region' is of an extension that is not supported",
+        "parameter 'shared_memory_region' belongs to an unsupported extension",
     ),
     "size beyond the body": (binary(TWO, b"", 8), "binary_data_size is 8, and 0 bytes follow"),
     "size of text": (binary(TWO, b"12", "2"), "binary_data_size is '2'"),
@@ -253,7 +256,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "half a length": (binary(TWO, elements(b"1") + b"\0\0"), "are not 2 elements"),
     "header beyond the body": (
         {"content": b"{}", "headers": {"Inference-Header-Content-Length": "3"}},
-        "3 bytes of JSON are declared; the body has 2",
+        "3 bytes of JSON declared; the body has 2",
     ),
     "header of text": (
         {"content": b"{}", "headers": {"Inference-Header-Content-Length": "two"}},
@@ -269,7 +272,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "half a gzip": (
         {"content": gzip.compress(b"{}")[:-4], "headers": {"content-encoding": "gzip"}},
-        "is not whole",
+        "is truncated",
     ),
     "an image that does not decode": (
         request_of(images(b"1", b"bad")),
@@ -289,8 +292,11 @@ BOMBS = {
 REFUSED_TENSORS = {
     "shape": (request_of(tensor(*[0] * 12, shape=[3, 2, 2])), "expected [-1, 3, 2, 2]"),
     "another size": (request_of(tensor(*[0] * 12, shape=[1, 3, 4, 1])), "has shape [1, 3, 4, 1]"),
-    "too few": (request_of(tensor(*[0] * 11, shape=[1, 3, 2, 2])), "11 elements; its shape has 12"),
-    "text": (request_of(tensor(*["0"] * 12)), "has '0', which is not a number"),
+    "too few": (
+        request_of(tensor(*[0] * 11, shape=[1, 3, 2, 2])),
+        "11 elements; its shape requires 12",
+    ),
+    "text": (request_of(tensor(*["0"] * 12)), "has '0', which is not a 32-bit number"),
     "bytes": (binary(tensor(*[0] * 24), ZEROS), "has 48 bytes; 2 rows take 96"),
     "half a row": (
         {"content": ZEROS + ZEROS[:4], "headers": {"Inference-Header-Content-Length": "0"}},
@@ -340,7 +346,7 @@ async def test_models_and_versions_that_are_not_there_are_told(classifier: FakeC
             told = error(await client.get(f"/v2/models/resnet{path}"), 404)
             assert told == "unknown model 'resnet'; the models are xcit, xcit_tensor"
             told = error(await client.get(f"/v2/models/xcit/versions/4{path}"), 404)
-            assert told == "model xcit has version 3 and no version '4'"
+            assert told == "unknown version '4'; model xcit has version 3"
         request = request_of(images(b"1"))
         assert "unknown model" in error(await client.post("/v2/models/x/infer", **request), 404)
         assert "/v2/nothing" in error(await client.get("/v2/nothing"), 404)
@@ -352,7 +358,7 @@ async def test_a_million_rows_are_refused_before_they_are_looked_at(
     async with running(classifier) as (client, _):
         request = binary(images(shape=[10**6]), elements(b"") * 10**6)
         told = error(await client.post(INFER, **request), 413)
-        assert told == "1000000 rows in one request; at most 256 are accepted"
+        assert told == "1000000 rows in one request; the maximum is 256"
         tensors = binary(tensor(shape=[10**6, 3, 2, 2]), b"")
         assert "1000000 rows" in error(await client.post(INFER_TENSOR, **tensors), 413)
     assert not classifier.batches
@@ -369,7 +375,7 @@ async def test_bodies_are_inflated_up_to_a_limit(classifier: FakeClassifier, enc
                     INFER, content=deflate(body), headers={"content-encoding": encoding}
                 )
             assert response.status_code == status, response.text
-    assert "inflates to over 1000 bytes" in error(response, 413)
+    assert "the decompressed body exceeds the maximum of 1000 bytes" in error(response, 413)
 
 
 async def test_rows_get_their_places_at_once_or_none(classifier: FakeClassifier) -> None:
@@ -386,7 +392,7 @@ async def test_rows_get_their_places_at_once_or_none(classifier: FakeClassifier)
         assert (await fits).is_success
         assert [(await one).status_code for one in waiting] == [200, 200]
         response = await client.post(INFER, **request_of(images(*[b"1"] * 5)))
-        assert "5 rows in one request; at most 4" in error(response, 413)
+        assert "5 rows in one request; the maximum is 4" in error(response, 413)
         assert (await client.post(INFER, **request_of(images(*[b"1"] * 4)))).is_success
 
 

@@ -114,27 +114,27 @@ async def test_top_k_out_of_range_names_the_range(classifier: FakeClassifier, to
 
 
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
-    "empty": ({"content": b""}, "holds no image"),
+    "empty": ({"content": b""}, "contains no image"),
     "compressed": (
         {"content": b"3", "headers": {"content-encoding": "gzip"}},
-        "Content-Encoding is 'gzip'; send images as they are",
+        "Content-Encoding is 'gzip'; send images without one",
     ),
-    "empty multipart file": ({"files": {"file": b""}}, "holds no image"),
-    "multipart without parts": (multipart(), "holds no image"),
+    "empty multipart file": ({"files": {"file": b""}}, "contains no image"),
+    "multipart without parts": (multipart(), "contains no image"),
     "two images": (multipart(("file", b"1"), ("file", b"2")), "more than one image in one request"),
     "two names": (multipart(("file", b"1"), ("image", b"2")), "more than one image in one request"),
     "unknown part": (multipart(("picture", b"1")), "unknown part 'picture'"),
     "no boundary": (
         {"content": b"3", "headers": {"content-type": "multipart/form-data"}},
-        "without a boundary",
+        "has no boundary",
     ),
     "unfinished multipart": (
         multipart(("file", b"1"), end=b""),
-        "it ends without the last boundary",
+        "it ends without the final boundary",
     ),
-    "broken multipart": (
+    "malformed multipart": (
         {"content": b"garbage", "headers": {"content-type": "multipart/form-data; boundary=x"}},
-        "broken multipart",
+        "malformed multipart",
     ),
     "broken json": (
         {"content": b"{", "headers": {"content-type": "application/json"}},
@@ -144,10 +144,10 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "json without image": ({"json": {}}, 'not {"image": "<base64>"}'),
     "json with another key": ({"json": {"image": ENCODED, "date": 3}}, "date: unknown member"),
     "json number": ({"json": {"image": 3}}, "valid string"),
-    "broken base64": (as_json("$$$"), "not valid base64: it has the character '$'"),
+    "broken base64": (as_json("$$$"), "not valid base64: it contains the character '$'"),
     "base64 that is cut": (as_json("abcde"), "not valid base64: its length is wrong"),
-    "base64 beyond ascii": (as_json("äöü"), "not valid base64: it has the character 'ä'"),
-    "empty base64": (as_json(""), "holds no image"),
+    "base64 beyond ascii": (as_json("äöü"), "not valid base64: it contains the character 'ä'"),
+    "empty base64": (as_json(""), "contains no image"),
 }
 
 
@@ -176,7 +176,7 @@ async def test_an_oversize_body_is_refused(classifier: FakeClassifier, declared:
     content: Any = b"x" * 110 if declared else stream()
     async with running(classifier, max_body_bytes=100) as (client, _):
         response = await client.post("/predict", content=content)
-        assert "at most 100 bytes" in problem(response, 413, "body-too-large")
+        assert "the maximum is 100 bytes" in problem(response, 413, "body-too-large")
         exact = await client.post("/predict", content=b"x" * 100)
     assert exact.status_code == 200
 
@@ -413,12 +413,12 @@ async def test_a_batch_that_the_service_cannot_answer_fails_as_such(
     [
         (
             {"content": b"3", "headers": RAW},
-            "the body is 'application/octet-stream'; send multipart",
+            "the Content-Type is 'application/octet-stream'; send multipart",
         ),
-        ({"content": b"3"}, "the body is of no type"),
-        (multipart(end=b"--x--\r\n"), "holds no image"),
+        ({"content": b"3"}, "the Content-Type is missing"),
+        (multipart(end=b"--x--\r\n"), "contains no image"),
         (multipart(("other", b"3")), "unknown part 'other'"),
-        (multipart(("file", b"3"), end=b""), "broken multipart body"),
+        (multipart(("file", b"3"), end=b""), "malformed multipart body"),
     ],
 )
 async def test_what_is_no_batch_is_refused(

@@ -93,12 +93,18 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"parameter": {}}, "unknown member 'parameter'; did you mean parameters?"),
     ({"inputs": [{**TWO, "dtype": "BYTES"}]}, "unknown member 'dtype'; did you mean datatype?"),
     ({"outputs": [{"name": "logits", "params": {}}]}, "unknown member 'params'; did you mean para"),
-    ({"top_k": 3}, 'top_k is not read here; give an output the parameter {"classification": n}'),
-    ({"parameters": {"top_k": 3}}, "top_k is not read here"),
-    ({"outputs": [{"name": "logits", "parameters": {"topk": 3}}]}, "topk is not read here"),
+    (
+        {"top_k": 3},
+        'top_k is not part of the protocol; give an output the parameter {"classification": n}',
+    ),
+    ({"parameters": {"top_k": 3}}, "top_k is not part of the protocol"),
+    (
+        {"outputs": [{"name": "logits", "parameters": {"topk": 3}}]},
+        "topk is not part of the protocol",
+    ),
     (
         {"a": 0} | {f"a{i}": i for i in range(16)},
-        "has over 16 members that the protocol does not have",
+        "has over 16 unknown members",
     ),
     ({"outputs": [{"name": "logits"}] * 17}, "outputs: List should have at most 16 items"),
     ({"id": "i" * 1001}, "id: String should have at most 1000 characters"),

@@ -66,9 +66,9 @@ async def test_it_is_refused_before_the_body_is_read(classifier: FakeClassifier)
 async def test_a_parameter_is_given_once_and_a_query_is_short(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         response = await client.post("/predict?top_k=1&top_k=2", content=b"3")
-        assert "top_k is given twice in the query" in told_of(response)
+        assert "duplicate query parameter top_k" in told_of(response)
         response = await client.post(f"/predict?{'a=1&' * 300}", content=b"3")
-        assert "the query has 1200 bytes; at most 1000 are read" in told_of(response)
+        assert "the query has 1200 bytes; the maximum is 1000" in told_of(response)
 
 
 async def test_the_clouds_routes_refuse_them_too(classifier: FakeClassifier) -> None:

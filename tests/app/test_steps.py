@@ -11,7 +11,7 @@ from app.http.answers import write_answers
 from app.http.bodies.body import read_image_of_json
 from app.http.bodies.forms import NAMES, NAMES_OF_MANY, FormReader
 from app.http.bodies.inflation import inflate
-from app.http.bodies.json_text import MOST_REST, MOST_REST_OF_ROW, SMALL
+from app.http.bodies.json_text import MAX_REST, MAX_REST_PER_ROW, SMALL
 from app.http.routes.cloud import read_instances
 from app.http.routes.oip.outputs import Wanted, write_response
 from app.http.routes.oip.schemas import InferResponse
@@ -107,7 +107,7 @@ def test_of_hostile_bodies(kind: str) -> None:
     check(lambda: read(body))
 
 
-@pytest.mark.parametrize("size", [SMALL, MOST_REST + ROWS * MOST_REST_OF_ROW, SIZE])
+@pytest.mark.parametrize("size", [SMALL, MAX_REST + ROWS * MAX_REST_PER_ROW, SIZE])
 @pytest.mark.parametrize("kind", DENSE)
 def test_of_json_that_stands_for_many_objects(kind: str, size: int) -> None:
     body = filled(*DENSE[kind], size=size)

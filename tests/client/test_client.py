@@ -137,7 +137,7 @@ async def test_a_key_opens_the_service(classifier: FakeClassifier, tmp_path: Pat
     async with served(classifier, api_key=key, api_keys_file=tmp_path / "keys") as client:
         assert (await client.predict(b"3")).best.class_id == 3
     async with served(classifier, api_keys_file=tmp_path / "keys") as client:
-        with pytest.raises(Unauthorized, match="a key is needed"):
+        with pytest.raises(Unauthorized, match="API key required"):
             await client.predict(b"3")
 
 
