@@ -144,7 +144,7 @@ def test_a_body_that_trickles_is_given_up_after_the_timeout() -> None:
     now = 104.9
     body.add(b"{")
     now = 105.1
-    with pytest.raises(TimedOut, match=r"http://service/ did not send its whole answer within 5 s"):
+    with pytest.raises(TimedOut, match=r"http://service/ did not send the whole answer within 5 s"):
         body.add(b"}")
 
 

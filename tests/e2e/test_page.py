@@ -482,7 +482,7 @@ def reach_every_view(page: Page) -> Iterator[str]:
     choose(page, picture(), "a-name-" * 12 + ".jpg")
     expect(result(page)).to_contain_text("%")
     page.get_by_role("button", name="Show").click()
-    expect(page.get_by_role("img", name="looked most")).to_be_visible()
+    expect(page.get_by_role("img", name="attention is highest")).to_be_visible()
     yield "answer"
     page.route("**/predict", lambda route: route.fulfill(status=401, json={"detail": "whose?"}))
     choose(page, picture())
