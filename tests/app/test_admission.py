@@ -27,7 +27,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_images_are_bounded_and_places_come_back() -> None:
+def test_images_are_limited_and_slots_are_released() -> None:
     admission = Admission(max_images=2, max_bytes=100)
     with admission.admit(), admission.admit():
         with pytest.raises(Overloaded, match="2 images are being served"), admission.admit():
@@ -38,7 +38,7 @@ def test_images_are_bounded_and_places_come_back() -> None:
         assert admission.images == 1
 
 
-def test_bytes_are_bounded_as_they_arrive() -> None:
+def test_bytes_are_limited_while_they_arrive() -> None:
     admission = Admission(max_images=10, max_bytes=100)
     with admission.upload() as one, admission.upload() as other:
         one(60)
@@ -52,7 +52,7 @@ def test_bytes_are_bounded_as_they_arrive() -> None:
     assert admission.bytes == 0
 
 
-def test_a_slow_upload_takes_no_place_among_the_images() -> None:
+def test_slow_upload_takes_no_slot() -> None:
     admission = Admission(max_images=1, max_bytes=100)
     with admission.upload() as hold:
         hold(1)
@@ -60,7 +60,7 @@ def test_a_slow_upload_takes_no_place_among_the_images() -> None:
             assert admission.images == 1
 
 
-def test_a_failed_request_gives_everything_back() -> None:
+def test_failed_request_releases_its_slot_and_bytes() -> None:
     admission = Admission(max_images=1, max_bytes=100)
 
     def fail() -> None:
@@ -99,7 +99,7 @@ def test_retry_after_is_the_queue_over_the_measured_throughput(clock: Clock) -> 
     assert busy(clock, images=1000, rate=4).retry_after() == 60
 
 
-def test_images_that_are_refused_are_finished_work_and_late_ones_are_not(clock: Clock) -> None:
+def test_invalid_images_count_as_served_and_late_images_do_not(clock: Clock) -> None:
     admission = Admission(max_images=1000, max_bytes=100, clock=clock)
     waiting = fill(admission, 10)
     for error in (InvalidImage("no"), DeadlineExceeded("late")) * 50:
@@ -110,7 +110,7 @@ def test_images_that_are_refused_are_finished_work_and_late_ones_are_not(clock: 
     waiting.close()
 
 
-def test_an_idle_service_takes_a_request_however_slow_it_was(clock: Clock) -> None:
+def test_idle_service_admits_a_request_however_slow_it_was(clock: Clock) -> None:
     admission = busy(clock, images=1, rate=0.01)
     with pytest.raises(
         Overloaded, match=r"estimated wait of 400\.0 s exceeds the remaining 10\.0 s"
@@ -120,7 +120,7 @@ def test_an_idle_service_takes_a_request_however_slow_it_was(clock: Clock) -> No
     admission.check(clock.now + 10)
 
 
-def test_a_request_that_would_miss_its_deadline_is_refused_early(clock: Clock) -> None:
+def test_request_that_would_miss_its_deadline_is_refused(clock: Clock) -> None:
     admission = busy(clock, images=99, rate=50)
     admission.check(clock.now + 2.1)
     with pytest.raises(Overloaded, match=r"wait of 2\.0 s exceeds the remaining 1\.9 s") as caught:
@@ -129,20 +129,20 @@ def test_a_request_that_would_miss_its_deadline_is_refused_early(clock: Clock) -
     admission.check(math.inf)
 
 
-def test_nobody_is_refused_for_a_throughput_that_is_not_known(clock: Clock) -> None:
+def test_no_request_is_refused_while_the_throughput_is_unknown(clock: Clock) -> None:
     admission = Admission(max_images=10, max_bytes=100, clock=clock)
     with fill(admission, 9):
         admission.check(clock.now + 0.001)
 
 
-def test_a_worker_that_is_free_takes_a_request_however_slow_the_others_are(clock: Clock) -> None:
+def test_free_worker_takes_a_request_however_slow_the_others_are(clock: Clock) -> None:
     admission = busy(clock, images=1, rate=0.01, at_once=2)
     admission.check(clock.now + 10)
     with admission.admit(), pytest.raises(Overloaded, match="exceeds the remaining 10"):
         admission.check(clock.now + 10)
 
 
-def test_a_lone_request_that_failed_is_no_slowness(clock: Clock) -> None:
+def test_single_failed_request_does_not_lower_the_throughput(clock: Clock) -> None:
     admission = busy(clock, images=0, rate=100)
     with suppress(ServiceError), admission.admit():
         clock.now += 30
@@ -151,7 +151,7 @@ def test_a_lone_request_that_failed_is_no_slowness(clock: Clock) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(-40, 60)), max_size=40))
-def test_bytes_that_a_decoder_still_reads_outlive_their_request(
+def test_bytes_are_counted_while_a_decoder_reads_them(
     steps: list[tuple[int, int]],
 ) -> None:
     """Requests come, hold bytes and leave, and decoders of their bytes begin and end."""
@@ -181,7 +181,7 @@ def test_bytes_that_a_decoder_still_reads_outlive_their_request(
     assert admission.bytes == 0
 
 
-def test_one_buffer_that_many_decoders_read_is_counted_once() -> None:
+def test_buffer_shared_by_decoders_is_counted_once() -> None:
     admission = Admission(max_images=10, max_bytes=100)
     with admission.upload() as hold:
         hold(60)

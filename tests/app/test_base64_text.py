@@ -58,7 +58,7 @@ WELL_FORMED = re.compile(r"([\w+/]{4})*([\w+/]{2}(==)?|[\w+/]{3}=?)?", re.ASCII)
 
 
 @given(st.text("ABab01+/=%é\0", max_size=40))
-def test_only_whole_groups_and_their_padding_are_base64(text: str) -> None:
+def test_incomplete_groups_and_wrong_padding_are_refused(text: str) -> None:
     if WELL_FORMED.fullmatch(text):
         assert decode(text) == base64.b64decode(text.rstrip("=") + "==")
     else:
@@ -80,12 +80,12 @@ def test_only_whole_groups_and_their_padding_are_base64(text: str) -> None:
         ("M\x1bQ=", "it contains the character '\N{REPLACEMENT CHARACTER}'"),
     ],
 )
-def test_the_message_names_the_mistake(text: str, message: str) -> None:
+def test_message_names_the_mistake(text: str, message: str) -> None:
     with pytest.raises(BadRequest) as caught:
         decode(text, 10_000)
     assert message in caught.value.detail
 
 
 @pytest.mark.parametrize("head", ["data:image/png;base64,", "DATA:;Base64,", "data:a;b=c;base64,"])
-def test_a_data_uri_holds_its_content(head: str) -> None:
+def test_data_uri_is_decoded(head: str) -> None:
     assert decode(head + "MQ==", 10_000) == b"1"

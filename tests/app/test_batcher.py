@@ -67,7 +67,7 @@ async def hold(
     return task
 
 
-async def test_lone_item_runs_at_once_and_alone() -> None:
+async def test_single_item_runs_at_once() -> None:
     runner = Runner()
     async with batching(runner) as batcher:
         outcome = await batcher.submit(21)
@@ -76,7 +76,7 @@ async def test_lone_item_runs_at_once_and_alone() -> None:
     assert runner.batches == [[21]]
 
 
-async def test_batch_forms_while_the_thread_is_busy_in_order_of_arrival() -> None:
+async def test_batch_forms_in_order_while_the_thread_is_busy() -> None:
     runner = Runner()
     async with batching(runner) as batcher:
         first = await hold(runner, batcher)
@@ -88,7 +88,7 @@ async def test_batch_forms_while_the_thread_is_busy_in_order_of_arrival() -> Non
     assert runner.batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
-async def test_what_waits_is_split_over_the_free_threads() -> None:
+async def test_waiting_items_are_divided_among_free_threads() -> None:
     runner = Runner()
     runner.gate.clear()
     async with batching(runner, threads=2, max_batch_size=16) as batcher:
@@ -99,7 +99,7 @@ async def test_what_waits_is_split_over_the_free_threads() -> None:
     assert sorted(len(batch) for batch in runner.batches) == [4, 4]
 
 
-async def test_queue_refuses_past_its_bound_and_takes_again_after() -> None:
+async def test_full_queue_refuses_items_until_there_is_room() -> None:
     runner = Runner()
     async with batching(runner, max_queue_size=2) as batcher:
         first = await hold(runner, batcher)
@@ -125,7 +125,7 @@ async def test_cancelled_entry_is_dropped_before_the_batch_forms() -> None:
     assert runner.batches == [[0], [1, 3]]
 
 
-async def test_cancelling_a_running_entry_leaves_its_neighbours() -> None:
+async def test_cancelling_a_running_entry_does_not_affect_its_batch() -> None:
     runner = Runner()
     async with batching(runner) as batcher:
         first = await hold(runner, batcher)
@@ -154,7 +154,7 @@ async def test_expired_entry_is_dropped_before_the_batch_forms() -> None:
     assert runner.batches == [[0], [2]]
 
 
-async def test_one_bad_item_fails_alone() -> None:
+async def test_invalid_item_fails_alone() -> None:
     runner = Runner()
     async with batching(runner) as batcher:
         first = await hold(runner, batcher)
@@ -167,7 +167,7 @@ async def test_one_bad_item_fails_alone() -> None:
     assert runner.batches == [[0], [1, -2, 3], [1], [-2], [3]]
 
 
-async def test_every_batch_is_told_once_those_that_fail_too() -> None:
+async def test_every_batch_is_observed_once_even_if_it_fails() -> None:
     runner = Runner()
     told: list[tuple[Batch, list[int]]] = []
     now = 100.0
@@ -196,7 +196,7 @@ async def test_every_batch_is_told_once_those_that_fail_too() -> None:
     assert outcomes[1].queue == 3.0
 
 
-async def test_a_batch_knows_its_thread() -> None:
+async def test_batch_has_the_number_of_its_thread() -> None:
     runner = Runner()
     runner.gate.clear()
     async with batching(runner, threads=2) as batcher:
@@ -207,13 +207,13 @@ async def test_a_batch_knows_its_thread() -> None:
     assert {outcome.batch.thread for outcome in outcomes} == {0, 1}
 
 
-async def test_a_result_too_few_is_a_failure_and_no_hang() -> None:
+async def test_missing_result_is_an_error() -> None:
     async with batching(lambda items: [0] * (len(items) - 1)) as batcher:
         with pytest.raises(RuntimeError, match="0 results for 1 items"):
             await batcher.submit(1)
 
 
-async def test_a_lost_device_ends_everything_that_waits_and_comes() -> None:
+async def test_lost_device_fails_waiting_and_later_items() -> None:
     gate = threading.Event()
     told: list[BaseException] = []
 
@@ -232,7 +232,7 @@ async def test_a_lost_device_ends_everything_that_waits_and_comes() -> None:
     assert len(told) == 1
 
 
-async def test_a_defect_in_a_thread_ends_everything_that_waits() -> None:
+async def test_unexpected_exception_fails_all_waiting_items() -> None:
     told: list[BaseException] = []
 
     def explode(batch: Batch, items: Sequence[int]) -> None:
@@ -246,7 +246,7 @@ async def test_a_defect_in_a_thread_ends_everything_that_waits() -> None:
     assert len(told) == 1
 
 
-async def test_closing_ends_what_waits_and_what_runs() -> None:
+async def test_close_fails_waiting_and_running_items() -> None:
     runner = Runner()
     async with batching(runner) as batcher:
         running = await hold(runner, batcher)
@@ -261,14 +261,14 @@ async def test_closing_ends_what_waits_and_what_runs() -> None:
             await batcher.submit(2)
 
 
-async def test_delay_lets_a_batch_fill_and_a_full_one_goes_at_once() -> None:
+async def test_full_batch_does_not_wait_for_the_delay() -> None:
     runner = Runner()
     async with batching(runner, max_batch_delay=30.0) as batcher, asyncio.timeout(5):
         await asyncio.gather(*(batcher.submit(i) for i in range(4)))
     assert runner.batches == [[0, 1, 2, 3]]
 
 
-async def test_delay_is_counted_from_the_oldest_entry() -> None:
+async def test_delay_starts_with_the_oldest_entry() -> None:
     runner = Runner()
     async with batching(runner, max_batch_delay=0.05) as batcher, asyncio.timeout(5):
         first = asyncio.create_task(batcher.submit(1))
@@ -279,7 +279,7 @@ async def test_delay_is_counted_from_the_oldest_entry() -> None:
     assert outcomes[1].queue < outcomes[0].queue < 1.0
 
 
-async def test_an_idle_batcher_schedules_nothing() -> None:
+async def test_idle_batcher_schedules_nothing() -> None:
     async with batching(Runner(), threads=2) as batcher:
         await batcher.submit(1)
         loop = asyncio.get_running_loop()
@@ -289,7 +289,7 @@ async def test_an_idle_batcher_schedules_nothing() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), threads=st.integers(1, 3), largest=st.integers(1, 7))
-def test_every_item_ends_whatever_callers_do(seed: int, threads: int, largest: int) -> None:
+def test_every_item_ends(seed: int, threads: int, largest: int) -> None:
     """Random arrivals, cancellations and poison: each gets its own answer, bounds hold."""
     chance = random.Random(seed)
     seen: list[int] = []
@@ -332,7 +332,7 @@ def test_every_item_ends_whatever_callers_do(seed: int, threads: int, largest: i
     assert max(seen) <= largest
 
 
-async def test_a_batch_too_large_is_run_in_halves_and_none_is_as_large_again() -> None:
+async def test_batch_that_exceeds_memory_is_halved_and_later_batches_are_smaller() -> None:
     sizes: list[int] = []
 
     def run(items: list[int]) -> list[int]:
@@ -349,7 +349,7 @@ async def test_a_batch_too_large_is_run_in_halves_and_none_is_as_large_again() -
     assert max(sizes[first:]) == 2
 
 
-async def test_an_item_too_large_by_itself_fails_alone() -> None:
+async def test_item_that_exceeds_memory_fails_alone() -> None:
     def run(items: list[int]) -> list[int]:
         if 3 in items:
             raise OutOfMemory("no room")
@@ -364,7 +364,7 @@ async def test_an_item_too_large_by_itself_fails_alone() -> None:
     assert isinstance(outcomes[3], OutOfMemory)
 
 
-async def test_a_batch_that_hangs_ends_the_batcher() -> None:
+async def test_hung_batch_ends_the_batcher() -> None:
     told: list[BaseException] = []
     gate = threading.Event()
 
@@ -392,7 +392,7 @@ async def results(batcher: MicroBatcher[int, int], count: int) -> list[int]:
     largest=st.integers(1, 6),
     pieces=st.lists(st.integers(1, 6), max_size=6),
 )
-def test_with_a_delay_full_batches_run_whole_and_at_once(
+def test_full_batches_run_at_once_with_a_delay(
     threads: int, largest: int, pieces: list[int]
 ) -> None:
     """Enough items for a full batch on every free thread arrive in pieces; none waits the delay."""
@@ -419,7 +419,7 @@ def test_with_a_delay_full_batches_run_whole_and_at_once(
     fits=st.integers(0, 4),
     leaving=st.floats(0, 1),
 )
-def test_a_retry_never_runs_an_empty_batch(
+def test_retries_never_run_an_empty_batch(
     seed: int, largest: int, fits: int, leaving: float
 ) -> None:
     """Callers leave while batches run out of memory, or fail for other reasons."""
@@ -453,7 +453,7 @@ def test_a_retry_never_runs_an_empty_batch(
     assert min(sizes) > 0
 
 
-async def test_an_item_whose_caller_has_just_left_takes_no_place_in_a_batch() -> None:
+async def test_cancelled_item_takes_no_slot_in_a_batch() -> None:
     runner = Runner()
     tasks: list[asyncio.Task[Outcome[int]]] = []
 
@@ -469,7 +469,9 @@ async def test_an_item_whose_caller_has_just_left_takes_no_place_in_a_batch() ->
 
 
 @pytest.mark.parametrize("failure", [DeviceFailure("gone"), KeyError("defect")], ids=repr)
-async def test_callers_of_a_batcher_that_ended_get_an_exception_each(failure: Exception) -> None:
+async def test_each_caller_of_an_ended_batcher_gets_a_separate_exception(
+    failure: Exception,
+) -> None:
     """A shared exception would keep the frames, and so the items, of everyone it was raised for."""
     gate = threading.Event()
 
@@ -500,7 +502,7 @@ async def test_callers_of_a_batcher_that_ended_get_an_exception_each(failure: Ex
 @pytest.mark.parametrize(
     "failure", [ValueError("bad"), OutOfMemory("no room"), DeviceFailure("gone")], ids=repr
 )
-async def test_a_failed_item_is_freed_without_the_garbage_collector(failure: Exception) -> None:
+async def test_failed_item_is_freed_without_garbage_collection(failure: Exception) -> None:
     class Item:
         """Supports weak references."""
 

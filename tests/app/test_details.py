@@ -43,13 +43,13 @@ def check(response: httpx.Response) -> None:
     assert response.json().get("error", detail) == detail
 
 
-def test_the_pattern_knows_pythons_notation() -> None:
+def test_pattern_detects_python_notation() -> None:
     for value in (b"a", {"a": 1}, ["a"], None, True, object(), int, ValueError("a"), ("a",)):
         assert PYTHONS.search(f"it is {value!r}"), value
     assert not PYTHONS.search("""not {"image": "<base64>"}: it is 'a', [1], ["a"], null or true""")
 
 
-async def test_no_refusal_that_other_tests_know_has_any(classifier: FakeClassifier) -> None:
+async def test_no_known_refusal_contains_python_notation(classifier: FakeClassifier) -> None:
     requests: list[tuple[str, dict[str, Any]]] = [
         *((PREDICT, body) for body, _ in test_predict.BAD_REQUESTS.values()),
         *((PREDICT, body) for body, _ in test_forms.REFUSED.values()),
@@ -108,7 +108,7 @@ TEMPLATES: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize(("path", "template"), TEMPLATES.values(), ids=TEMPLATES)
-async def test_json_with_strange_values(
+async def test_refusals_of_json_contain_no_python_notation(
     classifier: FakeClassifier, path: str, template: Any
 ) -> None:
     client = await vertex(classifier, AIP_PREDICT_ROUTE=VERTEX)
@@ -117,7 +117,9 @@ async def test_json_with_strange_values(
         check(await client.post(path, content=text))
 
 
-async def test_queries_and_paths_with_strange_values(classifier: FakeClassifier) -> None:
+async def test_refusals_of_queries_and_paths_contain_no_python_notation(
+    classifier: FakeClassifier,
+) -> None:
     async with running(classifier) as (client, _):
         for value in LINES:
             for path, name in ((PREDICT, "top_k"), (PREDICT, value[:99]), ("/explain", "head")):
@@ -127,7 +129,7 @@ async def test_queries_and_paths_with_strange_values(classifier: FakeClassifier)
             check(await client.post(f"/v2/models/xcit/versions/{name}/infer", content=b"3"))
 
 
-async def test_headers_with_strange_values(classifier: FakeClassifier) -> None:
+async def test_refusals_of_headers_contain_no_python_notation(classifier: FakeClassifier) -> None:
     names = ("content-type", "content-encoding", "x-request-timeout-ms", HEADER_LENGTH)
     values = ("\xff\x80'", "{}", "x" * 300, "multipart/form-data; b=\xff", "'")
     async with running(classifier) as (client, _):
@@ -137,7 +139,7 @@ async def test_headers_with_strange_values(classifier: FakeClassifier) -> None:
             check(await client.post(INFER, content=b"{}", headers=headers))
 
 
-async def test_forms_with_strange_values(classifier: FakeClassifier) -> None:
+async def test_refusals_of_forms_contain_no_python_notation(classifier: FakeClassifier) -> None:
     lines = [b"\xff\x00'", *(json.dumps(value).encode() for value in VALUES)]
     async with running(classifier) as (client, _):
         for line in lines:

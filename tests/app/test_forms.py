@@ -63,7 +63,7 @@ FILENAMES = {
 
 
 @pytest.mark.parametrize(("more", "filename"), FILENAMES.values(), ids=FILENAMES)
-async def test_an_image_is_accepted_whatever_its_file_is_called(
+async def test_image_is_accepted_with_any_file_name(
     classifier: FakeClassifier, more: bytes, filename: str | None
 ) -> None:
     async with running(classifier) as (client, _):
@@ -80,9 +80,7 @@ async def test_an_image_is_accepted_whatever_its_file_is_called(
     [[EMPTY, named(b"a")], [named(b"a"), EMPTY], [EMPTY, EMPTY, named(b"a"), EMPTY]],
     ids=["before", "behind", "around"],
 )
-async def test_a_file_input_that_was_left_empty_is_ignored(
-    classifier: FakeClassifier, parts: list[bytes]
-) -> None:
+async def test_empty_file_input_is_ignored(classifier: FakeClassifier, parts: list[bytes]) -> None:
     async with running(classifier) as (client, _):
         assert (await client.post("/predict", **form(*parts))).status_code == 200
         answer = await client.post("/predict/batch", **form(*parts))
@@ -94,7 +92,7 @@ async def test_a_file_input_that_was_left_empty_is_ignored(
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
-async def test_top_k_may_be_a_field_of_the_form(classifier: FakeClassifier, path: str) -> None:
+async def test_top_k_is_read_from_a_form_field(classifier: FakeClassifier, path: str) -> None:
     async with running(classifier) as (client, _):
         for parts in ([field("top_k", b"2"), part()], [part(), field("top_k", b" 2\r\n")]):
             answer = (await client.post(path, **form(*parts))).json()
@@ -115,7 +113,7 @@ async def test_top_k_may_be_a_field_of_the_form(classifier: FakeClassifier, path
         assert "in the query and in the body" in problem(response, 422, "invalid-parameter")
 
 
-async def test_head_may_be_a_field_of_the_form(classifier: FakeClassifier) -> None:
+async def test_head_is_read_from_a_form_field(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         response = await client.post("/explain", **form(part(), field("head", b"3")))
         assert response.content == b"3 by 3"
@@ -169,7 +167,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("body", ACCEPTED.values(), ids=ACCEPTED)
-async def test_forms_and_json_as_clients_send_them_are_accepted(
+async def test_forms_and_json_of_known_clients_are_accepted(
     classifier: FakeClassifier, body: dict[str, Any]
 ) -> None:
     async with running(classifier) as (client, _):
@@ -179,9 +177,7 @@ async def test_forms_and_json_as_clients_send_them_are_accepted(
 
 
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
-async def test_base64_is_read_in_both_alphabets_wherever_it_comes(
-    classifier: FakeClassifier, encode: Any
-) -> None:
+async def test_base64_of_both_alphabets_is_decoded(classifier: FakeClassifier, encode: Any) -> None:
     encoded = encode(JPEG)
     bodies: list[dict[str, Any]] = [
         {"json": {"image": encoded.decode()}},
@@ -253,7 +249,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("body", "message"), REFUSED.values(), ids=REFUSED)
-async def test_what_is_not_accepted_is_answered_with_the_right_way(
+async def test_refusal_says_what_to_send_instead(
     classifier: FakeClassifier, body: dict[str, Any], message: str
 ) -> None:
     async with running(classifier) as (client, _):

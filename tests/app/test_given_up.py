@@ -114,7 +114,7 @@ async def held_bytes(client: httpx.AsyncClient) -> int:
 
 @pytest.mark.parametrize("fails", [False, True], ids=["decodes", "fails"])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_bytes_of_requests_that_were_given_up_are_those_that_decoders_read(
+async def test_cancelled_requests_hold_only_bytes_that_decoders_read(
     kind: str, fails: bool
 ) -> None:
     slow = SlowDecoder()
@@ -144,7 +144,7 @@ async def until_held(client: httpx.AsyncClient, count: int) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_the_bound_holds_whatever_is_given_up() -> None:
+async def test_limit_holds_when_requests_are_cancelled() -> None:
     slow = SlowDecoder()
     choices = {"max_queue_bytes": BOUND, "preprocess_workers": 4}
     async with running(slow, **choices) as (client, _):
@@ -182,7 +182,7 @@ class Leaver:
         """Nobody reads the answer."""
 
 
-async def test_a_client_that_leaves_takes_its_body_out_of_the_queue() -> None:
+async def test_body_is_freed_when_the_client_disconnects() -> None:
     slow = SlowDecoder()
     async with running(slow, preprocess_workers=1) as (client, _):
         transport = client._transport
@@ -203,13 +203,13 @@ async def test_a_client_that_leaves_takes_its_body_out_of_the_queue() -> None:
             assert allocated() < SLACK
 
 
-def test_rows_of_one_buffer_count_with_all_of_it() -> None:
+def test_rows_of_a_buffer_count_its_whole_size() -> None:
     buffer = memoryview(bytes(4800))
     assert size_of(Tensor(buffer[:48])) == 4800
     assert size_of(b"12345") == 5
 
 
-async def test_a_decoder_that_hangs_does_not_block_explanations() -> None:
+async def test_hung_decoder_does_not_block_explanations() -> None:
     slow = SlowDecoder()
     async with running(slow, preprocess_workers=2) as (client, _):
         hanging = await client.post("/explain", content=b"1", headers=IN_HASTE)
@@ -219,7 +219,7 @@ async def test_a_decoder_that_hangs_does_not_block_explanations() -> None:
         slow.decoding.set()
 
 
-async def test_explanations_that_were_given_up_leave_their_queue(
+async def test_cancelled_explanations_leave_the_queue(
     classifier: FakeClassifier,
 ) -> None:
     async with running(classifier) as (client, _):

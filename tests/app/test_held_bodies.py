@@ -89,7 +89,7 @@ def send(client: httpx.AsyncClient, kind: Kind, **more: str) -> "asyncio.Task[ht
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-async def test_the_images_alone_are_held_once_they_are_decoded(kind: Kind) -> None:
+async def test_only_images_are_held_after_decoding(kind: Kind) -> None:
     slow = SlowDecoder()
     slow.info = replace(slow.info, image_size=SIDE)
     client = await vertex(slow, AIP_PREDICT_ROUTE=VERTEX)
@@ -106,7 +106,7 @@ async def test_the_images_alone_are_held_once_they_are_decoded(kind: Kind) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-async def test_what_is_decoded_is_counted_beside_the_body(
+async def test_decoded_bytes_are_counted_in_addition_to_the_body(
     classifier: FakeClassifier, kind: Kind
 ) -> None:
     """The body fits, and what is decoded of it does not."""
@@ -124,7 +124,7 @@ def problem_of(response: httpx.Response) -> str:
     return str(response.json()["detail"])
 
 
-async def test_work_that_is_given_up_frees_what_it_held(
+async def test_cancelled_work_frees_its_memory(
     classifier: FakeClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step cannot be interrupted; all that it refers to goes with it."""

@@ -48,7 +48,7 @@ async def scrape(client: httpx.AsyncClient) -> Callable[..., float]:
     return read
 
 
-async def test_counters_add_up_to_what_was_sent(classifier: FakeClassifier) -> None:
+async def test_counters_match_the_requests(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         for body in (b"1", b"2", b"3", b"bad", b"", b"poison"):
             await client.post("/predict", content=body)
@@ -110,7 +110,7 @@ UTF8_OPENMETRICS = f"{OPENMETRICS}; escaping=allow-utf-8"
         (";=,;", PLAIN),
     ],
 )
-async def test_metrics_come_in_the_form_that_is_asked_for(
+async def test_metrics_format_follows_the_accept_header(
     classifier: FakeClassifier, accept: str, media_type: str
 ) -> None:
     async with running(classifier) as (client, _):
@@ -125,7 +125,7 @@ async def test_metrics_come_in_the_form_that_is_asked_for(
     assert response.text.endswith("# EOF\n") == openly
 
 
-async def test_batches_and_gauges_show_while_requests_wait(classifier: FakeClassifier) -> None:
+async def test_gauges_show_waiting_requests(classifier: FakeClassifier) -> None:
     classifier.gate.clear()
     async with running(classifier) as (client, _):
         tasks = [asyncio.create_task(client.post("/predict", content=b"1")) for _ in range(5)]
@@ -141,7 +141,9 @@ async def test_batches_and_gauges_show_while_requests_wait(classifier: FakeClass
         assert read("xcit_batch_size_count") == len(classifier.batches)
 
 
-async def test_what_is_held_is_told_beside_its_bounds(classifier: FakeClassifier) -> None:
+async def test_held_images_and_bytes_are_reported_with_their_limits(
+    classifier: FakeClassifier,
+) -> None:
     classifier.gate.clear()
     async with running(classifier, max_queue_size=7, max_queue_bytes=1000) as (client, _):
         tasks = [asyncio.create_task(client.post("/predict", content=b"1" * 30)) for _ in range(5)]
@@ -156,7 +158,7 @@ async def test_what_is_held_is_told_beside_its_bounds(classifier: FakeClassifier
         assert read("xcit_held_bytes") == 0
 
 
-async def test_seconds_of_batches_are_counted_beside_streams_and_cores() -> None:
+async def test_busy_seconds_streams_and_cores_are_reported() -> None:
     class Slow(FakeClassifier):
         def predict(self, items: Sequence[bytes], top_k: int) -> list[FakeClassification]:
             time.sleep(0.1)
@@ -174,7 +176,7 @@ async def test_seconds_of_batches_are_counted_beside_streams_and_cores() -> None
     assert read("xcit_cores") == usable_cores()
 
 
-async def test_a_reload_that_failed_shows_until_one_succeeds(classifier: FakeClassifier) -> None:
+async def test_failed_reload_is_reported_until_one_succeeds(classifier: FakeClassifier) -> None:
     loads: list[FakeClassifier | None] = [classifier, None, classifier]
 
     def load() -> FakeClassifier:
@@ -193,7 +195,7 @@ async def test_a_reload_that_failed_shows_until_one_succeeds(classifier: FakeCla
     assert shown == [0, 1, 0]
 
 
-async def test_state_and_model_are_told(classifier: FakeClassifier) -> None:
+async def test_state_and_model_are_reported(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, lifecycle):
         read = await scrape(client)
         assert [read("xcit_state", state=s) for s in ("loading", "ready")] == [0, 1]
@@ -236,7 +238,7 @@ async def test_loading_is_alive_and_not_ready(classifier: FakeClassifier) -> Non
     ("error", "failure"),
     [(StartupError("no such file"), "no such file"), (KeyError("x"), "loading failed: ")],
 )
-async def test_a_failed_load_is_told(error: Exception, failure: str) -> None:
+async def test_failed_load_is_reported(error: Exception, failure: str) -> None:
     def load() -> Any:
         raise error
 
@@ -249,7 +251,7 @@ async def test_a_failed_load_is_told(error: Exception, failure: str) -> None:
         assert health["failure"].startswith(failure)
 
 
-async def test_openapi_tells_every_error_of_predict(classifier: FakeClassifier) -> None:
+async def test_openapi_lists_every_error_of_predict(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         document = (await client.get("/openapi.json")).json()
     operation = document["paths"]["/predict"]["post"]
@@ -269,7 +271,7 @@ async def test_openapi_tells_every_error_of_predict(classifier: FakeClassifier) 
 
 
 @pytest.mark.parametrize("cloud", [None, "sagemaker", "vertex"])
-def test_whatever_openapi_refers_to_is_there(cloud: str | None) -> None:
+def test_every_openapi_reference_resolves(cloud: str | None) -> None:
     document = create_app(make_settings(cloud=cloud), FakeClassifier, environ={}).openapi()
     references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)))
     assert references
@@ -280,7 +282,7 @@ def test_whatever_openapi_refers_to_is_there(cloud: str | None) -> None:
     assert '"$defs"' not in json.dumps(document)
 
 
-async def test_the_access_line_has_id_phases_and_batch(
+async def test_access_line_has_id_phases_and_batch_size(
     classifier: FakeClassifier, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "app.access")
@@ -297,7 +299,7 @@ async def test_the_access_line_has_id_phases_and_batch(
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
-def test_a_log_line_is_one_line_whatever_a_client_sends(formatter: logging.Formatter) -> None:
+def test_clients_cannot_forge_log_lines(formatter: logging.Formatter) -> None:
     record = logging.makeLogRecord(
         {
             "name": "some.library",

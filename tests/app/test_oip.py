@@ -58,7 +58,7 @@ def binary(given: dict[str, Any], content: bytes, size: Any = None, **more: Any)
     return {"content": header + content, "headers": length}
 
 
-async def test_the_server_and_its_models_are_told(classifier: FakeClassifier) -> None:
+async def test_server_and_model_metadata(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         server = (await client.get("/v2")).json()
         assert server["name"] == "xcit-serve"
@@ -99,7 +99,7 @@ async def test_the_server_and_its_models_are_told(classifier: FakeClassifier) ->
         assert given == {"name": "image", "datatype": "BYTES", "shape": [-1, 1]}
 
 
-async def test_health_follows_the_life_of_the_service(classifier: FakeClassifier) -> None:
+async def test_health_follows_the_state_of_the_service(classifier: FakeClassifier) -> None:
     def load() -> FakeClassifier:
         assert classifier.gate.wait(10)
         return classifier
@@ -134,7 +134,7 @@ async def test_rows_are_answered_in_order_as_json(classifier: FakeClassifier) ->
 
 
 @pytest.mark.parametrize("shape", [[2], [2, 1]])
-async def test_images_behind_the_json_and_outputs_behind_theirs(
+async def test_binary_inputs_and_outputs_follow_the_json(
     classifier: FakeClassifier, shape: list[int]
 ) -> None:
     outputs: list[dict[str, Any]] = [
@@ -163,7 +163,9 @@ async def test_images_behind_the_json_and_outputs_behind_theirs(
     assert second["parameters"] == {"binary_data_size": len(expected)}
 
 
-async def test_tensors_come_as_json_nested_or_flat_or_as_bytes(classifier: FakeClassifier) -> None:
+async def test_tensors_are_read_from_nested_json_flat_json_and_bytes(
+    classifier: FakeClassifier,
+) -> None:
     flat = [4.0] + [0.0] * 11 + [5.0] + [0.0] * 11
     nested = [[[flat[i : i + 2], flat[i + 2 : i + 4]] for i in (j, j + 4, j + 8)] for j in (0, 12)]
     content = array("f", flat).tobytes()
@@ -310,7 +312,7 @@ REFUSED_TENSORS = {
 
 
 @pytest.mark.parametrize(("request_", "message"), REFUSED.values(), ids=REFUSED)
-async def test_what_is_no_request_is_refused(
+async def test_malformed_request_is_refused(
     classifier: FakeClassifier, request_: dict[str, Any], message: str
 ) -> None:
     async with running(classifier) as (client, _):
@@ -318,7 +320,7 @@ async def test_what_is_no_request_is_refused(
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-async def test_json_that_stands_for_gigabytes_is_refused_at_once(
+async def test_json_that_would_expand_to_gigabytes_is_refused_at_once(
     classifier: FakeClassifier, bomb: bytes
 ) -> None:
     body, headers = gzip.compress(bomb, 1), {"content-encoding": "gzip"}
@@ -333,14 +335,14 @@ async def test_json_that_stands_for_gigabytes_is_refused_at_once(
 
 
 @pytest.mark.parametrize(("request_", "message"), REFUSED_TENSORS.values(), ids=REFUSED_TENSORS)
-async def test_what_is_no_tensor_is_refused(
+async def test_invalid_tensor_is_refused(
     classifier: FakeClassifier, request_: dict[str, Any], message: str
 ) -> None:
     async with running(classifier) as (client, _):
         assert message in error(await client.post(INFER_TENSOR, **request_), 400)
 
 
-async def test_models_and_versions_that_are_not_there_are_told(classifier: FakeClassifier) -> None:
+async def test_unknown_models_and_versions_are_404(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         for path in ("", "/ready", "/config", "/stats"):
             told = error(await client.get(f"/v2/models/resnet{path}"), 404)
@@ -352,7 +354,7 @@ async def test_models_and_versions_that_are_not_there_are_told(classifier: FakeC
         assert "/v2/nothing" in error(await client.get("/v2/nothing"), 404)
 
 
-async def test_a_million_rows_are_refused_before_they_are_looked_at(
+async def test_a_million_rows_are_refused_before_they_are_parsed(
     classifier: FakeClassifier,
 ) -> None:
     async with running(classifier) as (client, _):
@@ -365,7 +367,9 @@ async def test_a_million_rows_are_refused_before_they_are_looked_at(
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_bodies_are_inflated_up_to_a_limit(classifier: FakeClassifier, encoding: str) -> None:
+async def test_bodies_are_decompressed_up_to_a_limit(
+    classifier: FakeClassifier, encoding: str
+) -> None:
     deflate = gzip.compress if encoding == "gzip" else zlib.compress
     async with running(classifier, max_body_bytes=1000) as (client, _):
         for size, status in ((1000, 200), (1001, 413)):
@@ -378,7 +382,7 @@ async def test_bodies_are_inflated_up_to_a_limit(classifier: FakeClassifier, enc
     assert "the decompressed body exceeds the maximum of 1000 bytes" in error(response, 413)
 
 
-async def test_rows_get_their_places_at_once_or_none(classifier: FakeClassifier) -> None:
+async def test_all_rows_are_admitted_or_none(classifier: FakeClassifier) -> None:
     async with running(classifier, max_queue_size=4, max_batch_size=2) as (client, _):
         classifier.gate.clear()
         waiting = [asyncio.create_task(client.post("/predict", content=b"1")) for _ in range(2)]
@@ -414,7 +418,7 @@ async def test_both_models_and_predict_share_batches(classifier: FakeClassifier)
     assert sorted(classifier.batches[1]) == [b"1", b"2", b"3", b"4"]
 
 
-async def test_a_timeout_in_microseconds_is_kept(classifier: FakeClassifier) -> None:
+async def test_timeout_in_microseconds_is_applied(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         classifier.gate.clear()
         slow = request_of(images(b"1"), parameters={"timeout": 50_000})
@@ -424,7 +428,7 @@ async def test_a_timeout_in_microseconds_is_kept(classifier: FakeClassifier) -> 
         assert (await client.post(INFER, **unlimited)).is_success
 
 
-async def test_what_was_done_is_counted(classifier: FakeClassifier) -> None:
+async def test_statistics_count_inferences(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         await client.post(INFER, **request_of(images(b"1", b"2")))
         await client.post(INFER, **request_of(images(b"bad")))
@@ -443,7 +447,7 @@ async def test_what_was_done_is_counted(classifier: FakeClassifier) -> None:
     assert {duration["count"] for duration in others["inference_stats"].values()} == {0}
 
 
-async def test_an_inference_needs_a_key_where_predictions_do(
+async def test_inference_requires_a_key_if_keys_are_configured(
     classifier: FakeClassifier, tmp_path: Any
 ) -> None:
     key, line = new_key("alice")

@@ -63,7 +63,7 @@ def source(name: str) -> str:
     return (DIRECTORY / name).read_text()
 
 
-async def test_each_file_is_sent_with_its_type_and_asked_for_anew(
+async def test_files_have_their_media_type_and_must_be_revalidated(
     classifier: FakeClassifier,
 ) -> None:
     assert {name for name, *_ in FILES.values()} == {path.name for path in DIRECTORY.iterdir()}
@@ -76,7 +76,7 @@ async def test_each_file_is_sent_with_its_type_and_asked_for_anew(
             assert response.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_a_file_that_the_browser_has_is_not_sent_again(classifier: FakeClassifier) -> None:
+async def test_cached_file_is_answered_with_304(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         tags = {path: (await client.get(path)).headers["etag"] for path in FILES}
         assert len(set(tags.values())) == len(FILES)
@@ -89,7 +89,7 @@ async def test_a_file_that_the_browser_has_is_not_sent_again(classifier: FakeCla
             assert changed.status_code == 200
 
 
-async def test_the_page_is_there_for_all_and_while_the_model_loads(
+async def test_page_needs_no_key_and_is_served_while_the_model_loads(
     classifier: FakeClassifier, tmp_path: Path
 ) -> None:
     allowed = threading.Event()
@@ -108,7 +108,7 @@ async def test_the_page_is_there_for_all_and_while_the_model_loads(
 
 
 @pytest.mark.parametrize(("page", "pictures"), [("/", "blob:"), ("/docs", "blob: data:")])
-async def test_a_page_may_use_its_own_files_and_the_service_alone(
+async def test_page_may_load_only_files_of_the_service(
     classifier: FakeClassifier, page: str, pictures: str
 ) -> None:
     async with running(classifier) as (client, _):
@@ -125,7 +125,7 @@ async def test_a_page_may_use_its_own_files_and_the_service_alone(
     }
 
 
-async def test_the_pages_name_nothing_but_what_the_service_has(classifier: FakeClassifier) -> None:
+async def test_pages_refer_only_to_existing_routes(classifier: FakeClassifier) -> None:
     named = set()
     async with running(classifier) as (client, _):
         for name in PAGES:
@@ -149,7 +149,7 @@ def test_neither_scripts_nor_styles_are_inline(page: str) -> None:
             assert not text
 
 
-async def test_swagger_ui_is_served_as_it_was_published(classifier: FakeClassifier) -> None:
+async def test_swagger_ui_is_served_unchanged(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         for path, (name, media_type, _) in SWAGGER_UI_FILES.items():
             response = await client.get(path)
@@ -158,7 +158,7 @@ async def test_swagger_ui_is_served_as_it_was_published(classifier: FakeClassifi
             assert sha256(response.content).hexdigest() == SWAGGER_UI_SHA256[path]
 
 
-async def test_the_page_is_no_part_of_the_contract(classifier: FakeClassifier) -> None:
+async def test_page_is_not_in_the_openapi_document(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         paths = (await client.get("/openapi.json")).json()["paths"]
     assert not set(paths) & {*FILES, *SWAGGER_UI_FILES}

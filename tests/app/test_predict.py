@@ -72,7 +72,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-async def test_every_body_form_is_answered(
+async def test_every_body_format_is_answered(
     classifier: FakeClassifier, body: dict[str, Any]
 ) -> None:
     async with running(classifier) as (client, _):
@@ -87,7 +87,7 @@ async def test_every_body_form_is_answered(
     }
 
 
-async def test_multipart_content_is_passed_on_byte_by_byte(classifier: FakeClassifier) -> None:
+async def test_multipart_content_is_not_changed(classifier: FakeClassifier) -> None:
     content = bytes(range(256)) * 40 + b"\r\n--not-the-end--x\r\n"
     async with running(classifier) as (client, _):
         response = await client.post("/predict", **multipart(("file", content)))
@@ -96,7 +96,9 @@ async def test_multipart_content_is_passed_on_byte_by_byte(classifier: FakeClass
 
 
 @pytest.mark.parametrize(("query", "rows"), [("", 5), ("?top_k=1", 1), ("?top_k=10", 10)])
-async def test_top_k_counts_the_rows(classifier: FakeClassifier, query: str, rows: int) -> None:
+async def test_top_k_is_the_number_of_rows(
+    classifier: FakeClassifier, query: str, rows: int
+) -> None:
     async with running(classifier) as (client, _):
         response = await client.post(f"/predict{query}", content=b"3")
     predictions = response.json()["predictions"]
@@ -106,7 +108,9 @@ async def test_top_k_counts_the_rows(classifier: FakeClassifier, query: str, row
 
 
 @pytest.mark.parametrize("top_k", ["0", "-1", "1000000000", "11", "abc", "", "1.5", "٣", "1e3"])
-async def test_top_k_out_of_range_names_the_range(classifier: FakeClassifier, top_k: str) -> None:
+async def test_top_k_out_of_range_is_refused_with_the_range(
+    classifier: FakeClassifier, top_k: str
+) -> None:
     async with running(classifier) as (client, _):
         response = await client.post("/predict", params={"top_k": top_k}, content=b"3")
     assert "from 1 to 10" in problem(response, 422, "invalid-parameter")
@@ -152,7 +156,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("body", "message"), BAD_REQUESTS.values(), ids=BAD_REQUESTS)
-async def test_a_request_without_one_image_is_told_what_is_wrong(
+async def test_request_without_exactly_one_image_is_refused(
     classifier: FakeClassifier, body: dict[str, Any], message: str
 ) -> None:
     async with running(classifier) as (client, _):
@@ -161,14 +165,14 @@ async def test_a_request_without_one_image_is_told_what_is_wrong(
     assert classifier.batches == []
 
 
-async def test_an_image_that_does_not_decode_is_a_problem(classifier: FakeClassifier) -> None:
+async def test_image_that_cannot_be_decoded_is_400(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         response = await client.post("/predict", content=b"bad")
     assert problem(response, 400, "invalid-image") == "it does not decode"
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "streamed"])
-async def test_an_oversize_body_is_refused(classifier: FakeClassifier, declared: bool) -> None:
+async def test_oversized_body_is_413(classifier: FakeClassifier, declared: bool) -> None:
     async def stream() -> Any:
         for _ in range(11):
             yield b"x" * 10
@@ -181,7 +185,7 @@ async def test_an_oversize_body_is_refused(classifier: FakeClassifier, declared:
     assert exact.status_code == 200
 
 
-async def test_overload_is_refused_at_once_with_retry_after(classifier: FakeClassifier) -> None:
+async def test_overload_is_503_with_retry_after(classifier: FakeClassifier) -> None:
     classifier.gate.clear()
     async with running(classifier, max_queue_size=2) as (client, _):
         first = asyncio.create_task(client.post("/predict", content=b"1"))
@@ -196,7 +200,7 @@ async def test_overload_is_refused_at_once_with_retry_after(classifier: FakeClas
         assert (await client.post("/predict", content=b"3")).status_code == 200
 
 
-async def test_a_request_not_answered_in_time_is_told(classifier: FakeClassifier) -> None:
+async def test_late_answer_is_504(classifier: FakeClassifier) -> None:
     classifier.gate.clear()
     async with running(classifier, request_timeout_s=0.05) as (client, _):
         response = await client.post("/predict", content=b"1")
@@ -204,7 +208,7 @@ async def test_a_request_not_answered_in_time_is_told(classifier: FakeClassifier
         classifier.gate.set()
 
 
-async def test_a_client_may_be_less_patient_than_the_service(classifier: FakeClassifier) -> None:
+async def test_client_timeout_shortens_the_deadline(classifier: FakeClassifier) -> None:
     classifier.gate.clear()
     async with running(classifier) as (client, _):
         in_haste = {"X-Request-Timeout-Ms": "50"}
@@ -215,16 +219,14 @@ async def test_a_client_may_be_less_patient_than_the_service(classifier: FakeCla
 
 
 @pytest.mark.parametrize("text", ["0", "-5", "1e3", "soon", "", "9" * 10])
-async def test_patience_that_is_no_number_of_milliseconds_is_told(
-    classifier: FakeClassifier, text: str
-) -> None:
+async def test_invalid_client_timeout_is_422(classifier: FakeClassifier, text: str) -> None:
     async with running(classifier) as (client, _):
         headers = {"X-Request-Timeout-Ms": text}
         response = await client.post("/predict", content=b"1", headers=headers)
         assert "number of milliseconds" in problem(response, 422, "invalid-parameter")
 
 
-async def test_who_would_wait_too_long_is_refused_before_the_body_is_read() -> None:
+async def test_request_that_would_wait_too_long_is_refused_before_its_body_is_read() -> None:
     async def body() -> AsyncIterator[bytes]:
         raise AssertionError("the body was read")
         yield b""
@@ -246,7 +248,7 @@ async def test_who_would_wait_too_long_is_refused_before_the_body_is_read() -> N
         assert all(response.is_success for response in await asyncio.gather(*waiting))
 
 
-async def test_a_body_that_does_not_arrive_in_time_is_told(classifier: FakeClassifier) -> None:
+async def test_late_body_is_408(classifier: FakeClassifier) -> None:
     async def body() -> AsyncIterator[bytes]:
         yield b"1"
         await asyncio.sleep(1)
@@ -258,7 +260,7 @@ async def test_a_body_that_does_not_arrive_in_time_is_told(classifier: FakeClass
         assert response.headers["connection"] == "close"
 
 
-async def test_a_defect_is_a_500_without_details_and_its_neighbours_are_answered(
+async def test_defect_is_500_without_details_and_other_images_are_answered(
     classifier: FakeClassifier, caplog: pytest.LogCaptureFixture
 ) -> None:
     classifier.gate.clear()
@@ -274,7 +276,7 @@ async def test_a_defect_is_a_500_without_details_and_its_neighbours_are_answered
     assert "RuntimeError: poison" in caplog.text
 
 
-async def test_a_lost_device_answers_its_callers_and_fails_the_service(
+async def test_lost_device_is_503_and_fails_the_service(
     classifier: FakeClassifier,
 ) -> None:
     async with running(classifier) as (client, lifecycle):
@@ -286,7 +288,7 @@ async def test_a_lost_device_answers_its_callers_and_fails_the_service(
         problem(await client.post("/predict", content=b"1"), 503, "not-ready")
 
 
-async def test_draining_serves_until_it_refuses(classifier: FakeClassifier) -> None:
+async def test_draining_service_answers_until_it_refuses(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, lifecycle):
         lifecycle.drain()
         assert (await client.get("/readyz")).status_code == 503
@@ -313,7 +315,7 @@ async def test_server_timing_names_every_phase(classifier: FakeClassifier) -> No
     ("offered", "kept"),
     [("abc-123_X.y", True), ("x" * 128, True), ("x" * 129, False), ("a b", False), ("", False)],
 )
-async def test_a_sane_request_id_is_kept(
+async def test_valid_request_id_is_kept(
     classifier: FakeClassifier, offered: str, kept: bool
 ) -> None:
     async with running(classifier) as (client, _):
@@ -330,14 +332,14 @@ async def test_a_sane_request_id_is_kept(
         ("DELETE", "/livez", 405, "method-not-allowed"),
     ],
 )
-async def test_the_frameworks_refusals_take_the_same_form(
+async def test_404_and_405_are_problem_documents(
     classifier: FakeClassifier, method: str, path: str, status: int, name: str
 ) -> None:
     async with running(classifier) as (client, _):
         problem(await client.request(method, path), status, name)
 
 
-async def test_predictions_do_not_depend_on_a_search_through_all_routes(
+async def test_prediction_routes_are_found_without_a_search(
     classifier: FakeClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def search(*_: object) -> None:
@@ -350,7 +352,7 @@ async def test_predictions_do_not_depend_on_a_search_through_all_routes(
         assert (await client.get("/livez")).status_code == 500
 
 
-async def test_concurrent_callers_each_get_their_own_answer() -> None:
+async def test_concurrent_requests_get_the_right_answers() -> None:
     classifier = FakeClassifier(streams=2)
     async with running(classifier) as (client, _):
         wanted = [i % 10 for i in range(200)]
@@ -368,7 +370,7 @@ def form(*contents: bytes, name: str = "file") -> list[tuple[str, tuple[str, byt
 
 
 @pytest.mark.parametrize("name", ["file", "image", "files", "images"])
-async def test_a_batch_is_answered_in_order_and_one_error_fails_alone(
+async def test_batch_is_answered_in_order_and_an_invalid_image_fails_alone(
     classifier: FakeClassifier, name: str
 ) -> None:
     async with running(classifier) as (client, _):
@@ -393,7 +395,7 @@ async def test_a_batch_is_answered_in_order_and_one_error_fails_alone(
     assert "inference;dur=" in response.headers["server-timing"]
 
 
-async def test_a_batch_that_the_service_cannot_answer_fails_as_such(
+async def test_batch_fails_if_the_service_cannot_answer_any_image(
     classifier: FakeClassifier,
 ) -> None:
     async with running(classifier, max_queue_size=3, request_timeout_s=0.2) as (client, _):
@@ -421,7 +423,7 @@ async def test_a_batch_that_the_service_cannot_answer_fails_as_such(
         (multipart(("file", b"3"), end=b""), "malformed multipart body"),
     ],
 )
-async def test_what_is_no_batch_is_refused(
+async def test_malformed_batch_request_is_refused(
     classifier: FakeClassifier, body: dict[str, Any], message: str
 ) -> None:
     async with running(classifier) as (client, _):
@@ -429,7 +431,7 @@ async def test_what_is_no_batch_is_refused(
         assert message in problem(response, 400, "bad-request")
 
 
-async def test_an_explanation_is_a_picture_by_head_or_of_all(classifier: FakeClassifier) -> None:
+async def test_explanation_is_a_picture_of_one_head_or_all(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         response = await client.post("/explain", content=b"3")
         assert (response.content, response.headers["content-type"]) == (b"3 by None", "image/png")
@@ -444,7 +446,7 @@ async def test_an_explanation_is_a_picture_by_head_or_of_all(classifier: FakeCla
         assert problem(response, 400, "invalid-image") == "it does not decode"
 
 
-async def test_explanations_wait_in_a_short_line_of_their_own(classifier: FakeClassifier) -> None:
+async def test_explanations_have_a_separate_short_queue(classifier: FakeClassifier) -> None:
     async with running(classifier, request_timeout_s=1) as (client, _):
         classifier.gate.clear()
         waiting = [asyncio.create_task(client.post("/explain", content=b"1")) for _ in range(8)]

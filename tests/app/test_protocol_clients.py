@@ -19,7 +19,7 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 @pytest.mark.parametrize(
     "golden", GOLDEN, ids=[f"{one['client']}: {one['request']}" for one in GOLDEN]
 )
-async def test_the_answer_is_one_that_the_client_has_read(
+async def test_answer_can_be_read_by_the_client(
     classifier: FakeClassifier, golden: dict[str, Any]
 ) -> None:
     async with running(classifier) as (client, _):
@@ -54,7 +54,7 @@ NULLS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("more", NULLS.values(), ids=NULLS)
-async def test_null_is_absent(classifier: FakeClassifier, more: dict[str, Any]) -> None:
+async def test_null_members_are_ignored(classifier: FakeClassifier, more: dict[str, Any]) -> None:
     async with running(classifier) as (client, _):
         response = await client.post(INFER, json={"inputs": [TWO], **more})
         plain = (await client.post(INFER, **request_of(TWO))).json()

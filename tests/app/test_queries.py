@@ -23,7 +23,7 @@ READ = {"/predict": "top_k", "/predict/batch": "top_k", "/explain": "head"}
 
 
 @pytest.mark.parametrize("path", ROUTES)
-async def test_an_unknown_parameter_is_refused(classifier: FakeClassifier, path: str) -> None:
+async def test_unknown_parameter_is_refused(classifier: FakeClassifier, path: str) -> None:
     async with running(classifier) as (client, _):
         for query in ("topic=1", "k=1", "api_key=abc", "=1", "%00=1", "a", "a=1;b=2"):
             response = await client.post(f"{path}?{query}", **ROUTES[path])
@@ -43,7 +43,7 @@ def told_of(response: httpx.Response) -> str:
 
 @pytest.mark.parametrize("name", ["topk", "top-k", "TOP_K", "topK", "top_K", "top_ k"])
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
-async def test_a_misspelled_parameter_is_named(
+async def test_similar_parameter_is_suggested(
     classifier: FakeClassifier, path: str, name: str
 ) -> None:
     async with running(classifier) as (client, _):
@@ -53,7 +53,9 @@ async def test_a_misspelled_parameter_is_named(
         assert "did you mean top_k?" in told_of(response)
 
 
-async def test_it_is_refused_before_the_body_is_read(classifier: FakeClassifier) -> None:
+async def test_unknown_parameter_is_refused_before_the_body_is_read(
+    classifier: FakeClassifier,
+) -> None:
     async def body() -> AsyncIterator[bytes]:
         raise AssertionError("the body was read")
         yield b""
@@ -63,7 +65,7 @@ async def test_it_is_refused_before_the_body_is_read(classifier: FakeClassifier)
             assert (await client.post(f"{path}?topk=1", content=body())).status_code == 422
 
 
-async def test_a_parameter_is_given_once_and_a_query_is_short(classifier: FakeClassifier) -> None:
+async def test_repeated_parameters_and_long_queries_are_refused(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         response = await client.post("/predict?top_k=1&top_k=2", content=b"3")
         assert "duplicate query parameter top_k" in told_of(response)
@@ -71,7 +73,7 @@ async def test_a_parameter_is_given_once_and_a_query_is_short(classifier: FakeCl
         assert "the query has 1200 bytes; the maximum is 1000" in told_of(response)
 
 
-async def test_the_clouds_routes_refuse_them_too(classifier: FakeClassifier) -> None:
+async def test_cloud_routes_refuse_unknown_parameters(classifier: FakeClassifier) -> None:
     async with starting(lambda: classifier, cloud="sagemaker") as (client, lifecycle):
         await until(lambda: lifecycle.ready)
         response = await client.post("/invocations?topk=1", content=b"3")
@@ -83,7 +85,7 @@ async def test_the_clouds_routes_refuse_them_too(classifier: FakeClassifier) -> 
     assert 'send {"parameters": {"top_k": …}} in the body' in told
 
 
-async def test_routes_without_parameters_ignore_what_probes_and_scrapers_add(
+async def test_routes_for_probes_and_scrapers_ignore_parameters(
     classifier: FakeClassifier,
 ) -> None:
     async with running(classifier) as (client, _):

@@ -26,12 +26,12 @@ def held(value: object, depth: int = 2) -> Iterator[BaseException]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_no_module_holds_an_exception(name: str) -> None:
+def test_no_module_has_a_shared_exception(name: str) -> None:
     values: Iterable[object] = vars(importlib.import_module(name)).values()
     assert not [error for value in values for error in held(value)]
 
 
-def test_a_held_exception_would_be_found() -> None:
+def test_shared_exception_would_be_found() -> None:
     class Holder:
         errors = (ValueError("x"),)
 

@@ -95,21 +95,21 @@ def check(begin: Callable[[], Steps[object]]) -> None:
 
 
 @pytest.mark.parametrize("kind", [*LARGEST, *(f"cloud: {kind}" for kind in INSTANCES)])
-def test_of_the_largest_bodies(kind: str) -> None:
+def test_steps_of_the_largest_bodies_are_short(kind: str) -> None:
     make = LARGEST.get(kind) or INSTANCES[kind.removeprefix("cloud: ")]
     body = make()
     check(lambda: read(body))
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_of_hostile_bodies(kind: str) -> None:
+def test_steps_of_hostile_bodies_are_short(kind: str) -> None:
     body = HOSTILE[kind]()
     check(lambda: read(body))
 
 
 @pytest.mark.parametrize("size", [SMALL, MAX_REST + ROWS * MAX_REST_PER_ROW, SIZE])
 @pytest.mark.parametrize("kind", DENSE)
-def test_of_json_that_stands_for_many_objects(kind: str, size: int) -> None:
+def test_steps_of_json_with_many_objects_are_short(kind: str, size: int) -> None:
     body = filled(*DENSE[kind], size=size)
     check(lambda: read(body))
 
@@ -120,7 +120,7 @@ def answers() -> Sequence[Answer]:
     return [Answer(INFO, rows, FakeClassification(rows))] * ROWS
 
 
-def test_of_large_answers() -> None:
+def test_steps_of_large_answers_are_short() -> None:
     found = answers()
     check(lambda: write_answers(found))
     for top_k, binary in ((10, False), (10, True), (0, False), (0, True)):

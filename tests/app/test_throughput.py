@@ -103,7 +103,7 @@ def burst(images: int, begin: float = 0.0) -> list[float]:
 
 
 @given(service=services, share=st.sampled_from([0.0, 0.1, 0.5]), sizes=bursts)
-def test_a_burst_after_idle_time_is_never_taken_for_fast(
+def test_wait_is_never_underestimated_in_a_burst_after_idle_time(
     service: Service, share: float, sizes: list[int]
 ) -> None:
     service.seconds_per_image = share * service.seconds
@@ -113,7 +113,7 @@ def test_a_burst_after_idle_time_is_never_taken_for_fast(
 
 
 @given(service=services, share=st.sampled_from([0.0, 0.1, 0.5]))
-def test_a_steady_load_is_estimated_within_a_half(service: Service, share: float) -> None:
+def test_wait_is_estimated_within_half_under_steady_load(service: Service, share: float) -> None:
     service.seconds_per_image = share * service.seconds
     images = 400
     service.serve(burst(images))
@@ -123,7 +123,7 @@ def test_a_steady_load_is_estimated_within_a_half(service: Service, share: float
             assert departure.estimated == pytest.approx(departure.true, rel=0.5), departure
 
 
-def test_the_reported_burst() -> None:
+def test_wait_in_a_burst_of_slow_batches() -> None:
     """Four batches of four that take two seconds each: 0.006 s were expected, and 8 s true."""
     service = Service(batch_size=4, streams=1, seconds=2.0, seconds_per_image=0.0)
     departures = service.serve([0.0] * 20)
@@ -131,14 +131,14 @@ def test_the_reported_burst() -> None:
     assert departures[3].estimated == pytest.approx(8.0, rel=0.1)
 
 
-def test_time_without_work_is_no_slowness() -> None:
+def test_idle_time_does_not_lower_the_throughput() -> None:
     service = Service(batch_size=4, streams=1, seconds=0.1, seconds_per_image=0.0)
     service.serve([*burst(40), *burst(40, 3600.0)])
     begun_again = next(d for d in service.departures if d.at > 3600)
     assert begun_again.estimated < 2
 
 
-def test_a_batch_slower_than_all_before_is_noticed_before_it_ends() -> None:
+def test_slow_batch_raises_the_estimate_before_it_ends() -> None:
     clock = Clock()
     throughput = Throughput(clock)
     throughput.begin()
@@ -151,7 +151,7 @@ def test_a_batch_slower_than_all_before_is_noticed_before_it_ends() -> None:
     assert throughput.seconds_for(100) == pytest.approx(50, rel=0.1)
 
 
-def test_nothing_is_estimated_of_a_throughput_that_is_not_known() -> None:
+def test_estimate_is_zero_while_the_throughput_is_unknown() -> None:
     clock = Clock()
     throughput = Throughput(clock)
     assert throughput.seconds_for(5) == 0

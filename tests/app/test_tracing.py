@@ -72,7 +72,7 @@ def trace_of(response: httpx.Response) -> tuple[str, str]:
     return trace_id, span_id
 
 
-async def test_a_request_is_a_span_with_one_for_each_phase(
+async def test_request_span_has_a_child_for_each_phase(
     classifier: FakeClassifier, collector: Collector
 ) -> None:
     headers = {"X-Request-ID": "me", "User-Agent": "tests", "Host": "photos.example:8080"}
@@ -107,7 +107,7 @@ async def test_a_request_is_a_span_with_one_for_each_phase(
     assert moments == sorted(moments)
 
 
-async def test_the_spans_agree_with_server_timing(collector: Collector) -> None:
+async def test_span_durations_match_server_timing(collector: Collector) -> None:
     class Slow(FakeClassifier):
         def preprocess(self, image: object) -> bytes:
             time.sleep(0.03)
@@ -134,7 +134,9 @@ async def test_the_spans_agree_with_server_timing(collector: Collector) -> None:
     assert durations(responses[1])["queue"] > 0.05  # else it proves little
 
 
-async def test_the_callers_trace_goes_on(classifier: FakeClassifier, collector: Collector) -> None:
+async def test_trace_of_the_caller_is_continued(
+    classifier: FakeClassifier, collector: Collector
+) -> None:
     async with running(classifier, tracing=True) as (client, _):
         headers = {**SAMPLED, "tracestate": "vendor=1,other=2"}
         response = await client.post("/predict", content=b"1", headers=headers)
@@ -161,7 +163,7 @@ async def test_the_callers_trace_goes_on(classifier: FakeClassifier, collector: 
         "é",
     ],
 )
-async def test_a_traceparent_that_is_none_begins_a_new_trace(
+async def test_invalid_traceparent_starts_a_new_trace(
     classifier: FakeClassifier, collector: Collector, value: str
 ) -> None:
     async with running(classifier, tracing=True) as (client, _):
@@ -174,7 +176,7 @@ async def test_a_traceparent_that_is_none_begins_a_new_trace(
     assert span.id[0] not in (TRACE, "0" * 32)
 
 
-async def test_two_traceparents_are_none_and_a_bad_tracestate_is_dropped(
+async def test_repeated_traceparent_and_invalid_tracestate_are_ignored(
     classifier: FakeClassifier, collector: Collector
 ) -> None:
     other = f"00-{'1' * 32}-{PARENT}-01"
@@ -200,7 +202,7 @@ async def test_unsampled_requests_export_nothing(
 
 
 @pytest.mark.parametrize(("sampler", "count"), [("always_off", 0), ("always_on", 1)])
-async def test_the_sampler_is_the_one_that_the_environment_names(
+async def test_sampler_is_read_from_the_environment(
     classifier: FakeClassifier,
     collector: Collector,
     variables: pytest.MonkeyPatch,
@@ -214,7 +216,7 @@ async def test_the_sampler_is_the_one_that_the_environment_names(
     assert len(collector.named("POST /predict")) == len(collector.named("batch")) == count
 
 
-async def test_a_batch_links_to_its_sampled_requests_and_they_to_it(
+async def test_batch_and_sampled_requests_link_to_each_other(
     classifier: FakeClassifier, collector: Collector, variables: pytest.MonkeyPatch
 ) -> None:
     variables.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")  # none of its own accord
@@ -251,7 +253,7 @@ async def test_a_batch_links_to_its_sampled_requests_and_they_to_it(
         assert abs(span.ended - batch.ended) < 1e6
 
 
-async def test_images_that_come_together_have_one_span_a_phase_and_link_to_every_batch(
+async def test_batch_request_has_one_span_per_phase_and_links_to_every_batch(
     collector: Collector,
 ) -> None:
     classifier = FakeClassifier(max_batch_size=2)
@@ -268,7 +270,7 @@ async def test_images_that_come_together_have_one_span_a_phase_and_link_to_every
     assert all(batch.links == {span.id} for batch in batches)
 
 
-async def test_a_defect_is_an_error_with_its_stack_in_request_and_batch(
+async def test_defect_is_recorded_with_its_stack_in_request_and_batch(
     classifier: FakeClassifier, collector: Collector
 ) -> None:
     async with running(classifier, tracing=True) as (client, _):
@@ -286,7 +288,7 @@ async def test_a_defect_is_an_error_with_its_stack_in_request_and_batch(
         assert "in predict" in event["exception.stacktrace"]
 
 
-async def test_a_defect_of_one_image_among_others_is_kept(
+async def test_defect_of_one_image_in_a_batch_request_is_recorded(
     classifier: FakeClassifier, collector: Collector
 ) -> None:
     async with running(classifier, tracing=True) as (client, _):
@@ -298,7 +300,7 @@ async def test_a_defect_of_one_image_among_others_is_kept(
     assert not span.failed
 
 
-async def test_refusals_by_the_service_are_errors_and_of_the_client_none(
+async def test_5xx_is_an_error_and_4xx_is_not(
     classifier: FakeClassifier, collector: Collector
 ) -> None:
     async with running(classifier, tracing=True) as (client, lifecycle):
@@ -330,7 +332,7 @@ async def test_refusals_by_the_service_are_errors_and_of_the_client_none(
     assert brew.attributes["http.request.method_original"] == "BREW"
 
 
-async def test_a_request_that_the_server_cancels_is_an_error(
+async def test_request_cancelled_by_the_server_is_an_error(
     classifier: FakeClassifier, collector: Collector
 ) -> None:
     """It is answered before the connection ends."""
@@ -356,7 +358,7 @@ async def test_probes_and_scrapes_are_not_traced(
     assert not collector.asked.is_set()
 
 
-async def test_what_a_client_sends_takes_little_room(
+async def test_client_text_in_spans_is_shortened(
     classifier: FakeClassifier, collector: Collector
 ) -> None:
     long = "x" * 5000
@@ -374,7 +376,7 @@ async def test_what_a_client_sends_takes_little_room(
     ("host", "address", "port"),
     [("a.b", "a.b", None), ("[::1]:8000", "::1", 8000), ("10.0.0.1:1", "10.0.0.1", 1)],
 )
-async def test_the_servers_address_is_the_one_that_the_client_used(
+async def test_server_address_is_read_from_the_host_header(
     classifier: FakeClassifier, collector: Collector, host: str, address: str, port: int | None
 ) -> None:
     async with running(classifier, tracing=True) as (client, _):
@@ -391,7 +393,7 @@ async def test_the_servers_address_is_the_one_that_the_client_used(
         ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=theirs,zone=a"}, "theirs"),
     ],
 )
-async def test_the_service_has_a_name_and_the_environment_may_give_another(
+async def test_service_name_can_be_set_by_the_environment(
     classifier: FakeClassifier,
     collector: Collector,
     variables: pytest.MonkeyPatch,
@@ -406,7 +408,7 @@ async def test_the_service_has_a_name_and_the_environment_may_give_another(
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
-async def test_the_log_lines_of_a_request_have_its_ids(
+async def test_log_lines_have_trace_and_span_ids(
     classifier: FakeClassifier, collector: Collector, formatter: logging.Formatter
 ) -> None:
     text = io.StringIO()
@@ -458,7 +460,7 @@ async def test_histograms_have_exemplars_of_sampled_requests(
     assert "trace_id" not in plain
 
 
-async def test_a_collector_that_hangs_costs_no_request_and_no_stop(
+async def test_hung_collector_delays_neither_requests_nor_shutdown(
     classifier: FakeClassifier,
     hanging: Collector,
     variables: pytest.MonkeyPatch,
@@ -480,7 +482,7 @@ async def test_a_collector_that_hangs_costs_no_request_and_no_stop(
     assert caplog.text.count("Queue full") == 1
 
 
-async def test_a_collector_that_is_gone_costs_a_line_in_the_log_now_and_then(
+async def test_unreachable_collector_is_logged_rarely(
     classifier: FakeClassifier,
     collector: Collector,
     variables: pytest.MonkeyPatch,
@@ -499,7 +501,7 @@ async def test_a_collector_that_is_gone_costs_a_line_in_the_log_now_and_then(
     assert "export" in exporter[0].getMessage()
 
 
-async def test_nothing_is_left_behind_by_a_service_that_stopped(
+async def test_stopped_service_leaves_no_threads_and_filters(
     classifier: FakeClassifier, collector: Collector
 ) -> None:
     for _ in range(2):
@@ -509,7 +511,7 @@ async def test_nothing_is_left_behind_by_a_service_that_stopped(
     assert not [f for name in tracing.NOISY for f in logging.getLogger(name).filters]
 
 
-async def test_export_may_be_left_out(
+async def test_export_can_be_disabled(
     classifier: FakeClassifier, collector: Collector, variables: pytest.MonkeyPatch
 ) -> None:
     variables.setenv("OTEL_TRACES_EXPORTER", "none")
@@ -519,7 +521,7 @@ async def test_export_may_be_left_out(
     assert not collector.asked.is_set()
 
 
-async def test_opentelemetrys_own_switch_is_obeyed(
+async def test_opentelemetry_can_be_disabled_by_its_variable(
     classifier: FakeClassifier, collector: Collector, variables: pytest.MonkeyPatch
 ) -> None:
     variables.setenv("OTEL_SDK_DISABLED", "true")
@@ -551,7 +553,7 @@ async def test_opentelemetrys_own_switch_is_obeyed(
         ("OTEL_TRACES_SAMPLER_ARG", "half", "must be a number"),
     ],
 )
-async def test_a_variable_that_cannot_be_obeyed_is_told_at_start(
+async def test_invalid_opentelemetry_variable_is_reported_at_start(
     variables: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     variables.setenv(name, value)
@@ -559,7 +561,7 @@ async def test_a_variable_that_cannot_be_obeyed_is_told_at_start(
         create_app(make_settings(tracing=True), FakeClassifier)
 
 
-async def test_without_the_extra_tracing_is_refused_and_says_what_is_missing(
+async def test_tracing_without_opentelemetry_names_the_missing_package(
     variables: pytest.MonkeyPatch,
 ) -> None:
     variables.delitem(sys.modules, "app.observability.tracing")
@@ -572,7 +574,7 @@ async def test_without_the_extra_tracing_is_refused_and_says_what_is_missing(
     ("propagators", "goes_on"),
     [("tracecontext", True), ("baggage, tracecontext", True), ("baggage", False), ("none", False)],
 )
-async def test_the_callers_trace_is_read_in_the_formats_that_the_environment_names(
+async def test_propagators_are_read_from_the_environment(
     classifier: FakeClassifier,
     collector: Collector,
     variables: pytest.MonkeyPatch,
@@ -585,7 +587,9 @@ async def test_the_callers_trace_is_read_in_the_formats_that_the_environment_nam
     assert (trace_of(response)[0] == TRACE) is goes_on
 
 
-async def test_a_propagator_that_does_not_load_is_one_line(variables: pytest.MonkeyPatch) -> None:
+async def test_propagator_that_cannot_be_loaded_is_reported_on_one_line(
+    variables: pytest.MonkeyPatch,
+) -> None:
     broken = EntryPoint("broken", "no_such_module:Propagator", "opentelemetry_propagator")
     installed = EntryPoints([broken])
     variables.setattr("app.observability.otel_environment.entry_points", lambda group: installed)
@@ -606,7 +610,7 @@ def run(program: str, **environ: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_without_tracing_only_the_api_that_fastapi_imports_is_imported() -> None:
+def test_opentelemetry_sdk_is_not_imported_without_tracing() -> None:
     done = run(
         "import sys; import fastapi;"
         "fastapis = set(sys.modules);"
@@ -621,7 +625,7 @@ def test_without_tracing_only_the_api_that_fastapi_imports_is_imported() -> None
     assert (done.stdout, done.stderr) == ("[] False\n", "")
 
 
-def test_the_import_of_fastapi_does_not_see_opentelemetrys_variables() -> None:
+def test_opentelemetry_variables_are_hidden_from_the_import_of_fastapi() -> None:
     environ = {"OTEL_PROPAGATORS": "b3", "OTEL_PYTHON_CONTEXT": "x", "PATH": "/bin"}
     before = dict(environ)
     with without_opentelemetry(environ):

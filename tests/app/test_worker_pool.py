@@ -91,7 +91,7 @@ async def until_stuck(pool: WorkerPool, count: int) -> None:
     await until(lambda: pool.count_stuck() == count)
 
 
-async def test_results_errors_and_times_come_back() -> None:
+async def test_results_errors_and_times_are_returned() -> None:
     async with pooling(2) as pool:
         before = time.monotonic()
         timed = await pool.run(lambda: 42)
@@ -101,7 +101,7 @@ async def test_results_errors_and_times_come_back() -> None:
             await pool.run(lambda: 1 // 0)
 
 
-async def test_a_cancelled_call_leaves_the_queue_with_all_that_it_holds() -> None:
+async def test_cancelled_call_leaves_the_queue_and_is_freed() -> None:
     class Body:
         """Supports weak references."""
 
@@ -125,7 +125,7 @@ async def test_a_cancelled_call_leaves_the_queue_with_all_that_it_holds() -> Non
         assert (await running).result == "through"
 
 
-async def test_a_cancelled_call_that_runs_ends_when_its_thread_does() -> None:
+async def test_cancelled_running_call_runs_to_its_end() -> None:
     async with pooling(1) as pool:
         gate, ended = Gate(), []
         task = asyncio.create_task(pool.run(gate, lambda: ended.append(1)))
@@ -138,7 +138,7 @@ async def test_a_cancelled_call_that_runs_ends_when_its_thread_does() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_nothing_of_a_call_stays_behind_without_the_garbage_collector(fails: bool) -> None:
+async def test_finished_call_is_freed_without_garbage_collection(fails: bool) -> None:
     class Body:
         def read(self) -> int:
             return 1 // (not fails)
@@ -162,7 +162,7 @@ def no_collection() -> Iterator[None]:
         gc.enable()
 
 
-async def test_a_stuck_call_that_ends_while_another_begins_loses_no_thread() -> None:
+async def test_end_of_a_stuck_call_keeps_the_number_of_threads() -> None:
     clock = Clock()
     async with pooling(2, clock=clock) as pool:
         first, _ = await hold(pool)
@@ -176,7 +176,7 @@ async def test_a_stuck_call_that_ends_while_another_begins_loses_no_thread() -> 
         second.open.set()
 
 
-async def test_a_call_goes_on_waiting_for_a_result_that_comes_late() -> None:
+async def test_stuck_call_can_still_return_a_result() -> None:
     clock = Clock()
     async with pooling(1, clock=clock) as pool:
         gate, task = await hold(pool)
@@ -187,7 +187,7 @@ async def test_a_call_goes_on_waiting_for_a_result_that_comes_late() -> None:
         await count_free(pool, 1)
 
 
-async def test_the_pool_is_lost_when_no_thread_is_left_and_not_before() -> None:
+async def test_pool_is_lost_when_all_threads_are_stuck() -> None:
     clock = Clock()
     lost: list[str] = []
     async with pooling(2, clock=clock, lost=lost.append) as pool:
@@ -214,7 +214,7 @@ async def test_the_pool_is_lost_when_no_thread_is_left_and_not_before() -> None:
         max_size=14,
     ),
 )
-def test_there_are_always_as_many_threads_as_there_can_be(
+def test_number_of_free_threads_in_any_sequence_of_events(
     workers: int, steps: list[tuple[str, int]]
 ) -> None:
     """Calls begin, end, are given up and get stuck in any order."""
@@ -268,7 +268,7 @@ def test_calls_that_share_a_core_are_not_stuck(calls: int, computes: float, look
 
 
 @given(computed=st.floats(0, STUCK_AFTER / 2), waits=st.lists(st.floats(0.1, 30), max_size=20))
-def test_a_call_that_waits_for_ever_is_stuck(computed: float, waits: list[float]) -> None:
+def test_call_that_waits_forever_is_stuck(computed: float, waits: list[float]) -> None:
     clock, cpu = Clock(), Clock()
     watch = Watch(STUCK_AFTER, clock, cpu)
     cpu.now += computed
@@ -286,7 +286,7 @@ def test_a_call_that_waits_for_ever_is_stuck(computed: float, waits: list[float]
     assert not watch.is_stuck(), "it goes on"
 
 
-def test_a_call_that_computes_without_end_is_stuck() -> None:
+def test_call_that_computes_forever_is_stuck() -> None:
     clock, cpu = Clock(), Clock()
     watch = Watch(STUCK_AFTER, clock, cpu)
     for _ in range(99):
@@ -298,7 +298,7 @@ def test_a_call_that_computes_without_end_is_stuck() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others have no such clock")
-def test_the_clock_of_a_thread_counts_what_it_computes() -> None:
+def test_thread_clock_counts_cpu_time() -> None:
     clocks: list[Callable[[], float]] = []
     gate = threading.Event()
 
@@ -324,7 +324,7 @@ def test_the_clock_of_a_thread_counts_what_it_computes() -> None:
     thread.join()
 
 
-async def test_a_loop_that_has_ended_does_not_trouble_a_call_that_ends_later() -> None:
+async def test_call_may_end_after_the_event_loop() -> None:
     gate = Gate()
     pools: list[Any] = []
 

@@ -66,7 +66,7 @@ def classifier() -> FakeClassifier:
     return FakeClassifier()
 
 
-async def test_a_prediction_has_model_rows_timings_and_id(classifier: FakeClassifier) -> None:
+async def test_prediction_has_model_rows_timings_and_request_id(classifier: FakeClassifier) -> None:
     async with served(classifier) as client:
         prediction = await client.predict(b"3", top_k=2)
     assert prediction.model == Model("fake", "3")
@@ -77,7 +77,7 @@ async def test_a_prediction_has_model_rows_timings_and_id(classifier: FakeClassi
     assert prediction.request_id
 
 
-async def test_the_health_of_the_service_is_told(classifier: FakeClassifier) -> None:
+async def test_health_is_returned(classifier: FakeClassifier) -> None:
     async with served(classifier) as client:
         health = await client.health()
     assert (health.alive, health.ready, health.state) == (True, True, "ready")
@@ -85,7 +85,7 @@ async def test_the_health_of_the_service_is_told(classifier: FakeClassifier) -> 
     assert (health.model.name, health.model.num_classes) == ("fake", 10)
 
 
-async def test_a_service_that_loads_has_no_model(classifier: FakeClassifier) -> None:
+async def test_health_of_a_loading_service_has_no_model(classifier: FakeClassifier) -> None:
     transport = httpx.ASGITransport(create_app(make_settings(), lambda: classifier))
     async with AsyncClient("http://x", retries=NO_RETRIES, transport=transport) as client:
         health = await client.health()
@@ -99,14 +99,14 @@ def names(kind: Any) -> set[str]:
     return {field.name for field in fields(kind)}
 
 
-def test_results_have_every_field_of_the_services_answers() -> None:
+def test_results_have_every_field_of_the_answers() -> None:
     assert names(ServedModel) == names(ModelInfo)
     assert names(Health) == set(schemas.Health.model_fields)
     assert names(Row) == set(schemas.PredictionRow.model_fields)
 
 
 @pytest.mark.parametrize(("head", "name"), [(None, b"None"), (2, b"2")])
-async def test_explain_answers_with_the_picture(
+async def test_explain_returns_the_picture(
     classifier: FakeClassifier, head: int | None, name: bytes
 ) -> None:
     async with served(classifier) as client:
@@ -115,7 +115,7 @@ async def test_explain_answers_with_the_picture(
             await client.explain(b"3", 9)
 
 
-async def test_errors_are_the_problem_documents(classifier: FakeClassifier) -> None:
+async def test_errors_have_the_members_of_the_problem_document(classifier: FakeClassifier) -> None:
     async with served(classifier) as client:
         with pytest.raises(ImageRefused) as caught:
             await client.predict(b"bad")
@@ -131,7 +131,7 @@ async def test_errors_are_the_problem_documents(classifier: FakeClassifier) -> N
     assert (type(parameter.value), parameter.value.status) == (ServiceError, 422)
 
 
-async def test_a_key_opens_the_service(classifier: FakeClassifier, tmp_path: Path) -> None:
+async def test_api_key_is_sent(classifier: FakeClassifier, tmp_path: Path) -> None:
     key, line = new_key("tests")
     (tmp_path / "keys").write_text(line)
     async with served(classifier, api_key=key, api_keys_file=tmp_path / "keys") as client:
@@ -157,7 +157,9 @@ BY_PROBLEM = [
 
 
 @pytest.mark.parametrize(("status", "name", "kind"), BY_PROBLEM, ids=lambda value: str(value))
-async def test_each_problem_has_its_type(status: int, name: str, kind: type[ServiceError]) -> None:
+async def test_each_problem_raises_its_error_type(
+    status: int, name: str, kind: type[ServiceError]
+) -> None:
     script = Script(problem(status, name, {"Retry-After": "7"}))
     with Client("http://x", retries=NO_RETRIES, transport=script) as client:
         with pytest.raises(ServiceError) as caught:
@@ -194,7 +196,7 @@ STRANGERS: dict[str, tuple[httpx.Response, str]] = {
 
 
 @pytest.mark.parametrize(("answer", "message"), STRANGERS.values(), ids=STRANGERS)
-async def test_a_stranger_is_told_from_the_service(answer: httpx.Response, message: str) -> None:
+async def test_answers_of_other_servers_are_detected(answer: httpx.Response, message: str) -> None:
     with Client("http://x", retries=NO_RETRIES, transport=Script(answer)) as client:
         for ask in (client.health, lambda: client.predict(b"3"), lambda: client.explain(b"3")):
             with pytest.raises(UnexpectedAnswer, match="http://x/") as caught:
@@ -203,7 +205,7 @@ async def test_a_stranger_is_told_from_the_service(answer: httpx.Response, messa
             assert caught.value.status == answer.status_code
 
 
-async def test_the_errors_of_the_network_have_their_types() -> None:
+async def test_network_errors_raise_their_error_types() -> None:
     turns = {
         httpx.ConnectError("refused"): (Unreachable, "cannot reach http://x: refused; is the"),
         httpx.ConnectTimeout(""): (Unreachable, "cannot reach http://x: no connection within 3 s"),
@@ -224,7 +226,7 @@ async def test_the_errors_of_the_network_have_their_types() -> None:
         *("http://x?a=b", "http://x#a", "http://me:secret@x", "//x", "http://a b"),
     ],
 )
-def test_a_url_that_cannot_be_is_refused(url: str) -> None:
+def test_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidOption, match="URL"):
         Client(url)
     with pytest.raises(ValueError, match="URL"):
@@ -242,19 +244,19 @@ def test_a_url_that_cannot_be_is_refused(url: str) -> None:
     ],
     ids=lambda value: str(value),
 )
-def test_options_that_cannot_be_are_refused(choices: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(choices: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidOption, match=message):
         Client("http://x", **choices)
 
 
-def test_a_path_before_the_routes_is_kept() -> None:
+def test_path_of_the_url_is_kept() -> None:
     script = Script(good())
     with Client("http://gate/models/xcit/", transport=script) as client:
         client.predict(b"3")
     assert script.requests[0].url.path == "/models/xcit/predict"
 
 
-def test_timings_of_others_do_no_harm() -> None:
+def test_foreign_server_timing_entries_are_ignored() -> None:
     header = 'cfL4;desc="?proto=TCP", cache;dur=, read;dur=0.50, total; dur=12.25;desc=x'
     with Client("http://x", transport=Script(good({"Server-Timing": header}))) as client:
         prediction = client.predict(b"3")
@@ -283,7 +285,7 @@ def test_one_failing_image_does_not_end_the_rest_in_threads() -> None:
     assert kinds == [ImageRefused, Prediction, TimedOut, Prediction]
 
 
-async def test_an_error_among_many_keeps_no_image_alive() -> None:
+async def test_error_in_predict_many_does_not_keep_the_image_alive() -> None:
     turns: list[Turn] = [problem(400, "invalid-image"), httpx.ReadTimeout("")]
     with Client("http://x", transport=Script(*turns)) as client:
         outcomes = [*client.predict_many([b"3", b"4"], concurrency=1)]
@@ -295,7 +297,7 @@ async def test_an_error_among_many_keeps_no_image_alive() -> None:
         assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
 
 
-async def test_files_are_asked_for_as_their_turn_comes() -> None:
+async def test_files_are_read_shortly_before_they_are_sent() -> None:
     taken: list[str] = []
     with Client("http://x", transport=Script(good())) as client:
         outcomes = client.predict_many(countdown(map(str, range(100)), taken), concurrency=2)
@@ -304,7 +306,7 @@ async def test_files_are_asked_for_as_their_turn_comes() -> None:
     assert len(taken) <= 5
 
 
-async def test_many_at_once_need_a_concurrency() -> None:
+async def test_predict_many_requires_a_positive_concurrency() -> None:
     with Client("http://x") as client, pytest.raises(InvalidOption, match="concurrency is 0"):
         client.predict_many([], concurrency=0)
     async with AsyncClient("http://x") as other:
@@ -312,7 +314,7 @@ async def test_many_at_once_need_a_concurrency() -> None:
             other.predict_many([], concurrency=-1)
 
 
-async def test_a_bar_is_drawn_only_for_who_asks(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_progress_bar_is_drawn_only_if_requested(capsys: pytest.CaptureFixture[str]) -> None:
     with Client("http://x", transport=Script(good())) as client:
         assert len([*client.predict_many([b"3"] * 12)]) == 12
         assert capsys.readouterr().err == ""
@@ -324,7 +326,7 @@ async def test_a_bar_is_drawn_only_for_who_asks(capsys: pytest.CaptureFixture[st
     assert "7image" in capsys.readouterr().err
 
 
-async def test_connections_are_kept(counting: Counting) -> None:
+async def test_connections_are_reused(counting: Counting) -> None:
     with Client(counting.url) as client:
         assert len([*client.predict_many([b"3"] * 30, concurrency=1)]) == 30
     assert counting.connections == 1
@@ -350,7 +352,7 @@ async def test_a_waiting_request_can_be_cancelled(classifier: FakeClassifier) ->
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 10])
-async def test_a_model_with_few_classes_needs_no_top_k(classes: int) -> None:
+async def test_default_top_k_works_with_few_classes(classes: int) -> None:
     classifier = FakeClassifier()
     classifier.info = replace(classifier.info, num_classes=classes)
     async with served(classifier) as client:
