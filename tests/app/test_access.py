@@ -9,7 +9,7 @@ from app.http.api_keys import ApiKeys, KeysError, new_key
 from app.serving.errors import StartupError, Unauthorized
 
 from .conftest import FakeClassifier, running, starting, until
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ from app.http.app import create_app
 from app.serving.lifecycle import Lifecycle, State
 
 from .conftest import FakeClassifier, make_settings, running, starting, until
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 

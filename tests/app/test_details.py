@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from . import test_forms, test_oip, test_predict, test_protocol_clients
+from . import oip_messages, test_forms, test_oip_refusals, test_predict, test_protocol_clients
 from .conftest import FakeClassifier, running
 from .test_cloud import vertex
 
@@ -26,7 +26,7 @@ VALUES: list[Any] = [
     *([], {}, [None], [True, {"a": None}], {"a": "b"}),
 ]
 PREDICT = "/predict"
-INFER = test_oip.INFER
+INFER = oip_messages.INFER
 VERTEX = "/vertex"
 HEADER_LENGTH = "inference-header-content-length"
 LINES = [value for value in VALUES if isinstance(value, str) and value.isascii()]
@@ -53,10 +53,13 @@ async def test_no_known_refusal_contains_python_notation(classifier: FakeClassif
     requests: list[tuple[str, dict[str, Any]]] = [
         *((PREDICT, body) for body, _ in test_predict.BAD_REQUESTS.values()),
         *((PREDICT, body) for body, _ in test_forms.REFUSED.values()),
-        *((INFER, body) for body, _ in test_oip.REFUSED.values()),
-        *((test_oip.INFER_TENSOR, body) for body, _ in test_oip.REFUSED_TENSORS.values()),
+        *((INFER, body) for body, _ in test_oip_refusals.REFUSED.values()),
         *(
-            (INFER, {"json": {"inputs": [test_oip.TWO], **more}})
+            (oip_messages.INFER_TENSOR, body)
+            for body, _ in test_oip_refusals.REFUSED_TENSORS.values()
+        ),
+        *(
+            (INFER, {"json": {"inputs": [oip_messages.TWO], **more}})
             for more, _ in test_protocol_clients.MISTAKES
         ),
     ]
@@ -67,7 +70,7 @@ async def test_no_known_refusal_contains_python_notation(classifier: FakeClassif
 
 
 MARK = "?"  # where a strange value goes
-TWO = test_oip.TWO
+TWO = oip_messages.TWO
 REQUEST = {"inputs": [TWO]}
 TEMPLATES: dict[str, tuple[str, Any]] = {
     "body": (INFER, MARK),
@@ -99,7 +102,7 @@ TEMPLATES: dict[str, tuple[str, Any]] = {
         INFER,
         {"inputs": [TWO | {"data": None, "parameters": {"binary_data_size": MARK}}]},
     ),
-    "numbers": (test_oip.INFER_TENSOR, {"inputs": [test_oip.tensor(*[0] * 11, MARK)]}),
+    "numbers": (oip_messages.INFER_TENSOR, {"inputs": [oip_messages.tensor(*[0] * 11, MARK)]}),
     "instances": (VERTEX, {"instances": MARK}),
     "instance": (VERTEX, {"instances": [MARK]}),
     "b64": (VERTEX, {"instances": [{"b64": MARK}]}),

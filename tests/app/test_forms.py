@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from .conftest import FakeClassifier, running
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ from app.serving.classifier import Input, Tensor
 from app.serving.held_bytes import size_of
 
 from .conftest import FakeClassifier, running, until
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 

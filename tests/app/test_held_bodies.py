@@ -15,10 +15,10 @@ import pytest
 from app.http.bodies import base64_text
 
 from .conftest import FakeClassifier, running, until
+from .messages import problem
+from .oip_messages import INFER, INFER_TENSOR, binary, elements, images, tensor
 from .test_cloud import instances, vertex
 from .test_given_up import IN_HASTE, SIZE, SLACK, SlowDecoder, held_bytes, memory, until_held
-from .test_oip import INFER, INFER_TENSOR, binary, elements, images, tensor
-from .test_predict import problem
 
 pytestmark = pytest.mark.anyio
 

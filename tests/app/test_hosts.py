@@ -13,7 +13,7 @@ from app.http.hosts import AllowedHosts, allowed_hosts, parse_host
 from app.serving.errors import MisdirectedRequest
 
 from .conftest import FakeClassifier, make_settings, running
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from app.http.app import create_app
 from app.http.origins import canonical, parse_origins
 
 from .conftest import FakeClassifier, make_settings, running
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ from app.http.routes.pages import DIRECTORY, FILES, SWAGGER_UI_FILES, SWAGGER_UI
 from app.serving.lifecycle import State
 
 from .conftest import FakeClassifier, running, starting
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from app.http.route_table import RouteTable
 from app.http.service import Service
 
 from .conftest import FakeClassifier, make_settings, running
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 

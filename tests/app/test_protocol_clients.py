@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from .conftest import FakeClassifier, running
-from .test_oip import INFER, TWO, error, request_of
+from .oip_messages import INFER, TWO, error, request_of
 
 pytestmark = pytest.mark.anyio
 

@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from .conftest import FakeClassifier, running, starting, until
+from .messages import form, problem
+from .oip_messages import INFER, TWO, request_of
 from .test_cloud import instances, vertex
-from .test_oip import INFER, TWO, request_of
-from .test_predict import form, problem
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from app.serving.lifecycle import Lifecycle
 from app.serving.pipeline import Pipeline
 
 from .conftest import INFO, FakeClassifier, make_settings, starting, until
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ from app.http.app import create_app
 from app.http.middleware import add_root_path
 
 from .conftest import FakeClassifier, make_settings, running
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 

@@ -9,6 +9,8 @@ import httpx
 import pytest
 from xcit_client import Retries
 
+from tests.app.conftest import FakeClassifier
+
 Turn = httpx.Response | Exception
 
 HASTY = Retries(seconds=1.0, first_pause=0.001)
@@ -108,3 +110,8 @@ def counting() -> Iterator[Counting]:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def classifier() -> FakeClassifier:
+    return FakeClassifier()

@@ -1,15 +1,9 @@
-"""Health, metrics and logs: they say what happened, and it adds up."""
+"""The metrics of the service."""
 
 import asyncio
-import json
-import logging
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import reduce
-from operator import getitem
-from typing import Any
 
 import httpx
 import pytest
@@ -17,14 +11,11 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.config.cpu_quota import usable_cores
-from app.http.app import create_app
-from app.observability.logs import JsonFormatter, TextFormatter
 from app.serving.errors import StartupError
 
 from .conftest import (
     FakeClassification,
     FakeClassifier,
-    make_settings,
     running,
     starting,
     until,
@@ -79,9 +70,13 @@ PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
+
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+
 UTF8_TEXT = "text/plain; version=1.0.0; charset=utf-8; escaping=allow-utf-8"
+
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
 UTF8_OPENMETRICS = f"{OPENMETRICS}; escaping=allow-utf-8"
 
 
@@ -193,122 +188,3 @@ async def test_failed_reload_is_reported_until_one_succeeds(classifier: FakeClas
             assert response.status_code == status
             shown.append((await scrape(client))("xcit_reload_failed"))
     assert shown == [0, 1, 0]
-
-
-async def test_state_and_model_are_reported(classifier: FakeClassifier) -> None:
-    async with running(classifier) as (client, lifecycle):
-        read = await scrape(client)
-        assert [read("xcit_state", state=s) for s in ("loading", "ready")] == [0, 1]
-        info = {"name": "fake", "version": "3", "family": "none", "checkpoint_sha256": "0" * 64}
-        info["backend_reason"] = "there is no other"
-        assert (
-            read("xcit_model_info", **info, device="cpu", backend="fake", precision="float32") == 1
-        )
-        health = (await client.get("/healthz")).json()
-        assert health["state"] == "ready"
-        assert health["model"]["name"] == "fake"
-        assert health["model"]["backend_reason"] == "there is no other"
-        lifecycle.drain()
-        read = await scrape(client)
-        assert [read("xcit_state", state=s) for s in ("ready", "draining")] == [0, 1]
-
-
-async def test_loading_is_alive_and_not_ready(classifier: FakeClassifier) -> None:
-    classifier.gate.clear()
-
-    def load() -> FakeClassifier:
-        assert classifier.gate.wait(10)
-        return classifier
-
-    async with starting(load) as (client, _):
-        assert (await client.get("/livez")).status_code == 200
-        assert (await client.get("/readyz")).status_code == 503
-        assert (await client.get("/readyz")).json() == {"state": "loading"}
-        assert (await client.get("/healthz")).json()["model"] is None
-        refused = await client.post("/predict", content=b"1")
-        assert refused.json()["type"] == "/problems/not-ready"
-        assert int(refused.headers["retry-after"]) >= 1
-        classifier.gate.set()
-        async with asyncio.timeout(10):
-            while (await client.get("/readyz")).status_code != 200:
-                await asyncio.sleep(0.001)
-
-
-@pytest.mark.parametrize(
-    ("error", "failure"),
-    [(StartupError("no such file"), "no such file"), (KeyError("x"), "loading failed: ")],
-)
-async def test_failed_load_is_reported(error: Exception, failure: str) -> None:
-    def load() -> Any:
-        raise error
-
-    async with starting(load) as (client, _):
-        async with asyncio.timeout(10):
-            while (await client.get("/livez")).status_code != 503:
-                await asyncio.sleep(0.001)
-        health = (await client.get("/healthz")).json()
-        assert health["state"] == "failed"
-        assert health["failure"].startswith(failure)
-
-
-async def test_openapi_lists_every_error_of_predict(classifier: FakeClassifier) -> None:
-    async with running(classifier) as (client, _):
-        document = (await client.get("/openapi.json")).json()
-    operation = document["paths"]["/predict"]["post"]
-    assert set(operation["responses"]) == {
-        *("200", "400", "401", "403", "408", "413", "415", "421", "422", "500", "503", "504")
-    }
-    for status, response in operation["responses"].items():
-        if status != "200":
-            (media_type,) = response["content"].items()
-            assert media_type[0] == "application/problem+json"
-            assert "request_id" in media_type[1]["schema"]["required"]
-    assert "`overloaded`" in operation["responses"]["503"]["description"]
-    assert set(operation["requestBody"]["content"]) == {
-        *("multipart/form-data", "application/json", "application/octet-stream", "image/*")
-    }
-    assert {"/livez", "/readyz", "/healthz", "/metrics"} < set(document["paths"])
-
-
-@pytest.mark.parametrize("cloud", [None, "sagemaker", "vertex"])
-def test_every_openapi_reference_resolves(cloud: str | None) -> None:
-    document = create_app(make_settings(cloud=cloud), FakeClassifier, environ={}).openapi()
-    references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)))
-    assert references
-    for reference in references:
-        root, *path = reference.split("/")
-        assert root == "#"
-        assert reduce(getitem, path, document), reference
-    assert '"$defs"' not in json.dumps(document)
-
-
-async def test_access_line_has_id_phases_and_batch_size(
-    classifier: FakeClassifier, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "app.access")
-    async with running(classifier) as (client, _):
-        await client.post("/predict", content=b"1", headers={"X-Request-ID": "me"})
-        await client.post("/predict", content=b"bad")
-    lines = [
-        json.loads(JsonFormatter().format(r)) for r in caplog.records if r.name == "app.access"
-    ]
-    assert lines[0]["status"] == 200
-    assert lines[0]["batch_size"] == 1
-    assert {"read_ms", "preprocess_ms", "queue_ms", "inference_ms"} < set(lines[0])
-    assert lines[1]["rejection"] == "invalid_image"
-
-
-@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
-def test_clients_cannot_forge_log_lines(formatter: logging.Formatter) -> None:
-    record = logging.makeLogRecord(
-        {
-            "name": "some.library",
-            "msg": "no header: %s",
-            "args": ("\x9b31m\nINFO forged: line path=/b",),
-            "fields": {"path": "/a\nINFO forged: line"},
-            "levelname": "INFO",
-        }
-    )
-    line = formatter.format(record)
-    assert line.isprintable()
-    assert " path=/b" not in line.replace('"no header: \\u009b31m\\nINFO forged: line path=/b"', "")
