@@ -8,7 +8,7 @@ RAW = {"content-type": "application/octet-stream"}
 
 
 def problem(response: httpx.Response, status: int, name: str) -> str:
-    """The detail of a problem document, whose form is checked."""
+    """Check a problem document, and return its detail."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
@@ -21,7 +21,7 @@ def problem(response: httpx.Response, status: int, name: str) -> str:
 
 
 def multipart(*parts: tuple[str, bytes], end: bytes = b"--x--\r\n") -> dict[str, Any]:
-    """A multipart request written by hand."""
+    """A multipart request, without httpx's encoder."""
     body = b"".join(
         b'--x\r\nContent-Disposition: form-data; name="%s"; filename="a.jpg"\r\n'
         b"Content-Type: image/jpeg\r\n\r\n%s\r\n" % (name.encode(), content)

@@ -13,7 +13,7 @@ INFER_TENSOR = "/v2/models/xcit_tensor/infer"
 
 
 def error(response: httpx.Response, status: int) -> str:
-    """The error as clients of the protocol read it; the problem document says the same."""
+    """Check an error document, and return its message."""
     assert response.status_code == status, response.text
     body = response.json()
     assert body["error"] == body["detail"]
@@ -26,7 +26,7 @@ def elements(*contents: bytes) -> bytes:
 
 
 def images(*contents: bytes, shape: list[Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """An input of images, as JSON has it."""
+    """An input with images, as JSON."""
     data = [base64.b64encode(content).decode() for content in contents]
     shape = [len(data)] if shape is None else shape
     return {"name": "image", "shape": shape, "datatype": "BYTES", "data": data} | changes
@@ -37,11 +37,13 @@ def tensor(*numbers: Any, shape: list[int] | None = None, **changes: Any) -> dic
     return {"name": "input", "shape": shape, "datatype": "FP32", "data": [*numbers]} | changes
 
 
-def binary(given: dict[str, Any], content: bytes, size: Any = None, **more: Any) -> dict[str, Any]:
-    """A request whose input follows its JSON."""
-    given = {name: value for name, value in given.items() if name != "data"}
-    given["parameters"] = {"binary_data_size": len(content) if size is None else size}
-    header = json.dumps({"inputs": [given], **more}).encode()
+def binary(
+    tensor_input: dict[str, Any], content: bytes, size: Any = None, **more: Any
+) -> dict[str, Any]:
+    """A request whose input follows the JSON."""
+    tensor_input = {name: value for name, value in tensor_input.items() if name != "data"}
+    tensor_input["parameters"] = {"binary_data_size": len(content) if size is None else size}
+    header = json.dumps({"inputs": [tensor_input], **more}).encode()
     length = {"Inference-Header-Content-Length": str(len(header))}
     return {"content": header + content, "headers": length}
 

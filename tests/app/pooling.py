@@ -13,7 +13,7 @@ STUCK_AFTER = 10.0
 
 
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that a test moves."""
 
     now = 100.0
 
@@ -22,7 +22,7 @@ class Clock:
 
 
 class Gate:
-    """A call that runs until it is let go."""
+    """A call that runs until a test opens it."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -39,7 +39,7 @@ class Gate:
 async def pooling(
     workers: int, *, clock: Clock | None = None, lost: Callable[[str], None] = lambda reason: None
 ) -> AsyncIterator[WorkerPool]:
-    """A pool whose threads compute for as long as the clock is moved."""
+    """A pool whose threads use as much CPU time as the clock is moved."""
     clock = clock or Clock()
     pool = WorkerPool(
         workers,
@@ -64,7 +64,7 @@ async def hold(pool: WorkerPool) -> tuple[Gate, "asyncio.Task[Timed[str]]"]:
 
 
 async def count_free(pool: WorkerPool, expected: int) -> None:
-    """Assert that ``expected`` calls can run side by side, and no more."""
+    """Assert that exactly ``expected`` calls can run in parallel."""
     gates = [Gate() for _ in range(expected + 1)]
     tasks = [asyncio.create_task(pool.run(gate)) for gate in gates]
     await until(lambda: sum(gate.begun.is_set() for gate in gates) >= expected)

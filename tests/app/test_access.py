@@ -1,4 +1,4 @@
-"""Who may ask what: API keys, the admin token, origins, and what browsers are told."""
+"""API keys, the admin token, and security headers."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def alice() -> tuple[str, str]:
-    """A key and its line."""
+    """An API key, and its line in the key file."""
     return new_key("alice")
 
 

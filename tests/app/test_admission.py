@@ -1,4 +1,4 @@
-"""Bounds by images, bytes and deadlines, and the advice to those refused."""
+"""Admission by images, bytes and deadlines, and Retry-After."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from app.serving.held_bytes import keep
 
 
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that a test moves."""
 
     now = 100.0
 
@@ -74,7 +74,7 @@ def test_failed_request_releases_its_slot_and_bytes() -> None:
 
 
 def fill(admission: Admission, images: int) -> ExitStack:
-    """Admit images that stay."""
+    """Admit images until the result is closed."""
     stack = ExitStack()
     for _ in range(images):
         stack.enter_context(admission.admit())
@@ -82,7 +82,7 @@ def fill(admission: Admission, images: int) -> ExitStack:
 
 
 def busy(clock: Clock, *, images: int, rate: float, at_once: int = 1) -> Admission:
-    """An admission of a service that ran batches of four at ``rate`` images per second."""
+    """The admission of a service that has run batches of four at ``rate`` images per second."""
     admission = Admission(max_images=2000, max_bytes=100, at_once=at_once, clock=clock)
     admission.images = images
     for _ in range(20):
@@ -154,18 +154,18 @@ def test_single_failed_request_does_not_lower_the_throughput(clock: Clock) -> No
 def test_bytes_are_counted_while_a_decoder_reads_them(
     steps: list[tuple[int, int]],
 ) -> None:
-    """Requests come, hold bytes and leave, and decoders of their bytes begin and end."""
+    """Requests hold bytes and end, and decoders of their bytes start and end, in any order."""
     admission = Admission(max_images=10, max_bytes=1000)
-    requests: list[tuple[ExitStack, int]] = []  # with their bytes
+    requests: list[tuple[ExitStack, int]] = []  # with the numbers of their bytes
     decoders: list[tuple[Callable[[], None], int]] = []
     for kind, size in steps:
-        if kind == 0:  # a request comes, and decodes a part of what it holds
+        if kind == 0:  # a request starts, and decodes a part of its bytes
             stack = ExitStack()
             hold = stack.enter_context(admission.upload())
             hold(abs(size))
             decoders.append((keep(abs(size) // 2), abs(size) // 2))
             requests.append((stack, abs(size)))
-        elif kind == 1 and requests:  # it leaves
+        elif kind == 1 and requests:  # a request ends
             stack, _ = requests.pop(size % len(requests))
             stack.close()
         elif decoders:

@@ -1,4 +1,4 @@
-"""Base64 in steps says what Python's own decoder says."""
+"""Decoding of base64 in steps, compared with Python's decoder."""
 
 import base64
 import re
@@ -18,7 +18,7 @@ PIECE = 8
 
 @pytest.fixture(autouse=True, scope="module")
 def small_pieces() -> Iterator[None]:
-    """Pieces so small that a short text has many."""
+    """Pieces so small that a short text has several."""
     patch = pytest.MonkeyPatch()
     patch.setattr(base64_text, "PIECE", PIECE)
     yield

@@ -77,7 +77,7 @@ async def test_cancelled_item_takes_no_slot_in_a_batch() -> None:
     tasks: list[asyncio.Task[Outcome[int]]] = []
 
     def clock() -> float:
-        if len(batcher) == 3:  # all are in the queue, and the thread looks at it
+        if len(batcher) == 3:  # all items are queued, and the thread is about to take them
             tasks[0].cancel()
         return 0.0
 
@@ -118,13 +118,13 @@ async def test_expired_entry_is_dropped_before_the_batch_forms() -> None:
 
 async def test_every_batch_is_observed_once_even_if_it_fails() -> None:
     runner = Runner()
-    told: list[tuple[Batch, list[int]]] = []
+    observed: list[tuple[Batch, list[int]]] = []
     now = 100.0
 
-    def tell(batch: Batch, items: Sequence[int]) -> None:
-        told.append((batch, list(items)))
+    def observe(batch: Batch, items: Sequence[int]) -> None:
+        observed.append((batch, list(items)))
 
-    async with batching(runner, on_batch=tell, clock=lambda: now) as batcher:
+    async with batching(runner, on_batch=observe, clock=lambda: now) as batcher:
         first = await hold(runner, batcher)
         tasks = [asyncio.create_task(batcher.submit(i)) for i in (1, -2)]
         await until(lambda: len(batcher) == 2)
@@ -133,8 +133,8 @@ async def test_every_batch_is_observed_once_even_if_it_fails() -> None:
         outcomes = [await first, await tasks[0]]
         with pytest.raises(ValueError, match="negative"):
             await tasks[1]
-    assert [items for _, items in told] == [[0], [1, -2], [1], [-2]]
-    batches = [batch for batch, _ in told]
+    assert [items for _, items in observed] == [[0], [1, -2], [1], [-2]]
+    batches = [batch for batch, _ in observed]
     assert [batch.number for batch in batches] == [1, 2, 3, 4]
     assert [batch.size for batch in batches] == [1, 2, 1, 1]
     assert [str(batch.error) for batch in batches] == [

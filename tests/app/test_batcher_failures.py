@@ -41,13 +41,13 @@ async def test_missing_result_is_an_error() -> None:
 
 async def test_lost_device_fails_waiting_and_later_items() -> None:
     gate = threading.Event()
-    told: list[BaseException] = []
+    failures: list[BaseException] = []
 
     def run(items: list[int]) -> Sequence[int]:
         assert gate.wait(10)
         raise DeviceFailure("gone")
 
-    async with batching(run, on_failure=told.append) as batcher:
+    async with batching(run, on_failure=failures.append) as batcher:
         tasks = [asyncio.create_task(batcher.submit(i)) for i in range(6)]
         await until(lambda: len(batcher) > 0)
         gate.set()
@@ -55,21 +55,23 @@ async def test_lost_device_fails_waiting_and_later_items() -> None:
         assert all(isinstance(outcome, DeviceFailure) for outcome in outcomes)
         with pytest.raises(DeviceFailure):
             await batcher.submit(7)
-    assert len(told) == 1
+    assert len(failures) == 1
 
 
 async def test_unexpected_exception_fails_all_waiting_items() -> None:
-    told: list[BaseException] = []
+    failures: list[BaseException] = []
 
     def explode(batch: Batch, items: Sequence[int]) -> None:
         raise KeyError("defect")
 
-    async with batching(lambda items: items, on_batch=explode, on_failure=told.append) as batcher:
+    async with batching(
+        lambda items: items, on_batch=explode, on_failure=failures.append
+    ) as batcher:
         tasks = [asyncio.create_task(batcher.submit(i)) for i in range(6)]
         async with asyncio.timeout(5):
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(outcome, KeyError | BatcherClosed) for outcome in outcomes)
-    assert len(told) == 1
+    assert len(failures) == 1
 
 
 async def test_close_fails_waiting_and_running_items() -> None:
@@ -125,20 +127,20 @@ async def test_item_that_exceeds_memory_fails_alone() -> None:
 
 
 async def test_hung_batch_ends_the_batcher() -> None:
-    told: list[BaseException] = []
+    failures: list[BaseException] = []
     gate = threading.Event()
 
     def run(items: list[int]) -> list[int]:
         gate.wait(10)
         return items
 
-    async with batching(run, batch_timeout=0.05, on_failure=told.append) as batcher:
+    async with batching(run, batch_timeout=0.05, on_failure=failures.append) as batcher:
         with pytest.raises(DeviceFailure, match="a batch of 1 did not finish within"):
             await batcher.submit(1)
         with pytest.raises(DeviceFailure):
             await batcher.submit(2)
         gate.set()
-    assert len(told) == 1
+    assert len(failures) == 1
 
 
 def frames(error: BaseException | Outcome[int]) -> list[Any]:
@@ -150,7 +152,7 @@ def frames(error: BaseException | Outcome[int]) -> list[Any]:
 async def test_each_caller_of_an_ended_batcher_gets_a_separate_exception(
     failure: Exception,
 ) -> None:
-    """A shared exception would keep the frames, and so the items, of everyone it was raised for."""
+    """A shared exception would keep the frames and items of all callers alive."""
     gate = threading.Event()
 
     def run(items: list[int]) -> Sequence[int]:
@@ -159,11 +161,11 @@ async def test_each_caller_of_an_ended_batcher_gets_a_separate_exception(
             raise failure
         return items
 
-    def tell(batch: Batch, items: Sequence[int]) -> None:
+    def observe(batch: Batch, items: Sequence[int]) -> None:
         if not isinstance(failure, DeviceFailure):
             raise failure
 
-    async with batching(run, on_batch=tell, threads=2, max_batch_size=2) as batcher:
+    async with batching(run, on_batch=observe, threads=2, max_batch_size=2) as batcher:
         tasks = [asyncio.create_task(batcher.submit(i)) for i in range(8)]
         await until(lambda: 0 < len(batcher) < 8)
         gate.set()
@@ -194,7 +196,7 @@ async def test_failed_item_is_freed_without_garbage_collection(failure: Exceptio
             freed = ref(item)
             await raised_by(batcher.submit(item))  # type: ignore[arg-type]
             del item
-            await batcher.close()  # let the thread come to its end
+            await batcher.close()  # let the thread end
             await until(lambda: freed() is None)
     finally:
         gc.enable()

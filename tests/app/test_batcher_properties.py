@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), threads=st.integers(1, 3), largest=st.integers(1, 7))
 def test_every_item_ends(seed: int, threads: int, largest: int) -> None:
-    """Random arrivals, cancellations and poison: each gets its own answer, bounds hold."""
+    """Random arrivals, cancellations and failures: answers are right, and limits hold."""
     chance = random.Random(seed)
     seen: list[int] = []
 
@@ -71,7 +71,7 @@ def test_every_item_ends(seed: int, threads: int, largest: int) -> None:
 def test_full_batches_run_at_once_with_a_delay(
     threads: int, largest: int, pieces: list[int]
 ) -> None:
-    """Enough items for a full batch on every free thread arrive in pieces; none waits the delay."""
+    """Items for one full batch per thread arrive in groups; none waits for the delay."""
     runner = Runner()
 
     async def scenario() -> None:
@@ -98,7 +98,7 @@ def test_full_batches_run_at_once_with_a_delay(
 def test_retries_never_run_an_empty_batch(
     seed: int, largest: int, fits: int, leaving: float
 ) -> None:
-    """Callers leave while batches run out of memory, or fail for other reasons."""
+    """Callers are cancelled while batches run out of memory or fail for other reasons."""
     chance = random.Random(seed)
     tasks: list[asyncio.Task[Outcome[int]]] = []
     sizes: list[int] = []

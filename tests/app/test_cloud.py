@@ -1,4 +1,4 @@
-"""What SageMaker and Vertex AI ask of a container."""
+"""The container contracts of SageMaker and Vertex AI."""
 
 import base64
 import json
@@ -56,7 +56,7 @@ async def test_sagemaker_routes_answer(classifier: FakeClassifier) -> None:
 async def vertex(
     classifier: FakeClassifier, choices: Mapping[str, Any] = MappingProxyType({}), **environ: str
 ) -> httpx.AsyncClient:
-    """A client of the service as Vertex AI starts it."""
+    """A client of the service, started as Vertex AI does."""
     lifecycle = Lifecycle()
     settings = make_settings(cloud="vertex", **choices)
     app = create_app(settings, lambda: classifier, lifecycle=lifecycle, environ=environ)
@@ -90,9 +90,9 @@ async def test_vertex_route_replaces_a_route_with_the_same_path(classifier: Fake
     response = await client.post("/predict", json=instances(b"3"))
     assert len(response.json()["predictions"][0]["predictions"]) == 5
     paths = (await client.get("/openapi.json")).json()["paths"]
-    told = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert (told["title"], paths["/healthz"]["get"]["tags"]) == ("VertexRequest", ["cloud"])
-    assert told["properties"]["instances"]["items"]["required"] == ["b64"]
+    schema = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert (schema["title"], paths["/healthz"]["get"]["tags"]) == ("VertexRequest", ["cloud"])
+    assert schema["properties"]["instances"]["items"]["required"] == ["b64"]
     assert "/predict/batch" in paths
 
 
@@ -172,8 +172,8 @@ async def test_number_of_instances_is_limited_by_the_queue(
         assert response.status_code == 200, response.text
         assert len(response.json()["predictions"]) == most
         request = instances(*[content] * (most + 1))
-        told = problem(await client.post("/predict", json=request), 413, "too-many-images")
-        assert told == f"{most + 1} images in one request; the maximum is {most}"
+        detail = problem(await client.post("/predict", json=request), 413, "too-many-images")
+        assert detail == f"{most + 1} images in one request; the maximum is {most}"
 
 
 async def test_vertex_route_may_match_a_route_pattern(classifier: FakeClassifier) -> None:

@@ -1,4 +1,4 @@
-"""Which connection is closed or refused when too many are open."""
+"""The connections that are closed or refused at the limit."""
 
 import logging
 
@@ -94,7 +94,7 @@ ACTIONS = st.lists(
 
 @given(st.integers(1, 8), ACTIONS)
 def test_limit_holds_for_any_sequence_of_events(most: int, actions: list[tuple[str, int]]) -> None:
-    """Never more than allowed, none closed while busy, none refused while another is idle."""
+    """The limit holds, no busy connection is closed, and none is refused while one is idle."""
     limit = ConnectionLimit(most, reserve=1)
     open_: list[FakeConnection] = []
     busy: set[FakeConnection] = set()

@@ -1,4 +1,4 @@
-"""Bodies as browsers, Java, curl and others send them: accepted, or refused in words that help."""
+"""Bodies as browsers, Java, curl and others send them: accepted, or refused with a hint."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 DISPOSITION = b'Content-Disposition: form-data; name="file"'
 ENCODED = base64.b64encode(b"3").decode()
-JPEG = b"\xff\xd8\xff\xfb\xff\xfe\xff"  # its base64 has each of the symbols that differ
+JPEG = b"\xff\xd8\xff\xfb\xff\xfe\xff"  # in base64, it has the symbols that differ
 
 
 def part(more: bytes = b"", content: bytes = b"3") -> bytes:
@@ -85,10 +85,10 @@ async def test_empty_file_input_is_ignored(classifier: FakeClassifier, parts: li
         assert (await client.post("/predict", **form(*parts))).status_code == 200
         answer = await client.post("/predict/batch", **form(*parts))
         assert len(answer.json()["results"]) == 1
-        told = problem(await client.post("/predict", **form(EMPTY)), 400, "bad-request")
-        assert "contains no image" in told
-        told = problem(await client.post("/predict/batch", **form(EMPTY)), 400, "bad-request")
-        assert "contains no image" in told
+        detail = problem(await client.post("/predict", **form(EMPTY)), 400, "bad-request")
+        assert "contains no image" in detail
+        detail = problem(await client.post("/predict/batch", **form(EMPTY)), 400, "bad-request")
+        assert "contains no image" in detail
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])

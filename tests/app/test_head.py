@@ -1,4 +1,4 @@
-"""HEAD is answered as GET is, without the body; 405 lists the methods that there are."""
+"""HEAD requests, and 405 with the allowed methods."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 
@@ -71,7 +71,7 @@ async def test_head_is_answered_like_get_without_the_body(
         head = await client.head(path)
         assert head.status_code == got.status_code, path
         assert head.content == b""
-        if path == "/metrics":  # which counts the requests
+        if path == "/metrics":  # it contains the number of requests
             assert head.headers["content-type"] == got.headers["content-type"]
             assert int(head.headers["content-length"]) > 1000
         else:

@@ -1,4 +1,4 @@
-"""Which ``Host`` names are answered, against DNS rebinding."""
+"""Allowed ``Host`` names, against DNS rebinding."""
 
 import string
 
@@ -48,7 +48,7 @@ def test_only_loopback_names_are_answered_on_loopback(bound_to: str) -> None:
     for host in STRANGE:
         assert not answers("", bound_to, host), host
         assert not answers("", bound_to, "localhost", host), host
-    assert answers("", bound_to)  # HTTP/1.0, which no browser speaks
+    assert answers("", bound_to)  # HTTP/1.0, which browsers do not use
 
 
 def test_other_loopback_address_is_answered_by_its_address() -> None:

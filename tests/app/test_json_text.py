@@ -1,4 +1,4 @@
-"""JSON in steps: what is lifted out of a text means what it meant inside."""
+"""Parsing of JSON in steps: lifted strings and numbers keep their values."""
 
 import json
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ PIECE = 16
 
 @pytest.fixture(autouse=True, scope="module")
 def small_pieces() -> Iterator[None]:
-    """Pieces so small that a short text has many."""
+    """Pieces so small that a short text has several."""
     patch = pytest.MonkeyPatch()
     patch.setattr(json_text, "PIECE", PIECE)
-    patch.setattr(number_text, "PIECE", 4 * PIECE)  # has a comma for all the white space around it
+    patch.setattr(number_text, "PIECE", 4 * PIECE)  # the comma is surrounded by white space
     patch.setattr(json_text, "SMALL", PIECE)
     patch.setattr(json_text, "LONG_STRING", 10)
     patch.setattr(json_text, "LONG_NUMBERS", 10)
@@ -43,7 +43,7 @@ class Whole(BaseModel):
 
 
 def read(text: bytes) -> list[Any]:
-    """The data or image of each input, as a client means it; numbers flat."""
+    """The data or image of each input, with numbers flattened."""
     body, lifted = finish(parse_json(Whole, text, "not a body"))
     found: list[Any] = []
     for one in body.inputs:
@@ -95,7 +95,7 @@ def test_lifted_strings_equal_those_of_the_text(strings: list[str], ascii_only: 
         ensure_ascii=ascii_only,
     )
     if any(len(each.encode()) > PIECE // 6 and not each.isascii() for each in strings):
-        with suppress(BadRequest):  # a long string is cut into pieces: images are ASCII
+        with suppress(BadRequest):  # long strings are cut into pieces; images are ASCII
             assert read(text.encode()) == [*strings, strings]
     else:
         assert read(text.encode()) == [*strings, strings]

@@ -1,4 +1,4 @@
-"""Which moves are legal, and what each state promises."""
+"""The states of the process and their transitions."""
 
 from itertools import product
 

@@ -1,4 +1,4 @@
-"""Where the server can listen, and what it says where it cannot."""
+"""Listening sockets, and messages when they cannot be opened."""
 
 import errno
 import os
@@ -43,7 +43,13 @@ def test_host_with_two_addresses_gets_one_port(monkeypatch: pytest.MonkeyPatch) 
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
-        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0)),  # not of this machine
+        (
+            socket.AF_INET,
+            socket.SOCK_STREAM,
+            6,
+            "",
+            ("192.0.2.1", 0),
+        ),  # not an address of this machine
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
     with listening("both") as listeners:
@@ -103,7 +109,7 @@ def test_port_in_use_is_reported_on_one_line(host: str) -> None:
 def test_socket_error_is_reported_on_one_line(
     monkeypatch: pytest.MonkeyPatch, call: str, number: int, message: str
 ) -> None:
-    """Simulated: this user may have the permission, and the machine the resources."""
+    """The errors are simulated, as the real ones depend on the user and the machine."""
 
     class Refusing(socket.socket):
         def bind(self, address: object) -> None:

@@ -1,4 +1,4 @@
-"""The memory that the settings permit: the formula, its documents, and the container's limit."""
+"""The estimated peak memory, its documentation, and the container's limit."""
 
 import re
 from pathlib import Path

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def scrape(client: httpx.AsyncClient) -> Callable[..., float]:
-    """A reader of samples: name and labels to value, 0 where there is none."""
+    """Scrape; the result returns a sample by name and labels, 0 if it does not exist."""
     text = (await client.get("/metrics")).text
     samples = {
         (sample.name, frozenset(sample.labels.items())): sample.value

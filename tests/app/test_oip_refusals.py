@@ -182,10 +182,10 @@ async def test_invalid_tensor_is_refused(
 async def test_unknown_models_and_versions_are_404(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         for path in ("", "/ready", "/config", "/stats"):
-            told = error(await client.get(f"/v2/models/resnet{path}"), 404)
-            assert told == "unknown model 'resnet'; the models are xcit, xcit_tensor"
-            told = error(await client.get(f"/v2/models/xcit/versions/4{path}"), 404)
-            assert told == "unknown version '4'; model xcit has version 3"
+            message = error(await client.get(f"/v2/models/resnet{path}"), 404)
+            assert message == "unknown model 'resnet'; the models are xcit, xcit_tensor"
+            message = error(await client.get(f"/v2/models/xcit/versions/4{path}"), 404)
+            assert message == "unknown version '4'; model xcit has version 3"
         request = request_of(images(b"1"))
         assert "unknown model" in error(await client.post("/v2/models/x/infer", **request), 404)
         assert "/v2/nothing" in error(await client.get("/v2/nothing"), 404)
@@ -196,8 +196,8 @@ async def test_a_million_rows_are_refused_before_they_are_parsed(
 ) -> None:
     async with running(classifier) as (client, _):
         request = binary(images(shape=[10**6]), elements(b"") * 10**6)
-        told = error(await client.post(INFER, **request), 413)
-        assert told == "1000000 rows in one request; the maximum is 256"
+        message = error(await client.post(INFER, **request), 413)
+        assert message == "1000000 rows in one request; the maximum is 256"
         tensors = binary(tensor(shape=[10**6, 3, 2, 2]), b"")
         assert "1000000 rows" in error(await client.post(INFER_TENSOR, **tensors), 413)
     assert not classifier.batches
@@ -211,7 +211,9 @@ async def test_bodies_are_decompressed_up_to_a_limit(
     async with running(classifier, max_body_bytes=1000) as (client, _):
         for size, status in ((1000, 200), (1001, 413)):
             body = json.dumps({"inputs": [images(b"1")]}).encode().ljust(size)
-            async with asyncio.timeout(2):  # it is answered at once: nothing more is to come
+            async with asyncio.timeout(
+                2
+            ):  # the answer comes at once, without waiting for more input
                 response = await client.post(
                     INFER, content=deflate(body), headers={"content-encoding": encoding}
                 )

@@ -1,4 +1,4 @@
-"""Which pages may call the service from a browser, and how their origins are written."""
+"""CORS, and the refusal of requests from pages of other sites."""
 
 from pathlib import Path
 from typing import Any
@@ -101,23 +101,25 @@ async def test_every_route_answers_preflights_of_allowed_origins(tmp_path: Path)
     async with running(FakeClassifier(), **choices) as (client, _):
         for path in paths:
             for method in ("GET", "HEAD", "OPTIONS", "POST"):
-                asked = {
+                preflight = {
                     "Origin": FRIEND,
                     "Access-Control-Request-Method": method,
                     "Access-Control-Request-Headers": headers,
                     "Access-Control-Request-Private-Network": "true",
                 }
-                response = await client.options(path, headers=asked)
+                response = await client.options(path, headers=preflight)
                 assert response.status_code == 200, (path, response.text)
                 assert response.headers["access-control-allow-origin"] == FRIEND
                 assert response.headers["access-control-max-age"] == "7200"
                 assert response.headers["access-control-allow-private-network"] == "true"
-                refused = await client.options(path, headers=asked | {"Origin": "https://x.y"})
+                refused = await client.options(path, headers=preflight | {"Origin": "https://x.y"})
                 assert refused.status_code == 400
                 assert "access-control-allow-origin" not in refused.headers
 
 
-PAGES: dict[str, tuple[dict[str, str], bool]] = {  # what a browser sends, and whether it may
+PAGES: dict[
+    str, tuple[dict[str, str], bool]
+] = {  # header fields of a browser, and whether they are allowed
     "a client that is no browser": ({}, True),
     "this page": ({"Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-origin"}, True),
     "this page, of a browser without Sec-Fetch-Site": ({"Origin": "http://localhost:8000"}, True),

@@ -1,4 +1,4 @@
-"""The files of the page at ``/``: how they are sent, and that nothing in them needs more."""
+"""The files of the page at ``/``: headers, caching, references and policy."""
 
 import re
 import threading
@@ -25,7 +25,7 @@ TYPES = {
     "/docs": "text/html; charset=utf-8",
     "/docs.js": "text/javascript; charset=utf-8",
 }
-# Of swagger-ui-dist 5.34.0, as npm has it: the package on PyPI changed nothing.
+# SHA-256 of the files of swagger-ui-dist 5.34.0 on npm.
 SWAGGER_UI_SHA256 = {
     "/swagger-ui.css": "c3cfe8248c4b0b89673600fb829924eafbac6de4bc4b2b06f5f5243483074d0a",
     "/swagger-ui.js": "3f6abf70480db7e07914df4c98a77385f22ea585eaf457a3e6415ba0eae2d167",
@@ -35,7 +35,7 @@ LINKS = {"/docs", "/metrics"}
 
 
 class Elements(HTMLParser):
-    """Every element of a page with its attributes, and the text right inside it."""
+    """The elements of a page, with attributes and text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Elements(HTMLParser):
             self.found[-1][2].append(data.strip())
 
     def references(self) -> set[str]:
-        """All addresses that the page names."""
+        """All URLs in the page."""
         return {
             str(attributes[name])
             for _, attributes, _ in self.found
@@ -81,7 +81,7 @@ async def test_cached_file_is_answered_with_304(classifier: FakeClassifier) -> N
         tags = {path: (await client.get(path)).headers["etag"] for path in FILES}
         assert len(set(tags.values())) == len(FILES)
         for path, tag in tags.items():
-            for known in (tag, f"W/{tag}", f'"other", {tag}'):  # proxies that compress weaken it
+            for known in (tag, f"W/{tag}", f'"other", {tag}'):  # proxies that compress make it weak
                 response = await client.get(path, headers={"If-None-Match": known})
                 assert (response.status_code, response.content) == (304, b"")
                 assert response.headers["etag"] == tag
@@ -130,7 +130,7 @@ async def test_pages_refer_only_to_existing_routes(classifier: FakeClassifier) -
     async with running(classifier) as (client, _):
         for name in PAGES:
             for reference in Elements(source(name)).references():
-                named.add(f"/{reference}")  # relative, so that a proxy may put it anywhere
+                named.add(f"/{reference}")  # relative, so that it works below any path
                 assert (await client.get(f"/{reference}")).status_code == 200
     assert named == {*FILES, *SWAGGER_UI_FILES, *LINKS} - {"/"}
     for name in ("page.css", "page.js", "docs.js"):

@@ -1,4 +1,4 @@
-"""The policy of every route: declared, applied by the one dispatcher, and guarded by default."""
+"""The policies of routes: declared for each, and guarded by default."""
 
 from pathlib import Path
 
@@ -85,7 +85,7 @@ async def test_every_guarded_route_refuses_requests_without_a_key(
 
 
 def extra_router(service: Service) -> APIRouter:
-    """A route that somebody added without declaring a policy, and one that is open."""
+    """A route that declares no policy, and one that is open."""
     routes = APIRouter()
 
     @routes.get("/forgotten")

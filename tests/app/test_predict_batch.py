@@ -41,8 +41,8 @@ async def test_batch_fails_if_the_service_cannot_answer_any_image(
 ) -> None:
     async with running(classifier, max_queue_size=3, request_timeout_s=0.2) as (client, _):
         response = await client.post("/predict/batch", files=form(b"1", b"2", b"3", b"4"))
-        told = problem(response, 413, "too-many-images")
-        assert told == "more than 3 images in one request"
+        detail = problem(response, 413, "too-many-images")
+        assert detail == "more than 3 images in one request"
         classifier.gate.clear()
         response = await client.post("/predict/batch", files=form(b"1", b"2"))
         assert "not answered within 0.2 s" in problem(response, 504, "deadline-exceeded")

@@ -1,4 +1,4 @@
-"""Requests as the protocol's own clients write them; see ``scripts/golden_clients.py``."""
+"""Recorded requests of the protocol's clients; see ``scripts/golden_clients.py``."""
 
 import base64
 import json
@@ -79,7 +79,7 @@ ADDED: list[dict[str, Any]] = [
 async def test_members_that_clients_add_are_ignored(
     classifier: FakeClassifier, more: dict[str, Any], padding: int
 ) -> None:
-    """In small bodies and in those that are read in steps."""
+    """In small bodies, and in large ones that are parsed in steps."""
     request = {"id": "i" * 200, "inputs": [TWO], "note": "n" * padding, **more}
     async with running(classifier) as (client, _):
         response = await client.post(INFER, content=json.dumps(request, indent=1))

@@ -1,4 +1,4 @@
-"""Reloads: model and keys change together or not at all, and the old ones serve until then."""
+"""Reloads: the model and the keys change together or not at all."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ ADMIN = {"Authorization": "Bearer secret"}
 
 
 class Loader:
-    """Makes classifiers of version 1, 2, …; fails, or waits at a gate, when asked to."""
+    """Makes classifiers of version 1, 2, …; can fail, or wait at a gate."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -56,7 +56,7 @@ def keys_file(tmp_path: Path) -> Path:
 
 
 def write_key(keys_file: Path, name: str) -> dict[str, str]:
-    """Write a file with one new key; the headers that show it."""
+    """Write a file with one new key, and return headers with the key."""
     key, line = new_key(name)
     keys_file.write_text(line)
     return {"X-API-Key": key}
@@ -165,7 +165,7 @@ async def test_reload_times_out_and_can_be_repeated(
         await until(lambda: lifecycle.ready)
         loader.gate.clear()
         threads = inference_threads()
-        for _ in range(2):  # the second while the first still loads
+        for _ in range(2):  # the second starts while the first still loads
             response = await client.post("/admin/reload", headers=ADMIN)
             detail = problem(response, 422, "reload-failed")
             assert detail == "the model was not ready within 0.05 s; textures 1 is still served"

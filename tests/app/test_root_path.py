@@ -1,4 +1,4 @@
-"""Behind a path prefix, for proxies that take it away and for those that do not."""
+"""Path prefixes, for proxies that strip them and for those that do not."""
 
 from pathlib import Path
 

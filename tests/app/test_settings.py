@@ -1,4 +1,4 @@
-"""Environment, flags and .env; one clear line for each mistake."""
+"""Settings from flags, environment and ``.env``, and messages about invalid ones."""
 
 import json
 import os
@@ -140,7 +140,7 @@ def text_of(value: Any) -> str:
 
 
 def give(way: str, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings with one of them given in one of the three ways."""
+    """Settings with one value from a flag, the environment or ``.env``."""
     if way == "environment":
         monkeypatch.setenv(variable_of(name), text)
     elif way == "dotenv":

@@ -1,4 +1,4 @@
-"""No exception is shared: each raise adds frames, and all that they hold, to its traceback."""
+"""No exception is shared, because each raise adds frames to its traceback."""
 
 import importlib
 import pkgutil
@@ -12,7 +12,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(app.__path__, "app.") if "__mai
 
 
 def held(value: object, depth: int = 2) -> Iterator[BaseException]:
-    """Exceptions that a module holds in variables, containers and attributes of classes."""
+    """The exceptions in a module's variables, containers and class attributes."""
     if isinstance(value, BaseException):
         yield value
     elif depth and isinstance(value, dict):

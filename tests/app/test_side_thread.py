@@ -1,4 +1,4 @@
-"""Work in steps: small on the event loop, large beside it, where pieces of work take turns."""
+"""Work in steps: small tasks on the event loop, large ones in turn in the side thread."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 def where(count: int) -> Steps[list[str]]:
-    """The threads in which ``count`` steps ran."""
+    """Return the names of the threads in which ``count`` steps ran."""
     names = []
     for _ in range(count):
         names.append(threading.current_thread().name)
@@ -23,7 +23,7 @@ def where(count: int) -> Steps[list[str]]:
 
 @pytest.fixture
 def side(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A side thread on a clock that goes on by itself: a step takes 0.4 ms."""
+    """A side thread with a simulated clock, on which a step takes 0.4 ms."""
 
     class Clock:
         now = 0.0
@@ -59,7 +59,7 @@ async def test_work_without_steps_returns_its_result(side: SideThread) -> None:
 
 
 async def test_tasks_take_turns(side: SideThread) -> None:
-    """The last to come ends long before those that are larger."""
+    """A small task ends long before larger ones that started earlier."""
     ended: list[int] = []
 
     async def work(steps: int) -> None:

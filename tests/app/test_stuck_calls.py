@@ -26,7 +26,7 @@ async def test_end_of_a_stuck_call_keeps_the_number_of_threads() -> None:
         await count_free(pool, 2)
         second, _ = await hold(pool)
         clock.now += STUCK_AFTER
-        first.open.set()  # one stuck before, one stuck after
+        first.open.set()  # one was stuck before, one is stuck now
         await until(lambda: pool.count_stuck() == 1)
         await count_free(pool, 2)
         second.open.set()
@@ -73,7 +73,7 @@ async def test_pool_is_lost_when_all_threads_are_stuck() -> None:
 def test_number_of_free_threads_in_any_sequence_of_events(
     workers: int, steps: list[tuple[str, int]]
 ) -> None:
-    """Calls begin, end, are given up and get stuck in any order."""
+    """Calls start, end, are cancelled and get stuck in any order."""
 
     async def scenario() -> None:
         clock = Clock()
@@ -114,7 +114,7 @@ def test_number_of_free_threads_in_any_sequence_of_events(
     looks=st.integers(1, 200),
 )
 def test_calls_that_share_a_core_are_not_stuck(calls: int, computes: float, looks: int) -> None:
-    """Many at once take many times as long; each computes no more than it would alone."""
+    """Parallel calls take longer, but each uses no more CPU time than alone."""
     clock, cpu = Clock(), Clock()
     watch = Watch(STUCK_AFTER, clock, cpu)
     for _ in range(looks):
@@ -134,7 +134,7 @@ def test_call_that_waits_forever_is_stuck(computed: float, waits: list[float]) -
         clock.now += wait
         watch.is_stuck()
     clock.now += 2 * STUCK_AFTER + 1
-    watch.is_stuck()  # until here it may have computed, for all that was seen
+    watch.is_stuck()  # up to here the call may have used CPU time
     clock.now += STUCK_AFTER + 1
     assert watch.is_stuck()
     cpu.now += STUCK_AFTER / 4

@@ -1,4 +1,4 @@
-"""What is measured of one request, and of several images in one."""
+"""The timings of a request with one image or several."""
 
 import pytest
 

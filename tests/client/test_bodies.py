@@ -1,4 +1,4 @@
-"""Answers that cost the client no more than its limits, whatever a server sends."""
+"""Limits on the answers that the client reads."""
 
 import asyncio
 import gzip
@@ -22,7 +22,7 @@ PIECE = b" " * 2**16
 
 
 class Hostile(ThreadingHTTPServer):
-    """Answers every request with ``status``, ``headers`` and ``pieces``, until nobody reads on."""
+    """Answers every request with ``status``, ``headers`` and ``pieces``, until it is closed."""
 
     daemon_threads = True
     status = 200
@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
             for piece in self.server.pieces():
                 self.wfile.write(piece)
                 self.server.sent += len(piece)
-        except OSError:  # hung up on
+        except OSError:  # the client has closed the connection
             self.close_connection = True
 
     do_POST = do_GET  # noqa: N815

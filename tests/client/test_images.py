@@ -1,4 +1,4 @@
-"""What may be given as an image, and what is sent of it."""
+"""The encoding of images."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The load of `bench`: connections, loops, honest latencies, and what is told of them."""
+"""The load generator of `bench`: connections, loops, latencies and reports."""
 
 import asyncio
 import io
@@ -31,15 +31,15 @@ Serve = Callable[[int], Awaitable[bytes]]
 
 @asynccontextmanager
 async def server(answer: Serve) -> AsyncIterator[str]:
-    """The URL of a server that answers the n-th request as told; no bytes end the connection."""
-    asked = 0
+    """The URL of a server; its n-th answer is ``answer(n)``, and an empty one closes."""
+    number = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
+        nonlocal number
         with closing(writer):
             while await reader.readuntil(b"\r\n\r\n"):
-                asked += 1
-                content = await answer(asked)
+                number += 1
+                content = await answer(number)
                 writer.write(content)
                 if not content:
                     return
@@ -145,8 +145,8 @@ def test_open_loop_sends_at_random_times_at_its_rate() -> None:
 
 
 async def test_stall_shows_in_all_requests_that_were_due() -> None:
-    async def answer(asked: int) -> bytes:
-        await asyncio.sleep(0.5 if asked == 5 else 0)
+    async def answer(number: int) -> bytes:
+        await asyncio.sleep(0.5 if number == 5 else 0)
         return OK
 
     async with server(answer) as url:
@@ -170,8 +170,8 @@ async def test_requests_without_an_answer_are_counted_without_busy_waiting() -> 
 
 
 async def test_timeout_ends_requests_and_limits_the_run() -> None:
-    async def answer(asked: int) -> bytes:
-        await asyncio.sleep(3600 if asked > 3 else 0)
+    async def answer(number: int) -> bytes:
+        await asyncio.sleep(3600 if number > 3 else 0)
         return OK
 
     begun = time.monotonic()
@@ -204,9 +204,9 @@ async def test_results_survive_a_cancellation() -> None:
 async def test_first_answer_of_each_error_status_is_kept() -> None:
     busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nfull"
 
-    async def answer(asked: int) -> bytes:
+    async def answer(number: int) -> bytes:
         await asyncio.sleep(0.01)
-        return busy if asked % 2 else OK
+        return busy if number % 2 else OK
 
     async with server(answer) as url:
         outcome = await apply_load(url, [REQUEST], Load("closed", closed_loop(0.2), 1))
@@ -252,10 +252,10 @@ def test_remarks_name_failures_refusals_and_a_busy_client() -> None:
 
 
 def test_summary_has_the_numbers_of_the_table() -> None:
-    told = summary("x", OUTCOME)
-    assert (told["requests"], told["statuses"]) == (110, {"200": 100, "415": 7})
-    assert told["failures"] == {"connection refused": 2, "no answer within 1 s": 1}
-    assert told["latency_ms"] == pytest.approx(
+    report = summary("x", OUTCOME)
+    assert (report["requests"], report["statuses"]) == (110, {"200": 100, "415": 7})
+    assert report["failures"] == {"connection refused": 2, "no answer within 1 s": 1}
+    assert report["latency_ms"] == pytest.approx(
         {"p50": 50, "p95": 95, "p99": 99, "max": 100, "mean": 50.5}
     )
     assert summary("x", Outcome())["latency_ms"] == {}

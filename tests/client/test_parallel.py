@@ -1,4 +1,4 @@
-"""Many at once: order, bounds, and an early end; in threads and in tasks."""
+"""Parallel maps in threads and tasks: order, limits and early ends."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ def nothing() -> None: ...
 
 
 class Counted:
-    """Numbers without end; how many were taken."""
+    """Endless numbers; counts how many were taken."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -31,7 +31,7 @@ class Counted:
 
 
 class Work:
-    """The later a number comes, the sooner it is done; how many were under way at most."""
+    """Work that takes less time for later numbers; records the maximum in progress."""
 
     def __init__(self) -> None:
         self.running = self.most = 0
@@ -87,7 +87,7 @@ async def test_result_is_yielded_before_the_next_item_is_available() -> None:
     def slow() -> Iterator[int]:
         yield 0
         assert done.wait(5)
-        time.sleep(0.05)  # until the future is done, too
+        time.sleep(0.05)  # so that the future is done, too
         yield 1
         assert taken.wait(5), "the first result waited for the third item"
         yield 2

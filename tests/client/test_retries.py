@@ -1,4 +1,4 @@
-"""What is tried again, how often, and after how long."""
+"""Retries: which errors, how often, and after which pauses."""
 
 import time
 from contextlib import suppress
@@ -35,7 +35,7 @@ def unavailable(retry_after: float | None) -> ClientError:
 
 
 class Clock:
-    """Time that passes only in pauses."""
+    """A clock that only pauses move."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -45,7 +45,7 @@ class Clock:
 
 
 def pauses(retries: Retries, error: ClientError) -> list[float]:
-    """Every pause until the error is raised, drawn as long as can be."""
+    """All pauses until the error is raised, with the longest possible random part."""
     clock, found = Clock(), []
     attempts = Attempts(retries, clock=clock, draw=lambda low, high: high)
     with suppress(type(error)):

@@ -18,7 +18,7 @@ UNSAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
 
 @pytest.fixture(autouse=True)
 def variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """OpenTelemetry's, none of which is set."""
+    """The environment, without OpenTelemetry's variables."""
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
     return monkeypatch
@@ -26,7 +26,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.fixture
 def collector(variables: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """Has all spans once the service has stopped."""
+    """A collector that has all spans once the service has stopped."""
     server = Collector()
     variables.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
     yield server
@@ -35,7 +35,7 @@ def collector(variables: pytest.MonkeyPatch) -> Iterator[Collector]:
 
 @pytest.fixture
 def hanging(variables: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """Takes spans and does not answer; nobody waits long for the last of them."""
+    """A collector that does not answer; the service waits only briefly for it when it stops."""
     server = Collector(hangs=True)
     variables.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
     variables.setattr(tracing, "FLUSH", 0.3)
@@ -44,14 +44,14 @@ def hanging(variables: pytest.MonkeyPatch) -> Iterator[Collector]:
 
 
 def durations(response: httpx.Response) -> dict[str, float]:
-    """Seconds by phase, out of ``Server-Timing``."""
+    """The seconds by phase in ``Server-Timing``."""
     entries = response.headers["server-timing"].split(", ")
     pairs = (entry.split(";dur=") for entry in entries)
     return {name: float(milliseconds) / 1e3 for name, milliseconds in pairs}
 
 
 def trace_of(response: httpx.Response) -> tuple[str, str]:
-    """Ids of trace and span, out of ``traceresponse``."""
+    """The trace id and span id in ``traceresponse``."""
     version, trace_id, span_id, flags = response.headers["traceresponse"].split("-")
     assert (version, len(flags)) == ("00", 2)
     return trace_id, span_id

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 async def test_batch_and_sampled_requests_link_to_each_other(
     classifier: FakeClassifier, collector: Collector, variables: pytest.MonkeyPatch
 ) -> None:
-    variables.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")  # none of its own accord
+    variables.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")  # only if the caller does
     classifier.gate.clear()
     async with running(classifier, tracing=True) as (client, _):
         first = asyncio.create_task(client.post("/predict", content=b"0"))
@@ -45,7 +45,7 @@ async def test_batch_and_sampled_requests_link_to_each_other(
     for span in inferences:
         assert span.links == {batch.id}
         assert span.attributes == {"xcit.batch.size": 4}
-        assert abs(span.started - batch.started) < 1e6  # the same but for the clocks
+        assert abs(span.started - batch.started) < 1e6  # equal except for the clocks
         assert abs(span.ended - batch.ended) < 1e6
 
 

@@ -60,19 +60,19 @@ async def test_span_durations_match_server_timing(collector: Collector) -> None:
         first = asyncio.create_task(client.post("/predict", content=b"1"))
         await until(lambda: len(classifier.batches) == 1)
         second = asyncio.create_task(client.post("/predict", content=b"1"))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
         classifier.gate.set()
         responses = [await first, await second]
     for response in responses:
-        told = durations(response)
+        expected = durations(response)
         (span,) = (s for s in collector.named("POST /predict") if s.id == trace_of(response))
-        sums = dict.fromkeys(told, 0.0)
+        sums = dict.fromkeys(expected, 0.0)
         for phase in collector.children(span):
             sums[phase.name] += phase.seconds
-        total = sums.pop("total") + told.pop("total")
-        assert sums == pytest.approx(told, abs=1e-5)
+        total = sums.pop("total") + expected.pop("total")
+        assert sums == pytest.approx(expected, abs=1e-5)
         assert total <= span.seconds + 1e-5
-    assert durations(responses[1])["queue"] > 0.05  # else it proves little
+    assert durations(responses[1])["queue"] > 0.05  # so that the comparison means something
 
 
 async def test_defect_is_recorded_with_its_stack_in_request_and_batch(
@@ -128,7 +128,7 @@ async def test_5xx_is_an_error_and_4xx_is_not(
 async def test_request_cancelled_by_the_server_is_an_error(
     classifier: FakeClassifier, collector: Collector
 ) -> None:
-    """It is answered before the connection ends."""
+    """The request is answered before the connection ends."""
     classifier.gate.clear()
     async with running(classifier, tracing=True) as (client, _):
         task = asyncio.create_task(client.post("/predict", content=b"1"))

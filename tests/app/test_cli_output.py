@@ -1,4 +1,4 @@
-"""What commands print: nothing that a server says reaches the terminal as more than text."""
+"""The output of commands: control characters from a server do not reach the terminal."""
 
 import pytest
 

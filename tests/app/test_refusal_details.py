@@ -1,4 +1,4 @@
-"""What a refusal says is for people: it has no notation of Python's, whatever was sent."""
+"""Details of refusals contain no Python notation, for any request."""
 
 import json
 import re
@@ -69,7 +69,7 @@ async def test_no_known_refusal_contains_python_notation(classifier: FakeClassif
             check(await client.post("/predict/batch", **body))
 
 
-MARK = "?"  # where a strange value goes
+MARK = "?"  # replaced by strange values
 TWO = oip_messages.TWO
 REQUEST = {"inputs": [TWO]}
 TEMPLATES: dict[str, tuple[str, Any]] = {

@@ -1,4 +1,4 @@
-"""Cores by affinity and by the container's quota."""
+"""The number of cores, by affinity and the container's quota."""
 
 import os
 from pathlib import Path
