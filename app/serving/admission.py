@@ -86,11 +86,10 @@ class Admission:
             Overloaded: the service is full, or the last image would miss its deadline.
             TooManyImages: ``count`` exceeds the number of slots.
         """
-        if count > self._permits.total:
-            raise TooManyImages(
-                f"{count} images in one request; at most {self._permits.total} are accepted"
-            )
-        if self._permits.used + count > self._permits.total:
+        most = self._permits.total
+        if count > most:
+            raise TooManyImages(f"{count} images in one request; the maximum is {most}")
+        if self._permits.used + count > most:
             raise self._full()
         if self._held.full:
             raise self._overloaded(f"{self.bytes} bytes of images are held")

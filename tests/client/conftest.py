@@ -1,4 +1,4 @@
-"""Services that say what a test has written down for them."""
+"""Scripted services, and a service on a socket that counts connections."""
 
 import json
 import threading
@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 from xcit_client import Retries
+
+from tests.app.conftest import FakeClassifier
 
 Turn = httpx.Response | Exception
 
@@ -23,7 +25,7 @@ ANSWER = {
 
 
 class Script(httpx.MockTransport):
-    """Answers in turn, the last of them again and again; an exception is what the network does."""
+    """Gives scripted answers in turn, repeating the last; exceptions are network errors."""
 
     def __init__(self, *turns: Turn) -> None:
         super().__init__(self._answer)
@@ -43,7 +45,7 @@ def good(headers: dict[str, str] | None = None) -> httpx.Response:
 
 
 def problem(status: int, name: str, headers: dict[str, str] | None = None) -> httpx.Response:
-    """A problem document as the service writes it."""
+    """A problem document of the service."""
     content = {
         "type": f"/problems/{name}",
         "title": name.capitalize(),
@@ -56,7 +58,7 @@ def problem(status: int, name: str, headers: dict[str, str] | None = None) -> ht
 
 
 def countdown(values: Iterable[str], taken: list[str]) -> Iterable[bytes]:
-    """Images that note when they are taken."""
+    """Images that record when they are taken."""
     for value in values:
         taken.append(value)
         yield value.encode()
@@ -85,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Counting(ThreadingHTTPServer):
-    """A service on a socket; how many connections it has had."""
+    """A service on a socket that counts its connections."""
 
     daemon_threads = True
     connections = 0
@@ -108,3 +110,8 @@ def counting() -> Iterator[Counting]:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def classifier() -> FakeClassifier:
+    return FakeClassifier()

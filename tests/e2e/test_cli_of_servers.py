@@ -125,7 +125,7 @@ def test_a_key_comes_as_a_flag_or_from_the_environment(
     code, _, err = run("predict", photo, photo, "--url", server.url)
     assert code == 1
     (line,) = err
-    assert line.startswith(f"xcit-serve: {photo}: a key is needed: send Authorization: Bearer")
+    assert line.startswith(f"xcit-serve: {photo}: API key required: send Authorization: Bearer")
 
 
 def test_the_clients_key_is_no_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,7 +208,7 @@ def test_the_time_of_each_phase_is_shown(server: Server, open_page: OpenPage) ->
         for entry in str(answer.value.header_value("server-timing")).split(", ")
     )
     expect(result(page)).to_contain_text("%")
-    shown = rows(page, "Where the time went")
+    shown = rows(page, "Time by phase")
     assert [name for name, _, _ in shown] == [*PHASES, "total"]
     for name, number, share in shown:
         assert number == pytest.approx(float(timings[name]), abs=0.051)
@@ -234,8 +234,8 @@ def test_keys_alone_choose_a_photo_and_ask_where_the_model_looked(
     page.keyboard.press("Tab")
     with page.expect_request("**/explain?head=0"):
         page.keyboard.press("Enter")
-    expect(result(page)).to_have_text(re.compile("where the model looked: head 1 of "))
-    expect(page.get_by_role("img", name="looked most: head 1 of")).to_be_visible()
+    expect(result(page)).to_have_text(re.compile("attention of the model: head 1 of "))
+    expect(page.get_by_role("img", name="the attention is highest: head 1 of")).to_be_visible()
 
 
 def test_the_explanation_is_the_services(server: Server, open_page: OpenPage) -> None:
@@ -246,7 +246,7 @@ def test_the_explanation_is_the_services(server: Server, open_page: OpenPage) ->
     expect(result(page)).to_contain_text("%")
     expect(page.get_by_role("option")).to_have_count(heads + 1)
     page.get_by_role("button", name="Show").click()
-    picked = page.get_by_role("img", name="looked most: mean of all heads")
+    picked = page.get_by_role("img", name="the attention is highest: mean of all heads")
     expect(picked).to_be_visible()
     shown = picked.evaluate(
         """(image) => {
@@ -265,12 +265,12 @@ def pixels(data: bytes) -> bytes:
 
 
 REFUSED = {
-    "text": (b"Dear diary", "This is no photo that the service can read: "),
+    "text": (b"Dear diary", "This is not a supported image format: "),
     "empty": (b"", "This photo cannot be read: "),
     "truncated": (picture()[:2000], "This photo cannot be read: "),
     "huge": (
         bytes(4_000_000),
-        "This photo is too large: the body is 4.0 MB; at most 2.0 MB are accepted.",
+        "This photo is too large: the body is 4.0 MB; the maximum is 2.0 MB.",
     ),
 }
 
@@ -296,7 +296,7 @@ def test_what_the_service_refuses_is_said_and_leaves_nothing_else_to_see(
 def test_a_drop_is_of_one_photo(server: Server, open_page: OpenPage, count: int) -> None:
     page = open_page(server)
     hand_over(page, "drop", *[file_of(picture())] * count)
-    expect(complaint(page)).to_contain_text(f"One photo at a time, please; there were {count}")
+    expect(complaint(page)).to_contain_text(f"Choose one photo at a time; you chose {count}")
 
 
 def test_a_paste_of_text_is_left_alone(server: Server, open_page: OpenPage) -> None:
@@ -316,7 +316,7 @@ def test_a_photo_that_is_gone_meanwhile_is_told(
     expect(result(page)).to_contain_text("%")
     path.unlink()
     page.get_by_role("button", name="Show").click()
-    expect(complaint(page)).to_contain_text("fleeting.jpg cannot be read; is it a file, and still")
+    expect(complaint(page)).to_contain_text("fleeting.jpg cannot be read; it may be a folder")
 
 
 def number(server: Server, metric: str) -> float:
@@ -339,7 +339,7 @@ def test_a_new_photo_takes_the_place_of_one_under_way(
     before = number(slow_server, gone)
     page = open_page(slow_server)
     choose(page, b"nap 9", "slow.jpg")
-    expect(result(page)).to_have_text("Looking at slow.jpg …")
+    expect(result(page)).to_have_text("Classifying slow.jpg …")
     until(slow_server, "xcit_inflight_requests", 1)
     choose(page, b"0.1", "fast.jpg")
     expect(result(page)).to_contain_text("fast.jpg, 0.0 MB: 0.1, ")
@@ -362,7 +362,7 @@ def test_a_full_service_is_told_and_may_be_tried_again(
         until(slow_server, "xcit_inflight_requests", PLACES)
         choose(page, b"0")
         expect(complaint(page)).to_have_text(
-            re.compile(r"cannot take the photo now \(overloaded\)\. Try again in \d+ s\.$")
+            re.compile(r"cannot classify the photo now \(overloaded\)\. Try again in \d+ s\.$")
         )
     until(slow_server, "xcit_inflight_requests", 0)
     page.get_by_role("button", name="Try again").click()
@@ -394,14 +394,14 @@ def under_load(server: Server, callers: int, body: bytes) -> Iterator[None]:
 def test_the_live_state_follows_the_load(slow_server: Server, open_page: OpenPage) -> None:
     page = open_page(slow_server)
     expect(live(page, "State")).to_have_text("ready")
-    expect(live(page, "Images a second")).to_have_text("0.0")
-    expect(live(page, "Images a batch")).to_have_text(NOTHING)
-    expect(live(page, "Waiting for a batch")).to_have_text("0")
+    expect(live(page, "Images per second")).to_have_text("0.0")
+    expect(live(page, "Images per batch")).to_have_text(NOTHING)
+    expect(live(page, "Images in the queue")).to_have_text("0")
     with under_load(slow_server, callers=PLACES, body=b"0.1"):
-        expect(live(page, "Waiting for a batch")).to_have_text(re.compile("^[1-4]$"))
-        expect(live(page, "Images a batch")).to_have_text(re.compile(r"^(1\.[5-9]|2\.0)$"))
-        expect(live(page, "Images a second")).to_have_text(re.compile(r"^[1-9]\d*\.\d$"))
-    expect(live(page, "Waiting for a batch")).to_have_text("0")
+        expect(live(page, "Images in the queue")).to_have_text(re.compile("^[1-4]$"))
+        expect(live(page, "Images per batch")).to_have_text(re.compile(r"^(1\.[5-9]|2\.0)$"))
+        expect(live(page, "Images per second")).to_have_text(re.compile(r"^[1-9]\d*\.\d$"))
+    expect(live(page, "Images in the queue")).to_have_text("0")
 
 
 def test_a_page_that_nobody_sees_asks_nothing(slow_server: Server, open_page: OpenPage) -> None:
@@ -423,7 +423,7 @@ def test_a_page_that_nobody_sees_asks_nothing(slow_server: Server, open_page: Op
     page.wait_for_timeout(1500)
     assert looks == []
     page.evaluate("window.seen = true; document.dispatchEvent(new Event('visibilitychange'))")
-    expect(live(page, "Images a second")).to_have_text("0.0")
+    expect(live(page, "Images per second")).to_have_text("0.0")
     assert len(looks) >= 2
 
 
@@ -437,7 +437,7 @@ def test_a_service_that_is_gone_is_told_until_it_is_back(
     choose(page, b"0")
     expect(complaint(page)).to_have_text("The service cannot be reached.")
     expect(live(page, "State")).to_have_text("not reachable")
-    expect(live(page, "Waiting for a batch")).to_have_text(NOTHING)
+    expect(live(page, "Images in the queue")).to_have_text(NOTHING)
     start_server(*SLOW_SERVICE, port=server.port)
     expect(live(page, "State")).to_have_text("ready")
     page.get_by_role("button", name="Try again").click()
@@ -454,11 +454,11 @@ def test_a_key_is_asked_for_where_one_is_needed_and_kept_nowhere(
     field = page.get_by_label("API key")
     expect(field).to_be_hidden()
     choose(page, b"0")
-    expect(complaint(page)).to_contain_text("The service needs an API key: a key is needed")
+    expect(complaint(page)).to_contain_text("The service requires an API key: API key required")
     expect(field).to_be_focused()
     page.keyboard.type("guess")
     page.keyboard.press("Enter")
-    expect(complaint(page)).to_contain_text("the key is unknown")
+    expect(complaint(page)).to_contain_text("invalid API key")
     field.fill(key)
     page.get_by_role("button", name="Use this key").click()
     expect(result(page)).to_contain_text("100.0 %")
@@ -482,7 +482,7 @@ def reach_every_view(page: Page) -> Iterator[str]:
     choose(page, picture(), "a-name-" * 12 + ".jpg")
     expect(result(page)).to_contain_text("%")
     page.get_by_role("button", name="Show").click()
-    expect(page.get_by_role("img", name="looked most")).to_be_visible()
+    expect(page.get_by_role("img", name="attention is highest")).to_be_visible()
     yield "answer"
     page.route("**/predict", lambda route: route.fulfill(status=401, json={"detail": "whose?"}))
     choose(page, picture())

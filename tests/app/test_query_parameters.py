@@ -1,4 +1,4 @@
-"""Queries: what a route does not read is refused, and the right name is given."""
+"""Unknown query parameters are refused, with a suggestion."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from .conftest import FakeClassifier, running, starting, until
+from .messages import form, problem
+from .oip_messages import INFER, TWO, request_of
 from .test_cloud import instances, vertex
-from .test_oip import INFER, TWO, request_of
-from .test_predict import form, problem
 
 pytestmark = pytest.mark.anyio
 
@@ -23,19 +23,19 @@ READ = {"/predict": "top_k", "/predict/batch": "top_k", "/explain": "head"}
 
 
 @pytest.mark.parametrize("path", ROUTES)
-async def test_an_unknown_parameter_is_refused(classifier: FakeClassifier, path: str) -> None:
+async def test_unknown_parameter_is_refused(classifier: FakeClassifier, path: str) -> None:
     async with running(classifier) as (client, _):
         for query in ("topic=1", "k=1", "api_key=abc", "=1", "%00=1", "a", "a=1;b=2"):
             response = await client.post(f"{path}?{query}", **ROUTES[path])
-            told = told_of(response)
-            assert "unknown query parameter '" in told
-            assert (READ.get(path) or '{"classification": n}') in told
+            detail = detail_of(response)
+            assert "unknown query parameter '" in detail
+            assert (READ.get(path) or '{"classification": n}') in detail
         assert not classifier.batches
         for query in ("", "?", "?&"):
             assert (await client.post(f"{path}{query}", **ROUTES[path])).status_code == 200
 
 
-def told_of(response: httpx.Response) -> str:
+def detail_of(response: httpx.Response) -> str:
     assert response.status_code == 422, response.text
     assert response.json()["type"] == "/problems/invalid-parameter"
     return str(response.json()["detail"])
@@ -43,17 +43,19 @@ def told_of(response: httpx.Response) -> str:
 
 @pytest.mark.parametrize("name", ["topk", "top-k", "TOP_K", "topK", "top_K", "top_ k"])
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
-async def test_a_misspelled_parameter_is_named(
+async def test_similar_parameter_is_suggested(
     classifier: FakeClassifier, path: str, name: str
 ) -> None:
     async with running(classifier) as (client, _):
         response = await client.post(path, params={name: "1"}, **ROUTES[path])
-        assert "did you mean top_k?" in told_of(response)
+        assert "did you mean top_k?" in detail_of(response)
         response = await client.post(path, params={"top_k": "1", name: "1"}, **ROUTES[path])
-        assert "did you mean top_k?" in told_of(response)
+        assert "did you mean top_k?" in detail_of(response)
 
 
-async def test_it_is_refused_before_the_body_is_read(classifier: FakeClassifier) -> None:
+async def test_unknown_parameter_is_refused_before_the_body_is_read(
+    classifier: FakeClassifier,
+) -> None:
     async def body() -> AsyncIterator[bytes]:
         raise AssertionError("the body was read")
         yield b""
@@ -63,27 +65,27 @@ async def test_it_is_refused_before_the_body_is_read(classifier: FakeClassifier)
             assert (await client.post(f"{path}?topk=1", content=body())).status_code == 422
 
 
-async def test_a_parameter_is_given_once_and_a_query_is_short(classifier: FakeClassifier) -> None:
+async def test_repeated_parameters_and_long_queries_are_refused(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         response = await client.post("/predict?top_k=1&top_k=2", content=b"3")
-        assert "top_k is given twice in the query" in told_of(response)
+        assert "duplicate query parameter top_k" in detail_of(response)
         response = await client.post(f"/predict?{'a=1&' * 300}", content=b"3")
-        assert "the query has 1200 bytes; at most 1000 are read" in told_of(response)
+        assert "the query has 1200 bytes; the maximum is 1000" in detail_of(response)
 
 
-async def test_the_clouds_routes_refuse_them_too(classifier: FakeClassifier) -> None:
+async def test_cloud_routes_refuse_unknown_parameters(classifier: FakeClassifier) -> None:
     async with starting(lambda: classifier, cloud="sagemaker") as (client, lifecycle):
         await until(lambda: lifecycle.ready)
         response = await client.post("/invocations?topk=1", content=b"3")
-        told = problem(response, 422, "invalid-parameter")
-        assert "did you mean top_k?" in told
+        detail = problem(response, 422, "invalid-parameter")
+        assert "did you mean top_k?" in detail
     client = await vertex(classifier, AIP_PREDICT_ROUTE="/vertex")
     response = await client.post("/vertex?top_k=1", json=instances(b"3"))
-    told = problem(response, 422, "invalid-parameter")
-    assert 'send {"parameters": {"top_k": …}} in the body' in told
+    detail = problem(response, 422, "invalid-parameter")
+    assert 'send {"parameters": {"top_k": …}} in the body' in detail
 
 
-async def test_routes_without_parameters_ignore_what_probes_and_scrapers_add(
+async def test_routes_for_probes_and_scrapers_ignore_parameters(
     classifier: FakeClassifier,
 ) -> None:
     async with running(classifier) as (client, _):

@@ -1,4 +1,4 @@
-"""Requests that are given up: their bytes are counted until they are freed, and no longer."""
+"""Cancelled requests: their bytes are counted until they are freed."""
 
 import asyncio
 import base64
@@ -18,19 +18,19 @@ from app.serving.classifier import Input, Tensor
 from app.serving.held_bytes import size_of
 
 from .conftest import FakeClassifier, running, until
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 
 SIZE = 2**20  # bytes of an image
 BOUND = 8 * SIZE
-SLACK = 3 * SIZE // 4  # for all that is no image: logs, and garbage that is not collected
+SLACK = 3 * SIZE // 4  # bytes for everything except images: logs, uncollected garbage
 IN_HASTE = {"X-Request-Timeout-Ms": "300"}
 WORKERS = 2
 
 
 class SlowDecoder(FakeClassifier):
-    """Decodes nothing until the gate is opened; ``b"quick"`` at once."""
+    """Decodes ``b"quick"`` at once, and other images when the gate is open."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class SlowDecoder(FakeClassifier):
 
     def preprocess(self, image: Input) -> bytes:
         if image != b"quick":
-            self.begun += 1  # in the threads of a pool: at most `WORKERS`, each of which stays here
+            self.begun += 1  # runs in the pool's threads, of which at most `WORKERS` wait here
             assert self.decoding.wait(20), "no test opened the gate"
             if self.fails:
                 raise ValueError("a defect")
@@ -48,7 +48,7 @@ class SlowDecoder(FakeClassifier):
 
 
 async def in_pieces(body: Callable[[], bytes]) -> AsyncIterator[bytes]:
-    """A body of which the test keeps nothing, also where the client stops after the first half."""
+    """A body that the test does not keep in memory, even if the client stops halfway."""
     yield body()[: SIZE // 2]
     yield body()[SIZE // 2 :]
 
@@ -58,7 +58,7 @@ def image() -> bytes:
 
 
 def form() -> bytes:
-    """Four images in one body of the size of one."""
+    """Four images in one body, together as large as one."""
     part = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n%b\r\n' % bytes(SIZE // 4)
     return 4 * part + b"--x--\r\n"
 
@@ -67,8 +67,8 @@ def tensor() -> bytes:
     """Two images as a tensor of the Open Inference Protocol."""
     elements = struct.pack("<I", SIZE // 2) + bytes(SIZE // 2)
     sizes = {"binary_data_size": 2 * len(elements)}
-    given = {"name": "image", "datatype": "BYTES", "shape": [2], "parameters": sizes}
-    header = json.dumps({"inputs": [given]}).encode()
+    tensor_input = {"name": "image", "datatype": "BYTES", "shape": [2], "parameters": sizes}
+    header = json.dumps({"inputs": [tensor_input]}).encode()
     return header.ljust(256) + 2 * elements
 
 
@@ -76,7 +76,7 @@ def as_json() -> bytes:
     return b'{"image": "%b"}' % base64.b64encode(bytes(SIZE * 3 // 4))
 
 
-# By path, type, body, and the bytes that a decoder reads.
+# Path, type, body, and the bytes that one decoder reads.
 KINDS = {
     "raw": ("/predict", "image/jpeg", image, SIZE),
     "json": ("/predict", "application/json", as_json, SIZE * 3 // 4),
@@ -94,7 +94,7 @@ def post(client: httpx.AsyncClient, kind: str) -> "asyncio.Task[httpx.Response]"
 
 @contextmanager
 def memory() -> Iterator[Callable[[], int]]:
-    """Bytes allocated since the beginning, without help of the garbage collector."""
+    """Bytes allocated since the start of the test, with garbage collection disabled."""
     gc.collect()
     gc.disable()
     tracemalloc.start()
@@ -114,7 +114,7 @@ async def held_bytes(client: httpx.AsyncClient) -> int:
 
 @pytest.mark.parametrize("fails", [False, True], ids=["decodes", "fails"])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_bytes_of_requests_that_were_given_up_are_those_that_decoders_read(
+async def test_cancelled_requests_hold_only_bytes_that_decoders_read(
     kind: str, fails: bool
 ) -> None:
     slow = SlowDecoder()
@@ -122,7 +122,7 @@ async def test_bytes_of_requests_that_were_given_up_are_those_that_decoders_read
     choices = {"max_queue_bytes": BOUND, "preprocess_workers": WORKERS}
     async with running(slow, **choices) as (client, _):
         await client.post("/predict", content=b"quick")
-        await held_bytes(client)  # what is made once has been made
+        await held_bytes(client)  # one-time allocations have been made
         with memory() as allocated:
             for _ in range(5):
                 responses = await asyncio.gather(*(post(client, kind) for _ in range(6)))
@@ -144,7 +144,7 @@ async def until_held(client: httpx.AsyncClient, count: int) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_the_bound_holds_whatever_is_given_up() -> None:
+async def test_limit_holds_when_requests_are_cancelled() -> None:
     slow = SlowDecoder()
     choices = {"max_queue_bytes": BOUND, "preprocess_workers": 4}
     async with running(slow, **choices) as (client, _):
@@ -154,7 +154,7 @@ async def test_the_bound_holds_whatever_is_given_up() -> None:
                 waiting = [post(client, "raw") for _ in range(12)]
                 await asyncio.sleep(0.04)
                 assert await held_bytes(client) <= BOUND
-                assert allocated() < 2 * BOUND  # pieces and the whole, while one is made of them
+                assert allocated() < 2 * BOUND  # the pieces and the whole, while they are joined
                 statuses += [(await each).status_code for each in waiting]
             del waiting
             assert set(statuses) == {503, 504}
@@ -163,7 +163,7 @@ async def test_the_bound_holds_whatever_is_given_up() -> None:
 
 
 class Leaver:
-    """A client that sends an image and leaves when asked to."""
+    """A client that sends an image and disconnects when the test says so."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.leave = asyncio.Event()
@@ -179,10 +179,10 @@ class Leaver:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
-        """Nobody reads the answer."""
+        """Discard the answer."""
 
 
-async def test_a_client_that_leaves_takes_its_body_out_of_the_queue() -> None:
+async def test_body_is_freed_when_the_client_disconnects() -> None:
     slow = SlowDecoder()
     async with running(slow, preprocess_workers=1) as (client, _):
         transport = client._transport
@@ -203,13 +203,13 @@ async def test_a_client_that_leaves_takes_its_body_out_of_the_queue() -> None:
             assert allocated() < SLACK
 
 
-def test_rows_of_one_buffer_count_with_all_of_it() -> None:
+def test_rows_of_a_buffer_count_its_whole_size() -> None:
     buffer = memoryview(bytes(4800))
     assert size_of(Tensor(buffer[:48])) == 4800
     assert size_of(b"12345") == 5
 
 
-async def test_a_decoder_that_hangs_does_not_block_explanations() -> None:
+async def test_hung_decoder_does_not_block_explanations() -> None:
     slow = SlowDecoder()
     async with running(slow, preprocess_workers=2) as (client, _):
         hanging = await client.post("/explain", content=b"1", headers=IN_HASTE)
@@ -219,7 +219,7 @@ async def test_a_decoder_that_hangs_does_not_block_explanations() -> None:
         slow.decoding.set()
 
 
-async def test_explanations_that_were_given_up_leave_their_queue(
+async def test_cancelled_explanations_leave_the_queue(
     classifier: FakeClassifier,
 ) -> None:
     async with running(classifier) as (client, _):

@@ -1,4 +1,4 @@
-"""What commands print: nothing that a server says reaches the terminal as more than text."""
+"""The output of commands: control characters from a server do not reach the terminal."""
 
 import pytest
 
@@ -7,7 +7,9 @@ from app.cli.output import complain, show_answers
 EVIL = "\x1b[2J\x9b31mevil\nline"
 
 
-def test_a_complaint_is_one_line_of_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_message_is_printed_on_one_line_without_control_characters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert complain(EVIL, "naïve ✓", code=3) == 3
     assert capsys.readouterr().err.splitlines() == [
         "xcit-serve: \\x1b[2J\\x9b31mevil\\nline",
@@ -15,6 +17,6 @@ def test_a_complaint_is_one_line_of_text(capsys: pytest.CaptureFixture[str]) -> 
     ]
 
 
-def test_so_is_a_label(capsys: pytest.CaptureFixture[str]) -> None:
+def test_label_is_printed_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     show_answers([{"file": "x", "predictions": [{"score": 0.5, "label": EVIL}]}], as_json=False)
     assert capsys.readouterr().out == "x  50.00%  \\x1b[2J\\x9b31mevil\\nline\n"

@@ -1,15 +1,9 @@
-"""Health, metrics and logs: they say what happened, and it adds up."""
+"""The metrics of the service."""
 
 import asyncio
-import json
-import logging
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import reduce
-from operator import getitem
-from typing import Any
 
 import httpx
 import pytest
@@ -17,14 +11,11 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.config.cpu_quota import usable_cores
-from app.http.app import create_app
-from app.observability.logs import JsonFormatter, TextFormatter
 from app.serving.errors import StartupError
 
 from .conftest import (
     FakeClassification,
     FakeClassifier,
-    make_settings,
     running,
     starting,
     until,
@@ -34,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def scrape(client: httpx.AsyncClient) -> Callable[..., float]:
-    """A reader of samples: name and labels to value, 0 where there is none."""
+    """Scrape; the result returns a sample by name and labels, 0 if it does not exist."""
     text = (await client.get("/metrics")).text
     samples = {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -48,7 +39,7 @@ async def scrape(client: httpx.AsyncClient) -> Callable[..., float]:
     return read
 
 
-async def test_counters_add_up_to_what_was_sent(classifier: FakeClassifier) -> None:
+async def test_counters_match_the_requests(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         for body in (b"1", b"2", b"3", b"bad", b"", b"poison"):
             await client.post("/predict", content=body)
@@ -79,9 +70,13 @@ PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
+
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+
 UTF8_TEXT = "text/plain; version=1.0.0; charset=utf-8; escaping=allow-utf-8"
+
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
 UTF8_OPENMETRICS = f"{OPENMETRICS}; escaping=allow-utf-8"
 
 
@@ -110,7 +105,7 @@ UTF8_OPENMETRICS = f"{OPENMETRICS}; escaping=allow-utf-8"
         (";=,;", PLAIN),
     ],
 )
-async def test_metrics_come_in_the_form_that_is_asked_for(
+async def test_metrics_format_follows_the_accept_header(
     classifier: FakeClassifier, accept: str, media_type: str
 ) -> None:
     async with running(classifier) as (client, _):
@@ -125,7 +120,7 @@ async def test_metrics_come_in_the_form_that_is_asked_for(
     assert response.text.endswith("# EOF\n") == openly
 
 
-async def test_batches_and_gauges_show_while_requests_wait(classifier: FakeClassifier) -> None:
+async def test_gauges_show_waiting_requests(classifier: FakeClassifier) -> None:
     classifier.gate.clear()
     async with running(classifier) as (client, _):
         tasks = [asyncio.create_task(client.post("/predict", content=b"1")) for _ in range(5)]
@@ -141,7 +136,9 @@ async def test_batches_and_gauges_show_while_requests_wait(classifier: FakeClass
         assert read("xcit_batch_size_count") == len(classifier.batches)
 
 
-async def test_what_is_held_is_told_beside_its_bounds(classifier: FakeClassifier) -> None:
+async def test_held_images_and_bytes_are_reported_with_their_limits(
+    classifier: FakeClassifier,
+) -> None:
     classifier.gate.clear()
     async with running(classifier, max_queue_size=7, max_queue_bytes=1000) as (client, _):
         tasks = [asyncio.create_task(client.post("/predict", content=b"1" * 30)) for _ in range(5)]
@@ -156,7 +153,7 @@ async def test_what_is_held_is_told_beside_its_bounds(classifier: FakeClassifier
         assert read("xcit_held_bytes") == 0
 
 
-async def test_seconds_of_batches_are_counted_beside_streams_and_cores() -> None:
+async def test_busy_seconds_streams_and_cores_are_reported() -> None:
     class Slow(FakeClassifier):
         def predict(self, items: Sequence[bytes], top_k: int) -> list[FakeClassification]:
             time.sleep(0.1)
@@ -174,7 +171,7 @@ async def test_seconds_of_batches_are_counted_beside_streams_and_cores() -> None
     assert read("xcit_cores") == usable_cores()
 
 
-async def test_a_reload_that_failed_shows_until_one_succeeds(classifier: FakeClassifier) -> None:
+async def test_failed_reload_is_reported_until_one_succeeds(classifier: FakeClassifier) -> None:
     loads: list[FakeClassifier | None] = [classifier, None, classifier]
 
     def load() -> FakeClassifier:
@@ -191,122 +188,3 @@ async def test_a_reload_that_failed_shows_until_one_succeeds(classifier: FakeCla
             assert response.status_code == status
             shown.append((await scrape(client))("xcit_reload_failed"))
     assert shown == [0, 1, 0]
-
-
-async def test_state_and_model_are_told(classifier: FakeClassifier) -> None:
-    async with running(classifier) as (client, lifecycle):
-        read = await scrape(client)
-        assert [read("xcit_state", state=s) for s in ("loading", "ready")] == [0, 1]
-        info = {"name": "fake", "version": "3", "family": "none", "checkpoint_sha256": "0" * 64}
-        info["backend_reason"] = "there is no other"
-        assert (
-            read("xcit_model_info", **info, device="cpu", backend="fake", precision="float32") == 1
-        )
-        health = (await client.get("/healthz")).json()
-        assert health["state"] == "ready"
-        assert health["model"]["name"] == "fake"
-        assert health["model"]["backend_reason"] == "there is no other"
-        lifecycle.drain()
-        read = await scrape(client)
-        assert [read("xcit_state", state=s) for s in ("ready", "draining")] == [0, 1]
-
-
-async def test_loading_is_alive_and_not_ready(classifier: FakeClassifier) -> None:
-    classifier.gate.clear()
-
-    def load() -> FakeClassifier:
-        assert classifier.gate.wait(10)
-        return classifier
-
-    async with starting(load) as (client, _):
-        assert (await client.get("/livez")).status_code == 200
-        assert (await client.get("/readyz")).status_code == 503
-        assert (await client.get("/readyz")).json() == {"state": "loading"}
-        assert (await client.get("/healthz")).json()["model"] is None
-        refused = await client.post("/predict", content=b"1")
-        assert refused.json()["type"] == "/problems/not-ready"
-        assert int(refused.headers["retry-after"]) >= 1
-        classifier.gate.set()
-        async with asyncio.timeout(10):
-            while (await client.get("/readyz")).status_code != 200:
-                await asyncio.sleep(0.001)
-
-
-@pytest.mark.parametrize(
-    ("error", "failure"),
-    [(StartupError("no such file"), "no such file"), (KeyError("x"), "loading failed: ")],
-)
-async def test_a_failed_load_is_told(error: Exception, failure: str) -> None:
-    def load() -> Any:
-        raise error
-
-    async with starting(load) as (client, _):
-        async with asyncio.timeout(10):
-            while (await client.get("/livez")).status_code != 503:
-                await asyncio.sleep(0.001)
-        health = (await client.get("/healthz")).json()
-        assert health["state"] == "failed"
-        assert health["failure"].startswith(failure)
-
-
-async def test_openapi_tells_every_error_of_predict(classifier: FakeClassifier) -> None:
-    async with running(classifier) as (client, _):
-        document = (await client.get("/openapi.json")).json()
-    operation = document["paths"]["/predict"]["post"]
-    assert set(operation["responses"]) == {
-        *("200", "400", "401", "403", "408", "413", "415", "421", "422", "500", "503", "504")
-    }
-    for status, response in operation["responses"].items():
-        if status != "200":
-            (media_type,) = response["content"].items()
-            assert media_type[0] == "application/problem+json"
-            assert "request_id" in media_type[1]["schema"]["required"]
-    assert "`overloaded`" in operation["responses"]["503"]["description"]
-    assert set(operation["requestBody"]["content"]) == {
-        *("multipart/form-data", "application/json", "application/octet-stream", "image/*")
-    }
-    assert {"/livez", "/readyz", "/healthz", "/metrics"} < set(document["paths"])
-
-
-@pytest.mark.parametrize("cloud", [None, "sagemaker", "vertex"])
-def test_whatever_openapi_refers_to_is_there(cloud: str | None) -> None:
-    document = create_app(make_settings(cloud=cloud), FakeClassifier, environ={}).openapi()
-    references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)))
-    assert references
-    for reference in references:
-        root, *path = reference.split("/")
-        assert root == "#"
-        assert reduce(getitem, path, document), reference
-    assert '"$defs"' not in json.dumps(document)
-
-
-async def test_the_access_line_has_id_phases_and_batch(
-    classifier: FakeClassifier, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "app.access")
-    async with running(classifier) as (client, _):
-        await client.post("/predict", content=b"1", headers={"X-Request-ID": "me"})
-        await client.post("/predict", content=b"bad")
-    lines = [
-        json.loads(JsonFormatter().format(r)) for r in caplog.records if r.name == "app.access"
-    ]
-    assert lines[0]["status"] == 200
-    assert lines[0]["batch_size"] == 1
-    assert {"read_ms", "preprocess_ms", "queue_ms", "inference_ms"} < set(lines[0])
-    assert lines[1]["rejection"] == "invalid_image"
-
-
-@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
-def test_a_log_line_is_one_line_whatever_a_client_sends(formatter: logging.Formatter) -> None:
-    record = logging.makeLogRecord(
-        {
-            "name": "some.library",
-            "msg": "no header: %s",
-            "args": ("\x9b31m\nINFO forged: line path=/b",),
-            "fields": {"path": "/a\nINFO forged: line"},
-            "levelname": "INFO",
-        }
-    )
-    line = formatter.format(record)
-    assert line.isprintable()
-    assert " path=/b" not in line.replace('"no header: \\u009b31m\\nINFO forged: line path=/b"', "")

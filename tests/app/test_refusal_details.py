@@ -1,4 +1,4 @@
-"""What a refusal says is for people: it has no notation of Python's, whatever was sent."""
+"""Details of refusals contain no Python notation, for any request."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from . import test_forms, test_oip, test_predict, test_protocol_clients
+from . import oip_messages, test_forms, test_oip_refusals, test_predict, test_protocol_clients
 from .conftest import FakeClassifier, running
 from .test_cloud import vertex
 
@@ -26,7 +26,7 @@ VALUES: list[Any] = [
     *([], {}, [None], [True, {"a": None}], {"a": "b"}),
 ]
 PREDICT = "/predict"
-INFER = test_oip.INFER
+INFER = oip_messages.INFER
 VERTEX = "/vertex"
 HEADER_LENGTH = "inference-header-content-length"
 LINES = [value for value in VALUES if isinstance(value, str) and value.isascii()]
@@ -43,20 +43,23 @@ def check(response: httpx.Response) -> None:
     assert response.json().get("error", detail) == detail
 
 
-def test_the_pattern_knows_pythons_notation() -> None:
+def test_pattern_detects_python_notation() -> None:
     for value in (b"a", {"a": 1}, ["a"], None, True, object(), int, ValueError("a"), ("a",)):
         assert PYTHONS.search(f"it is {value!r}"), value
     assert not PYTHONS.search("""not {"image": "<base64>"}: it is 'a', [1], ["a"], null or true""")
 
 
-async def test_no_refusal_that_other_tests_know_has_any(classifier: FakeClassifier) -> None:
+async def test_no_known_refusal_contains_python_notation(classifier: FakeClassifier) -> None:
     requests: list[tuple[str, dict[str, Any]]] = [
         *((PREDICT, body) for body, _ in test_predict.BAD_REQUESTS.values()),
         *((PREDICT, body) for body, _ in test_forms.REFUSED.values()),
-        *((INFER, body) for body, _ in test_oip.REFUSED.values()),
-        *((test_oip.INFER_TENSOR, body) for body, _ in test_oip.REFUSED_TENSORS.values()),
+        *((INFER, body) for body, _ in test_oip_refusals.REFUSED.values()),
         *(
-            (INFER, {"json": {"inputs": [test_oip.TWO], **more}})
+            (oip_messages.INFER_TENSOR, body)
+            for body, _ in test_oip_refusals.REFUSED_TENSORS.values()
+        ),
+        *(
+            (INFER, {"json": {"inputs": [oip_messages.TWO], **more}})
             for more, _ in test_protocol_clients.MISTAKES
         ),
     ]
@@ -66,8 +69,8 @@ async def test_no_refusal_that_other_tests_know_has_any(classifier: FakeClassifi
             check(await client.post("/predict/batch", **body))
 
 
-MARK = "?"  # where a strange value goes
-TWO = test_oip.TWO
+MARK = "?"  # replaced by strange values
+TWO = oip_messages.TWO
 REQUEST = {"inputs": [TWO]}
 TEMPLATES: dict[str, tuple[str, Any]] = {
     "body": (INFER, MARK),
@@ -99,7 +102,7 @@ TEMPLATES: dict[str, tuple[str, Any]] = {
         INFER,
         {"inputs": [TWO | {"data": None, "parameters": {"binary_data_size": MARK}}]},
     ),
-    "numbers": (test_oip.INFER_TENSOR, {"inputs": [test_oip.tensor(*[0] * 11, MARK)]}),
+    "numbers": (oip_messages.INFER_TENSOR, {"inputs": [oip_messages.tensor(*[0] * 11, MARK)]}),
     "instances": (VERTEX, {"instances": MARK}),
     "instance": (VERTEX, {"instances": [MARK]}),
     "b64": (VERTEX, {"instances": [{"b64": MARK}]}),
@@ -108,7 +111,7 @@ TEMPLATES: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize(("path", "template"), TEMPLATES.values(), ids=TEMPLATES)
-async def test_json_with_strange_values(
+async def test_refusals_of_json_contain_no_python_notation(
     classifier: FakeClassifier, path: str, template: Any
 ) -> None:
     client = await vertex(classifier, AIP_PREDICT_ROUTE=VERTEX)
@@ -117,7 +120,9 @@ async def test_json_with_strange_values(
         check(await client.post(path, content=text))
 
 
-async def test_queries_and_paths_with_strange_values(classifier: FakeClassifier) -> None:
+async def test_refusals_of_queries_and_paths_contain_no_python_notation(
+    classifier: FakeClassifier,
+) -> None:
     async with running(classifier) as (client, _):
         for value in LINES:
             for path, name in ((PREDICT, "top_k"), (PREDICT, value[:99]), ("/explain", "head")):
@@ -127,7 +132,7 @@ async def test_queries_and_paths_with_strange_values(classifier: FakeClassifier)
             check(await client.post(f"/v2/models/xcit/versions/{name}/infer", content=b"3"))
 
 
-async def test_headers_with_strange_values(classifier: FakeClassifier) -> None:
+async def test_refusals_of_headers_contain_no_python_notation(classifier: FakeClassifier) -> None:
     names = ("content-type", "content-encoding", "x-request-timeout-ms", HEADER_LENGTH)
     values = ("\xff\x80'", "{}", "x" * 300, "multipart/form-data; b=\xff", "'")
     async with running(classifier) as (client, _):
@@ -137,7 +142,7 @@ async def test_headers_with_strange_values(classifier: FakeClassifier) -> None:
             check(await client.post(INFER, content=b"{}", headers=headers))
 
 
-async def test_forms_with_strange_values(classifier: FakeClassifier) -> None:
+async def test_refusals_of_forms_contain_no_python_notation(classifier: FakeClassifier) -> None:
     lines = [b"\xff\x00'", *(json.dumps(value).encode() for value in VALUES)]
     async with running(classifier) as (client, _):
         for line in lines:

@@ -1,4 +1,4 @@
-"""Cores by affinity and by the container's quota."""
+"""The number of cores, by affinity and the container's quota."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from app.config.cpu_quota import usable_cores
     ("content", "expected"),
     [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), ("9900000 100000", 8), ("", 8)],
 )
-def test_the_lower_of_affinity_and_quota_counts(
+def test_lower_of_affinity_and_quota_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, expected: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
@@ -21,7 +21,7 @@ def test_the_lower_of_affinity_and_quota_counts(
 
 
 @pytest.mark.parametrize(("quota", "expected"), [("-1", 8), ("300000", 3), ("50000", 1)])
-def test_the_quota_of_cgroup_v1_counts_too(
+def test_quota_of_cgroup_v1_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
@@ -31,6 +31,6 @@ def test_the_quota_of_cgroup_v1_counts_too(
     assert usable_cores(tmp_path) == expected
 
 
-def test_without_a_cgroup_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_affinity_is_used_without_a_cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
     assert usable_cores(tmp_path / "absent") == 2
