@@ -84,7 +84,7 @@ LOOKALIKES: dict[str, tuple[Callable[[], bytes], str]] = {
     "pickle 0": (lambda: pickle.dumps({"a": 1}, 0), "a pickle of Python 2, or of protocol 0"),
     "pickle 4": (lambda: pickle.dumps([1], 4), "a Python pickle that torch.save did not write"),
     "JSON": (lambda: b'\xef\xbb\xbf{"a": 1}', "a JSON file; give the weight file next to it"),
-    "OpenVINO": (lambda: b'<?xml version="1.0"?>\n<net name="x">', "OpenVINO's description"),
+    "OpenVINO": (lambda: b'<?xml version="1.0"?>\n<net name="x">', "an OpenVINO model"),
     "text": (lambda: b"epoch 1\nloss 0.3\n", "a text file"),
     "zeros": (lambda: bytes(1000), "nothing but zeros, as after an interrupted copy"),
     "image": (lambda: b"\xff\xd8\xff\xe0" + bytes(60), "a JPEG image"),

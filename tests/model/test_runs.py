@@ -83,7 +83,7 @@ def test_states_of_another_version_are_refused(folder: Path, tmp_path: Path) -> 
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     del state["version"]
     torch.save(state, tmp_path / "run" / "last.pt")
-    with pytest.raises(ModelError, match=r"last\.pt: was written by another version of xcit-serve"):
+    with pytest.raises(ModelError, match=r"last\.pt: written by another version of xcit-serve"):
         train(folder, tmp_path / "run", RECIPE)
 
 

@@ -355,7 +355,7 @@ def test_an_average_that_stays_at_the_start_is_reported(
 ) -> None:
     run(folder, tmp_path / "slow", "--start", start, "--average", 0.998, "--epochs", 2)
     (line,) = (row for row in capsys.readouterr().err.splitlines() if row.startswith("warning: "))
-    assert "the averaged weights, which are kept, have moved only" in line
+    assert "the averaged weights, which are saved, have moved only" in line
     assert "lower it, or train for more epochs" in line
 
 
