@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def flip_and_shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Random flips, and random crops of each image after padding it by an eighth with reflections."""
+    """Random flips, and random crops of each image padded by an eighth with reflections."""
     b, size, _, _ = pixels.shape
     device, margin = pixels.device, size // 8
     steps = torch.arange(size, device=device)

@@ -52,7 +52,7 @@ def run_command(args: argparse.Namespace) -> None:
 
 
 def given_choices(args: argparse.Namespace) -> dict[str, Any]:
-    """The choices of the recipe that were given as flags; the model is named after the directory."""
+    """The recipe choices given as flags; the model is named after the directory."""
     given = {f.name: getattr(args, f.name) for f in fields(Recipe) if hasattr(args, f.name)}
     return {"name": args.out.resolve().name, **given}
 

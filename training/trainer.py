@@ -129,7 +129,7 @@ class Trainer:
         return len(self.batches)
 
     def moved(self) -> float:
-        """How far the averaged weights are on the way from the first to the latest weights, 0 to 1."""
+        """How far the average has moved from the first to the latest weights, 0 to 1."""
         way = flatten(self.network) - self.first_weights
         done = flatten(self.average.network) - self.first_weights
         return float((done @ way / (way @ way).clamp(min=1e-12)).clamp(0, 1))
@@ -226,7 +226,7 @@ class Trainer:
 
 
 def initialise(network: XCiT) -> None:
-    """Initialise for short runs from scratch: small positions, full branches, plain linear layers."""
+    """Initialise for short runs: small positions, full branches, plain linear layers."""
     with torch.no_grad():
         network.pos_embedding.mul_(0.02)
         network.cls_token.mul_(0.02)

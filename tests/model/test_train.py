@@ -213,7 +213,7 @@ def test_a_run_with_other_labels_is_not_continued(folder: Path, tmp_path: Path) 
     main(["run", str(folder), "--out", out, *FLAGS.split(), "--epochs", "1"])
     for split in ("train", "test"):
         (folder / split / "red").rename(folder / split / "crimson")
-    with pytest.raises(SystemExit, match=r"labels are blue, red; .* blue, crimson; give another"):
+    with pytest.raises(SystemExit, match=r"labels are blue, red; .* blue, crimson; choose another"):
         main(["run", str(folder), "--out", out, *FLAGS.split(), "--epochs", "2"])
 
 
@@ -226,7 +226,7 @@ def test_a_file_that_is_not_the_state_of_a_run_is_refused(
         torch.save({"epoch": 3}, state)
     else:
         state.write_bytes(content)
-    with pytest.raises(SystemExit, match=r"last\.pt: not the state of a run"):
+    with pytest.raises(SystemExit, match=r"last\.pt: not a state from which a run"):
         main(["run", str(folder), "--out", str(tmp_path), *FLAGS.split()])
 
 
@@ -286,7 +286,7 @@ def test_a_run_may_start_with_the_weights_of_another(folder: Path, tmp_path: Pat
     assert spec.labels == ("blue", "green", "red")
     assert spec.preprocess == read_checkpoint(first).spec.preprocess
     assert read_checkpoint(first).sha256 in spec.provenance["start"]
-    with pytest.raises(SystemExit, match="its depth is 1, not 2; leave out --depth, or start"):
+    with pytest.raises(SystemExit, match="its depth is 1, not 2; omit --depth, or start"):
         main(["run", str(folder), "--out", str(out / "b"), *choices.split(), "--depth", "2"])
 
 
@@ -426,7 +426,7 @@ def test_folders_that_do_not_fit_are_refused_before_images_are_decoded(
 def test_a_run_of_another_recipe_is_refused_before_images_are_decoded(
     folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit, match="holds a run of another recipe"):
+    with pytest.raises(SystemExit, match="has a run of another recipe"):
         run(folder, tmp_path / "first", "--seed", 7)
 
 
