@@ -169,14 +169,14 @@ async def test_requests_without_an_answer_are_counted_and_nobody_spins() -> None
     assert gone.failures.total() <= 2 * 3
 
 
-async def test_patience_ends_a_request_and_bounds_the_run() -> None:
+async def test_timeout_ends_a_request_and_bounds_the_run() -> None:
     async def answer(asked: int) -> bytes:
         await asyncio.sleep(3600 if asked > 3 else 0)
         return OK
 
     begun = time.monotonic()
     async with server(answer) as url:
-        load = Load("open", open_loop(0.5, 200), outstanding=2, patience=0.2)
+        load = Load("open", open_loop(0.5, 200), outstanding=2, timeout=0.2)
         outcome = await apply_load(url, [REQUEST], load)
     assert time.monotonic() - begun < 2
     assert len(outcome.latencies) == 3
@@ -247,7 +247,7 @@ def test_remarks_name_failures_refusals_and_a_busy_client() -> None:
         "2 x connection refused",
         "1 x no answer within 1 s",
         '7 x 415, such as: {"detail": "no image"}',
-        "this client used 95% of a core, so it may be what was measured",
+        "this client used 95% of a core, so it may have limited the result",
     ]
 
 
