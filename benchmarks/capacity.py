@@ -28,13 +28,10 @@ from benchmarks.client import post_image, post_tensor, random_tensors, read_imag
 from benchmarks.clients import Plan, send_from
 from benchmarks.load.generator import BROKEN, Outcome
 from benchmarks.machine import provenance
-from benchmarks.report import table
+from benchmarks.report import LATENCY_HEAD, latency_row, table
 from benchmarks.server import Usage, read_usage, served_model, started_server
 
-HEAD = (
-    *("load", "images/s", "p50 ms", "p95 ms", "p99 ms", "count x status", "mean batch"),
-    *("server cores", "client cores"),
-)
+HEAD = (*LATENCY_HEAD, "server cores", "client cores")
 KINDS = ("photos", "tensors")
 TENSORS = 16
 OUTSTANDING = 512  # in an open loop: more than the server admits, so that it must refuse
@@ -92,9 +89,8 @@ async def send_all(kind: str, args: argparse.Namespace, sender: Sender) -> bool:
     for plan in plans(args, done):
         outcome, usage = await sender.send(plan)
         done.append(outcome)
-        answered = (
-            bool(outcome.latencies) or plan.rate is not None
-        )  # an open loop may happen to send nothing
+        # an open loop may happen to send nothing
+        answered = bool(outcome.latencies) or plan.rate is not None
         whole &= answered and not outcome.statuses[BROKEN]
         print(f"| {' | '.join(row(f'{kind}, {plan.name}', outcome, usage))} |", flush=True)
         for reason, count in outcome.failures.items():
@@ -113,11 +109,7 @@ def plans(args: argparse.Namespace, done: Sequence[Outcome]) -> Iterator[Plan]:
 
 def row(name: str, outcome: Outcome, usage: Usage) -> list[str]:
     return [
-        name,
-        f"{outcome.throughput:.1f}",
-        *(f"{1e3 * outcome.percentile(percent):.1f}" for percent in (50, 95, 99)),
-        ", ".join(f"{count:,} x {status}" for status, count in sorted(outcome.statuses.items())),
-        f"{usage.batch_size:.2f}",
+        *latency_row(name, outcome, usage, digits=1),
         f"{usage.cpu_seconds / outcome.seconds:.2f}",
         f"{outcome.cpu_seconds / outcome.seconds:.2f}",
     ]

@@ -22,11 +22,11 @@ from statistics import median
 
 from benchmarks.client import post_image
 from benchmarks.load.generator import Load, apply_load, closed_loop
+from benchmarks.load.sample import sample_picture
 from benchmarks.machine import provenance
 from benchmarks.report import table
 from benchmarks.server import served_model, started_server
 from model.checkpoint import BUNDLED_CHECKPOINT
-from model.images.calibration import make_photo
 
 QUIET_STARTS = 3
 CALLERS = 16
@@ -86,7 +86,7 @@ def send(signal_number: signal.Signals, processes: Sequence[int]) -> None:
 
 
 async def throughput(url: str, seconds: float) -> float:
-    requests = [post_image(make_photo())]
+    requests = [post_image(sample_picture())]
     await apply_load(url, requests, Load("warm-up", closed_loop(WARM_UP_SECONDS), CALLERS))
     outcome = await apply_load(url, requests, Load("closed", closed_loop(seconds), CALLERS))
     return outcome.throughput

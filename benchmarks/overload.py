@@ -20,6 +20,7 @@ from app.config.settings import Settings
 from benchmarks.client import post_image, read_images
 from benchmarks.load.connection import Connection
 from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop, open_loop
+from benchmarks.load.report import statuses
 from benchmarks.machine import provenance
 from benchmarks.server import read_metrics, started_server
 
@@ -108,7 +109,7 @@ def report(found: Overload, times: float) -> str:
         "p50, p99 of good answers": f"{outcome.percentile(50):.2f}, {outcome.percentile(99):.2f} s",
         f"a full queue of {QUEUE} at that rate": f"{found.predicted:.2f} s",
         "median of refusals": f"{1e3 * median(outcome.refusals):.0f} ms",
-        "statuses": ", ".join(f"{n:,} x {s}" for s, n in sorted(outcome.statuses.items())),
+        "statuses": statuses(outcome),
         "memory before, and peak": f"{found.memory_before / 2**20:.0f}, "
         f"{found.memory_peak / 2**20:.0f} MiB",
         "latency back to normal": f"{found.recovery:.2f} s after",

@@ -5,8 +5,14 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.load.generator import Outcome
+from benchmarks.load.report import PERCENTILES, statuses
 from benchmarks.parts import Parts
 from benchmarks.server import Usage
+
+LATENCY_HEAD = (
+    *("load", "images/s", *(f"p{percent} ms" for percent in PERCENTILES)),
+    *("count x status", "mean batch"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +57,8 @@ def parts_table(parts: Parts) -> str:
 def load_tables(results: Sequence[LoadResult]) -> str:
     """Latencies, then the server's CPU time compared with its parts at the actual batch size."""
     latency = table(
-        ("load", "images/s", "p50 ms", "p95 ms", "p99 ms", "count x status", "mean batch"),
-        [latency_row(result) for result in results],
+        LATENCY_HEAD,
+        [latency_row(result.name, result.outcome, result.usage) for result in results],
     )
     cpu = table(
         ("CPU s per 1,000 images", "server", "preprocess + model alone", "ratio"),
@@ -61,14 +67,14 @@ def load_tables(results: Sequence[LoadResult]) -> str:
     return f"{latency}\n\n{cpu}"
 
 
-def latency_row(result: LoadResult) -> list[str]:
-    outcome = result.outcome
+def latency_row(name: str, outcome: Outcome, usage: Usage, *, digits: int = 0) -> list[str]:
+    """A row below `LATENCY_HEAD`, with ``digits`` of a millisecond."""
     return [
-        result.name,
+        name,
         f"{outcome.throughput:.1f}",
-        *(f"{1e3 * outcome.percentile(percent):.0f}" for percent in (50, 95, 99)),
-        ", ".join(f"{count:,} x {status}" for status, count in sorted(outcome.statuses.items())),
-        f"{result.usage.batch_size:.2f}",
+        *(f"{1e3 * outcome.percentile(percent):.{digits}f}" for percent in PERCENTILES),
+        statuses(outcome),
+        f"{usage.batch_size:.2f}",
     ]
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from model.evaluation.dataset import Dataset
+from training import warn
 from training.augment import cutmix, flip_and_shift
-from training.console import warn
 from training.distort import distort
 from training.recipe import Recipe
 

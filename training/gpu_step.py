@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from model.families.xcit import LocalPatchInteraction, PatchLayer, XCiT
+from training import warn
 from training.batches import Batch
-from training.console import warn
 from training.recipe import Recipe
 from training.step import Step, fast_bf16
 

@@ -4,8 +4,7 @@ Each is replaced whole or not at all, so that the last complete one survives a k
 """
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from model.checkpoint import replacing
 from model.errors import ModelError
 from training.recipe import Recipe
 
@@ -68,12 +68,12 @@ def _read_state(path: Path) -> tuple[dict[str, Any], Recipe]:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         torch.save(state, partial)
 
 
 def write_metrics(path: Path, history: Sequence[dict[str, float]]) -> None:
-    with _replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, history[0].keys())
         writer.writeheader()
         writer.writerows(history)
@@ -96,14 +96,7 @@ def find_plotter() -> Callable[[Path, Sequence[dict[str, float]]], None] | None:
             )
             axes.set(xlabel="epoch", title=column.replace("_", " "))
             axes.grid(alpha=0.3)
-        with _replacing(path) as partial:
+        with replacing(path) as partial:
             figure.savefig(partial, format="png")
 
     return plot
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    partial = path.with_suffix(".partial")
-    yield partial
-    partial.replace(path)

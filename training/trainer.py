@@ -15,12 +15,12 @@ from tqdm import tqdm
 from model.checkpoint import Checkpoint, write_checkpoint
 from model.errors import ModelError
 from model.evaluation.dataset import Dataset
-from model.families.normalise import Normalise
+from model.families.simplify import Normalise
 from model.families.xcit import LayerScale, XCiT
 from model.spec import ModelSpec, PreprocessSpec
+from training import warn
 from training.average import Average
 from training.batches import Batch, Batches
-from training.console import warn
 from training.gpu_step import GpuStep, layers_to_compile, prepare
 from training.optimizers import build_optimizers, restore, set_rates
 from training.recipe import Recipe

@@ -16,10 +16,9 @@ from model.backends.base import Backend, BackendOptions
 from model.backends.torch import TorchBackend
 from model.checkpoint import write_checkpoint
 from model.errors import InvalidTensor, ModelError
-from model.families.normalise import Normalise
-from model.families.simplify import baseline
+from model.families.simplify import Normalise, baseline
 from model.families.xcit import XCiT
-from model.images.calibration import make_photo, preprocess_seconds
+from model.images.calibration import calibration_image, preprocess_seconds
 from model.images.preprocess import AnyPixels, Pixels
 from model.inference.classifier import Classifier, load_classifier
 from model.inference.saliency import Explainer
@@ -268,7 +267,7 @@ def test_where_decoding_takes_the_cores_the_network_leaves_them(
 
 
 def test_a_photo_to_time_decoding_by_is_as_large_as_most() -> None:
-    data = make_photo()
+    data = calibration_image()
     assert Image.open(io.BytesIO(data)).size == (500, 375)
     assert 80_000 < len(data) < 130_000
     assert 1e-4 < preprocess_seconds(PreprocessSpec(32)) < 0.1

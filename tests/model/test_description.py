@@ -16,7 +16,7 @@ from model.errors import CheckpointError
 from model.families.xcit_published import PublishedXCiT
 from model.inference.classifier import load_classifier
 from model.metadata.description import Overrides
-from model.metadata.imagenet import imagenet_labels
+from model.metadata.timm_config import imagenet_labels
 from model.spec import IMAGENET_MEAN
 
 from .published import realistic_weights

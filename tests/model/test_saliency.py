@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model.errors import InvalidImage, ModelError
-from model.families.normalise import Normalise
+from model.families.simplify import Normalise
 from model.families.xcit import XCiT
 from model.families.xcit_published import PublishedXCiT
 from model.images.preprocess import preprocess

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from model.inference.bucketing import Passes, cheapest_passes
+from model.inference.tuning import Passes, cheapest_passes
 
 
 @pytest.mark.parametrize(
