@@ -12,7 +12,8 @@ from torch import Tensor
 from app.cli.main import main
 from model.checkpoint import read_checkpoint
 
-from .test_training_files import COUNTER, other, prefixed, refusal, same
+from .test_training_file_tensors import refusal
+from .test_training_files import COUNTER, other, prefixed, same
 from .test_xcit_published import TINY, network
 
 State = dict[str, Tensor]

@@ -56,3 +56,11 @@ def test_the_rate_may_be_a_tensor() -> None:
         Muon([weight], rate, weight_decay=0.5).step()
         weights.append(weight)
     assert torch.allclose(weights[0], weights[1])
+
+
+def test_muon_steps_along_an_orthogonal_matrix() -> None:
+    matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    for each in (matrix, matrix.mT):
+        singular = torch.linalg.svdvals(orthogonalise(each[None]))
+        assert singular.min() > 0.6
+        assert singular.max() < 1.3

@@ -22,9 +22,7 @@ from training.command import load_sets
 from training.recipe import PRESETS, Recipe, recipe_for
 from training.trainer import Trainer
 
-from .test_train import FLAGS, RECIPE, folder, read_metrics, run, same, train, weights
-
-__all__ = ["folder"]  # a fixture
+from .runs import FLAGS, RECIPE, read_metrics, run, same, train, weights
 
 
 def trainer(
