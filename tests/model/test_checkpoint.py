@@ -34,7 +34,7 @@ def test_self_describing_form_survives_a_round_trip(
         assert torch.equal(checkpoint.build()(images), network(images))
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, spec: ModelSpec, state: State) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path: Path, spec: ModelSpec, state: State) -> None:
     path = tmp_path / "small.safetensors"
     write_checkpoint(path, spec, state)
     before = path.read_bytes()
@@ -45,9 +45,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, spec: ModelSpec, sta
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_directory_that_cannot_be_written_to_is_named(
-    tmp_path: Path, spec: ModelSpec, state: State
-) -> None:
+def test_unwritable_directory_is_named(tmp_path: Path, spec: ModelSpec, state: State) -> None:
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "small.safetensors"
     with pytest.raises(CheckpointError, match=f"^{path}: cannot be written: Not a directory$"):
@@ -65,7 +63,7 @@ def test_a_directory_that_cannot_be_written_to_is_named(
     ],
     ids=["bare", "model", "state_dict", "module.", "model and both prefixes"],
 )
-def test_raw_state_dict_has_everything_inferred(
+def test_raw_state_dict_is_described_by_inference(
     save: Save, state: State, network: XCiT, wrap: Callable[[State], object]
 ) -> None:
     checkpoint = read_checkpoint(save(wrap(state)))
@@ -80,7 +78,7 @@ def test_raw_state_dict_has_everything_inferred(
         assert torch.equal(checkpoint.build()(images), network(images))
 
 
-def test_raw_safetensors_is_inferred_too(tmp_path: Path, state: State) -> None:
+def test_raw_safetensors_is_described_by_inference(tmp_path: Path, state: State) -> None:
     path = tmp_path / "raw.safetensors"
     save_file(state, path)
     assert dict(read_checkpoint(path).spec.hyperparameters) == HYPERPARAMETERS
@@ -118,20 +116,22 @@ def test_half_precision_weights_are_read_as_32_bits(save: Save, state: State) ->
         ("labels.json", '{"0": "ant", "2": "cat", "1": "bee"}'),
     ],
 )
-def test_labels_come_from_a_sidecar(save: Save, state: State, name: str, content: str) -> None:
+def test_labels_are_read_from_a_sidecar(save: Save, state: State, name: str, content: str) -> None:
     path = save(state)
     path.with_name(name).write_text(content)
     assert read_checkpoint(path).spec.labels == ("ant", "bee", "cat")
 
 
-def test_preprocessing_comes_from_a_sidecar_and_settings_win(save: Save, state: State) -> None:
+def test_preprocessing_is_read_from_a_sidecar_and_overridden_by_settings(
+    save: Save, state: State
+) -> None:
     path = save(state)
     path.with_name("preprocess.json").write_text('{"crop_pct": 0.5, "std": [1, 1, 1]}')
     preprocess = read_checkpoint(path, Overrides(preprocess={"crop_pct": 0.75})).spec.preprocess
     assert (preprocess.crop_pct, preprocess.std) == (0.75, (1, 1, 1))
 
 
-def test_labels_given_win_over_the_files_own(tmp_path: Path, spec: ModelSpec, state: State) -> None:
+def test_labels_override_those_of_the_file(tmp_path: Path, spec: ModelSpec, state: State) -> None:
     path, labels = tmp_path / "small.safetensors", tmp_path / "mine.txt"
     write_checkpoint(path, spec, state)
     labels.write_text("x\ny\nz\n")

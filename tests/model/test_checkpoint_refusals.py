@@ -40,7 +40,7 @@ class Malicious:
         return (Path.touch, (Path("/tmp/xcit-serve-was-here"),))
 
 
-def test_a_pickle_that_runs_code_is_refused_and_does_not_run(save: Save) -> None:
+def test_pickle_with_code_is_refused_without_running_it(save: Save) -> None:
     message = refusal(save({"model": Malicious()}))
     assert "refused: it contains code" in message
     assert "torch.save(model.state_dict(), path)" in message
@@ -48,21 +48,19 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(save: Save) -> None
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_legacy_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+def test_legacy_pickle_with_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "legacy.pt"
     path.write_bytes(pickle.dumps(Malicious()))
     assert str(path) in refusal(path)
     assert not Path("/tmp/xcit-serve-was-here").exists()
 
 
-def test_the_flags_of_a_training_script_may_lie_beside_the_weights(
-    save: Save, state: State
-) -> None:
+def test_training_script_flags_next_to_the_weights_are_allowed(save: Save, state: State) -> None:
     payload = {"model": state, "args": Namespace(lr=0.1), "optimizer": {"state": {}}, "epoch": 3}
     assert dict(read_checkpoint(save(payload)).spec.hyperparameters) == HYPERPARAMETERS
 
 
-def test_a_pickled_module_is_refused_with_advice(save: Save, network: XCiT) -> None:
+def test_pickled_module_is_refused_with_advice(save: Save, network: XCiT) -> None:
     message = refusal(save(network))
     assert "model.families.xcit.XCiT" in message
     assert "torch.save(model.state_dict(), path)" in message
@@ -90,7 +88,7 @@ def zip_of_nothing() -> bytes:
     ],
     ids=["empty", "html", "lfs", "pickle", "zip", "other zip", "safetensors", "huge header"],
 )
-def test_files_that_are_no_weights_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_files_other_than_weights_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.pt"
     path.write_bytes(content)
     told = refusal(path)
@@ -125,7 +123,9 @@ def test_truncated_files_are_named(tmp_path: Path, state: State, form: str, kept
         ({"model": {"a": 3}}, "no tensors; expected a dictionary of tensors by name"),
     ],
 )
-def test_payloads_of_another_kind_are_told(save: Save, payload: object, message: str) -> None:
+def test_payload_without_a_state_dict_is_described(
+    save: Save, payload: object, message: str
+) -> None:
     assert message in refusal(save(payload))
 
 
@@ -148,7 +148,7 @@ def test_payloads_of_another_kind_are_told(save: Save, payload: object, message:
         ("to_patch_embedding.1.weight", torch.tensor(1.0), "unexpected shapes"),
     ],
 )
-def test_the_wrong_tensor_is_named(
+def test_wrong_tensor_is_named(
     save: Save, state: State, key: str, change: Tensor | None, message: str
 ) -> None:
     if change is None:
@@ -180,7 +180,7 @@ def test_label_count_must_match(save: Save, state: State) -> None:
         ({"image_size": 32}, "are learned for 16, so it cannot be changed"),
     ],
 )
-def test_impossible_preprocessing_is_told(
+def test_invalid_preprocessing_is_refused_with_the_reason(
     save: Save, state: State, values: dict[str, Any], message: str
 ) -> None:
     assert message in refusal(save(state), preprocess=values)
@@ -201,7 +201,7 @@ def test_impossible_preprocessing_is_told(
         ({"surprise": 1}, "is not the description of a model: 'surprise' is 1"),
     ],
 )
-def test_metadata_that_contradicts_is_told(
+def test_contradictory_metadata_is_refused_with_the_reason(
     tmp_path: Path, spec: ModelSpec, state: State, change: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "small.safetensors"
@@ -212,7 +212,7 @@ def test_metadata_that_contradicts_is_told(
     assert message in refusal(path)
 
 
-def test_metadata_that_is_no_json_is_told(tmp_path: Path, state: State) -> None:
+def test_metadata_that_is_not_json_is_refused(tmp_path: Path, state: State) -> None:
     path = tmp_path / "small.safetensors"
     save_file(state, path, {"xcit": "{"})
     assert "not JSON" in refusal(path)

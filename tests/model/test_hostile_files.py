@@ -58,7 +58,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str | N
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_hostile_files_cost_no_more_than_they_hold(
+def test_memory_for_hostile_files_is_bounded_by_their_size(
     answers: dict[str, tuple[str | None, int, int]], name: str
 ) -> None:
     told, peak, size = answers[name]

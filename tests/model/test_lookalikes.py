@@ -94,7 +94,7 @@ LOOKALIKES: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own, of what it is going to drop
 @pytest.mark.parametrize("kind", LOOKALIKES)
-def test_what_is_given_as_weights_is_named(tmp_path: Path, kind: str) -> None:
+def test_files_given_as_weights_are_recognised(tmp_path: Path, kind: str) -> None:
     make, message = LOOKALIKES[kind]
     path = tmp_path / "weights.pth"
     path.write_bytes(make())

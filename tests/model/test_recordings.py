@@ -84,9 +84,7 @@ def test_bytes_and_floats_share_a_recording(
     assert len(recorder.recorded) == 2
 
 
-def test_no_kind_of_batch_is_the_first_of_its_size_in_live_traffic(
-    recorder: Recorder, spec: ModelSpec
-) -> None:
+def test_warm_up_covers_bytes_and_floats_of_every_size(recorder: Recorder, spec: ModelSpec) -> None:
     classifier = Classifier(
         spec, "0" * 64, recorder, Explainer(nn.Identity, spec), max_batch_size=8
     )

@@ -160,7 +160,7 @@ def accepted() -> list[Kind]:
     return [kind for kind in grid() if difference(kind, make_samples(kind)) is not None]
 
 
-def test_no_combination_of_tags_gives_other_pixels() -> None:
+def test_no_combination_of_tags_gives_wrong_pixels() -> None:
     wrong, read = [], 0
     for kind in grid():
         found = difference(kind, make_samples(kind))
@@ -171,7 +171,7 @@ def test_no_combination_of_tags_gives_other_pixels() -> None:
     assert read > 60
 
 
-def test_no_packing_gives_other_pixels() -> None:
+def test_no_packing_gives_wrong_pixels() -> None:
     wrong, read = [], 0
     for kind in accepted():
         samples = make_samples(kind)

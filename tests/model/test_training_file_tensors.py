@@ -76,7 +76,7 @@ def test_quantised_tensors_are_named(save: Callable[[object], Path], published: 
     assert "is a quantised tensor; save tensor.dequantize()" in refusal(path)
 
 
-def test_one_class_is_a_warning(
+def test_single_class_gives_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "model.safetensors"
@@ -87,7 +87,7 @@ def test_one_class_is_a_warning(
     assert "the model has a single class" in capsys.readouterr().out
 
 
-def test_weights_that_are_not_of_the_network_are_named_with_the_way_out(
+def test_foreign_weights_are_named_with_advice(
     save: Callable[[object], Path], published: State
 ) -> None:
     message = refusal(save({**published, "criterion.weight": torch.ones(3)}))
@@ -97,7 +97,7 @@ def test_weights_that_are_not_of_the_network_are_named_with_the_way_out(
     )
 
 
-def test_metadata_without_an_image_size_that_the_weights_do_not_give(
+def test_metadata_must_give_an_image_size_that_weights_do_not(
     tmp_path: Path, published: State
 ) -> None:
     document = {"format_version": 1, "name": "a", "version": "1", "family": "published"}

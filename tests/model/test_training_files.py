@@ -68,7 +68,7 @@ def wrapped(draw: st.DrawFn, state: State) -> Any:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_any_wrapping_gives_the_plain_state(
+def test_wrapped_state_dict_is_found(
     tmp_path_factory: pytest.TempPathFactory, published: State, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("wrapped") / "weights.pt"
@@ -105,7 +105,7 @@ def test_any_wrapping_gives_the_plain_state(
         "complex",
     ],
 )
-def test_counters_of_batches_may_be_anything(
+def test_batch_counters_may_have_any_type(
     save: Callable[[object], Path], published: State, change: Callable[[str, Tensor], Tensor | None]
 ) -> None:
     changed = {key: new for key, t in published.items() if (new := change(key, t)) is not None}
@@ -138,7 +138,7 @@ class Training:
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_classes_of_the_users_own_beside_the_weights_are_left_out(
+def test_custom_classes_next_to_the_weights_are_ignored(
     tmp_path: Path, published: State, protocol: int
 ) -> None:
     beside = [
@@ -161,7 +161,7 @@ def test_classes_of_the_users_own_beside_the_weights_are_left_out(
     assert same(path, published)
 
 
-def test_lightnings_flat_dictionary(save: Callable[[object], Path], published: State) -> None:
+def test_flat_dictionary_of_lightning(save: Callable[[object], Path], published: State) -> None:
     state = {
         **prefixed("net.", published),
         **prefixed("net_ema.module.", other(published)),
@@ -182,7 +182,7 @@ def test_lightnings_flat_dictionary(save: Callable[[object], Path], published: S
     )
 
 
-def test_both_families_and_safetensors_with_prefixes(tmp_path: Path, published: State) -> None:
+def test_prefixes_work_for_both_families_and_safetensors(tmp_path: Path, published: State) -> None:
     path = tmp_path / "model.safetensors"
     save_file(prefixed("timm_model.", published), path)
     assert read_checkpoint(path).place == "timm_model"
@@ -193,7 +193,7 @@ def test_both_families_and_safetensors_with_prefixes(tmp_path: Path, published: 
     assert same(path, mine)
 
 
-def test_transformers_timm_wrapper(tmp_path: Path, published: State) -> None:
+def test_timm_wrapper_of_transformers(tmp_path: Path, published: State) -> None:
     names = ["auk", "bittern", "crow", "dodo", "egret"]
     save_file(prefixed("timm_model.", published), tmp_path / "model.safetensors")
     config = {
@@ -222,7 +222,7 @@ def test_transformers_timm_wrapper(tmp_path: Path, published: State) -> None:
 
 @pytest.mark.parametrize("layout", [True, False], ids=["zip", "before 1.6"])
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_python_objects_beside_the_weights_are_left_out(
+def test_python_objects_next_to_the_weights_are_ignored(
     tmp_path: Path, published: State, layout: bool, protocol: int
 ) -> None:
     payload = OrderedDict(

@@ -16,7 +16,7 @@ def test_augmentation_flips_and_shifts_by_no_more_than_the_margin() -> None:
     assert not (flip_and_shift(rows, torch.Generator())[:, 8, 0, 0] == 8).all()
 
 
-def test_cutmix_pastes_the_share_that_it_tells() -> None:
+def test_cutmix_pastes_the_share_that_it_returns() -> None:
     pixels = torch.arange(64).repeat_interleave(16 * 16 * 3).view(64, 16, 16, 3)
     mixed, pasted = cutmix(pixels, 0.5, torch.Generator().manual_seed(0))
     foreign = mixed != pixels

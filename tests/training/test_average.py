@@ -7,7 +7,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training.average import Average
 
 
-def test_it_averages_parameters_and_buffers_and_copies_counters() -> None:
+def test_average_covers_parameters_and_buffers_and_copies_counters() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     average = Average(network, 0.9)

@@ -15,7 +15,7 @@ from training.trainer import Trainer
 from .runs import FLAGS, RECIPE, read_metrics, run, train
 
 
-def test_the_command_leaves_checkpoint_metrics_and_curves(
+def test_command_writes_checkpoint_metrics_and_curves(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -46,7 +46,7 @@ def test_evaluation_refuses_other_labels(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["file", "file/run"])
-def test_a_directory_that_cannot_be_written_to_is_refused_before_any_image_is_decoded(
+def test_unwritable_directory_is_refused_before_decoding(
     folder: Path, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "file").touch()
@@ -67,7 +67,7 @@ def test_a_directory_that_cannot_be_written_to_is_refused_before_any_image_is_de
         ("--image-size 9", "--image-size is 9; it must be a multiple of --patch-size, 4"),
     ],
 )
-def test_choices_that_cannot_work_are_refused_before_images_are_decoded(
+def test_invalid_choices_are_refused_before_decoding(
     folder: Path, tmp_path: Path, choice: str, message: str
 ) -> None:
     (folder / "train" / "red" / "00.png").write_bytes(b"broken")
@@ -75,7 +75,7 @@ def test_choices_that_cannot_work_are_refused_before_images_are_decoded(
         main(["run", str(folder), "--out", str(tmp_path), *FLAGS.split(), *choice.split()])
 
 
-def test_without_matplotlib_a_run_says_so_before_its_first_epoch(
+def test_missing_matplotlib_is_reported_before_the_first_epoch(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -108,7 +108,7 @@ def test_without_matplotlib_a_run_says_so_before_its_first_epoch(
         (lambda images: (images / "test").rename(images / "tset"), "no images for split 'test'"),
     ],
 )
-def test_folders_that_do_not_fit_are_refused_before_images_are_decoded(
+def test_unsuitable_folders_are_refused_before_decoding(
     folder: Path, tmp_path: Path, change: Callable[[Path], object], message: str
 ) -> None:
     change(folder)
@@ -117,6 +117,6 @@ def test_folders_that_do_not_fit_are_refused_before_images_are_decoded(
 
 
 @pytest.mark.usefixtures("undecoded")
-def test_a_batch_larger_than_the_data_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_batch_larger_than_the_data_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="batch size is 128; it must be from 1 to 48 images"):
         run(folder, tmp_path / "run", *FLAGS.split(), "--batch-size", 128)

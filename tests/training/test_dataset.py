@@ -11,7 +11,7 @@ from model.evaluation.dataset import load_dataset
 from model.spec import PreprocessSpec
 
 
-def test_a_tar_is_as_good_as_a_folder(folder: Path, tmp_path: Path) -> None:
+def test_tar_gives_the_same_dataset_as_a_folder(folder: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "images.tar.xz", "w:xz") as tar:
         tar.add(folder, "some/where")
     spec = PreprocessSpec(8)
@@ -33,7 +33,7 @@ def test_without_splits_a_tenth_of_each_class_is_held_out(folder: Path) -> None:
     assert test_set.classes.bincount().tolist() == [2, 2]
 
 
-def test_images_that_cannot_be_used_are_named(folder: Path, tmp_path: Path) -> None:
+def test_unusable_images_are_named(folder: Path, tmp_path: Path) -> None:
     spec = PreprocessSpec(8)
     (folder / "train" / "red" / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(ModelError, match=r"red/00\.png: the PNG header is truncated"):

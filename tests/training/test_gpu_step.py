@@ -91,7 +91,7 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 @pytest.mark.usefixtures("_without_gpu")
-def test_compiled_and_recorded_steps_lead_to_the_same_weights(
+def test_compiled_and_recorded_steps_give_the_same_weights(
     images: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = weights(images, tmp_path, fast=False)
@@ -111,7 +111,7 @@ def test_compiled_and_recorded_steps_lead_to_the_same_weights(
         ),
     ],
 )
-def test_training_goes_on_without_what_fails(
+def test_training_continues_without_failing_optimisations(
     images: Dataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -133,7 +133,7 @@ def test_training_goes_on_without_what_fails(
 
 
 @pytest.mark.usefixtures("_without_gpu")
-def test_a_step_that_failed_halfway_leaves_no_gradients(
+def test_failed_step_leaves_no_gradients(
     images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The head has its gradients when the backward pass of the layers fails."""
@@ -159,14 +159,14 @@ def test_a_step_that_failed_halfway_leaves_no_gradients(
 class TestOnGpu:
     pytestmark = on_gpu
 
-    def test_recorded_steps_lead_to_the_weights_of_plain_ones(
+    def test_recorded_steps_give_the_same_weights_as_plain_steps(
         self, images: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         plain = weights(images, tmp_path, fast=False)
         assert distance(plain, weights(images, tmp_path, fast=True)) < 5e-2
         assert "warning: " not in capsys.readouterr().err
 
-    def test_a_run_goes_on_where_it_stopped(self, images: Dataset, tmp_path: Path) -> None:
+    def test_stopped_run_resumes(self, images: Dataset, tmp_path: Path) -> None:
         for _ in range(2):
             trainer = Trainer(RECIPE, tmp_path, images, images)
             list(trainer.epochs())

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from training.recipe import Recipe, recipe_for
 
 
-def test_the_defaults_for_as_many_images_as_cifar_has_are_the_bundled_models() -> None:
+def test_defaults_for_cifars_size_are_those_of_the_bundled_model() -> None:
     assert recipe_for(50_000, {}) == Recipe()
 
 
 @given(images=st.integers(2, 2_000_000))
-def test_defaults_follow_the_number_of_images(images: int) -> None:
+def test_defaults_depend_on_the_number_of_images(images: int) -> None:
     recipe = recipe_for(images, {})
     steps = recipe.epochs * (images // recipe.batch_size)
     assert 1 <= recipe.batch_size <= min(128, images)
@@ -24,6 +24,6 @@ def test_defaults_follow_the_number_of_images(images: int) -> None:
 
 
 @given(images=st.integers(2, 100_000), epochs=st.integers(1, 100))
-def test_a_run_of_default_choices_can_be_prolonged(images: int, epochs: int) -> None:
+def test_run_with_default_choices_can_be_prolonged(images: int, epochs: int) -> None:
     short, long = (recipe_for(images, {"epochs": count}) for count in (epochs, epochs + 7))
     assert replace(short, epochs=long.epochs, decay_epochs=long.decay_epochs) == long

@@ -12,7 +12,7 @@ from training.command import main
 from .runs import FLAGS, RECIPE, read_metrics, run, same, train, weights
 
 
-def test_a_killed_run_ends_with_the_weights_of_one_never_killed(
+def test_killed_run_ends_with_the_weights_of_an_uninterrupted_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(folder, tmp_path / "whole", RECIPE)
@@ -38,7 +38,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_never_killed(
     assert metrics[0] == metrics[1]
 
 
-def test_a_finished_run_may_be_prolonged_from_where_its_rates_fell(
+def test_finished_run_can_be_prolonged_from_where_its_rates_fell(
     folder: Path, tmp_path: Path
 ) -> None:
     longer = replace(RECIPE, epochs=5)
@@ -49,20 +49,20 @@ def test_a_finished_run_may_be_prolonged_from_where_its_rates_fell(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "prolonged"))
 
 
-def test_a_finished_run_is_left_as_it_is(folder: Path, tmp_path: Path) -> None:
+def test_finished_run_is_not_changed(folder: Path, tmp_path: Path) -> None:
     train(folder, tmp_path / "run", RECIPE)
     before = (tmp_path / "run" / "last.pt").stat().st_mtime_ns
     train(folder, tmp_path / "run", RECIPE)
     assert (tmp_path / "run" / "last.pt").stat().st_mtime_ns == before
 
 
-def test_another_recipe_does_not_go_on_with_a_run(folder: Path, tmp_path: Path) -> None:
+def test_run_of_another_recipe_is_not_resumed(folder: Path, tmp_path: Path) -> None:
     train(folder, tmp_path / "run", RECIPE)
     with pytest.raises(ModelError, match=r"another recipe \(dim, seed differ\)"):
         train(folder, tmp_path / "run", replace(RECIPE, dim=32, seed=1))
 
 
-def test_a_run_with_other_labels_is_not_continued(folder: Path, tmp_path: Path) -> None:
+def test_run_with_other_labels_is_not_resumed(folder: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     main(["run", str(folder), "--out", out, *FLAGS.split(), "--epochs", "1"])
     for split in ("train", "test"):
@@ -72,9 +72,7 @@ def test_a_run_with_other_labels_is_not_continued(folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\3\4", None])
-def test_a_file_that_is_not_the_state_of_a_run_is_refused(
-    folder: Path, tmp_path: Path, content: bytes | None
-) -> None:
+def test_invalid_state_file_is_refused(folder: Path, tmp_path: Path, content: bytes | None) -> None:
     state = tmp_path / "last.pt"
     if content is None:
         torch.save({"epoch": 3}, state)
@@ -85,8 +83,6 @@ def test_a_file_that_is_not_the_state_of_a_run_is_refused(
 
 
 @pytest.mark.usefixtures("start", "undecoded")
-def test_a_run_of_another_recipe_is_refused_before_images_are_decoded(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_run_of_another_recipe_is_refused_before_decoding(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="has a run of another recipe"):
         run(folder, tmp_path / "first", "--seed", 7)

@@ -15,7 +15,7 @@ from training.start import take_over
 from .runs import FLAGS, RECIPE, read_metrics, run, train
 
 
-def test_a_run_may_start_with_the_weights_of_another(folder: Path, tmp_path: Path) -> None:
+def test_run_can_start_with_the_weights_of_another(folder: Path, tmp_path: Path) -> None:
     train(folder, tmp_path / "first", RECIPE)
     first = tmp_path / "first" / "tiny.safetensors"
     for split in ("train", "test"):  # and learn one class more
@@ -32,7 +32,7 @@ def test_a_run_may_start_with_the_weights_of_another(folder: Path, tmp_path: Pat
         main(["run", str(folder), "--out", str(out / "b"), *choices.split(), "--depth", "2"])
 
 
-def test_a_checkpoint_is_fine_tuned_well_without_further_flags(
+def test_checkpoint_is_fine_tuned_without_further_flags(
     folder: Path,
     start: Path,
     tmp_path: Path,
@@ -52,7 +52,7 @@ def test_a_checkpoint_is_fine_tuned_well_without_further_flags(
     assert "warning" not in capsys.readouterr().err
 
 
-def test_an_average_that_stays_at_the_start_is_reported(
+def test_average_that_stays_near_the_start_is_reported(
     folder: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(folder, tmp_path / "slow", "--start", start, "--average", 0.998, "--epochs", 2)
@@ -62,9 +62,7 @@ def test_an_average_that_stays_at_the_start_is_reported(
 
 
 @pytest.mark.usefixtures("undecoded")
-def test_a_start_of_another_family_is_refused_before_images_are_decoded(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_start_of_another_family_is_refused_before_decoding(folder: Path, tmp_path: Path) -> None:
     sizes = {"patch_size": 8, "dim": 16, "depth": 1, "cls_depth": 1, "heads": 2, "mlp_dim": 32}
     network = PublishedXCiT(**sizes, num_classes=2, tokens_norm=True)
     torch.save(network.state_dict(), tmp_path / "other.pt")
@@ -73,7 +71,7 @@ def test_a_start_of_another_family_is_refused_before_images_are_decoded(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_head_is_taken_over_label_by_label(start: Path) -> None:
+def test_head_is_copied_label_by_label(start: Path) -> None:
     checkpoint = read_checkpoint(start)
     network = XCiT(**RECIPE.architecture, num_classes=3)
     before = network.state_dict()["mlp_head.1.weight"].clone()
