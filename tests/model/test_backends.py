@@ -1,4 +1,4 @@
-"""Each backend on the CPU beside plain PyTorch."""
+"""Each backend on the CPU compared with eager PyTorch."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Which BMP files are read, with which pixels."""
+"""BMP files: supported kinds and their pixels."""
 
 import struct
 
@@ -37,7 +37,7 @@ def test_unsupported_kinds_of_bmp_are_named(header: dict[str, int], name: str) -
 )
 @settings(max_examples=50, deadline=None)
 def test_run_length_encoded_bmp_is_decoded(runs: list[tuple[int, int]], four_bits: bool) -> None:
-    """Each run fills one row and is cut at 32 pixels; the rest of a row has colour 0."""
+    """Each run fills one row and is cut off at 32 pixels; the rest of a row has colour 0."""
     greys = bytes(level for i in range(256) for level in (i, i, i, 0))
     data = b"".join(bytes(run) + b"\0\0" for run in runs) + b"\0\1"
     kind = (4, 2) if four_bits else (8, 1)

@@ -1,4 +1,4 @@
-"""Batches of any size by passes of a few sizes: against every way there is."""
+"""Computing batches of any size in passes of a few sizes, compared with all alternatives."""
 
 from itertools import product
 
@@ -11,8 +11,8 @@ from model.inference.tuning import Passes, cheapest_passes
     ("seconds", "expected"),
     [
         ({1: 1.0}, [(), (1,)]),
-        ({1: 2.0, 2: 3.0, 4: 4.5}, [(), (1,), (2,), (4,), (4,)]),  # the third is filled up
-        ({1: 1.0, 2: 2.0, 4: 9.0}, [(), (1,), (2,), (1, 2), (4,)]),  # and here divided
+        ({1: 2.0, 2: 3.0, 4: 4.5}, [(), (1,), (2,), (4,), (4,)]),  # three images are padded
+        ({1: 1.0, 2: 2.0, 4: 9.0}, [(), (1,), (2,), (1, 2), (4,)]),  # three images are divided
         ({1: 2.0, 4: 5.0, 6: 9.0}, [(), (1,), (1, 1), (4,), (4,), (1, 4), (6,)]),
     ],
 )

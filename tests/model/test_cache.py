@@ -1,4 +1,4 @@
-"""The directory of compiled models: reused, private, and done without where it cannot be had."""
+"""The cache of compiled models: reused, private, and disabled if it cannot be used."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(whole: nn.Sequential, cache: Path) -> Started:
-    """As a service starts, on a cache of its own."""
+    """Start a backend like a service does, with a new cache."""
     options = BackendOptions(backend="openvino", device="cpu", streams=1, cache_dir=cache)
     expected = probabilities(whole, SIZE)
     return lambda: choose_backend(lambda: whole, SIZE, expected, options).backend

@@ -1,4 +1,4 @@
-"""Weight files: what is read, what is inferred, and one clear line for everything else."""
+"""Weight files: reading, writing and inferring descriptions."""
 
 from collections.abc import Callable
 from pathlib import Path

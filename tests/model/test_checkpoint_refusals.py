@@ -25,7 +25,7 @@ from .test_checkpoint import Save, State
 
 
 def refusal(path: Path, **overrides: Any) -> str:
-    """The message a file is refused with: one line that names the file."""
+    """The message that refuses a file: one line that names the file."""
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(path, Overrides(**overrides))
     message = str(caught.value)
@@ -34,7 +34,7 @@ def refusal(path: Path, **overrides: Any) -> str:
 
 
 class Malicious:
-    """Runs code when a careless reader unpickles it."""
+    """Runs code when unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (Path("/tmp/xcit-serve-was-here"),))

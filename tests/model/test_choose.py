@@ -1,4 +1,4 @@
-"""Which backend is chosen, what happens when one fails, and what agreement means."""
+"""Choosing a backend: order, failures and agreement."""
 
 import logging
 import sys
@@ -161,7 +161,7 @@ def test_rejected_backend_is_freed_before_the_next_is_built(
 
 
 def lose_cuda(monkeypatch: pytest.MonkeyPatch, *, when: str) -> None:
-    """A GPU that PyTorch sees, and that is lost when asked for, or when a network is put on it."""
+    """A GPU that PyTorch sees, and that fails when opened or when a network is moved to it."""
 
     def choose_device(name: str) -> torch.device:
         if name == "cuda" and when == "asked":
@@ -276,7 +276,7 @@ def test_agreement_requires_every_probability_and_the_best_class() -> None:
         return disagreement(Fixed(found), expected, SIZE)
 
     assert told(0.35, 0.34, 0.31) is None
-    assert told(0.33, 0.35, 0.32) is None  # a change of places among equals
+    assert told(0.33, 0.35, 0.32) is None  # two nearly equal classes change places
     assert "off by 0.05, more than 0.04" in (told(0.40, 0.34, 0.26) or "")
     assert told(float("nan"), 0.34, 0.31) is not None
 

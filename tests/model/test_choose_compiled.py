@@ -1,4 +1,4 @@
-"""When a compiled network is chosen, and what replaces it, with a GPU that is played by the CPU."""
+"""Choosing a compiled network, and its fallbacks, on a GPU simulated by the CPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ NO_COMPILER = "Triton needs a C compiler, and none was found: install gcc"
 
 
 class FakeGpu(TorchBackend):
-    """A backend of a GPU, on the CPU."""
+    """A stand-in for a GPU backend, on the CPU."""
 
     built: ClassVar[list[dict[str, Any]]] = []
     fault: Exception | None = None
@@ -57,7 +57,7 @@ class FakeRecorded(FakeGpu):
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
-    """The directories in which kernels are to be kept; and a GPU."""
+    """Simulate a GPU; returns the directories requested for kernels."""
     directories: list[Path | None] = []
     monkeypatch.setattr(choose, "visible_devices", lambda: ("cuda", "cpu"))
     monkeypatch.setattr(choose, "choose_device", torch.device)

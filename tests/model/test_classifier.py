@@ -1,4 +1,4 @@
-"""Encoded images to predictions: batching, padding, self-test, and the torch backend's choices."""
+"""From encoded images to predictions: batching, padding and the self-test."""
 
 import io
 import re
@@ -53,7 +53,7 @@ class FakeBackend:
 
 
 def on(spec: ModelSpec, backend: Backend, max_batch_size: int | None = None) -> Classifier:
-    """A classifier whose network nobody asks for explanations."""
+    """A classifier without a network for explanations."""
     explainer = Explainer(nn.Identity, spec)
     return Classifier(spec, "0" * 64, backend, explainer, max_batch_size=max_batch_size)
 
@@ -96,7 +96,7 @@ def test_every_bucket_is_run_before_timing(spec: ModelSpec) -> None:
     class Reluctant(FakeBackend):
         def logits(self, pixels: AnyPixels) -> Logits:
             if len(pixels) not in self.sizes:
-                time.sleep(0.1)  # as if compiled first
+                time.sleep(0.1)  # like a first pass that compiles
             return super().logits(pixels)
 
     backend = Reluctant()
@@ -135,7 +135,7 @@ def test_batch_sizes_that_would_be_too_slow_are_not_tried(spec: ModelSpec) -> No
 @pytest.mark.parametrize(
     ("timings", "size"),
     [
-        ([{1: 1.0, 2: 1.0, 4: 1.0, 8: 1.99}], 4),  # as good as 8, and callers wait half as long
+        ([{1: 1.0, 2: 1.0, 4: 1.0, 8: 1.99}], 4),  # as fast as 8, with half the latency
         ([{1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}], 8),
         ([{1: 1.0, 2: 2.0, 4: 4.0, 8: 9.0}], 1),
         ([{1: 1.0, 2: 1.0, 4: 3.0, 8: 9.0}, {1: 1.0, 2: 1.0, 4: 2.0, 8: 9.0}], 2),

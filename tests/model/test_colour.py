@@ -1,4 +1,4 @@
-"""Colour profiles: what other spaces look like in sRGB, and what a profile may cost."""
+"""Colour profiles: conversion to sRGB, and its cost."""
 
 import struct
 import time
@@ -17,7 +17,7 @@ from tests.hostile import encode, picture
 
 SPEC = PreprocessSpec(image_size=32)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-# Columns are the CIE XYZ of the primaries under D50, as the profiles of these spaces hold them.
+# Columns are the CIE XYZ of the primaries under D50, as in the profiles of these spaces.
 PRIMARIES = {
     "Display P3": [[0.5151, 0.2920, 0.1571], [0.2412, 0.6922, 0.0666], [-0.0011, 0.0419, 0.7841]],
     "Adobe RGB": [[0.6097, 0.2053, 0.1492], [0.3111, 0.6257, 0.0632], [0.0195, 0.0609, 0.7446]],
@@ -107,7 +107,7 @@ def test_grey_profile_curve_is_applied() -> None:
 
 
 def lookup(inputs: int, points: int, level: int) -> bytes:
-    """A table from any colour to the same, in CIE XYZ or Lab."""
+    """A table that maps every colour to the same one, in CIE XYZ or Lab."""
     head = b"mft1\0\0\0\0" + bytes((inputs, 3, points, 0)) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
     ramp = bytes(range(256))
     grid = bytes((level, 128, 128)) * int(points**inputs)
@@ -118,7 +118,7 @@ def test_cmyk_image_is_converted_by_its_profile() -> None:
     press = bytearray(profile({b"A2B0": lookup(4, 2, 255)}, b"CMYK", b"prtr"))
     press[20:24] = b"Lab "
     found = to_srgb(Image.new("CMYK", (1, 1), (255, 255, 255, 255)), bytes(press))
-    assert np.asarray(found.convert("RGB")).min() >= 254  # ink that is as white as paper
+    assert np.asarray(found.convert("RGB")).min() >= 254  # ink as white as paper
 
 
 @pytest.mark.parametrize(
@@ -183,11 +183,11 @@ def float_steps(count: int) -> bytes:
 @pytest.mark.parametrize("tag", ["D2B0", "D2B1", "D2B3"])
 def test_profile_with_many_steps_is_fast(tag: str) -> None:
     bomb = bytearray(matrix_profile("Adobe RGB", **{tag: float_steps(20_000)}))
-    bomb[8:12] = b"\4\x30\0\0"  # where such tables are read
+    bomb[8:12] = b"\4\x30\0\0"  # a version in which such tables are read
     image = picture(32, 32)
     begun = time.thread_time()
     found = to_srgb(image, bytes(bomb))
-    assert time.thread_time() - begun < 0.5  # 18 s where they are followed
+    assert time.thread_time() - begun < 0.5  # 18 s if the tables are evaluated
     plain = bytearray(matrix_profile("Adobe RGB"))
     plain[8:12] = b"\4\x30\0\0"
     assert np.array_equal(np.asarray(found), np.asarray(to_srgb(image, bytes(plain))))

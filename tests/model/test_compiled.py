@@ -1,4 +1,4 @@
-"""The network compiled by PyTorch, on a CPU: when that happens, what is kept, what can fail."""
+"""Compiling the network with PyTorch on a CPU: caching and failures."""
 
 import json
 import logging
@@ -29,14 +29,14 @@ Compile = Callable[..., Callable[..., Tensor]]
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The variables that `keep_kernels` sets are as before after the test."""
+    """Restore the variables that `keep_kernels` sets."""
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))  # PyTorch may create it
 
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The options of `torch.compile`, which compiles nothing."""
+    """Replace `torch.compile`; returns the options of its calls."""
     calls: list[dict[str, Any]] = []
 
     def record(function: Callable[..., Tensor], **options: Any) -> Callable[..., Tensor]:
@@ -93,7 +93,7 @@ def test_log_names_each_compiled_batch_size_with_its_duration(
 def test_each_batch_size_is_traced_in_every_thread_for_every_equal_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """More sizes than PyTorch's limit of 8, traced and run without compiling kernels."""
+    """More sizes than PyTorch's default limit of 8, traced and run without compiling kernels."""
     real: Compile = torch.compile
     graphs: list[torch.fx.GraphModule] = []
 
@@ -182,7 +182,9 @@ def test_kernels_are_cached_privately(tmp_path: Path) -> None:
         assert directory == tmp_path / "cache" / "torch"
         assert mode(directory) == 0o700
         assert used() == [str(directory), str(directory / "triton")]
-        (directory / "ab").mkdir(mode=0o777, exist_ok=True)  # as PyTorch makes them
+        (directory / "ab").mkdir(
+            mode=0o777, exist_ok=True
+        )  # PyTorch creates directories with this mode
 
 
 @pytest.mark.parametrize("bits", [0o755, 0o710, 0o701, 0o770])

@@ -1,4 +1,4 @@
-"""CUDA graphs beside plain PyTorch on the CPU, on a machine with an NVIDIA GPU."""
+"""CUDA graphs compared with eager PyTorch on the CPU, on a machine with an NVIDIA GPU."""
 
 import asyncio
 import gc
@@ -45,14 +45,14 @@ SIZE = HYPERPARAMETERS["image_size"]
 
 @pytest.fixture
 def whole(spec: ModelSpec, network: XCiT) -> nn.Sequential:
-    """Pixels to logits, with weights as training leaves them."""
+    """Pixels to logits, with weights like those of a trained network."""
     network.load_state_dict(realistic_weights(network.state_dict()))
     return simplify_vit_pytorch(network, spec.preprocess).eval()
 
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """Leave 512 MiB of the device's memory, besides what other tests still hold."""
+    """Leave 512 MiB of the device's memory free."""
     gc.collect()
     torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
@@ -83,7 +83,7 @@ def test_gpu_agrees_with_cpu_at_every_batch_size(
     expected = [answers(whole, pixels) for pixels in batches]
     backend = kind(cast(whole, precision), GPU, precision)
     backend.open()
-    for _ in range(2):  # the first time each size is recorded, then replayed
+    for _ in range(2):  # each size is first recorded, then replayed
         for pixels, scores in zip(batches, expected, strict=True):
             found = softmax(backend.logits(pixels))
             assert found == pytest.approx(scores, abs=TOLERANCE[precision])
@@ -185,13 +185,13 @@ def test_batch_that_does_not_fit_raises_out_of_memory_and_others_still_run(
     backend.logits(noise(2))
     with pytest.raises(OutOfMemory, match="cuda is out of memory"):
         backend.logits(noise(100_000))
-    for count in (2, 1):  # one that is recorded, and one that is not yet
+    for count in (2, 1):  # one size that is recorded and one that is not
         found = softmax(backend.logits(noise(count)))
         assert found == pytest.approx(expected[:count], abs=TOLERANCE["float32"])
 
 
 class Hungry(nn.Module):
-    """The mean of each channel of an image, and 68 MiB of memory for each image."""
+    """Returns the mean of each channel, and allocates 68 MiB per image."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         room = torch.zeros(len(pixels), 17 * 2**20, device=pixels.device)
@@ -260,7 +260,7 @@ except DeviceError as error:
 
 
 def test_lost_device_raises_device_error() -> None:
-    """In a process of its own, which cannot use the device any more."""
+    """In a new process, which cannot use the device afterwards."""
     command = [sys.executable, "-c", LOSE_THE_DEVICE]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "lost: cuda failed: " in result.stdout, result.stderr

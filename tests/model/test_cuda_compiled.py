@@ -75,7 +75,7 @@ def test_compiled_network_agrees_with_cpu_in_every_thread(
     )
 
     def run(_: int) -> None:
-        for _ in range(2):  # the first time each size is compiled or recorded, then replayed
+        for _ in range(2):  # each size is first compiled and recorded, then replayed
             for pixels, scores in zip(batches, expected, strict=True):
                 for batch in (pixels, pixels.astype(np.float32)):
                     found = softmax(backend.logits(batch))

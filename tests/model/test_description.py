@@ -1,4 +1,4 @@
-"""What a raw published checkpoint is, and where each of its values came from."""
+"""Descriptions of raw published checkpoints, and the origin of each value."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ BIRDS = ["auk", "bittern", "crow", "dodo", "egret"]
 
 @pytest.fixture
 def place(tmp_path: Path) -> Callable[..., Path]:
-    """A published checkpoint of the given name and classes, alone in its folder."""
+    """A published checkpoint with the given name and classes, in an empty folder."""
 
     def place(name: str = "weights.safetensors", **changes: Any) -> Path:
         path = tmp_path / name

@@ -1,4 +1,4 @@
-"""From what users call a checkpoint to the file of its weights, or to one line that helps."""
+"""Resolving the name of a checkpoint to a weight file, or to a helpful error."""
 
 import os
 import re
@@ -185,7 +185,7 @@ def test_pipe_instead_of_weights_does_not_block(tmp_path: Path) -> None:
 
 @contextmanager
 def another_user() -> Iterator[None]:
-    """Without the rights of root, whom no permission stops."""
+    """Drop the rights of root, who may read everything."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(NOBODY)
@@ -196,7 +196,7 @@ def another_user() -> Iterator[None]:
 
 
 def let_others_pass(directory: Path) -> None:
-    """pytest makes its directories for one user alone."""
+    """Give other users access to pytest's directories, which are private."""
     for parent in (*directory.parents, directory):
         if parent != Path("/tmp") and parent.is_relative_to("/tmp"):
             parent.chmod(0o755)
@@ -234,7 +234,7 @@ def test_unreadable_files_give_one_line_in_every_command(
 def test_unreadable_directory_is_an_error_only_if_no_other_has_weights(
     fill: Callable[..., Path],
 ) -> None:
-    """The root of a volume often has a ``lost+found`` that only root may read."""
+    """The root of a volume often has a ``lost+found`` directory that only root may read."""
     directory = fill("run/weights.pt")
     let_others_pass(directory)
     locked = directory / "lost+found"

@@ -1,4 +1,4 @@
-"""Figures of a checkpoint over labelled images."""
+"""Evaluating a checkpoint on labelled images."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ def picture(seed: int) -> bytes:
 
 
 def sort_by_answer(classifier: Classifier, folder: Path, count: int) -> None:
-    """Images in folders of what the classifier takes them for."""
+    """Write images into folders named after the classifier's answers."""
     for seed in range(count):
         data = picture(seed)
         (found,) = classifier.predict([classifier.preprocess(data)], 1)
@@ -92,7 +92,7 @@ def test_report_counts_by_rank_and_class() -> None:
 
 
 def test_model_card_checkpoint_and_metrics_give_the_same_accuracy() -> None:
-    """What `inspect` prints is the one source: measured by training, kept in the checkpoint."""
+    """The figure that `inspect` prints was measured by training and stored in the checkpoint."""
     folder = BUNDLED_CHECKPOINT.parent
     accuracy, _, rest = (
         read_checkpoint(BUNDLED_CHECKPOINT).spec.provenance["accuracy"].partition("%")
@@ -102,7 +102,7 @@ def test_model_card_checkpoint_and_metrics_give_the_same_accuracy() -> None:
     rows = dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+)% \|$", card, re.MULTILINE))
     assert rows.pop("top-1") == accuracy
     assert float(rows.pop("top-5")) > float(accuracy)
-    by_class = [float(value) for value in rows.values()]  # of 1,000 images each
+    by_class = [float(value) for value in rows.values()]  # 1,000 images each
     assert len(by_class) == 10
     assert sum(by_class) / 10 == pytest.approx(float(accuracy), abs=0.006)
     *_, last = csv.DictReader((folder / "metrics.csv").read_text().splitlines())

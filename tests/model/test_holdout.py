@@ -1,4 +1,4 @@
-"""The holdout: balanced, and the same whenever it is made from the same names."""
+"""The holdout is balanced, and depends only on file names."""
 
 import hashlib
 import random

@@ -1,4 +1,4 @@
-"""Checkpoints by name: from a hub on this machine, through the hub's own client."""
+"""Checkpoints by name, from a local hub, through the hub's own client."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def files() -> dict[str, bytes]:
 
 @pytest.fixture
 def use_hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """The client reads ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` once, when it is imported."""
+    """Configure the client, which reads its environment once, when it is imported."""
 
     def use_hub(url: str, *, offline: bool = False) -> None:
         template = url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -49,7 +49,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_hub: Callable[..., None]
 ) -> Iterator[Callable[..., Hub]]:
-    """A hub with one repository, which the client is told to use."""
+    """Start a hub with one repository, and point the client at it."""
     hubs = []
 
     def start(repository: Repository, name: str = REPOSITORY) -> Hub:

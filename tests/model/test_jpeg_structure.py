@@ -1,4 +1,4 @@
-"""Which JPEG files are whole, which are cut, and which kinds are not read."""
+"""JPEG files: complete, truncated and unsupported ones."""
 
 import struct
 
@@ -24,7 +24,7 @@ def jpeg(**options: object) -> bytes:
 
 
 def scan_ends(data: bytes) -> list[int]:
-    """Where the entropy-coded data of each scan ends."""
+    """The end of the entropy-coded data of each scan."""
     ends, position = [], 0
     while (position := data.find(b"\xff\xda", position)) >= 0:
         position += 2

@@ -1,4 +1,4 @@
-"""Files given as weights that hold something else are named, with the way out, in one line."""
+"""Other files given as weights are recognised and refused with advice in one line."""
 
 import bz2
 import gzip
@@ -92,7 +92,7 @@ LOOKALIKES: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")  # PyTorch's own, of what it is going to drop
+@pytest.mark.filterwarnings("ignore")  # PyTorch's deprecations
 @pytest.mark.parametrize("kind", LOOKALIKES)
 def test_files_given_as_weights_are_recognised(tmp_path: Path, kind: str) -> None:
     make, message = LOOKALIKES[kind]
@@ -116,7 +116,7 @@ def test_names_inside_files_are_shown_on_one_line(tmp_path: Path, name: str) -> 
 
 
 def told_of(path: Path, content: bytes) -> str:
-    """The message that refuses this content; empty if it is read."""
+    """The message that refuses this content; empty if it is accepted."""
     path.write_bytes(content)
     try:
         read_checkpoint(path)
@@ -146,7 +146,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(
     values: list[int],
     end: bool,
 ) -> None:
-    """Half of the changes hit what describes the tensors, which lies at one end of the file."""
+    """Half of the changes are in the description of the tensors, at one end of the file."""
     damaged = bytearray(content)
     for place, value in zip(places, values, strict=False):
         reach = min(len(content), 16_000) - 1
@@ -161,7 +161,7 @@ PICKLE = zipfile.ZipFile(io.BytesIO(saved(MEMBERS))).read("archive/data.pkl")
 OPERATIONS = st.sampled_from([code.code.encode("latin-1") for code in pickletools.opcodes])
 
 
-@pytest.mark.filterwarnings("ignore:invalid escape")  # of pickletools, in texts
+@pytest.mark.filterwarnings("ignore:invalid escape")  # from pickletools
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     start=st.integers(0, len(PICKLE)),

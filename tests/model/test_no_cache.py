@@ -1,4 +1,4 @@
-"""Starts where compiled models cannot be kept: they are slower, on the same backend."""
+"""Without a cache of compiled models, starts use the same backend."""
 
 import subprocess
 import sys
@@ -91,7 +91,7 @@ os.environ.pop("XDG_CACHE_HOME", None)
 
 
 def choose_after(fault: str, cache: str) -> subprocess.CompletedProcess[str]:
-    """What a process chooses once a fault has come into it."""
+    """The choice of a process with a fault injected."""
     command = [sys.executable, "-c", CHOOSE.replace("{fault}", fault), cache]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -106,7 +106,7 @@ def test_full_disk_does_not_change_the_backend(
 
 
 def test_user_without_name_and_home_gets_the_fast_backend() -> None:
-    """OpenVINO's telemetry asks for the home directory as it is imported."""
+    """OpenVINO's telemetry reads the home directory when it is imported."""
     done = choose_after(UNKNOWN_USER, "~/.cache/xcit-serve")
     assert done.stdout.startswith("openvino: first choice on cpu; agrees"), done.stderr
     assert "compiled models are not cached in ~/.cache/xcit-serve: Could not" in done.stderr

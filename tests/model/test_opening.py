@@ -1,4 +1,4 @@
-"""What a classifier does at its start about batch sizes that are slow or cannot be run."""
+"""Starting a classifier with batch sizes that are slow or cannot be run."""
 
 from collections.abc import Callable
 
@@ -16,10 +16,10 @@ from .test_classifier import FakeBackend
 
 
 class Timed(FakeBackend):
-    """A backend by a clock of its own, that fails above a size.
+    """A backend with a simulated clock, which fails above a batch size.
 
     Attributes:
-        taken: seconds of a pass, by batch size and the number of the pass.
+        taken: seconds per pass, by batch size and index of the pass.
     """
 
     def __init__(self, taken: Callable[[int, int], float] = lambda size, number: 0.01) -> None:
@@ -61,7 +61,7 @@ def test_batch_sizes_over_the_time_limit_are_dropped(spec: ModelSpec, slow: int)
     classifier.open()
     assert classifier.max_batch_size == slow
     passes = len(backend.sizes)
-    classifier.open()  # the next stream
+    classifier.open()  # the next inference thread
     assert len(backend.sizes) < 2 * passes
 
 

@@ -1,4 +1,4 @@
-"""Which PNG files are whole, and what is refused by name."""
+"""PNG files: complete, truncated and unsupported ones."""
 
 import zlib
 

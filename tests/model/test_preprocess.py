@@ -1,4 +1,4 @@
-"""Bytes to pixels: every format and mode as a viewer shows it, and what is refused."""
+"""Preprocessing: every format and mode as a viewer shows it, and refusals."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ SPEC = PreprocessSpec(image_size=32)
 
 
 def photo(width: int = 96, height: int = 64) -> Image.Image:
-    """Smooth colours and one edge, so that a flip, a crop or a channel swap shows."""
+    """Smooth colours and one edge, which reveal a flip, a crop or a channel swap."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     red, green = 255 * x, 255 * y
     blue = np.where(x + y > 1, 200, 40)

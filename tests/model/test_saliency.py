@@ -1,4 +1,4 @@
-"""Where the network looked: the weights it really used, and how they are drawn."""
+"""Attention maps: their values and drawing."""
 
 import io
 from typing import Any
@@ -50,7 +50,7 @@ def test_attention_equals_the_weights_of_the_last_class_attention(
     assert found.sum((1, 2)) == pytest.approx(1, rel=1e-5)
     assert found.std() > 1e-4, "it is the same everywhere"
 
-    # What comes out of the layer, from these weights and its values.
+    # The output of the layer, computed from these weights and its values.
     seen: dict[str, Tensor] = {}
     *_, last = (m for m in whole.modules() if type(m).__name__ == "ClassAttention")
 

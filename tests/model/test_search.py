@@ -1,4 +1,4 @@
-"""Which of the networks in a file is served, and what looks like a network and is not."""
+"""Choosing the network in a file, and ignoring what only looks like one."""
 
 import logging
 from collections.abc import Callable
@@ -91,7 +91,7 @@ def test_networks_of_different_shapes_are_ambiguous(
     difference: dict[str, int],
     names: tuple[str, str],
 ) -> None:
-    """In a distillation the teacher is another network, and the student is the one to serve."""
+    """In a distillation the teacher is another network; the student should be served."""
     larger = dict(network(**TINY | difference).state_dict())
     for states in ((published, larger), (larger, published)):
         told = refusal(save(dict(zip(names, states, strict=True))))
@@ -124,7 +124,7 @@ def test_single_tensor_is_refused(save: Callable[[object], Path]) -> None:
 def test_optimiser_state_keyed_by_name_is_not_a_network(
     save: Callable[[object], Path], published: State, place: str, whole: bool
 ) -> None:
-    """What an optimiser averages are gradients; it keeps none for buffers, which may be added."""
+    """Optimisers average gradients, and have no state for buffers, which may be added."""
     kept = {k: t for k, t in other(published).items() if "running" not in k and COUNTER not in k}
     averages: Any = other(published) if whole and "gradients" not in place else kept
     for name in reversed(place.split(".")):

@@ -1,4 +1,4 @@
-"""Files beside a checkpoint: how they are written, where they may lie, what they may hold."""
+"""Files next to a checkpoint: encodings, allowed locations and content."""
 
 import codecs
 import json
@@ -126,7 +126,7 @@ def test_sidecars_must_be_small_regular_files_of_the_directory(
 
 
 def test_links_inside_the_directory_are_followed(save: Save, state: State) -> None:
-    """Kubernetes mounts a ConfigMap as links to a hidden directory beside them."""
+    """Kubernetes mounts a ConfigMap as links to a hidden directory next to them."""
     path = save(state)
     hidden = path.with_name("..2026_01_01")
     hidden.mkdir()

@@ -1,4 +1,4 @@
-"""Bytes are put together in pieces, whatever their sizes."""
+"""Joining bytes of any sizes in pieces."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""How the cores of a CPU are divided into streams, by measurements that are given here."""
+"""Dividing the cores of a CPU into streams, with given measurements."""
 
 import logging
 from collections.abc import Callable, Collection
@@ -25,7 +25,7 @@ SIZE = HYPERPARAMETERS["image_size"]
 
 
 class Bare:
-    """A backend that is only counted."""
+    """A backend that does nothing."""
 
     name, device, precision, largest_batch, pads = "bare", "cpu", "float32", 4, False
 
@@ -51,7 +51,7 @@ def divided(
     *,
     single_threaded: bool = False,
 ) -> tuple[int, int]:
-    """Streams and threads, where a backend reaches so many images a second."""
+    """Streams and threads chosen for the given images per second."""
     monkeypatch.setattr(streams, "throughput", lambda backend, *_: rates(backend))
     options = BackendOptions(cores=cores)
     found = divide_cores(
@@ -89,7 +89,7 @@ def test_network_gets_enough_cores_to_keep_pace_with_other_work(
 def test_single_threaded_streams_stay_single_threaded(
     monkeypatch: pytest.MonkeyPatch, cores: int, beside: float
 ) -> None:
-    """Also in a moment in which several threads seem a hundred times as fast."""
+    """Even if several threads are measured as a hundred times as fast."""
 
     def rates(backend: Backend) -> float:
         return 10_000.0 if backend.threads > 1 else 100.0
@@ -115,7 +115,7 @@ def test_short_load_while_measuring_changes_nothing(monkeypatch: pytest.MonkeyPa
 def test_pytorch_runs_single_threaded_streams_when_serving(
     whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where all cores are needed, and where several threads measured faster."""
+    """Even if all cores are needed and several threads are measured as faster."""
     monkeypatch.setattr(streams, "throughput", lambda backend, *_: 100.0 * backend.threads**2)
     expected = probabilities(whole, SIZE)
 

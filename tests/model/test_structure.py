@@ -1,4 +1,4 @@
-"""What counts as a whole picture, what as a broken one, and what as a kind that is not read."""
+"""Image structure: complete, broken and unsupported files."""
 
 import io
 import struct
@@ -89,7 +89,7 @@ def test_transparent_16_bit_colour_is_refused_by_name() -> None:
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_transparent_grey_of_few_bits_is_composited_over_white(depth: int) -> None:
     top = 2**depth - 1
-    row = b"\0" + bytes(4 * depth // 2) + b"\xff" * (4 * depth // 2)  # 16 of 0, 16 of the highest
+    row = b"\0" + bytes(4 * depth // 2) + b"\xff" * (4 * depth // 2)  # 16 of 0, 16 of the maximum
     for level, left, right in ((0, 255, 255), (top, 0, 255)):
         transparent = chunk(b"tRNS", struct.pack(">H", level))
         pixels = pixels_of(png((32, 32), depth, 0, row * 32, before=transparent))
@@ -153,7 +153,7 @@ def test_webp_chunks_missing_from_the_header_flags_are_ignored(flag: int, kind: 
 
 
 def swapped_profile() -> bytes:
-    """sRGB with red and green in each other's place."""
+    """sRGB with red and green swapped."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return profile.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
 

@@ -1,4 +1,4 @@
-"""The arguments of training scripts as witnesses of how images are prepared."""
+"""Preprocessing from the arguments of training scripts."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def run(tmp_path: Path, weights: dict[str, torch.Tensor]) -> Path:
-    """A run's directory with weights alone."""
+    """The directory of a run, with only the weights."""
     torch.save({"state_dict": weights}, tmp_path / "model_best.pth.tar")
     return tmp_path
 
@@ -41,7 +41,7 @@ def write_args(run: Path, **args: object) -> None:
 
 
 def preprocess(checkpoint: Checkpoint, name: str) -> tuple[Any, str]:
-    """A value and the name of the file or other thing that it is from."""
+    """A value and its origin."""
     origin = checkpoint.description.origins[f"preprocess.{name}"]
     return getattr(checkpoint.spec.preprocess, name), origin.rpartition("/")[2]
 

@@ -1,4 +1,4 @@
-"""Tensors in training checkpoints that cannot be served, and what is said of them."""
+"""Tensors in training checkpoints that cannot be served, and their errors."""
 
 import json
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_tensors_that_are_not_plain_are_named(
     assert f"key 'head.weight' {message}" in refusal(path)
 
 
-@pytest.mark.filterwarnings("ignore")  # PyTorch's own, of what it is going to drop
+@pytest.mark.filterwarnings("ignore")  # PyTorch's deprecations
 def test_quantised_tensors_are_named(save: Callable[[object], Path], published: State) -> None:
     quantised = torch.quantize_per_tensor(torch.ones(5, 64), 0.1, 0, torch.qint8)
     path = save({**published, "head.weight": quantised})

@@ -1,4 +1,4 @@
-"""Checkpoints as training scripts write them give the answers of the plain state dict."""
+"""Checkpoints of training scripts give the same weights as the plain state dict."""
 
 import json
 from argparse import Namespace
@@ -50,7 +50,7 @@ def same(path: Path, state: State) -> bool:
 
 @st.composite
 def wrapped(draw: st.DrawFn, state: State) -> Any:
-    """The state inside dictionaries, lists and wrappers of modules, beside what is not weights."""
+    """The state inside dictionaries, lists and module wrappers, next to other objects."""
     positions = draw(st.lists(st.integers(0, 4), max_size=3))
     wrapper = draw(st.sampled_from(WRAPPERS))
     keys = {}
@@ -128,7 +128,7 @@ def test_narrow_and_mixed_types_load_as_32_bits(
 
 
 class Training:
-    """Pickles name the classes inside it in several ways."""
+    """Pickles refer to its nested classes in several ways."""
 
     class Stage(Enum):
         FIRST = 1

@@ -1,4 +1,4 @@
-"""The choice of batch sizes, on a machine whose clock and busy moments are given here."""
+"""Choosing batch sizes on a simulated machine with busy moments."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +23,10 @@ QUIET = {1: 8 / 3800, 2: 2 / 430, 4: 4 / 480, 8: 8 / 500}
 
 @dataclass
 class Machine:
-    """Runs batches in so many seconds by size; in its busy moments so many times slower.
+    """Simulated durations of batches by size, multiplied by a factor in busy moments.
 
     Attributes:
-        moments: when each begins and ends, and its factor.
+        moments: beginning, end and factor of each.
     """
 
     seconds: Mapping[int, float]
@@ -104,7 +104,7 @@ def test_periodic_load_does_not_change_the_choice(
 
 @pytest.mark.parametrize("size", [1, 8])
 def test_implausibly_slow_size_is_timed_again(size: int) -> None:
-    """As in `1: 118, 2: 418, 4: 478, 8: 95`: one size meets all that goes wrong for a while."""
+    """As in `1: 118, 2: 418, 4: 478, 8: 95`, where one size is disturbed every time."""
     machine = Machine(ISSUE)
     real = machine.run
 
@@ -130,7 +130,7 @@ def test_quiet_machine_is_measured_briefly() -> None:
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
 def test_measurement_of_a_busy_machine_is_bounded(scale: float) -> None:
-    """Where nothing agrees, as each round is slower than the one before."""
+    """No rounds agree, because each is slower than the one before."""
     seconds = {size: scale * taken for size, taken in ISSUE.items()}
     machine = Machine(seconds)
     slower = iter(range(1, 10_000))

@@ -1,4 +1,4 @@
-"""WebP without Pillow's decoder, which holds the interpreter lock: the same pixels."""
+"""Decoding WebP without Pillow's decoder gives the same pixels."""
 
 import io
 from collections.abc import Iterator

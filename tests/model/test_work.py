@@ -1,8 +1,8 @@
-"""How long decoders take, at most, for any file that is accepted.
+"""The maximum decoding time of any accepted file.
 
-Measured CPU time is compared with that of a reference, in the same process: the constants of
-`model.images.structure.work` were measured on a machine on which it takes `REFERENCE_SECONDS`. The
-limit is half as high again, since other processes take caches and memory from both.
+CPU time is measured relative to a reference in the same process: the constants of
+`model.images.structure.work` come from a machine on which it takes `REFERENCE_SECONDS`. The limit
+adds a half, since other processes compete for caches and memory.
 """
 
 import struct
@@ -28,11 +28,11 @@ from .costly import Family, families
 from .tiffs import DEFLATE, LONG, SHORT, Tags, write_tiff
 
 SPEC = PreprocessSpec(image_size=224)
-SIZES = (224, 448)  # of a prediction, and of an explanation
-REFERENCE_SECONDS = 0.15  # that `reference` takes where the constants were measured
+SIZES = (224, 448)  # for a prediction and for an explanation
+REFERENCE_SECONDS = 0.15  # of `reference`, where the constants were measured
 SIDE = 7071  # of a square of 50 megapixels
 FAMILIES = {family.name: family for family in families()}
-# One of each kind, quick to build, among the costliest that the search finds.
+# One of each kind, quick to build, among the most expensive that the search finds.
 COSTLY = (
     "GIF of one pixel on a large canvas",
     "GIF with comments",
@@ -47,7 +47,7 @@ COSTLY = (
 
 
 def reference() -> float:
-    """Seconds of CPU for work like a decoder's."""
+    """CPU seconds of work similar to a decoder's."""
     image = Image.new("RGBA", (4000, 4000))
     begun = time.thread_time()
     image.resize((224, 224), Image.Resampling.BICUBIC)
@@ -56,12 +56,12 @@ def reference() -> float:
 
 @pytest.fixture(scope="module")
 def limit() -> float:
-    """Seconds of CPU that a file may take here."""
+    """CPU seconds that a file may take on this machine."""
     return 1.5 * MAX_SECONDS * max(1.0, min(reference() for _ in range(3)) / REFERENCE_SECONDS)
 
 
 def measure(data: bytes) -> float:
-    """Seconds of CPU until pixels or a refusal come."""
+    """CPU seconds until there are pixels or an error."""
     begun = time.thread_time()
     with suppress(ImageError):
         preprocess_sizes(data, SPEC, SIZES)
@@ -69,7 +69,7 @@ def measure(data: bytes) -> float:
 
 
 def estimate(data: bytes) -> float:
-    """Seconds, as judged from the structure alone; raises for what is refused."""
+    """Estimated seconds from the structure; raises if the file is refused."""
     return seconds(read_structure(data, sniff_format(data), DEFAULT_MAX_PIXELS).work)
 
 
@@ -82,7 +82,7 @@ def test_most_expensive_accepted_file_is_within_the_limit(name: str, limit: floa
 
 
 def chosen() -> list[Family]:
-    """All families but of TIFF, and a tenth of those."""
+    """All families except TIFF, and a tenth of those."""
     names = list(FAMILIES)
     others = [name for name in names if not name.startswith("TIFF")]
     tiffs = [name for name in names if name.startswith("TIFF")]
@@ -99,7 +99,7 @@ def test_search_finds_no_file_beyond_the_limit(family: Family, limit: float) -> 
 
 
 def honest_jpeg(*, progressive: bool) -> bytes:
-    """A photo of 50 megapixels, 10 MB of coefficients in the scans of an encoder."""
+    """A photo of 50 megapixels with 10 MB of coefficients, in a usual encoder's scans."""
     data = encode(Image.new("RGB", (64, 48)), "JPEG", progressive=progressive)
     frame = data.index(b"\xff\xc2" if progressive else b"\xff\xc0")
     data = data[: frame + 5] + struct.pack(">HH", SIDE, SIDE) + data[frame + 9 :]

@@ -1,4 +1,4 @@
-"""The network: parity with vit-pytorch's, gradients, dropout, and what it refuses."""
+"""The network: parity with vit-pytorch, gradients, dropout and invalid sizes."""
 
 import importlib.util
 from collections.abc import Callable
@@ -39,7 +39,7 @@ CONFIGURATIONS = {
 
 @pytest.fixture(scope="session")
 def reference() -> Callable[..., nn.Module]:
-    """vit-pytorch's XCiT: its one file, since the package itself pulls torchvision."""
+    """vit-pytorch's XCiT, loaded from its file, since the package imports torchvision."""
     path = distribution("vit-pytorch").locate_file("vit_pytorch/xcit.py")
     spec = importlib.util.spec_from_file_location("reference_xcit", str(path))
     assert spec
@@ -50,7 +50,7 @@ def reference() -> Callable[..., nn.Module]:
 
 
 def randomise(network: nn.Module) -> None:
-    """Realistic weights: nothing left at its initial value, running statistics included."""
+    """Set realistic weights: no value at its initial one, including running statistics."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():

@@ -1,4 +1,4 @@
-"""The published family: timm's logits, by ``scripts/golden_published.py``, and its inference."""
+"""The published family: logits equal to timm's (``scripts/golden_published.py``), and inference."""
 
 import json
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def network(**hyperparameters: Any) -> PublishedXCiT:
 
 
 def official(state: State) -> State:
-    """timm's keys as the authors have them."""
+    """Rename timm's keys to the authors' names."""
     found = {}
     for key, tensor in state.items():
         head, attention, tail = key.partition(".attn.q.")

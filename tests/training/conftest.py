@@ -40,7 +40,7 @@ def start(folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No image may be decoded."""
+    """Fail if an image is decoded."""
 
     def refuse(*_: object, **__: object) -> NoReturn:
         raise AssertionError("images were decoded")

@@ -1,4 +1,4 @@
-"""Batches: every image once per epoch, in an order that depends on seed and epoch alone."""
+"""Batches: every image once per epoch, in an order that depends only on seed and epoch."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ RECIPE = Recipe(batch_size=8, cutmix=0.5, distort=0.5)
 
 @pytest.fixture
 def images() -> Dataset:
-    """50 flat images; the shade of each is its number, and so is its class."""
+    """50 flat images; the shade and the class of each are its index."""
     numbers = torch.arange(50)
     pixels = numbers.byte()[:, None, None, None].expand(50, 16, 16, 3).contiguous()
     return Dataset(pixels, numbers, tuple(f"{number:02}" for number in range(50)))

@@ -1,4 +1,4 @@
-"""Distortions: each kind does what its name says, to the images that were chosen and no others."""
+"""Distortions: the effect of each kind, on the chosen images only."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from training.distort import BLENDS, KINDS, WARPS, apply, distort
 
 @pytest.fixture
 def photos() -> Tensor:
-    """Smooth images ``(40, 16, 16, 3)`` of a wide range of values."""
+    """Smooth images ``(40, 16, 16, 3)`` with a wide range of values."""
     coarse = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate(coarse, size=16, mode="bilinear")
     return (30 + 200 * smooth).byte().permute(0, 2, 3, 1).contiguous()

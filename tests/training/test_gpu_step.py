@@ -1,6 +1,6 @@
-"""Compiled and recorded steps: the weights of plain ones, and a warning where one is not possible.
+"""Compiled and recorded steps: same weights as plain steps, and warnings if they fail.
 
-What needs a GPU is marked; without one a stand-in takes the place of CUDA's graph, which runs the
+Tests that need a GPU are marked; the others replace the CUDA graph by a stand-in, which runs the
 step again when it is replayed.
 """
 
@@ -33,7 +33,9 @@ RECIPE = Recipe(
     decay_epochs=1,
     batch_size=8,
 )
-pytestmark = pytest.mark.filterwarnings("ignore:::torch")  # the compiler looks at what it may not
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:::torch"
+)  # the compiler reads deprecated attributes
 on_gpu = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -41,7 +43,7 @@ on_gpu = [
 
 
 class Replayed:
-    """Takes the place of `Recording`: each call runs the step on the recorded batch's memory."""
+    """Stand-in for `Recording`: each call runs the step on the recorded batch's memory."""
 
     def __init__(self, step: Any, batch: Batch, stream: object) -> None:
         self.step, self.batch = step, Batch(*(part.clone() for part in batch))
@@ -136,7 +138,7 @@ def test_training_continues_without_failing_optimisations(
 def test_failed_step_leaves_no_gradients(
     images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The head has its gradients when the backward pass of the layers fails."""
+    """The head already has gradients when the backward pass of the layers fails."""
 
     def compiled(function: Any, **_: bool) -> Any:
         def forward(patches: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Muon: matrices that are orthogonalised together get the steps that each would get alone."""
+"""Muon: matrices orthogonalised together get the same steps as separately."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from training.muon import Muon, orthogonalise
 
 
 def reference(matrix: Tensor) -> Tensor:
-    """Newton and Schulz's iteration on one matrix ``(rows, columns)``."""
+    """Newton-Schulz iteration on one matrix ``(rows, columns)``."""
     wide = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
     x: Tensor = wide / wide.norm()
     for _ in range(5):

@@ -18,7 +18,7 @@ def test_defaults_depend_on_the_number_of_images(images: int) -> None:
     steps = recipe.epochs * (images // recipe.batch_size)
     assert 1 <= recipe.batch_size <= min(128, images)
     assert steps >= 500
-    assert recipe.average**steps < 1e-6  # the share of the first weights in what is kept
+    assert recipe.average**steps < 1e-6  # share of the first weights in the average
     assert recipe.epochs == 26 or steps < 1000
     assert recipe.decay_epochs == recipe.epochs // 2
 

@@ -54,7 +54,7 @@ def test_short_epochs_are_saved_at_intervals(
     seconds: float,
     saved: list[int],
 ) -> None:
-    """Always after the first, before the rates fall, and after the last."""
+    """Always after the first epoch, before the rates fall, and after the last."""
     monkeypatch.setattr("training.trainer.SAVE_SECONDS", seconds)
     ticks: Iterator[float] = iter(range(1000))
     recipe = replace(RECIPE, epochs=5, decay_epochs=2)
@@ -155,9 +155,9 @@ def test_run_with_a_time_limit_writes_its_files_and_a_report(
     [
         ("none", 90, [""], 0),
         ("compiled", 90, ["", "--plain-steps"], 0),
-        ("compiled", 50, [""], 3),  # too little time is left
+        ("compiled", 50, [""], 3),  # too little time left
         ("all", 90, ["", "--plain-steps"], 3),
-        ("evaluation", 90, [""], 3),  # whose weights are there
+        ("evaluation", 90, [""], 3),  # the weights exist
     ],
 )
 def test_script_retries_with_plain_steps(

@@ -18,7 +18,7 @@ from .runs import FLAGS, RECIPE, read_metrics, run, train
 def test_run_can_start_with_the_weights_of_another(folder: Path, tmp_path: Path) -> None:
     train(folder, tmp_path / "first", RECIPE)
     first = tmp_path / "first" / "tiny.safetensors"
-    for split in ("train", "test"):  # and learn one class more
+    for split in ("train", "test"):  # with one more class
         for label, like in {"blue": "blue", "green": "red", "red": "red"}.items():
             shutil.copytree(folder / split / like, tmp_path / "three" / split / label)
     out = tmp_path / "second"
@@ -42,7 +42,7 @@ def test_checkpoint_is_fine_tuned_without_further_flags(
     for split in ("train", "test"):
         for old, new in {"blue": "cold", "red": "warm"}.items():
             (folder / split / old).rename(folder / split / new)
-    monkeypatch.setattr("training.recipe.MIN_STEPS", 150)  # which saves the test some seconds
+    monkeypatch.setattr("training.recipe.MIN_STEPS", 150)  # saves some seconds
     out = tmp_path / "tuned"
     run(folder, out, "--start", start)
     assert float(read_metrics(out)[-1]["test_accuracy"]) == 1.0
