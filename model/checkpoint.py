@@ -11,7 +11,8 @@ another one over it, never in place.
 
 import hashlib
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,16 +134,24 @@ def write_checkpoint(
     """
     metadata = {"format": "pt", METADATA_KEY: self_description(spec)}
     tensors = {key: _cast(path, key, tensor.detach(), dtype) for key, tensor in state.items()}
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.touch()  # fails with a clear error if the directory is not writable
-        save_file(tensors, partial, metadata)
-        partial.chmod(0o644)  # safetensors creates it with mode 0600
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.touch()  # fails with a clear error if the directory is not writable
+            save_file(tensors, partial, metadata)
+            partial.chmod(0o644)  # safetensors creates it with mode 0600
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which replaces ``path`` at the end, or is removed after an error."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -119,15 +119,15 @@ def compiler_settings(workers: int) -> Iterator[None]:
 
     Warnings are ignored: they address the author of a network, on TF32 for example.
     """
-    import torch._dynamo
     import torch._inductor.config
+    import torch.compiler.config
 
     limits = {
         "recompile_limit": RECOMPILE_LIMIT,
         "accumulated_recompile_limit": RECOMPILE_LIMIT,
     }
     with ExitStack() as stack:
-        stack.enter_context(torch._dynamo.config.patch(limits))
+        stack.enter_context(torch.compiler.config.patch(limits))  # type: ignore[attr-defined]
         stack.enter_context(torch._inductor.config.patch(compile_threads=workers))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")

@@ -11,7 +11,6 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from model.families.normalise import Normalise
 from model.families.xcit import LayerScale, LocalPatchInteraction, XCiT
 from model.families.xcit_published import PublishedXCiT
 from model.spec import PreprocessSpec
@@ -127,6 +126,21 @@ def absorb_inputs(convolution: Module, affine: Affine, size: int) -> "MappedConv
         weight = convolution.weight * rearrange(scale, "1 c 1 1 -> c 1 1 1")
     convolution.weight, convolution.bias = frozen(weight), None
     return MappedConv2d(convolution, bias)
+
+
+class Normalise(nn.Module):
+    """Pixels ``(b, h, w, 3)`` from 0 to 255 to normalised ``(b, 3, h, w)``, 32-bit floats."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: PreprocessSpec) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(spec.mean), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(spec.std), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return rearrange((pixels - self.mean) / self.std, "b h w c -> b c h w")
 
 
 class NormalisedPatches(nn.Module):

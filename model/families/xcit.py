@@ -63,32 +63,28 @@ class XCiT(nn.Module):
         self.pos_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, grid**2, dim)))
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim)))
         self.dropout = nn.Dropout(emb_dropout)
-        self.xcit_transformer = Transformer(
-            (
-                PatchLayer(
-                    dim,
-                    layer,
-                    CrossCovarianceAttention(dim, heads, dim_head, dropout),
-                    LocalPatchInteraction(dim, local_patch_kernel_size, grid),
-                    FeedForward(dim, mlp_dim, dropout),
-                )
-                for layer in range(1, depth + 1)
-            ),
-            layer_dropout,
+        patch_layers = (
+            PatchLayer(
+                dim,
+                layer,
+                CrossCovarianceAttention(dim, heads, dim_head, dropout),
+                LocalPatchInteraction(dim, local_patch_kernel_size, grid),
+                FeedForward(dim, mlp_dim, dropout),
+            )
+            for layer in range(1, depth + 1)
         )
+        self.xcit_transformer = Transformer(patch_layers, layer_dropout)
         self.final_norm = nn.LayerNorm(dim)
-        self.cls_transformer = Transformer(
-            (
-                ClassLayer(
-                    dim,
-                    layer,
-                    ClassAttention(dim, heads, dim_head, dropout),
-                    FeedForward(dim, mlp_dim, dropout),
-                )
-                for layer in range(1, cls_depth + 1)
-            ),
-            layer_dropout,
+        class_layers = (
+            ClassLayer(
+                dim,
+                layer,
+                ClassAttention(dim, heads, dim_head, dropout),
+                FeedForward(dim, mlp_dim, dropout),
+            )
+            for layer in range(1, cls_depth + 1)
         )
+        self.cls_transformer = Transformer(class_layers, layer_dropout)
         self.mlp_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -21,11 +21,11 @@ def preprocess_seconds(spec: PreprocessSpec) -> float:
 
     The clock is that of the thread, so it excludes other processes.
     """
-    work = partial(preprocess, make_photo(), spec)
+    work = partial(preprocess, calibration_image(), spec)
     return min(timeit.repeat(work, timer=time.thread_time, number=1, repeat=TRIALS))
 
 
-def make_photo() -> bytes:
+def calibration_image() -> bytes:
     """A JPEG with soft colours and sensor grain; always the same bytes."""
     chance = np.random.default_rng(0)
     colours = Image.fromarray(chance.integers(0, 256, (HEIGHT // 16, WIDTH // 16, 3), np.uint8))

@@ -26,10 +26,15 @@ from model.images.preprocess import (
     preprocess,
     unnormalise,
 )
-from model.inference.bucketing import Passes, cheapest_passes
 from model.inference.prediction import Classification, label
 from model.inference.saliency import Explainer
-from model.inference.tuning import smallest_near_best, throughput_by_size, time_sizes
+from model.inference.tuning import (
+    Passes,
+    cheapest_passes,
+    smallest_near_best,
+    throughput_by_size,
+    time_sizes,
+)
 from model.metadata.description import Overrides
 from model.scores import Logits
 from model.spec import ModelSpec

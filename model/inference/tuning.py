@@ -1,9 +1,11 @@
-"""Choosing batch sizes by timing the model on this machine."""
+"""Choosing batch sizes, and the passes for each, by timing the model on this machine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from model.backends.timing import AGREEMENT, Clock, Effort, steady_seconds
+
+Passes = tuple[int, ...]  # sizes of the passes in which a batch is computed
 
 NEAR_BEST = 0.97
 MOST_PASSES = 8  # of a small batch per round
@@ -57,3 +59,21 @@ def smallest_near_best(sizes: Sequence[int], rates: Sequence[float]) -> int:
     """The smallest size near the best throughput: a larger one only adds latency."""
     enough = NEAR_BEST * max(rates)
     return next(size for size, rate in zip(sizes, rates, strict=True) if rate >= enough)
+
+
+def cheapest_passes(seconds: Mapping[int, float]) -> list[Passes]:
+    """The cheapest passes for a batch, indexed by its number of images, up to the largest size.
+
+    A batch of a known size takes one pass. Any other batch is padded, divided, or both, whichever
+    takes the least time.
+
+    Args:
+        seconds: duration of a pass, by its size.
+    """
+    least, found = [0.0], [Passes()]
+    for count in range(1, max(seconds) + 1):
+        ways = {count} if count in seconds else seconds
+        time, first = min((seconds[size] + least[max(0, count - size)], size) for size in ways)
+        least.append(time)
+        found.append((first, *found[max(0, count - first)]))
+    return found

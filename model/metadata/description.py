@@ -16,14 +16,15 @@ from typing import Any
 
 from model.errors import CheckpointError, show
 from model.families.registry import FAMILIES, Family, Hyperparameters, StateDict
-from model.metadata.facts import NOTHING, Facts
-from model.metadata.sidecar import parse_json, read_labels
-from model.metadata.witnesses import (
+from model.metadata.facts import (
+    NOTHING,
+    Facts,
     learn_from_names,
     learn_from_sidecars,
     learn_from_timm,
     learn_from_weights,
 )
+from model.metadata.sidecar import parse_json, read_labels
 from model.spec import ModelSpec, PreprocessSpec
 
 FORMAT_VERSION = 1

@@ -1,14 +1,17 @@
 """Reading timm's ``config.json`` next to a checkpoint."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from model.errors import CheckpointError, show
-from model.metadata.imagenet import SYNSET, imagenet_labels
 from model.metadata.sidecar import find_next_to, parse_json, parse_labels, read_text
 
+LABELS = Path(__file__).parent / "imagenet-1k.tsv"
+SYNSET = re.compile(r"n\d{8}")
 # Features of the network here; any other value of these options would change its answers.
 SUPPORTED = {"in_chans": 3, "global_pool": "token", "use_pos_embed": True, "crop_mode": "center"}
 
@@ -127,3 +130,10 @@ def _labels(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
         known = dict(imagenet_labels()) | described
         return {"labels": tuple(known.get(n, n) for n in names), "synsets": names}
     return {"labels": names, "synsets": ()}
+
+
+@cache
+def imagenet_labels() -> tuple[tuple[str, str], ...]:
+    """The WordNet id (synset) and the readable name of each class of ImageNet-1k, in order."""
+    lines = LABELS.read_text(encoding="utf-8").splitlines()
+    return tuple((synset, name) for synset, _, name in (line.partition("\t") for line in lines))

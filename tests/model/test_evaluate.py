@@ -1,4 +1,4 @@
-"""Figures of a checkpoint over labelled images."""
+"""Evaluating a checkpoint on labelled images."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ def picture(seed: int) -> bytes:
 
 
 def sort_by_answer(classifier: Classifier, folder: Path, count: int) -> None:
-    """Images in folders of what the classifier takes them for."""
+    """Write images into folders named after the classifier's answers."""
     for seed in range(count):
         data = picture(seed)
         (found,) = classifier.predict([classifier.preprocess(data)], 1)
@@ -45,7 +45,7 @@ def sort_by_answer(classifier: Classifier, folder: Path, count: int) -> None:
         (place / f"{seed}.png").write_bytes(data)
 
 
-def test_every_image_counts_where_no_folder_tells_them_apart(
+def test_all_images_count_if_folders_do_not_separate_splits(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     folder = tmp_path / "images"
@@ -63,7 +63,7 @@ def test_every_image_counts_where_no_folder_tells_them_apart(
         evaluate(classifier, folder, quiet=True)
 
 
-def test_only_the_test_folder_counts_where_there_is_one(
+def test_only_the_test_folder_counts_if_there_is_one(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     sort_by_answer(classifier, tmp_path / "images" / "train", 6)
@@ -81,7 +81,7 @@ def test_calibration_error_is_the_gap_between_score_and_accuracy() -> None:
     assert calibration_error(np.array([1.0, 1.0, 1.0, 0.0]), right) == pytest.approx(0)
 
 
-def test_the_report_counts_by_rank_and_class() -> None:
+def test_report_counts_by_rank_and_class() -> None:
     first = Verdicts(np.array([0, 1]), np.array([0, 4]), np.full(2, 0.5), np.array([0.5, 0.1]))
     second = Verdicts(np.array([1, 2]), np.array([0, 5]), np.full(2, 0.5), np.array([0.5, 0.0]))
     result = report([first, second], ("ant", "bee", "cat", "dog"))
@@ -91,8 +91,8 @@ def test_the_report_counts_by_rank_and_class() -> None:
     assert "4 images: top-1 50.00%, top-5 75.00%" in str(result)
 
 
-def test_card_checkpoint_and_metrics_give_the_same_accuracy() -> None:
-    """What `inspect` prints is the one source: measured by training, kept in the checkpoint."""
+def test_model_card_checkpoint_and_metrics_give_the_same_accuracy() -> None:
+    """The figure that `inspect` prints was measured by training and stored in the checkpoint."""
     folder = BUNDLED_CHECKPOINT.parent
     accuracy, _, rest = (
         read_checkpoint(BUNDLED_CHECKPOINT).spec.provenance["accuracy"].partition("%")
@@ -102,7 +102,7 @@ def test_card_checkpoint_and_metrics_give_the_same_accuracy() -> None:
     rows = dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+)% \|$", card, re.MULTILINE))
     assert rows.pop("top-1") == accuracy
     assert float(rows.pop("top-5")) > float(accuracy)
-    by_class = [float(value) for value in rows.values()]  # of 1,000 images each
+    by_class = [float(value) for value in rows.values()]  # 1,000 images each
     assert len(by_class) == 10
     assert sum(by_class) / 10 == pytest.approx(float(accuracy), abs=0.006)
     *_, last = csv.DictReader((folder / "metrics.csv").read_text().splitlines())

@@ -1,4 +1,4 @@
-"""What a weight file costs is bounded by its own size, and it ends in one line."""
+"""Reading a hostile weight file takes bounded memory and ends in a one-line error."""
 
 import json
 import subprocess
@@ -10,8 +10,8 @@ import pytest
 from .hostile_files import FILES, write
 
 ROOT = Path(__file__).parents[2]
-ALLOWANCE = 96 * 2**20  # bytes beside the file's own, for what any file takes
-TIMES = 4  # the file's size
+ALLOWANCE = 96 * 2**20  # bytes that any file may take
+TIMES = 4  # multiple of the file's size
 READ = """
 import json, sys
 from pathlib import Path
@@ -36,7 +36,7 @@ for path in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str | None, int, int]]:
-    """What is said of each file, the peak of memory and the file's size, in one process."""
+    """The message, the peak memory and the size of each file, read in one process."""
     paths = {}
     for name in FILES:
         paths[str(write(name, tmp_path_factory.mktemp("hostile")))] = name
@@ -58,7 +58,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str | N
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_hostile_files_cost_no_more_than_they_hold(
+def test_memory_for_hostile_files_is_bounded_by_their_size(
     answers: dict[str, tuple[str | None, int, int]], name: str
 ) -> None:
     told, peak, size = answers[name]

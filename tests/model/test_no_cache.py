@@ -1,4 +1,4 @@
-"""Starts where compiled models cannot be kept: they are slower, on the same backend."""
+"""Without a cache of compiled models, starts use the same backend."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def no_passwd_entry(monkeypatch: pytest.MonkeyPatch) -> None:
         ("/", "/" + "x" * 300, "File name too long"),
     ],
 )
-def test_a_directory_that_cannot_be_had_costs_the_cache_and_not_the_backend(
+def test_unusable_cache_directory_does_not_change_the_backend(
     whole: nn.Sequential,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -91,12 +91,12 @@ os.environ.pop("XDG_CACHE_HOME", None)
 
 
 def choose_after(fault: str, cache: str) -> subprocess.CompletedProcess[str]:
-    """What a process chooses once a fault has come into it."""
+    """The choice of a process with a fault injected."""
     command = [sys.executable, "-c", CHOOSE.replace("{fault}", fault), cache]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_disk_that_takes_no_more_bytes_costs_the_cache_and_not_the_backend(
+def test_full_disk_does_not_change_the_backend(
     tmp_path: Path,
 ) -> None:
     done = choose_after(FULL_DISK, str(tmp_path))
@@ -105,8 +105,8 @@ def test_a_disk_that_takes_no_more_bytes_costs_the_cache_and_not_the_backend(
     assert not [*tmp_path.glob("*.xml")]
 
 
-def test_a_user_without_name_and_home_gets_the_fast_backend() -> None:
-    """OpenVINO's telemetry asks for the home directory as it is imported."""
+def test_user_without_name_and_home_gets_the_fast_backend() -> None:
+    """OpenVINO's telemetry reads the home directory when it is imported."""
     done = choose_after(UNKNOWN_USER, "~/.cache/xcit-serve")
     assert done.stdout.startswith("openvino: first choice on cpu; agrees"), done.stderr
     assert "compiled models are not cached in ~/.cache/xcit-serve: Could not" in done.stderr

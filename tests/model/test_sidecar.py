@@ -1,4 +1,4 @@
-"""Files beside a checkpoint: how they are written, where they may lie, what they may hold."""
+"""Files next to a checkpoint: encodings, allowed locations and content."""
 
 import codecs
 import json
@@ -44,7 +44,7 @@ def refusal(path: Path, **overrides: Any) -> str:
         ("weights.labels.json", '{"2": "cat", "0": "ant", "1": "bée"}\r\n'),
     ],
 )
-def test_labels_as_editors_save_them(
+def test_labels_are_read_in_the_encodings_of_editors(
     save: Save, state: State, encoding: str, name: str, text: str
 ) -> None:
     path = save(state)
@@ -53,7 +53,7 @@ def test_labels_as_editors_save_them(
 
 
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE])
-def test_both_orders_of_utf_16(tmp_path: Path, mark: bytes) -> None:
+def test_both_byte_orders_of_utf_16_are_read(tmp_path: Path, mark: bytes) -> None:
     path = tmp_path / "labels.txt"
     order = "utf-16-le" if mark == codecs.BOM_UTF16_LE else "utf-16-be"
     path.write_bytes(mark + "ant\nbee".encode(order))
@@ -87,7 +87,7 @@ def test_both_orders_of_utf_16(tmp_path: Path, mark: bytes) -> None:
         ("preprocess.json", b'{"\\u001b[2J": 1}', r"unknown preprocessing field '\x1b[2J'"),
     ],
 )
-def test_sidecars_that_cannot_be_served(
+def test_invalid_sidecars_are_refused_with_the_reason(
     save: Save, state: State, name: str, content: bytes, message: str
 ) -> None:
     path = save(state)
@@ -111,7 +111,7 @@ def test_sidecars_that_cannot_be_served(
     ],
     ids=["environ", "outside", "circle", "dangling", "pipe", "directory", "long"],
 )
-def test_sidecars_are_small_regular_files_of_the_directory(
+def test_sidecars_must_be_small_regular_files_of_the_directory(
     tmp_path: Path, name: str, make: Callable[[Path], None], message: str
 ) -> None:
     (tmp_path / "outside.txt").write_text("a\nb\nc\nd\ne\n")
@@ -126,7 +126,7 @@ def test_sidecars_are_small_regular_files_of_the_directory(
 
 
 def test_links_inside_the_directory_are_followed(save: Save, state: State) -> None:
-    """Kubernetes mounts a ConfigMap as links to a hidden directory beside them."""
+    """Kubernetes mounts a ConfigMap as links to a hidden directory next to them."""
     path = save(state)
     hidden = path.with_name("..2026_01_01")
     hidden.mkdir()
@@ -136,7 +136,7 @@ def test_links_inside_the_directory_are_followed(save: Save, state: State) -> No
     assert read_checkpoint(path).spec.labels == ("ant", "bee", "cat")
 
 
-def test_a_file_that_the_user_names_may_lie_anywhere(
+def test_file_named_by_the_user_may_be_anywhere(
     save: Save, state: State, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "mine.txt"
@@ -164,7 +164,7 @@ def test_a_file_that_the_user_names_may_lie_anywhere(
         ({"name": 3}, "'name' is 3"),
     ],
 )
-def test_metadata_that_would_forge_lines_is_refused(
+def test_metadata_with_control_characters_is_refused(
     tmp_path: Path, spec: ModelSpec, state: State, change: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "small.safetensors"
@@ -175,6 +175,6 @@ def test_metadata_that_would_forge_lines_is_refused(
     assert message in refusal(path)
 
 
-def test_names_of_people_are_served(spec: ModelSpec) -> None:
+def test_labels_in_other_scripts_are_accepted(spec: ModelSpec) -> None:
     labels = ("Grüner Veltliner", "می‌خواهم", "👩‍🌾")
     assert replace(spec, labels=labels).labels == labels
