@@ -90,6 +90,7 @@ class EngineServer:
         self._submissions: dict[int, Submission] = {}
         self._explainer = WorkerPool(1, "explainer", stuck_after=STUCK_AFTER)
         self._explanations: set[asyncio.Task[None]] = set()
+        self._workers: set[Worker] = set()
         self.models: dict[int, ServedModel] = {}
         self.dropped = 0
 
@@ -100,12 +101,17 @@ class EngineServer:
     async def add_worker(self, number: int, end: Any) -> None:
         """Answer a worker that is connected by one end of a socket pair."""
         worker = Worker(number)
+        self._workers.add(worker)
         worker.channel = await Channel.open(
             end, partial(self._on_message, worker), partial(self._on_end, worker)
         )
 
     def close(self) -> None:
+        """Close the channels to workers."""
         self._explainer.stop()
+        for worker in [*self._workers]:
+            if worker.channel:
+                worker.channel.close()
 
     def show_queue(self) -> None:
         """Write the number of waiting images to the status page."""
@@ -184,6 +190,7 @@ class EngineServer:
     def _on_end(self, worker: Worker, reason: str) -> None:
         """Let go of a worker that has ended; its running batches free their slots later."""
         worker.gone = True
+        self._workers.discard(worker)
         for found in [*self._submissions.values()]:
             if found.worker is worker and found.engine.withdraw(found.entry):
                 found.entry.future.cancel()

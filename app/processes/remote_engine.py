@@ -230,6 +230,7 @@ class RemoteClassifier:
 
     def explain(self, item: bytes, head: int | None) -> bytes:
         """Wait for the picture, in a thread."""
+        assert self._engines.loop
         link = self._engines.least_busy()
         drawn = link.explain(self._model.generation, item, head)
         return asyncio.run_coroutine_threadsafe(drawn, self._engines.loop).result()
@@ -263,7 +264,7 @@ class RemoteEngines:
         self._links = links
         self._on_unused = on_unused
         self._reload = reload
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._models: dict[int, RemoteModel] = {}
         self._engines: dict[int, RemoteEngine] = {}
 
@@ -314,7 +315,8 @@ class RemoteEngines:
         return min(self._links, key=lambda link: self._page.engine(link.number).queue_depth)
 
     async def start(self) -> None:
-        """Nothing: the supervisor starts engines."""
+        """Nothing but to know the event loop: the supervisor starts engines."""
+        self.loop = asyncio.get_running_loop()
 
     async def reload(self, activate: Callable[[], None]) -> Replacement:
         """Ask the supervisor, which reads the API keys, too."""
