@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from app.config.settings import Settings
+from app.http.service import open_tracing
 from app.observability.logs import set_up_logs
 from app.processes.channel import Channel
 from app.processes.child import Child, settings_from_json
@@ -39,6 +40,7 @@ class EngineProcess:
         self._status = child.page.engine(self._number)
         self._load = load
         self._settings: Settings | None = None
+        self._tracing: Any = None
         self._server = EngineServer(self._number, child.slots, self._status, self._on_gone)
         self._loaded: dict[int, tuple[Engine, Any]] = {}
         self._ended = asyncio.Event()
@@ -75,6 +77,8 @@ class EngineProcess:
             case Json(content={"settings": dict(values)}):
                 self._settings = settings_from_json(values)
                 set_up_logs(self._settings.log_level, self._settings.log_format)
+                if self._settings.tracing:
+                    self._tracing = self._server.spans = open_tracing()
             case Json(content={"load": int(generation)}):
                 self._start(self._load_model(generation))
             case Json(content={"serve": int(generation), "begin": begin, "slot_bytes": size}):
@@ -156,6 +160,8 @@ class EngineProcess:
 
     def _observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
         status = self._status
+        if self._tracing:
+            self._tracing.observe_batch(batch, padding, jobs)
         if batch.error is None:
             status.images += batch.size
             status.batches += 1

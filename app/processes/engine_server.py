@@ -8,13 +8,15 @@ from functools import partial
 from typing import Any, Protocol
 
 from app.processes.channel import Channel
-from app.processes.messages import Cancel, Done, Json, Message, Status, Submit
+from app.processes.messages import NO_SPAN, Cancel, Done, Json, Message, Status, Submit
 from app.processes.slots import SlotArea, Slots
 from app.processes.status import EngineStatus
 from app.serving.batcher import BatcherClosed, Entry, Outcome, QueueFull
 from app.serving.engine import Engine
 from app.serving.engines import Job
 from app.serving.errors import DeviceFailure, OutOfMemory, ServiceError
+from app.serving.timings import Batch
+from app.serving.trace import Trace
 from app.serving.worker_pool import WorkerPool
 
 STUCK_AFTER = 20.0  # CPU seconds of an explanation
@@ -36,6 +38,14 @@ class SlotClassifier(Protocol):
     def item(self, slot: memoryview, *, floats: bool) -> Any: ...
 
     def explain_pixels(self, pixels: bytes, head: int | None) -> bytes: ...
+
+
+class Spans(Protocol):
+    """Spans that link to others in other processes; see `app.observability.tracing.Tracing`."""
+
+    def remote_request(self, span: bytes) -> Trace: ...
+
+    def batch_span(self, batch: Batch) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,7 @@ class EngineServer:
     Args:
         number: of this engine.
         status: of this engine.
+        spans: connects the spans of requests and batches, where requests are traced.
         on_gone: called with the number of a worker that has ended, when all slots that it had
             submitted here are free or will be freed at the end of their batch.
 
@@ -81,8 +92,14 @@ class EngineServer:
     """
 
     def __init__(
-        self, number: int, slots: Slots, status: EngineStatus, on_gone: Callable[[int], None]
+        self,
+        number: int,
+        slots: Slots,
+        status: EngineStatus,
+        on_gone: Callable[[int], None],
+        spans: Spans | None = None,
     ) -> None:
+        self.spans = spans
         self._number = number
         self._slots = slots
         self._status = status
@@ -139,8 +156,10 @@ class EngineServer:
             self._answer(worker, Done(slot, message.generation, Status.CLOSED))
             return
         item = model.classifier.item(model.area.slot(slot), floats=message.floats)
+        traced = self.spans and message.trace != NO_SPAN
+        trace = self.spans.remote_request(message.trace) if self.spans and traced else None
         try:
-            entry = model.engine.enqueue(Job(item, message.top_k), message.deadline)
+            entry = model.engine.enqueue(Job(item, message.top_k, trace), message.deadline)
         except (QueueFull, BatcherClosed, DeviceFailure) as error:
             self._answer(worker, Done(slot, message.generation, status_of(error)))
             return
@@ -178,6 +197,7 @@ class EngineServer:
                 started=batch.started,
                 seconds=batch.seconds,
                 queue=outcome.queue,
+                trace=(self.spans and self.spans.batch_span(batch)) or NO_SPAN,
             )
         self._answer(worker, done)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.processes.channel import Channel
-from app.processes.messages import Cancel, Done, Json, Message, Status, Submit
+from app.processes.messages import NO_SPAN, Cancel, Done, Json, Message, Status, Submit
 from app.processes.slots import Claim, SlotArea, Slots
 from app.processes.status import StatusPage
 from app.serving.batcher import BatcherClosed, Outcome, QueueFull
@@ -37,6 +37,12 @@ class RemotePreparer(Protocol):
     def write(self, item: Any, slot: memoryview) -> bool: ...
 
     def read(self, slot: memoryview, top_k: int) -> Classification: ...
+
+
+class BatchSpans(Protocol):
+    """Links requests to batches; see `app.observability.tracing.Tracing`."""
+
+    def add_batch_span(self, batch: Batch, span: bytes) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -195,17 +201,23 @@ class RemoteEngine:
         floats = self._model.preparer.write(job.item, slot)
         link = self._engines.least_busy()
         self._engines.slots.submit(claim, link.number)
-        done = await link.submit(
-            Submit(
-                claim.slot, claim.generation, self._model.generation, job.top_k, floats, deadline
-            ),
-            claim,
+        submit = Submit(
+            slot=claim.slot,
+            generation=claim.generation,
+            model=self._model.generation,
+            top_k=job.top_k,
+            floats=floats,
+            deadline=deadline,
+            trace=(job.trace and job.trace.packed) or NO_SPAN,
         )
+        done = await link.submit(submit, claim)
         if done.status is Status.CANCELLED:
             raise BatcherClosed("the engine was closed")
         if done.status is not Status.OK:
             raise ERRORS[done.status]()
         batch = Batch(done.batch, done.thread, done.size, done.started, done.seconds)
+        if self._engines.spans and done.trace != NO_SPAN:
+            self._engines.spans.add_batch_span(batch, done.trace)
         return Outcome(self._model.preparer.read(slot, job.top_k), done.queue, batch)
 
     @contextmanager
@@ -246,6 +258,7 @@ class RemoteEngines:
         on_unused: called with the generation of a model that has been replaced and that no request
             uses any more.
         reload: asks the supervisor for a reload.
+        spans: gets the spans of batches, where requests are traced.
     """
 
     def __init__(
@@ -257,6 +270,7 @@ class RemoteEngines:
         *,
         on_unused: Callable[[int], None],
         reload: Callable[[], Any],
+        spans: BatchSpans | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._page = page
@@ -264,6 +278,7 @@ class RemoteEngines:
         self._links = links
         self._on_unused = on_unused
         self._reload = reload
+        self.spans = spans
         self.loop: asyncio.AbstractEventLoop | None = None
         self._models: dict[int, RemoteModel] = {}
         self._engines: dict[int, RemoteEngine] = {}

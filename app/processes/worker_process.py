@@ -95,6 +95,7 @@ class WorkerProcess:
         ]
         for link, descriptor in zip(links, child.inherited.engines, strict=True):
             await link.open(socket.socket(fileno=descriptor))
+        tracing = open_tracing() if settings.tracing else None
         self._engines = RemoteEngines(
             lifecycle,
             page,
@@ -102,6 +103,7 @@ class WorkerProcess:
             links,
             on_unused=lambda generation: self._send({"unused": generation}),
             reload=self._reload,
+            spans=tracing,
         )
         held = SharedHeldBytes(settings.max_queue_bytes, page, self._number, workers)
         pipeline = Pipeline(settings, lifecycle, self._engines, permits, held)
@@ -112,7 +114,7 @@ class WorkerProcess:
             pipeline,
             metrics,
             SharedKeys(page, self._keys) if keys else None,
-            open_tracing() if settings.tracing else None,
+            tracing,
         )
         most, reserve = choose_bound(raise_open_files(), count_open_files())
         limit = CountedLimit(most, reserve, self._status, lambda: self._send({"refused": 1}))

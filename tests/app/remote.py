@@ -66,6 +66,7 @@ class RemoteManager(EngineManager):
     """An `EngineManager` whose requests reach the engine through slots and a channel."""
 
     latest: "RemoteManager"
+    tracing: Any = None
 
     def __init__(self, settings: Any, lifecycle: Any, load: Any, **callbacks: Any) -> None:
         super().__init__(settings, lifecycle, load, **callbacks)
@@ -83,6 +84,7 @@ class RemoteManager(EngineManager):
         self._generation = 0
         self._loaded: dict[int, Engine] = {}
         RemoteManager.latest = self
+        self._server.spans = self._remote.spans = RemoteManager.tracing
 
     def _refuse(self) -> None:
         raise AssertionError("the manager itself reloads")
@@ -144,5 +146,12 @@ class RemoteFacade:
 def use_remote_engines() -> None:
     """Build services on remote engines from now on."""
     replaced: Any = service
+    open_tracing = service.open_tracing
+
+    def remember() -> Any:
+        RemoteManager.tracing = open_tracing()
+        return RemoteManager.tracing
+
+    replaced.open_tracing = remember
     replaced.EngineManager = RemoteManager
     replaced.CountedPermits = lambda total: RemoteManager.latest.permits
