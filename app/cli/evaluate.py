@@ -11,7 +11,7 @@ from app.cli.options import (
     CHECKPOINT,
     CHECKPOINT_SETTINGS,
     DEVICE_SETTINGS,
-    read_given,
+    read_command_settings,
 )
 from app.cli.output import complain, show
 from app.cli.parser import Parser, add_settings
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from model.errors import ModelError
     from model.evaluation.evaluate import evaluate
 
-    settings = read_given(args)
+    settings = read_command_settings(args)
     try:
         report = evaluate(
             load_for_command(settings),

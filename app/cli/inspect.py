@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from app.cli.options import CHECKPOINT, CHECKPOINT_SETTINGS, read_given
+from app.cli.options import CHECKPOINT, CHECKPOINT_SETTINGS, read_command_settings
 from app.cli.output import complain, printable, show
 from app.cli.parser import Parser, add_settings
 from app.config.settings import ENV_PREFIX
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from model.checkpoint import read_checkpoint
     from model.errors import ModelError
 
-    settings = read_given(args)
+    settings = read_command_settings(args)
     try:
         checkpoint = read_checkpoint(checkpoint_path(settings), overrides(settings))
     except ModelError as error:

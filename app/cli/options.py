@@ -23,7 +23,7 @@ SERVER_OPTIONS = ("api_key", "timeout", "concurrency")  # not settings: flags of
 BATCH_SIZE = 16  # images per batch, in commands that classify files
 
 
-def read_given(args: argparse.Namespace) -> Settings:
+def read_command_settings(args: argparse.Namespace) -> Settings:
     """Settings from flags, environment and ``.env``, with a warning for each unknown variable."""
     settings = read_settings(**settings_in(args))
     complain(*unknown_variables())
@@ -38,13 +38,13 @@ def add_server_options(parser: Parser) -> None:
     parser.add_argument("--concurrency", metavar="N", help="requests in flight at once [8]")
 
 
-def check_top_k(given: int | None, classes: float) -> int:
+def check_top_k(requested: int | None, classes: float) -> int:
     """The number of classes to print: by default 5, or all if there are fewer.
 
     Raises:
-        SettingsError: ``given`` is not from 1 to ``classes``.
+        SettingsError: ``requested`` is not from 1 to ``classes``.
     """
-    top_k = int(min(DEFAULT_TOP_K, classes)) if given is None else given
+    top_k = int(min(DEFAULT_TOP_K, classes)) if requested is None else requested
     if not 1 <= top_k <= classes:
         raise SettingsError(f"--top-k={top_k}: must be from 1 to {classes}")
     return top_k

@@ -17,7 +17,7 @@ from app.cli.options import (
     add_server_options,
     check_top_k,
     extra,
-    read_given,
+    read_command_settings,
 )
 from app.cli.output import complain, show_answers
 from app.cli.parser import Parser, add_settings, settings_in
@@ -42,7 +42,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     check_where(args)
     if args.url is None:
-        return predict_files(args, read_given(args))
+        return predict_files(args, read_command_settings(args))
     with extra("client"):
         from app.cli.remote import predict_remotely
 
@@ -69,9 +69,9 @@ def predict_files(args: argparse.Namespace, settings: Settings) -> int:
     except ModelError as error:
         return complain(str(error))
     top_k = check_top_k(args.top_k, classifier.spec.num_classes)
-    answers, mistakes = classify_files(classifier, args.images, top_k)
+    answers, failures = classify_files(classifier, args.images, top_k)
     show_answers(answers, as_json=args.json)
-    return complain(*mistakes) if mistakes else 0
+    return complain(*failures) if failures else 0
 
 
 def classify_files(
@@ -81,7 +81,7 @@ def classify_files(
     from model.errors import ImageError
 
     answers: list[dict[str, Any]] = []
-    mistakes: list[str] = []
+    failures: list[str] = []
     quiet = len(paths) <= BATCH_SIZE or not sys.stderr.isatty()
     with tqdm(total=len(paths), unit="image", disable=quiet) as progress:
         for start in range(0, len(paths), BATCH_SIZE):
@@ -91,15 +91,15 @@ def classify_files(
                 try:
                     items.append((path, classifier.preprocess(path.read_bytes())))
                 except OSError as error:
-                    mistakes.append(f"{path}: {error.strerror}")
+                    failures.append(f"{path}: {error.strerror}")
                 except ImageError as error:
-                    mistakes.append(f"{path}: {error}")
+                    failures.append(f"{path}: {error}")
             found = classifier.predict([item for _, item in items], top_k) if items else []
             for (path, _), classification in zip(items, found, strict=True):
                 rows = [*map(row, classification.predictions)]
                 answers.append({"file": str(path), "predictions": rows})
             progress.update(len(batch))
-    return answers, mistakes
+    return answers, failures
 
 
 def row(prediction: "Prediction") -> dict[str, Any]:

@@ -44,20 +44,20 @@ Number = TypeVar("Number", int, float)
 def predict_remotely(args: argparse.Namespace) -> int:
     """Print the best classes of each image; images that fail are reported and skipped."""
     try:
-        answers, mistakes = asyncio.run(classify(args))
+        answers, failures = asyncio.run(classify(args))
     except InvalidOption as error:
         raise SettingsError(str(error)) from error
     except ClientError as error:
         return complain(str(error))
     show_answers(answers, as_json=args.json)
-    return complain(*mistakes) if mistakes else 0
+    return complain(*failures) if failures else 0
 
 
 async def classify(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
     """An answer for each image that was classified, and a message for each that was not."""
     (concurrency,) = numbers("concurrency", args.concurrency or DEFAULT_CONCURRENCY, int)
     answers: list[dict[str, Any]] = []
-    mistakes: list[str] = []
+    failures: list[str] = []
     model = (await read_health(args)).model  # not known while it loads
     async with AsyncClient(args.url, api_key(args), timeout(args)) as client:
         if args.top_k is not None:
@@ -75,12 +75,12 @@ async def classify(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list
                 if isinstance(outcome, Prediction):
                     answers.append({"file": str(path), "predictions": rows(outcome)})
                 elif isinstance(outcome, UnreadableImage):
-                    mistakes.append(str(outcome))
+                    failures.append(str(outcome))
                 else:
-                    mistakes.append(f"{path}: {outcome}")
+                    failures.append(f"{path}: {outcome}")
                 if isinstance(outcome, FATAL):
                     break
-    return answers, mistakes
+    return answers, failures
 
 
 async def read_health(args: argparse.Namespace) -> Health:

@@ -225,9 +225,9 @@ def read_settings(**flags: Any) -> Settings:
         return Settings(**flags)
     except ValidationError as error:
         lines = []
-        for mistake in error.errors():
-            source = _source_of(str(mistake["loc"][0]), flags, dotenv)
-            lines.append(f"{source}={_shown(mistake['input'])}: {_reason(mistake)}")
+        for detail in error.errors():
+            source = _source_of(str(detail["loc"][0]), flags, dotenv)
+            lines.append(f"{source}={_shown(detail['input'])}: {_reason(detail)}")
         raise SettingsError("\n".join(lines)) from error
 
 
@@ -257,12 +257,12 @@ def _shown(value: object) -> str:
     return printable + "…" if len(text) > SHOWN else printable
 
 
-def _reason(mistake: Mapping[str, Any]) -> str:
+def _reason(detail: Mapping[str, Any]) -> str:
     """The message about an invalid value."""
-    if mistake["type"] == "value_error":
-        return str(mistake["ctx"]["error"])
-    default = str(mistake["msg"]).replace("Input should be", "must be", 1)
-    return MESSAGES.get(mistake["type"], default)
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    default = str(detail["msg"]).replace("Input should be", "must be", 1)
+    return MESSAGES.get(detail["type"], default)
 
 
 def read_dotenv() -> Mapping[str, str | None]:

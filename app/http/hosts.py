@@ -57,8 +57,8 @@ def allowed_hosts(setting: str, bound_to: str) -> set[str] | None:
     """The allowed names; ``None`` for any.
 
     Args:
-        setting: names, separated by commas. By default the loopback names if the service listens
-            on loopback; on other addresses it cannot know its names, and any is allowed.
+        setting: names, separated by commas. If it is empty, loopback names are allowed on a
+            loopback address; on other addresses the service cannot know its names and allows any.
         bound_to: the address that the service listens on.
 
     Raises:

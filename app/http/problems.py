@@ -103,8 +103,7 @@ def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
 async def _refuse_parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     details = (
-        f"{shorten(str(mistake['loc'][-1]))}: {shorten(mistake['msg'])}"
-        for mistake in error.errors()
+        f"{shorten(str(detail['loc'][-1]))}: {shorten(detail['msg'])}" for detail in error.errors()
     )
     raise InvalidParameter("; ".join(details))
 

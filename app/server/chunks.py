@@ -6,7 +6,7 @@ would block the event loop for seconds.
 
 from app.serving.errors import BadRequest
 
-ANY_CHUNKS = 1_000  # a body may have so many chunks of any size
+ANY_CHUNKS = 1_000  # chunks of any size that a body may have
 MEAN_CHUNK = 256  # minimum mean size of further chunks, in bytes
 
 

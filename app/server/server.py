@@ -227,7 +227,7 @@ class Server(uvicorn.Server):
 
     def _on_hangup(self) -> None:
         async def reload() -> None:
-            with suppress(ServiceError):  # it is in the log
+            with suppress(ServiceError):  # already logged
                 await self._reload()
 
         self._reloading = asyncio.create_task(reload())

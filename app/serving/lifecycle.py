@@ -60,7 +60,7 @@ class Lifecycle:
 
     def drain(self) -> None:
         """Stop being ready, so that no more traffic is routed here; serve until `refuse`."""
-        self._refusing = self.state is State.LOADING  # there is no model yet
+        self._refusing = self.state is State.LOADING  # without a model, nothing can be served
         self._move(State.DRAINING)
 
     def refuse(self) -> None:

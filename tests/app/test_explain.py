@@ -20,7 +20,7 @@ async def test_explanation_is_a_picture_of_one_head_or_all(classifier: FakeClass
         for head in ("4", "-1", "all", ""):
             response = await client.post(f"/explain?head={head}", content=b"3")
             detail = problem(response, 422, "invalid-parameter")
-            assert "it must be mean or a number from 0 to 3" in detail
+            assert "it must be mean or a whole number from 0 to 3" in detail
         response = await client.post("/explain", content=b"bad")
         assert problem(response, 400, "invalid-image") == "it does not decode"
 

@@ -145,7 +145,9 @@ def test_the_client_gets_readable_errors(client: Any, pictures: list[bytes]) -> 
     assert "none" not in message("xcit", [images(pictures[0], b"rubbish")]).lower()
     assert "not a JPEG, PNG" in message("xcit", [images(pictures[0], b"rubbish")])
     assert "unknown model 'x'" in message("x", [images(pictures[0])])
-    assert "version 1, and no '2'" in message("xcit", [images(pictures[0])], model_version="2")
+    assert "unknown version '2'; model xcit has version 1" in message(
+        "xcit", [images(pictures[0])], model_version="2"
+    )
     output = triton.InferRequestedOutput("scores")
     assert "unknown output" in message("xcit", [images(pictures[0])], outputs=[output])
     tensor = np.full((1, 3, 32, 32), np.nan, np.float32)

@@ -21,7 +21,7 @@ from app.http.quoting import printable
 from app.serving.errors import BadRequest
 from app.serving.side_thread import PIECE, Steps
 
-SMALL = 16 * 2**10  # up to so many bytes, a text is parsed unchanged
+SMALL = 16 * 2**10  # smaller texts are parsed unchanged, in bytes
 LONG_STRING = 100  # longer strings are lifted, in bytes
 LONG_NUMBERS = 2_048  # lists of numbers from this size on are lifted, in bytes
 MAX_REST = 16 * 2**10  # bytes that may remain of a text
@@ -130,14 +130,14 @@ def _validate(body: type[Body], text: bytes, otherwise: str, lifted: Lifted | No
     try:
         return body.model_validate_json(text, context=lifted)
     except ValidationError as error:
-        mistake = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = printable(".".join(map(str, mistake["loc"]))) or "body"
-        why = mistake["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
-        if mistake["type"] == "extra_forbidden":
-            why = f"unknown member{_hint(str(mistake['loc'][-1]), body)}"
+        detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        location = printable(".".join(map(str, detail["loc"]))) or "body"
+        reason = detail["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+        if detail["type"] == "extra_forbidden":
+            reason = f"unknown member{_hint(str(detail['loc'][-1]), body)}"
         if lifted:  # the position refers to the text with tokens
-            why = why.partition(" at line ")[0]
-        raise BadRequest(f"{otherwise}: {where}: {why}") from error
+            reason = reason.partition(" at line ")[0]
+        raise BadRequest(f"{otherwise}: {location}: {reason}") from error
 
 
 def _hint(name: str, body: type[BaseModel]) -> str:

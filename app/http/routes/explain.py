@@ -69,6 +69,6 @@ def parse_head(text: str, heads: int) -> int | None:
         return None
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) >= heads:
         raise InvalidParameter(
-            f"head is {quoted(text, 20)}; it must be {MEAN} or a number from 0 to {heads - 1}"
+            f"head is {quoted(text, 20)}; it must be {MEAN} or a whole number from 0 to {heads - 1}"
         )
     return int(text)

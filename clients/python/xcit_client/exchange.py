@@ -155,12 +155,12 @@ def raise_unless_ok(response: httpx.Response) -> None:
     try:
         problem = response.json()
         kind, title, detail, request_id = (str(problem[name]) for name in _PROBLEM_MEMBERS)
-    except _MALFORMED as mistake:
+    except _MALFORMED as cause:
         raise UnexpectedAnswer(
             f"{where} answered {status} without a problem document; is it xcit-serve?",
             status,
             retry_after,
-        ) from mistake
+        ) from cause
     error = ImageRefused if kind in _IMAGE_PROBLEMS else _BY_STATUS.get(status, ServiceError)
     raise error(status, kind, title, detail, request_id, retry_after)
 
@@ -182,8 +182,8 @@ def read_prediction(response: httpx.Response) -> Prediction:
             parse_server_timing(response.headers.get("Server-Timing", "")),
             response.headers.get("X-Request-ID", ""),
         )
-    except _MALFORMED as mistake:
-        raise _unexpected(response, "a prediction") from mistake
+    except _MALFORMED as cause:
+        raise _unexpected(response, "a prediction") from cause
 
 
 def read_health(response: httpx.Response) -> Health:
@@ -192,8 +192,8 @@ def read_health(response: httpx.Response) -> Health:
         answer = response.json()
         model = answer["model"] and _pick(ServedModel, answer["model"])
         return _pick(Health, {**answer, "model": model})
-    except _MALFORMED as mistake:
-        raise _unexpected(response, "a health report") from mistake
+    except _MALFORMED as cause:
+        raise _unexpected(response, "a health report") from cause
 
 
 def read_picture(response: httpx.Response) -> bytes:

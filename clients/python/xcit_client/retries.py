@@ -54,7 +54,7 @@ class Attempts:
         self._pause = retries.first_pause
 
     def pause_after(self, error: ClientError) -> float:
-        """Seconds to wait before the next attempt; raises ``error`` if there is none."""
+        """Seconds to wait before the next attempt; raises ``error`` after the last one."""
         longest = min(self._pause, self._retries.longest_pause)
         self._pause = 2 * longest
         pause = self._draw(longest / 2, longest) + (error.retry_after or 0.0)

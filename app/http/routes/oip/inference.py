@@ -117,7 +117,9 @@ def parse_header_length(text: str | None) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
-        raise BadRequest(f"{HEADER_LENGTH} is {quoted(text, 20)}; it must be a number of bytes")
+        raise BadRequest(
+            f"{HEADER_LENGTH} is {quoted(text, 20)}; it must be a whole number of bytes"
+        )
     return int(text)
 
 
