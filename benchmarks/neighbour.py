@@ -105,7 +105,7 @@ async def start(checkpoint: Path, seconds: float, processes: Sequence[int] = ())
     return Start(int(served["streams"]), int(served["max_batch_size"]), beside, quiet)
 
 
-async def start_next_to_processes(args: argparse.Namespace) -> AsyncIterator[Start]:
+async def starts_next_to_processes(args: argparse.Namespace) -> AsyncIterator[Start]:
     with neighbours(Bursts(args.processes, args.busy, args.idle)) as processes:
         for number in range(args.starts):
             yield await start(args.checkpoint, args.seconds, processes)
@@ -115,7 +115,7 @@ async def start_next_to_processes(args: argparse.Namespace) -> AsyncIterator[Sta
 async def benchmark(args: argparse.Namespace) -> str:
     alone = [await start(args.checkpoint, args.seconds) for _ in range(QUIET_STARTS)]
     reference = median(each.quiet for each in alone)
-    found = [each async for each in start_next_to_processes(args)]
+    found = [each async for each in starts_next_to_processes(args)]
     rows = [row(f"quiet {number}", each, reference) for number, each in enumerate(alone, 1)]
     rows += [row(f"busy {number}", each, reference) for number, each in enumerate(found, 1)]
     head = ["start", "streams", "batch", "images/s busy", "quiet", "share busy", "share quiet"]

@@ -88,8 +88,12 @@ def choose_backend(
             build = partial(_build, candidate, network, image_size, options, overhead)
             found = _attempt(build, expected, image_size)
             if not isinstance(found, str):
-                grounds = (_grounds(options, candidate), *refused, "agrees with 32-bit PyTorch")
-                return Choice(found, "; ".join(grounds))
+                reasons = (
+                    _first_reason(options, candidate),
+                    *refused,
+                    "agrees with 32-bit PyTorch",
+                )
+                return Choice(found, "; ".join(reasons))
             logger.warning("backend %s is not used: %s", candidate, found)
             refused.append(f"not {candidate}: {found}")
     raise ModelError(f"no backend can run this model: {'; '.join(refused)}")
@@ -174,7 +178,7 @@ def _without_compiling(options: BackendOptions, device: torch.device) -> str:
     return reason
 
 
-def _grounds(options: BackendOptions, chosen: Candidate) -> str:
+def _first_reason(options: BackendOptions, chosen: Candidate) -> str:
     """The first part of the reason for a choice."""
     if options.backend != "auto":
         return f"{options.backend} was requested"
@@ -222,10 +226,10 @@ def _builder(
     device, precision = candidate.device, candidate.precision
     if candidate.name == "openvino":
         from model.backends.openvino import OpenVINOBackend  # an optional dependency
-        from model.backends.openvino_graph import kept_graph
+        from model.backends.openvino_graph import cached_graph
 
         cache = open_cache(options.cache_dir) if options.cache_dir else None
-        graph = kept_graph(network(), image_size, cache)
+        graph = cached_graph(network(), image_size, cache)
         return lambda streams, threads: OpenVINOBackend(
             graph, precision, streams=streams, threads=threads, cache_dir=cache
         )

@@ -24,8 +24,8 @@ class Graph(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
-    """Buffers for pixels of one type: ``staged`` in pinned memory, ``arrived`` on the device."""
+class TransferBuffer:
+    """Memory for pixels of one type: ``staged`` is pinned, ``arrived`` is on the device."""
 
     staged: Tensor
     arrived: Tensor
@@ -40,26 +40,26 @@ class Recording:
 
     Attributes:
         pixels: ``(b, h, w, 3)``, 32-bit floats from 0 to 255.
-        landings: buffers for bytes and for floats.
+        buffers: for bytes and for floats.
     """
 
     graph: Graph
     pixels: Tensor
     logits: Tensor
-    landings: Mapping[torch.dtype, Landing]
+    buffers: Mapping[torch.dtype, TransferBuffer]
 
     def run(self, batch: Tensor) -> Tensor:
         """Pixels ``(b, h, w, 3)``, bytes or floats, to logits ``(b, classes)`` on the CPU."""
-        landing = self.landings[batch.dtype]
-        landing.staged.copy_(batch)
-        landing.arrived.copy_(landing.staged, non_blocking=True)
-        if landing.arrived is not self.pixels:
-            self.pixels.copy_(landing.arrived)
+        buffer = self.buffers[batch.dtype]
+        buffer.staged.copy_(batch)
+        buffer.arrived.copy_(buffer.staged, non_blocking=True)
+        if buffer.arrived is not self.pixels:
+            self.pixels.copy_(buffer.arrived)
         self.graph.replay()
         return self.logits.cpu()
 
 
-def make_landings(pixels: Tensor, *, pin: bool = True) -> dict[torch.dtype, Landing]:
+def make_transfer_buffers(pixels: Tensor, *, pin: bool = True) -> dict[torch.dtype, TransferBuffer]:
     """Buffers for batches of bytes and of floats, from which ``pixels`` is filled."""
 
     def staged(dtype: torch.dtype) -> Tensor:
@@ -67,8 +67,8 @@ def make_landings(pixels: Tensor, *, pin: bool = True) -> dict[torch.dtype, Land
 
     bytes_arrived = torch.zeros_like(pixels, dtype=torch.uint8)
     return {
-        torch.uint8: Landing(staged(torch.uint8), bytes_arrived),
-        torch.float32: Landing(staged(torch.float32), pixels),
+        torch.uint8: TransferBuffer(staged(torch.uint8), bytes_arrived),
+        torch.float32: TransferBuffer(staged(torch.float32), pixels),
     }
 
 
@@ -150,9 +150,9 @@ class CudaBackend:
 
     def _record(self, lane: Lane, shape: torch.Size) -> Recording:
         pixels = torch.zeros(shape, device=self._device)
-        landings = make_landings(pixels)
-        for landing in landings.values():  # also loads the kernel that converts bytes to floats
-            pixels.copy_(landing.arrived)
+        buffers = make_transfer_buffers(pixels)
+        for buffer in buffers.values():  # also loads the kernel that converts bytes to floats
+            pixels.copy_(buffer.arrived)
         for _ in range(WARM_UP_PASSES):
             self._network(pixels)
         graph = torch.cuda.CUDAGraph()
@@ -160,4 +160,4 @@ class CudaBackend:
             graph, pool=lane.pool, stream=lane.stream, capture_error_mode="thread_local"
         ):
             logits = self._network(pixels)
-        return Recording(graph, pixels, logits, landings)
+        return Recording(graph, pixels, logits, buffers)

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parents[1]
 
 
-def kept_graph(network: nn.Module, image_size: int, cache: Path | None) -> openvino.Model:
+def cached_graph(network: nn.Module, image_size: int, cache: Path | None) -> openvino.Model:
     """Like `to_graph`, but read from the cache or added to it."""
     if cache is None:
         return to_graph(network, image_size)

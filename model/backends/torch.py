@@ -120,8 +120,8 @@ def to_script(network: nn.Module, image_size: int) -> nn.Module:
     """Convert a network to a TorchScript graph, for batches of any size, of bytes or floats.
 
     The operations are the same, but a pass does not run Python, so threads do not wait for the
-    interpreter lock. The graph is not frozen: that is no faster, and would keep the weights for the
-    life of the process, as TorchScript keeps every graph.
+    interpreter lock. The graph is not frozen: freezing gains no speed, and keeps the weights for
+    the life of the process, as TorchScript keeps every graph.
 
     Args:
         network: pixels ``(b, h, w, 3)`` to logits ``(b, classes)``.

@@ -54,7 +54,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
+class Results:
     """The results of ``n`` images.
 
     Attributes:
@@ -91,17 +91,17 @@ def evaluate(
     paths = list_split(source, split)
     classes = dict(zip(paths, match_classes(classifier, source, paths), strict=True))
 
-    def judge(images: Sequence[tuple[PurePosixPath, bytes]]) -> Verdicts:
-        return judge_batch(classifier, [(path, data, classes[path]) for path, data in images])
+    def evaluate_images(images: Sequence[tuple[PurePosixPath, bytes]]) -> Results:
+        return evaluate_batch(classifier, [(path, data, classes[path]) for path, data in images])
 
     images = read_images(source, paths)
     batches = iter(lambda: list(islice(images, batch_size)), [])
     found = []
     bar = tqdm(total=len(paths), desc="evaluate", unit="image", disable=quiet)
     with ThreadPoolExecutor(workers, initializer=classifier.backend.open) as pool, bar:
-        for verdicts in _run_ahead(pool, judge, batches, 2 * workers):
-            found.append(verdicts)
-            bar.update(len(verdicts.classes) + len(verdicts.unreadable))
+        for results in _run_ahead(pool, evaluate_images, batches, 2 * workers):
+            found.append(results)
+            bar.update(len(results.classes) + len(results.unreadable))
     return report(found, classifier.spec.labels)
 
 
@@ -124,9 +124,9 @@ def match_classes(
     return found
 
 
-def judge_batch(
+def evaluate_batch(
     classifier: Classifier, images: Sequence[tuple[PurePosixPath, bytes, int]]
-) -> Verdicts:
+) -> Results:
     """Decode and classify images, given as ``(path, bytes, true class)``."""
     items, classes, unreadable = [], [], []
     for path, data, true_class in images:
@@ -138,23 +138,23 @@ def judge_batch(
             classes.append(true_class)
     truth = np.array(classes, np.int64)
     if not items:
-        return Verdicts(truth, truth, np.empty(0), np.empty(0), tuple(unreadable))
+        return Results(truth, truth, np.empty(0), np.empty(0), tuple(unreadable))
     logits = classifier.backend.logits(np.stack(items))
     if not np.isfinite(logits).all():
         raise ModelError("the network's output is NaN or infinite")
     scores, ids = best_classes(logits, classifier.spec.num_classes)
     ranks = (ids == truth[:, None]).argmax(1)
     true = np.take_along_axis(scores, ranks[:, None], 1)[:, 0]
-    return Verdicts(truth, ranks, scores[:, 0].astype(float), true.astype(float), tuple(unreadable))
+    return Results(truth, ranks, scores[:, 0].astype(float), true.astype(float), tuple(unreadable))
 
 
-def report(verdicts: Sequence[Verdicts], labels: Sequence[str]) -> Report:
+def report(results: Sequence[Results], labels: Sequence[str]) -> Report:
     """Combine the results of all batches."""
     classes, ranks, best, true = (
-        np.concatenate([getattr(part, name) for part in verdicts])
+        np.concatenate([getattr(part, name) for part in results])
         for name in ("classes", "ranks", "best", "true")
     )
-    unreadable = [line for part in verdicts for line in part.unreadable]
+    unreadable = [line for part in results for line in part.unreadable]
     if not len(classes):
         raise ModelError(f"none of the images could be read: {unreadable[0]}")
     right = ranks == 0
@@ -179,14 +179,14 @@ def calibration_error(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> 
 
 def _run_ahead(
     pool: ThreadPoolExecutor,
-    judge: Callable[[Sequence[tuple[PurePosixPath, bytes]]], Verdicts],
+    evaluate_images: Callable[[Sequence[tuple[PurePosixPath, bytes]]], Results],
     batches: Iterable[Sequence[tuple[PurePosixPath, bytes]]],
     ahead: int,
-) -> Iterator[Verdicts]:
+) -> Iterator[Results]:
     """Results in order, with no more than ``ahead`` batches in memory."""
-    waiting: deque[Future[Verdicts]] = deque()
+    waiting: deque[Future[Results]] = deque()
     for batch in batches:
-        waiting.append(pool.submit(judge, batch))
+        waiting.append(pool.submit(evaluate_images, batch))
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
     while waiting:

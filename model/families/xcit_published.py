@@ -71,7 +71,7 @@ class PublishedXCiT(nn.Module):
         for block in self.cls_attn_blocks[:-1]:
             cls_token, patches = block(cls_token, patches)
         last: ClassBlock = self.cls_attn_blocks[-1]  # type: ignore[assignment]
-        # of its patches nobody reads any more
+        # the last block need not update its patches
         cls_token = last.read(cls_token, last.norm1(patches))
         return self.head(self.norm(cls_token[:, 0]))
 

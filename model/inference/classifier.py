@@ -124,13 +124,13 @@ class Classifier:
             try:
                 self._time_batch(bucket)  # the first pass may be slow
             except (OutOfMemory, MemoryError, RuntimeError) as error:
-                self._give_up(bucket, error)
+                self._limit_batch_size(bucket, error)
                 break
             if not self._chosen and bucket < self.max_batch_size and self._is_slow(bucket):
                 self.max_batch_size = bucket
                 break
 
-    def _give_up(self, bucket: int, error: Exception) -> None:
+    def _limit_batch_size(self, bucket: int, error: Exception) -> None:
         """Limit batches to the bucket below ``bucket``, which failed; raises if there is none."""
         smaller = [size for size in self.buckets if size < bucket]
         if self._chosen or not smaller:

@@ -89,7 +89,7 @@ def describe_raw(
     if family.name == "published":
         learn_from_timm(facts, path, root)
     learn_from_sidecars(facts, path)
-    description = _conclude(path, facts, family, inferred, overrides)
+    description = _build_description(path, facts, family, inferred, overrides)
 
     used = {description.origins[f"preprocess.{field.name}"] for field in fields(PreprocessSpec)}
     logger.info("%s does not describe itself: preprocessing from %s", path, ", ".join(sorted(used)))
@@ -120,7 +120,7 @@ def describe_itself(
     facts = Facts()
     inferred = learn_from_weights(facts, path, family, state)
     facts.learn("metadata", **_checked_document(path, document))
-    return _conclude(path, facts, family, inferred, overrides)
+    return _build_description(path, facts, family, inferred, overrides)
 
 
 def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def self_description(spec: ModelSpec) -> str:
     return json.dumps(document, ensure_ascii=False)
 
 
-def _conclude(
+def _build_description(
     path: Path, facts: Facts, family: Family, inferred: Hyperparameters, overrides: Overrides
 ) -> Description:
     """The spec from the collected facts and the caller's overrides."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 
 HEAD = 512  # bytes needed to recognise a file
-SAVE = "save the weights alone: torch.save(model.state_dict(), path)"
+SAVE = "save only the weights: torch.save(model.state_dict(), path)"
 
 PROTOBUF = re.compile(rb"\x08[\x01-\x1f][\x0a\x12\x1a\x22\x3a\x42]")
 JSON = re.compile(rb"\s*[\[{]\s*[\"\[{}\]\d]")
@@ -30,11 +30,11 @@ BEGINNINGS = {
 # part of an entry's name in a zip archive, and the description of the archive
 ZIP_ENTRIES = {
     r"(^|/)constants\.pkl$|(^|/)code/": (
-        "a TorchScript archive, which is code; save its weights alone: "
+        "a TorchScript archive, which is code; save only its weights: "
         "torch.save(torch.jit.load(path).state_dict(), new_path)"
     ),
     r"(^|/)archive_format$|(^|/)serialized_exported_program\.json$": (
-        "a torch.export archive; save its weights alone: "
+        "a torch.export archive; save only its weights: "
         "torch.save(torch.export.load(path).state_dict, new_path)"
     ),
     r"^MAR-INF/": "a TorchServe archive; unzip it and give the weight file inside",

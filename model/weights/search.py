@@ -1,7 +1,7 @@
 """Finding the network among the tensors of a training checkpoint.
 
 Training scripts wrap what they save in dictionaries, key prefixes and module wrappers. Here these
-are all parts of a path, and a network is found wherever one of its own keys is.
+are all parts of a path, and a network is found by the keys that only its family has.
 """
 
 import logging

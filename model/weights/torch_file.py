@@ -51,7 +51,7 @@ def read_zip(path: Path, size: int) -> TorchFile:
         CheckpointError: it is another kind of archive, is corrupt, or would expand when read.
     """
     try:
-        with _ShortReads(path) as file, zipfile.ZipFile(file) as archive:
+        with _BoundedReads(path) as file, zipfile.ZipFile(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
             _check_kind(path, entries)
             top = next(name for name in entries if name.rpartition("/")[2] == "data.pkl")
@@ -94,7 +94,7 @@ def read_legacy(path: Path, size: int) -> TorchFile:
     return TorchFile(payload, Storages(path, size, places))
 
 
-class _ShortReads(FileIO):
+class _BoundedReads(FileIO):
     """A file that refuses to read long directories for `zipfile`."""
 
     def read(self, size: int | None = -1, /) -> bytes:

@@ -12,7 +12,7 @@ from PIL import Image
 from model.backends.base import BackendOptions
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoint
 from model.errors import ModelError
-from model.evaluation.evaluate import Verdicts, calibration_error, evaluate, report
+from model.evaluation.evaluate import Results, calibration_error, evaluate, report
 from model.families.xcit import XCiT
 from model.inference.classifier import Classifier, load_classifier
 from model.spec import ModelSpec
@@ -82,8 +82,8 @@ def test_calibration_error_is_the_gap_between_score_and_accuracy() -> None:
 
 
 def test_report_counts_by_rank_and_class() -> None:
-    first = Verdicts(np.array([0, 1]), np.array([0, 4]), np.full(2, 0.5), np.array([0.5, 0.1]))
-    second = Verdicts(np.array([1, 2]), np.array([0, 5]), np.full(2, 0.5), np.array([0.5, 0.0]))
+    first = Results(np.array([0, 1]), np.array([0, 4]), np.full(2, 0.5), np.array([0.5, 0.1]))
+    second = Results(np.array([1, 2]), np.array([0, 5]), np.full(2, 0.5), np.array([0.5, 0.0]))
     result = report([first, second], ("ant", "bee", "cat", "dog"))
     assert (result.images, result.top_1, result.top_5) == (4, 0.5, 0.75)
     assert result.by_class == {"ant": 1, "bee": 0.5, "cat": 0}

@@ -87,7 +87,7 @@ def test_memory_for_hostile_files_is_bounded_by_their_size(
         ("header of 20 MB", "its safetensors header has 20971"),
         ("bytearray", "no tensors, only Python objects (builtins.bytearray)"),
         ("many entries", "truncated or corrupt PyTorch file"),
-        ("many paths", "it has over 20,000 tensors; save the weights alone"),
+        ("many paths", "it has over 20,000 tensors; save only the weights"),
         ("many long paths", "no tensors"),
         ("many tensors", "it has over 20,000 tensors"),
         ("many small tensors", "it has over 20,000 tensors"),

@@ -63,7 +63,7 @@ def tar() -> bytes:
 EXPORTED = ("mine/archive_format", "mine/models/model.json", "mine/data/weights/weight_0")
 OLDER_EXPORTED = ("serialized_exported_program.json", "serialized_state_dict.pt", "version")
 LOOKALIKES: dict[str, tuple[Callable[[], bytes], str]] = {
-    "TorchScript": (scripted, "a TorchScript archive, which is code; save its weights alone"),
+    "TorchScript": (scripted, "a TorchScript archive, which is code; save only its weights"),
     "torch.export": (lambda: zipped(*EXPORTED), "torch.export.load(path).state_dict"),
     "older export": (lambda: zipped(*OLDER_EXPORTED), "a torch.export archive"),
     "TorchServe": (

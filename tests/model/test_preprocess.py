@@ -136,9 +136,7 @@ def grey_levels() -> NDArray[np.float64]:
     ],
     ids=["8 bit", "16 bit", "16 bit TIFF", "big-endian", "32 bit", "float", "float to 255"],
 )
-def test_grey_images_of_any_depth_are_scaled_to_8_bits(
-    image: Image.Image, image_format: str
-) -> None:
+def test_grey_of_any_depth_is_scaled_to_8_bits(image: Image.Image, image_format: str) -> None:
     pixels = preprocess(encode(image, image_format), SPEC)
     ramp = (255 * grey_levels()).round()
     for channel in range(3):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.backends.cuda import CudaBackend, Lane, Recording, make_landings
+from model.backends.cuda import CudaBackend, Lane, Recording, make_transfer_buffers
 from model.images.preprocess import AnyPixels
 from model.inference.classifier import Classifier
 from model.inference.saliency import Explainer
@@ -44,7 +44,7 @@ class Recorder(CudaBackend):
         def replay() -> None:
             logits.copy_(self._network(pixels))
 
-        return Recording(Replayed(replay), pixels, logits, make_landings(pixels, pin=False))
+        return Recording(Replayed(replay), pixels, logits, make_transfer_buffers(pixels, pin=False))
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_equally_good_networks_are_listed_in_the_error(
     save: Callable[[object], Path], published: State
 ) -> None:
     told = refusal(save({"state_dict": published, "fold2": {"model": other(published)}}))
-    assert "it has several networks: state_dict, fold2.model; save the weights alone" in told
+    assert "it has several networks: state_dict, fold2.model; save only the weights" in told
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_networks_of_different_shapes_are_ambiguous(
     larger = dict(network(**TINY | difference).state_dict())
     for states in ((published, larger), (larger, published)):
         told = refusal(save(dict(zip(names, states, strict=True))))
-        assert f"it has several networks: {', '.join(names)}; save the weights alone" in told
+        assert f"it has several networks: {', '.join(names)}; save only the weights" in told
 
 
 @pytest.mark.parametrize(
