@@ -176,7 +176,7 @@ async def test_timeout_ends_requests_and_limits_the_run() -> None:
 
     begun = time.monotonic()
     async with server(answer) as url:
-        load = Load("open", open_loop(0.5, 200), outstanding=2, patience=0.2)
+        load = Load("open", open_loop(0.5, 200), outstanding=2, timeout=0.2)
         outcome = await apply_load(url, [REQUEST], load)
     assert time.monotonic() - begun < 2
     assert len(outcome.latencies) == 3

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.images.preprocess import preprocess
 from model.scores import Logits
 
@@ -40,7 +40,7 @@ def pictures() -> list[bytes]:
 def expected(pictures: list[bytes]) -> Logits:
     """Logits ``(2, 10)`` by the network as it was trained."""
     found = read_checkpoint(BUNDLED_CHECKPOINT)
-    network = plain(found.build(), found.spec.preprocess)
+    network = baseline(found.build(), found.spec.preprocess)
     pixels = np.stack([preprocess(data, found.spec.preprocess) for data in pictures])
     with torch.inference_mode():
         logits: Logits = network(torch.from_numpy(pixels)).numpy()

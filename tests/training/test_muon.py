@@ -1,4 +1,4 @@
-"""Muon: matrices that are orthogonalised together get the steps that each would get alone."""
+"""Muon: matrices orthogonalised together get the same steps as separately."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from training.muon import Muon, orthogonalise
 
 
 def reference(matrix: Tensor) -> Tensor:
-    """Newton and Schulz's iteration on one matrix ``(rows, columns)``."""
+    """Newton-Schulz iteration on one matrix ``(rows, columns)``."""
     wide = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
     x: Tensor = wide / wide.norm()
     for _ in range(5):
@@ -18,7 +18,7 @@ def reference(matrix: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (16, 16)])
-def test_a_stack_is_orthogonalised_matrix_by_matrix(shape: tuple[int, int]) -> None:
+def test_each_matrix_of_a_stack_is_orthogonalised(shape: tuple[int, int]) -> None:
     matrices = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0))
     matrices *= torch.tensor([1e-4, 0.1, 1.0, 10.0, 1e4])[:, None, None]
     together = orthogonalise(matrices)
@@ -26,7 +26,7 @@ def test_a_stack_is_orthogonalised_matrix_by_matrix(shape: tuple[int, int]) -> N
         assert torch.allclose(one, reference(each), atol=1e-4)
 
 
-def test_a_matrix_without_a_gradient_does_not_change_the_steps_of_others() -> None:
+def test_matrix_without_a_gradient_does_not_change_other_steps() -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = [(8, 4), (4, 8), (8, 4), (6, 6), (8, 4)]
     start = [torch.randn(shape, generator=generator) for shape in shapes]
@@ -47,7 +47,7 @@ def test_a_matrix_without_a_gradient_does_not_change_the_steps_of_others() -> No
         assert not torch.equal(a, begun)
 
 
-def test_the_rate_may_be_a_tensor() -> None:
+def test_learning_rate_may_be_a_tensor() -> None:
     start = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     weights = []
     for rate in (0.1, torch.tensor(0.1)):
@@ -56,3 +56,11 @@ def test_the_rate_may_be_a_tensor() -> None:
         Muon([weight], rate, weight_decay=0.5).step()
         weights.append(weight)
     assert torch.allclose(weights[0], weights[1])
+
+
+def test_muon_direction_is_nearly_orthogonal() -> None:
+    matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    for each in (matrix, matrix.mT):
+        singular = torch.linalg.svdvals(orthogonalise(each[None]))
+        assert singular.min() > 0.6
+        assert singular.max() < 1.3

@@ -1,4 +1,4 @@
-"""Distortions: each kind does what its name says, to the images that were chosen and no others."""
+"""Distortions: the effect of each kind, on the chosen images only."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from training.distort import BLENDS, KINDS, WARPS, apply, distort
 
 @pytest.fixture
 def photos() -> Tensor:
-    """Smooth images ``(40, 16, 16, 3)`` of a wide range of values."""
+    """Smooth images ``(40, 16, 16, 3)`` with a wide range of values."""
     coarse = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate(coarse, size=16, mode="bilinear")
     return (30 + 200 * smooth).byte().permute(0, 2, 3, 1).contiguous()
@@ -31,7 +31,7 @@ def test_every_kind_changes_most_images(photos: Tensor, kind: str) -> None:
     assert changed.float().mean() > 0.9
 
 
-def test_images_that_are_not_chosen_stay_as_they_are(photos: Tensor) -> None:
+def test_images_that_are_not_chosen_do_not_change(photos: Tensor) -> None:
     kinds = torch.randint(-1, len(KINDS), (len(photos),), generator=torch.Generator())
     strength = torch.full((len(photos),), 0.9)
     seen = apply(photos, kinds, strength)
@@ -41,7 +41,7 @@ def test_images_that_are_not_chosen_stay_as_they_are(photos: Tensor) -> None:
         assert torch.equal(seen[chosen], distorted(photos[chosen], kind, 0.9)), kind
 
 
-def test_the_chance_is_the_share_of_distorted_images() -> None:
+def test_chance_is_the_share_of_distorted_images() -> None:
     photos = torch.randint(0, 256, (1000, 8, 8, 3), dtype=torch.uint8)
     seen = distort(photos, 0.4, torch.Generator().manual_seed(0))
     share = (seen != photos).flatten(1).any(1).float().mean()
@@ -75,7 +75,7 @@ def test_colours_are_blended_with_a_duller_copy(photos: Tensor) -> None:
     assert soft.diff(dim=1).abs().mean() < sharp.diff(dim=1).abs().mean()
 
 
-def test_tones(photos: Tensor) -> None:
+def test_tone_operations(photos: Tensor) -> None:
     assert torch.equal(distorted(photos, "solarise", -1.0), 255 - photos)
     assert torch.equal(distorted(photos, "solarise", 1.0), photos)
     levels = distorted(photos, "posterise", 1.0)

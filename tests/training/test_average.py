@@ -1,4 +1,4 @@
-"""The average of the weights is PyTorch's, but for its first step."""
+"""The average of the weights equals PyTorch's, except for its first step."""
 
 import torch
 from torch import nn
@@ -7,13 +7,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training.average import Average
 
 
-def test_it_averages_parameters_and_buffers_and_copies_counters() -> None:
+def test_average_covers_parameters_and_buffers_and_copies_counters() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     average = Average(network, 0.9)
     usual = get_ema_multi_avg_fn(0.9)  # type: ignore[no-untyped-call]
     expected = AveragedModel(network, multi_avg_fn=usual, use_buffers=True)
-    expected.n_averaged.fill_(1)  # else the first update would copy
+    expected.n_averaged.fill_(1)  # otherwise the first update would copy
     for _ in range(5):
         network(torch.randn(8, 4))
         with torch.no_grad():

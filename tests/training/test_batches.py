@@ -1,4 +1,4 @@
-"""Batches: every image once per epoch, in an order that depends on seed and epoch alone."""
+"""Batches: every image once per epoch, in an order that depends only on seed and epoch."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ RECIPE = Recipe(batch_size=8, cutmix=0.5, distort=0.5)
 
 @pytest.fixture
 def images() -> Dataset:
-    """50 flat images; the shade of each is its number, and so is its class."""
+    """50 flat images; the shade and the class of each are its index."""
     numbers = torch.arange(50)
     pixels = numbers.byte()[:, None, None, None].expand(50, 16, 16, 3).contiguous()
     return Dataset(pixels, numbers, tuple(f"{number:02}" for number in range(50)))
@@ -33,7 +33,7 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
     )
 
 
-def test_an_epoch_has_every_image_once_but_for_an_incomplete_batch(images: Dataset) -> None:
+def test_epoch_has_every_image_once_except_for_an_incomplete_batch(images: Dataset) -> None:
     batches = list(Batches(images, unchanged(RECIPE), CPU).epoch(0))
     assert len(batches) == 6
     classes = torch.cat([batch.classes for batch in batches])
@@ -43,7 +43,7 @@ def test_an_epoch_has_every_image_once_but_for_an_incomplete_batch(images: Datas
         assert not batch.pasted.any()
 
 
-def test_epochs_differ_and_can_be_made_again(images: Dataset) -> None:
+def test_epochs_differ_and_are_reproducible(images: Dataset) -> None:
     batches = Batches(images, RECIPE, CPU)
     first = list(batches.epoch(0))
     assert not same(first, list(batches.epoch(1)))
@@ -51,7 +51,7 @@ def test_epochs_differ_and_can_be_made_again(images: Dataset) -> None:
     assert same(first, list(Batches(images, RECIPE, CPU).epoch(0)))
 
 
-def test_processes_share_every_batch(images: Dataset) -> None:
+def test_processes_share_each_batch(images: Dataset) -> None:
     recipe = unchanged(RECIPE)
     alone = [batch.classes for batch in Batches(images, recipe, CPU).epoch(3)]
     shares = [

@@ -1,6 +1,6 @@
-"""Compiled and recorded steps: the weights of plain ones, and a warning where one is not possible.
+"""Compiled and recorded steps: same weights as plain steps, and warnings if they fail.
 
-What needs a GPU is marked; without one a stand-in takes the place of CUDA's graph, which runs the
+Tests that need a GPU are marked; the others replace the CUDA graph by a stand-in, which runs the
 step again when it is replayed.
 """
 
@@ -33,7 +33,9 @@ RECIPE = Recipe(
     decay_epochs=1,
     batch_size=8,
 )
-pytestmark = pytest.mark.filterwarnings("ignore:::torch")  # the compiler looks at what it may not
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:::torch"
+)  # the compiler reads deprecated attributes
 on_gpu = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -41,7 +43,7 @@ on_gpu = [
 
 
 class Replayed:
-    """Takes the place of `Recording`: each call runs the step on the recorded batch's memory."""
+    """Stand-in for `Recording`: each call runs the step on the recorded batch's memory."""
 
     def __init__(self, step: Any, batch: Batch, stream: object) -> None:
         self.step, self.batch = step, Batch(*(part.clone() for part in batch))
@@ -91,7 +93,7 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 @pytest.mark.usefixtures("_without_gpu")
-def test_compiled_and_recorded_steps_lead_to_the_same_weights(
+def test_compiled_and_recorded_steps_give_the_same_weights(
     images: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = weights(images, tmp_path, fast=False)
@@ -104,11 +106,14 @@ def test_compiled_and_recorded_steps_lead_to_the_same_weights(
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("compile", "warning: compiling failed, so layers are not compiled: RuntimeError: no"),
-        ("Recording", "warning: no CUDA graph, so every step is launched by Python: RuntimeError"),
+        ("compile", "warning: compiling failed; layers run uncompiled: RuntimeError: no"),
+        (
+            "Recording",
+            "warning: recording a CUDA graph failed; Python launches every step",
+        ),
     ],
 )
-def test_training_goes_on_without_what_fails(
+def test_training_continues_without_failing_optimisations(
     images: Dataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -130,10 +135,10 @@ def test_training_goes_on_without_what_fails(
 
 
 @pytest.mark.usefixtures("_without_gpu")
-def test_a_step_that_failed_halfway_leaves_no_gradients(
+def test_failed_step_leaves_no_gradients(
     images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The head has its gradients when the backward pass of the layers fails."""
+    """The head already has gradients when the backward pass of the layers fails."""
 
     def compiled(function: Any, **_: bool) -> Any:
         def forward(patches: torch.Tensor) -> torch.Tensor:
@@ -156,14 +161,14 @@ def test_a_step_that_failed_halfway_leaves_no_gradients(
 class TestOnGpu:
     pytestmark = on_gpu
 
-    def test_recorded_steps_lead_to_the_weights_of_plain_ones(
+    def test_recorded_steps_give_the_same_weights_as_plain_steps(
         self, images: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         plain = weights(images, tmp_path, fast=False)
         assert distance(plain, weights(images, tmp_path, fast=True)) < 5e-2
         assert "warning: " not in capsys.readouterr().err
 
-    def test_a_run_goes_on_where_it_stopped(self, images: Dataset, tmp_path: Path) -> None:
+    def test_stopped_run_resumes(self, images: Dataset, tmp_path: Path) -> None:
         for _ in range(2):
             trainer = Trainer(RECIPE, tmp_path, images, images)
             list(trainer.epochs())

@@ -22,9 +22,7 @@ from training.command import load_sets
 from training.recipe import PRESETS, Recipe, recipe_for
 from training.trainer import Trainer
 
-from .test_train import FLAGS, RECIPE, folder, read_metrics, run, same, train, weights
-
-__all__ = ["folder"]  # a fixture
+from .runs import FLAGS, RECIPE, read_metrics, run, same, train, weights
 
 
 def trainer(
@@ -36,9 +34,7 @@ def trainer(
     return Trainer(recipe, out, training, test, clock=clock)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_within_its_epoch(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_infinite_loss_ends_the_run_within_its_epoch(folder: Path, tmp_path: Path) -> None:
     started = trainer(folder, tmp_path / "run", RECIPE)
     with torch.no_grad():
         started.network.cls_token[0] = float("nan")
@@ -51,14 +47,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_within_its_epoch(
 @pytest.mark.parametrize(
     ("seconds", "saved"), [(0, [1, 2, 3, 4, 5]), (4, [1, 3, 5]), (99, [1, 3, 5])]
 )
-def test_short_epochs_are_saved_now_and_then(
+def test_short_epochs_are_saved_at_intervals(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     seconds: float,
     saved: list[int],
 ) -> None:
-    """Always after the first, before the rates fall, and after the last."""
+    """Always after the first epoch, before the rates fall, and after the last."""
     monkeypatch.setattr("training.trainer.SAVE_SECONDS", seconds)
     ticks: Iterator[float] = iter(range(1000))
     recipe = replace(RECIPE, epochs=5, decay_epochs=2)
@@ -69,7 +65,9 @@ def test_short_epochs_are_saved_now_and_then(
     assert len(steady["history"]) == recipe.decay_start
 
 
-def test_a_resumed_run_draws_the_dropout_of_one_never_stopped(folder: Path, tmp_path: Path) -> None:
+def test_resumed_run_uses_the_same_dropout_as_an_uninterrupted_run(
+    folder: Path, tmp_path: Path
+) -> None:
     recipe = replace(RECIPE, depth=3, dropout=0.3, layer_dropout=0.3)
     train(folder, tmp_path / "whole", recipe)
     train(folder, tmp_path / "parts", replace(recipe, epochs=2))
@@ -78,16 +76,16 @@ def test_a_resumed_run_draws_the_dropout_of_one_never_stopped(folder: Path, tmp_
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
-def test_states_of_another_version_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_state_of_another_version_is_refused(folder: Path, tmp_path: Path) -> None:
     train(folder, tmp_path / "run", RECIPE)
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     del state["version"]
     torch.save(state, tmp_path / "run" / "last.pt")
-    with pytest.raises(ModelError, match=r"last\.pt: was written by another version of xcit-serve"):
+    with pytest.raises(ModelError, match=r"last\.pt: written by another version of xcit-serve"):
         train(folder, tmp_path / "run", RECIPE)
 
 
-def test_a_holdout_is_measured_instead_of_the_test_images(folder: Path, tmp_path: Path) -> None:
+def test_holdout_is_measured_instead_of_the_test_images(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = [*FLAGS.split(), "--epochs", 2, "--batch-size", 8, "--name", "tiny"]
     run(folder, out, *flags, "--holdout", 6)
@@ -100,7 +98,7 @@ def test_a_holdout_is_measured_instead_of_the_test_images(folder: Path, tmp_path
         run(folder, out, *flags, "--holdout", 8)
 
 
-def test_training_and_holdout_share_no_image(folder: Path) -> None:
+def test_training_images_and_holdout_are_disjoint(folder: Path) -> None:
     training, kept_out = load_sets(folder, PreprocessSpec(8), 10, quiet=True)
     everything = load_dataset(folder, "train", PreprocessSpec(8), quiet=True)
     paths = list_split(folder, "train")
@@ -112,13 +110,13 @@ def test_training_and_holdout_share_no_image(folder: Path) -> None:
     assert training.labels == kept_out.labels == ("blue", "red")
 
 
-def test_a_holdout_that_is_too_large_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_too_large_holdout_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="holdout is 47; it must be 0, or from 2 to 46"):
         run(folder, tmp_path / "run", *FLAGS.split(), "--holdout", 47)
     assert not (tmp_path / "run").exists()
 
 
-def test_flags_win_over_the_preset() -> None:
+def test_flags_override_the_preset() -> None:
     recipe = recipe_for(50_000, {"batch_size": 256, "epochs": 90}, "long")
     assert (recipe.batch_size, recipe.epochs, recipe.decay_epochs) == (256, 90, 45)
     assert recipe.depth == PRESETS["long"]["depth"]
@@ -126,14 +124,14 @@ def test_flags_win_over_the_preset() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_of_default_choices_can_be_prolonged(preset: str) -> None:
+def test_run_with_a_preset_can_be_prolonged(preset: str) -> None:
     short, long = (recipe_for(50_000, {"epochs": epochs}, preset) for epochs in (60, 80))
     assert replace(short, epochs=long.epochs, decay_epochs=long.decay_epochs) == long
     usual = recipe_for(50_000, {}, preset)
     assert usual.average ** (usual.epochs * (50_000 // usual.batch_size)) < 1e-6
 
 
-def test_a_run_with_a_time_limit_leaves_its_files_and_a_report(
+def test_run_with_a_time_limit_writes_its_files_and_a_report(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, archive = tmp_path / "timed", tmp_path / "images.tar.xz"
@@ -157,12 +155,12 @@ def test_a_run_with_a_time_limit_leaves_its_files_and_a_report(
     [
         ("none", 90, [""], 0),
         ("compiled", 90, ["", "--plain-steps"], 0),
-        ("compiled", 50, [""], 3),  # too little time is left
+        ("compiled", 50, [""], 3),  # too little time left
         ("all", 90, ["", "--plain-steps"], 3),
-        ("evaluation", 90, [""], 3),  # whose weights are there
+        ("evaluation", 90, [""], 3),  # the weights exist
     ],
 )
-def test_the_script_tries_again_with_plain_steps(
+def test_script_retries_with_plain_steps(
     tmp_path: Path, fails: str, limit: int, attempts: list[str], status: int
 ) -> None:
     python = tmp_path / "python"
@@ -188,6 +186,6 @@ def test_the_script_tries_again_with_plain_steps(
 
 
 @pytest.mark.parametrize(("pace", "epochs"), [(0.5, 300), (1.0, 227), (100.0, 2), (1000.0, 2)])
-def test_the_number_of_epochs_follows_from_their_pace(pace: float, epochs: int) -> None:
+def test_number_of_epochs_follows_from_the_duration_of_one(pace: float, epochs: int) -> None:
     limits = gpu_training.Limits(seconds=270, most_epochs=300, clock=lambda: 0.0)
     assert gpu_training.epochs_that_fit(pace, limits) == epochs

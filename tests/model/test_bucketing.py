@@ -1,26 +1,26 @@
-"""Batches of any size by passes of a few sizes: against every way there is."""
+"""Computing batches of any size in passes of a few sizes, compared with all alternatives."""
 
 from itertools import product
 
 import pytest
 
-from model.inference.bucketing import Passes, cheapest_passes
+from model.inference.tuning import Passes, cheapest_passes
 
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
         ({1: 1.0}, [(), (1,)]),
-        ({1: 2.0, 2: 3.0, 4: 4.5}, [(), (1,), (2,), (4,), (4,)]),  # the third is filled up
-        ({1: 1.0, 2: 2.0, 4: 9.0}, [(), (1,), (2,), (1, 2), (4,)]),  # and here divided
+        ({1: 2.0, 2: 3.0, 4: 4.5}, [(), (1,), (2,), (4,), (4,)]),  # three images are padded
+        ({1: 1.0, 2: 2.0, 4: 9.0}, [(), (1,), (2,), (1, 2), (4,)]),  # three images are divided
         ({1: 2.0, 4: 5.0, 6: 9.0}, [(), (1,), (1, 1), (4,), (4,), (1, 4), (6,)]),
     ],
 )
-def test_a_batch_is_filled_up_or_divided(seconds: dict[int, float], expected: list[Passes]) -> None:
+def test_batch_is_padded_or_divided(seconds: dict[int, float], expected: list[Passes]) -> None:
     assert cheapest_passes(seconds) == expected
 
 
-def test_no_other_way_is_quicker() -> None:
+def test_no_other_division_is_faster() -> None:
     seconds = {1: 1.3, 2: 1.9, 4: 3.0, 8: 5.2}
     for count, passes in enumerate(cheapest_passes(seconds)):
         assert sum(passes) >= count
