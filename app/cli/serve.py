@@ -12,11 +12,9 @@ from typing import NoReturn
 from app.cli.output import complain
 from app.cli.parser import Parser, add_settings, settings_in
 from app.config.cloud import follow_cloud
-from app.config.cpu_quota import usable_cores
 from app.config.settings import ENV_PREFIX, Settings, SettingsError, read_settings
 from app.config.unknown_variables import unknown_variables
 from app.observability.otel_environment import without_opentelemetry
-from app.processes.choose import choose_workers
 from app.serving.classifier import Classifier
 
 logger = logging.getLogger(__name__)
@@ -38,12 +36,10 @@ def run(args: argparse.Namespace) -> NoReturn:
     set_up_logs(settings.log_level, settings.log_format)
     for warning in unknown_variables():
         logging.getLogger("app.config.settings").warning(warning)
-    workers, reason = choose_workers(settings, usable_cores())
-    if workers:
-        logger.info("HTTP workers: %d (%s)", workers, reason)
+    if settings.http_workers:
         from app.processes.supervisor import supervise
 
-        exit_with(settings, partial(supervise, settings, workers, settings.engines))
+        exit_with(settings, partial(supervise, settings))
 
     gc.disable()  # until the model is loaded: collections take a tenth of the start-up time
     from app.loading import load_model

@@ -134,12 +134,12 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Path("~/.cache/xcit-serve")
     """Directory in which compiled models are cached between starts; empty for no cache."""
 
-    http_workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
-    """HTTP worker processes next to the engines; 0 serves with one process. By default 0 on up to
-    4 cores."""
+    http_workers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Number of processes for HTTP and decoding, next to the engine's; 0 serves with one
+    process."""
 
     engines: Annotated[int, Field(ge=1, le=16)] = 1
-    """Engine processes, if there are HTTP workers: one per device."""
+    """Number of engine processes, if there are HTTP workers."""
 
     preprocess_workers: Annotated[int, Field(ge=1, le=256)] | None = None
     """Threads that decode images. Default: one per core."""

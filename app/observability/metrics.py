@@ -1,6 +1,7 @@
 """All metrics: names, units, labels and buckets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from prometheus_client import (
@@ -47,6 +48,7 @@ class Metrics:
         self.batches = BatchMetrics(registry)
         self.serving = ServingMetrics(registry)
         self.connections = ConnectionMetrics(registry)
+        self.workers = WorkerMetrics(registry)
         self.reload_failed = Gauge(
             "xcit_reload_failed",
             "1 after a failed reload, until one succeeds.",
@@ -245,3 +247,27 @@ class ConnectionMetrics:
             "Connections closed or refused because the maximum number was open.",
             registry=registry,
         )
+
+
+class WorkerMetrics:
+    """HTTP workers, if the service has several processes."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._workers = Gauge(
+            "xcit_http_workers", "HTTP worker processes; 0 with one process.", registry=registry
+        )
+        self._connections = Gauge(
+            "xcit_worker_connections",
+            "Open connections of an HTTP worker.",
+            ["worker"],
+            registry=registry,
+        )
+        self.restarts = Counter(
+            "xcit_worker_restarts", "HTTP workers that ended and were replaced.", registry=registry
+        )
+
+    def watch(self, workers: int, connections: Callable[[int], int]) -> None:
+        """Read the number of connections of each worker at each scrape."""
+        self._workers.set(workers)
+        for number in range(workers):
+            self._connections.labels(str(number)).set_function(partial(connections, number))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from app.config.settings import Settings
+from app.config.settings import Settings, SettingsError
 from app.http.api_keys import KeysError, read_keys
 from app.observability.metrics import Metrics
 from app.processes.channel import socket_pair
@@ -43,7 +43,7 @@ RETRY_ELSEWHERE = 2
 logger = logging.getLogger(__name__)
 
 
-def supervise(settings: Settings, workers: int, engines: int) -> str | None:
+def supervise(settings: Settings) -> str | None:
     """Serve with several processes until stopped.
 
     Returns:
@@ -55,21 +55,12 @@ def supervise(settings: Settings, workers: int, engines: int) -> str | None:
     listeners = open_listeners(settings.host, settings.port)
     try:
         keys = read_keys(settings.api_keys_file) if settings.api_keys_file else {}
-        return asyncio.run(_supervise(settings, listeners, workers, engines, keys))
+        supervisor = Supervisor(settings, listeners, keys)
+        return asyncio.run(supervisor.run())
     except StartupError as error:
         return str(error)
     finally:
         close_all(listeners)
-
-
-async def _supervise(
-    settings: Settings,
-    listeners: Sequence[socket.socket],
-    workers: int,
-    engines: int,
-    keys: Mapping[bytes, str],
-) -> str | None:
-    return await Supervisor(settings, listeners, workers, engines, keys).run()
 
 
 class Supervisor:
@@ -79,10 +70,9 @@ class Supervisor:
         self,
         settings: Settings,
         listeners: Sequence[socket.socket],
-        workers: int,
-        engines: int,
         keys: Mapping[bytes, str],
     ) -> None:
+        workers, engines = settings.http_workers, settings.engines
         self._settings = settings
         self._listeners = listeners
         self._keys = keys
@@ -100,10 +90,15 @@ class Supervisor:
         self.lifecycle = Lifecycle()
         self._metrics = Metrics()
         self._metrics.serving.watch(self, settings)
+        self._metrics.workers.watch(workers, lambda n: self.page.worker(n).connections)
+        self._metrics.connections.open.set_function(
+            lambda: sum(self.page.worker(n).connections for n in range(workers))
+        )
         self._deaths = Deaths()
         self._reloading = False
         self._stopping: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
+        self._unusable = ""  # why the settings cannot be used
         self._grace = 0.0  # no traffic is routed to a service that was never ready
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -145,6 +140,8 @@ class Supervisor:
         logger.info("listening on %s", ", ".join(map(url_of, self._listeners)))
         self._start(self._load())
         await self._ended.wait()
+        if self._unusable:
+            raise SettingsError(self._unusable)
         return self.lifecycle.failure
 
     def _start(self, work: Any) -> None:
@@ -224,6 +221,7 @@ class Supervisor:
             return
         logger.error("worker %d ended with exit code %d", number, code)
         self._deaths.add()
+        self._metrics.workers.restarts.inc()
         if self._deaths.too_many:
             self.lifecycle.fail("workers keep ending; see their messages above")
             return
@@ -270,6 +268,11 @@ class Supervisor:
                 self._metrics.requests.count(*summary)
             case Json(content={"refusal": [status, reason]}):
                 self._metrics.requests.count_refusal(status, reason)
+            case Json(content={"unusable": reason}):
+                self._unusable = str(reason)
+                self._stop()
+            case Json(content={"max_connections": int(most)}):
+                self._metrics.connections.max.set(most * len(self._workers))
             case Json(content={"refused": _}):
                 self._metrics.connections.refused.inc()
             case Json(content={"started": _}):

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from app.config.settings import Settings
+from app.config.settings import Settings, SettingsError
 from app.http.app import application
 from app.http.service import Service, open_tracing
 from app.observability.logs import set_up_logs
@@ -77,7 +77,12 @@ class WorkerProcess:
         settings = settings_from_json(start["settings"])
         set_up_logs(settings.log_level, settings.log_format)
         self._max_pixels = settings.max_pixels
-        server = await self._build(settings, start["workers"], keys=start["keys"])
+        try:
+            server = await self._build(settings, start["workers"], keys=start["keys"])
+        except SettingsError as error:
+            self._send({"unusable": str(error)})
+            self._control.close()
+            return
         beating = asyncio.create_task(self._beat())
         self._send({"started": self._number})
         keep_heap()
