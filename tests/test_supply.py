@@ -4,13 +4,12 @@ import json
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from .servers import Advisories
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 LOCK = (SCRIPTS.parent / "requirements.txt").read_text()
@@ -40,52 +39,14 @@ def test_the_bill_of_materials_has_what_is_served_as_pinned_and_nothing_else(
     assert set(PINS) - set(listed) <= {"uvloop"}  # not on Windows
 
 
-class Advisories(ThreadingHTTPServer):
-    """As OSV answers: what there is to say of a package."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.vulnerable: set[str] = set()
-        self.status = 200
-        self.asked: dict[str, str] = {}
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Advisories
-
-    def do_POST(self) -> None:
-        query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        name = query["package"]["name"]
-        self.server.asked[name] = query["version"]
-        answer: dict[str, Any] = {}
-        if name in self.server.vulnerable:
-            ranges = [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "99.1"}]}]
-            affected = [{"package": {"name": name, "ecosystem": "PyPI"}, "ranges": ranges}]
-            answer = {"vulns": [{"id": "PYSEC-2026-1", "affected": affected}]}
-        body = json.dumps(answer).encode()
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
-
-
 @pytest.fixture
 def advisories() -> Iterator[Advisories]:
-    server = Advisories()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with Advisories() as server:
+        yield server
 
 
 def audit(server: Advisories) -> "subprocess.CompletedProcess[str]":
-    url = f"http://127.0.0.1:{server.server_port}"
-    return run("audit.py", "--vulnerability-service=osv", f"--osv-url={url}")
+    return run("audit.py", "--vulnerability-service=osv", f"--osv-url={server.url}")
 
 
 def test_every_pin_is_audited(advisories: Advisories) -> None:

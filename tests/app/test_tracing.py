@@ -20,7 +20,7 @@ from app.http.app import create_app
 from app.observability import tracing
 from app.observability.logs import JsonFormatter, TextFormatter
 from app.observability.otel_environment import without_opentelemetry
-from tests.collector import Collector
+from tests.servers import Collector
 
 from .conftest import FakeClassifier, make_settings, running, until
 

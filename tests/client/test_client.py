@@ -39,8 +39,9 @@ from app.http.app import create_app
 from app.serving.classifier import ModelInfo
 from app.serving.lifecycle import Lifecycle, State
 from tests.app.conftest import FakeClassifier, make_settings, until
+from tests.servers import Predictions
 
-from .conftest import ANSWER, HASTY, Counting, Script, Turn, countdown, good, problem
+from .conftest import ANSWER, HASTY, Script, Turn, countdown, good, problem
 
 pytestmark = pytest.mark.anyio
 
@@ -324,7 +325,7 @@ async def test_a_bar_is_drawn_only_for_who_asks(capsys: pytest.CaptureFixture[st
     assert "7image" in capsys.readouterr().err
 
 
-async def test_connections_are_kept(counting: Counting) -> None:
+async def test_connections_are_kept(counting: Predictions) -> None:
     with Client(counting.url) as client:
         assert len([*client.predict_many([b"3"] * 30, concurrency=1)]) == 30
     assert counting.connections == 1

@@ -7,9 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -19,6 +17,7 @@ from app.cli.main import main
 from app.config.settings import CLIENT_KEY
 from app.config.unknown_variables import unknown_variables
 from app.http.api_keys import new_key
+from tests.servers import FixedPage
 
 from .conftest import ROOT, Server, StartServer, environment, free_port
 
@@ -64,23 +63,9 @@ def photo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stranger() -> Iterator[str]:
-    """The URL of a server of pages."""
-
-    class Pages(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(b"<h1>It works!</h1>")
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as pages:
-        thread = Thread(target=pages.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{pages.server_port}"
-        pages.shutdown()
-        thread.join()
+    """The URL of a web server that is not a model server."""
+    with FixedPage("<h1>It works!</h1>") as server:
+        yield server.url
 
 
 def test_a_server_says_what_the_model_here_says(run: Run, server: Server, photo: Path) -> None:

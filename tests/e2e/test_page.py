@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +32,7 @@ from playwright.sync_api import (
 
 from app.http.api_keys import new_key
 from app.serving.timings import PHASES
+from tests.servers import FixedPage
 
 from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer
 from .test_contract import picture
@@ -582,10 +582,10 @@ def test_a_page_of_another_origin_cannot_send(
 ) -> None:
     refused = 'xcit_rejected_total{reason="cross_site_request"}'
     before = number(server, refused)
-    with serving(attack % server.url) as port:
+    with FixedPage(attack % server.url) as other:
         page = browser.new_page()
         with page.expect_response("**/predict") as answer:
-            page.goto(f"http://{host}:{port}/")
+            page.goto(f"http://{host}:{other.server_port}/")
         assert answer.value.status == 403
         page.close()
     assert number(server, refused) == before + 1
@@ -606,26 +606,3 @@ def test_a_name_that_a_page_made_resolve_to_loopback_is_not_answered(
     ]
     assert [answer and answer.status for answer in answers] == [421, 200]
     rebound.close()
-
-
-@contextmanager
-def serving(page: str) -> Iterator[int]:
-    """The port of a server that answers every request with a page."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(page.encode())
-
-        def log_message(self, *_: object) -> None:
-            """Logs nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()

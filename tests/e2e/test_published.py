@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from model.families.xcit_published import PublishedXCiT
-from tests.hub import Hub, Repository
+from tests.servers import Hub, Repository
 
 from .conftest import ROOT, StartServer, environment
 

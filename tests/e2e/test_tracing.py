@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.collector import Collector
+from tests.servers import Collector
 
 from .conftest import ROOT, SLOW_SERVICE, StartServer, environment
 
