@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds for a start or a stop, on a busy machine
 
+HERE = Path(__file__).parent
 SERVE = ("-m", "app", "serve")
 SLOW_SERVICE = ("-m", "tests.e2e.slow_service")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave end-to-end tests to ``make test-all``, except those marked ``quick``."""
+    for item in items:
+        if HERE in item.path.parents and not item.get_closest_marker("quick"):
+            item.add_marker("thorough")
 
 
 @dataclass
@@ -81,6 +91,13 @@ class Server:
 StartServer = Callable[..., Server]
 
 
+def with_quick(names: Iterable[str], *quick: str) -> list[object]:
+    """Parameters of a test of which some, by name, are quick."""
+    names = list(names)
+    assert set(quick) <= set(names)
+    return [pytest.param(n, marks=pytest.mark.quick) if n in quick else n for n in names]
+
+
 def environment(**settings: object) -> dict[str, str]:
     """This process's environment with no setting but these."""
     inherited = {name: v for name, v in os.environ.items() if not name.startswith("XCIT_")}
@@ -96,6 +113,20 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
     """Start a server, for any host, and wait until it is ready. It is killed at the end."""
+    with starting(tmp_path_factory) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def bundled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with default settings and the bundled checkpoint, shared by all tests."""
+    with starting(tmp_path_factory) as start:
+        yield start()
+
+
+@contextmanager
+def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """A function that starts servers; they are killed at the end."""
     started: list[Server] = []
 
     def start(*command: str, wait: bool = True, **settings: Any) -> Server:

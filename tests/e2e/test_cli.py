@@ -63,6 +63,7 @@ def raw(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.quick
 def test_predict_prints_a_table(xcit_serve: Command, photo: Path) -> None:
     done = xcit_serve("predict", photo, "--top-k", 3)
     assert done.returncode == 0, done.stderr
@@ -106,6 +107,7 @@ def test_predict_shows_all_classes_of_a_model_that_has_but_a_few(
     assert len(done.stdout.splitlines()) == 3
 
 
+@pytest.mark.quick
 def test_explain_draws_a_head_or_the_mean(xcit_serve: Command, photo: Path, tmp_path: Path) -> None:
     pictures = [tmp_path / name for name in ("mean.png", "head.png")]
     assert xcit_serve("explain", photo, pictures[0]).returncode == 0
@@ -140,6 +142,7 @@ def test_what_cannot_be_explained_is_told_in_a_line(
     assert not out.exists()
 
 
+@pytest.mark.quick
 def test_inspect_tells_what_a_checkpoint_is(xcit_serve: Command, raw: Path) -> None:
     bundled = xcit_serve("inspect", BUNDLED_CHECKPOINT)
     assert bundled.returncode == 0
@@ -148,6 +151,7 @@ def test_inspect_tells_what_a_checkpoint_is(xcit_serve: Command, raw: Path) -> N
     assert "raw state dict" in xcit_serve("inspect", raw).stdout
 
 
+@pytest.mark.quick
 def test_convert_writes_the_self_describing_form(
     xcit_serve: Command, raw: Path, tmp_path: Path, photo: Path
 ) -> None:
@@ -180,6 +184,7 @@ def test_convert_halves_the_file_at_16_bits(
     assert half == {label: pytest.approx(whole[label], abs=0.05) for label in half}
 
 
+@pytest.mark.quick
 def test_evaluate_measures_an_image_folder(
     xcit_serve: Command, photo: Path, tmp_path: Path
 ) -> None:

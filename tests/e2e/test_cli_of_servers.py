@@ -68,6 +68,7 @@ def stranger() -> Iterator[str]:
         yield server.url
 
 
+@pytest.mark.quick
 def test_a_server_says_what_the_model_here_says(run: Run, server: Server, photo: Path) -> None:
     code, local, _ = run("predict", photo, "--json", "--top-k", 3)
     assert code == 0
@@ -164,6 +165,7 @@ def test_mistakes_are_one_line(run: Run, command: str, code: int, message: str) 
     assert "s3cret" not in line
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("command", [["predict", "x"], ["bench"]], ids=["predict", "bench"])
 def test_a_server_that_is_none_is_one_line(run: Run, command: list[str], stranger: str) -> None:
     url = f"http://127.0.0.1:{free_port()}"

@@ -186,6 +186,7 @@ def test_an_image_may_be_named_like_a_flag(run: Run) -> None:
     assert out.startswith("--photo.jpg  ")
 
 
+@pytest.mark.quick
 def test_the_version_is_that_of_the_package(run: Run) -> None:
     assert run("--version") == (0, f"xcit-serve {version('xcit-serve')}\n", [])
 
@@ -205,6 +206,7 @@ def test_the_help_of_serve_shows_choices_and_switches(run: Run) -> None:
         assert f"--{name.replace('_', '-')} " in out
 
 
+@pytest.mark.quick
 def test_every_command_has_a_help_of_its_own(run: Run) -> None:
     for command in build_parser().commands:
         code, out, _ = run(command, "--help")

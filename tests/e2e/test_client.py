@@ -22,9 +22,9 @@ from xcit_client import (
 from .conftest import SLOW_SERVICE, Server, StartServer, free_port
 
 
-@pytest.fixture(scope="module")
-def server(start_server: StartServer) -> Server:
-    return start_server()
+@pytest.fixture
+def server(bundled_server: Server) -> Server:
+    return bundled_server
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.quick
 def test_every_kind_of_image_has_the_same_answer(server: Server, photo: Path) -> None:
     with Image.open(photo) as picture, Client(server.url) as client:
         upright = numpy.asarray(picture.transpose(Image.Transpose.ROTATE_270))
@@ -52,6 +53,7 @@ def test_every_kind_of_image_has_the_same_answer(server: Server, photo: Path) ->
         assert client.explain(photo).startswith(b"\x89PNG")
 
 
+@pytest.mark.quick
 def test_threads_share_a_client(server: Server, photo: Path) -> None:
     with Client(server.url) as client:
         outcomes = [*client.predict_many([photo, b"no image"] * 20, concurrency=8)]

@@ -24,11 +24,12 @@ def picture(seed: int = 0, size: tuple[int, int] = (120, 90), image_format: str 
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="module")
-def server(start_server: StartServer) -> Server:
-    return start_server()
+@pytest.fixture
+def server(bundled_server: Server) -> Server:
+    return bundled_server
 
 
+@pytest.mark.quick
 def test_the_answer_is_the_classifiers(server: Server) -> None:
     data = picture()
     classifier = load_classifier(BUNDLED_CHECKPOINT)
@@ -109,6 +110,7 @@ def test_every_row_of_the_error_table(
     assert server.client.post("/predict", content=picture()).status_code == 200
 
 
+@pytest.mark.quick
 def test_one_corrupt_image_among_31_good_ones_fails_alone(server: Server) -> None:
     bodies = [picture(seed) for seed in range(31)]
     bodies.insert(13, picture()[:1000])
@@ -130,12 +132,14 @@ def test_a_waiting_client_with_expect_continue_is_refused_before_it_sends(server
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.quick
 def test_nothing_is_left_waiting_at_the_end(server: Server) -> None:
     metrics = server.client.get("/metrics").text
     assert "xcit_inflight_requests 0.0" in metrics
     assert "xcit_queue_depth 0.0" in metrics
 
 
+@pytest.mark.quick
 def test_many_images_are_answered_as_each_alone(server: Server) -> None:
     pictures = [
         picture(seed, image_format=kind) for seed, kind in enumerate(("JPEG", "PNG", "BMP"))
@@ -151,6 +155,7 @@ def test_many_images_are_answered_as_each_alone(server: Server) -> None:
         assert [r["score"] for r in rows] == pytest.approx([r["score"] for r in alone], abs=0.02)
 
 
+@pytest.mark.quick
 def test_an_explanation_is_a_picture_of_the_crop(server: Server) -> None:
     heads = server.client.get("/healthz").json()["model"]["heads"]
     found = set()
@@ -164,6 +169,7 @@ def test_an_explanation_is_a_picture_of_the_crop(server: Server) -> None:
     assert server.client.post("/explain", content=b"rubbish").status_code == 415
 
 
+@pytest.mark.quick
 def test_vertex_ai_starts_the_service_with_its_own_variables(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

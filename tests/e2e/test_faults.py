@@ -4,6 +4,8 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer
 
 
@@ -26,6 +28,7 @@ def assert_ends(server: Server, reason: str) -> None:
     assert server.log.read_text().splitlines()[-1] == f"xcit-serve: {reason}"
 
 
+@pytest.mark.quick
 def test_one_bad_image_fails_alone(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE)
     assert post_together(server, b"0", b"poison", b"0", b"bad") == [200, 500, 200, 400]
@@ -33,6 +36,7 @@ def test_one_bad_image_fails_alone(start_server: StartServer) -> None:
     assert server.post(b"0").status_code == 200
 
 
+@pytest.mark.quick
 def test_a_model_that_fails_on_everything_ends_the_process(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, drain_delay_s=1)
     assert server.post(b"plague").status_code == 503
@@ -51,6 +55,7 @@ def test_a_batch_that_hangs_ends_the_process(start_server: StartServer) -> None:
     assert_ends(server, "inference failed: a batch of 1 has not ended within 1 s")
 
 
+@pytest.mark.quick
 def test_a_lack_of_memory_makes_batches_smaller_for_good(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, max_batch_size=16)
     assert post_together(server, *[b"heavy"] * 8) == [200] * 8

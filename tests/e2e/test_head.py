@@ -2,16 +2,16 @@
 
 import pytest
 
-from .conftest import Server, StartServer
+from .conftest import Server
 from .raw import ask, codes, problem, request
 
 PATHS = ["/", "/docs", "/openapi.json", "/livez", "/readyz", "/healthz", "/v2", "/v2/health/live"]
 CHANGING = (b"date:", b"x-request-id:", b"server-timing:")
 
 
-@pytest.fixture(scope="module")
-def server(start_server: StartServer) -> Server:
-    return start_server()
+@pytest.fixture
+def server(bundled_server: Server) -> Server:
+    return bundled_server
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/nowhere", "/predict"])

@@ -28,6 +28,7 @@ def wait_for(condition: object, what: str) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.quick
 def test_sigterm_under_load_answers_every_admitted_request_and_exits_0(
     start_server: StartServer,
 ) -> None:
@@ -39,6 +40,7 @@ def test_sigterm_under_load_answers_every_admitted_request_and_exits_0(
         assert [answer.result().status_code for answer in answers] == [200] * 12
 
 
+@pytest.mark.quick
 def test_draining_is_told_at_once_and_still_serves_for_a_while(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, drain_delay_s=1.5)
     server.process.send_signal(signal.SIGTERM)
@@ -56,6 +58,7 @@ def test_an_interrupt_from_the_keyboard_stops_without_the_delay(start_server: St
     assert server.stop(signal.SIGINT) == 0
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=lambda sent: sent.name)
 def test_a_second_signal_ends_the_drain_without_an_error(
     start_server: StartServer, second: signal.Signals
@@ -148,6 +151,7 @@ def test_log_lines_of_a_signal_carry_no_request_id(
     assert not [line for line in lines if "request_id" in line]
 
 
+@pytest.mark.quick
 def test_a_lost_device_ends_the_process_with_a_reason(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, drain_delay_s=1)
     response = server.post(b"broken")
@@ -159,6 +163,7 @@ def test_a_lost_device_ends_the_process_with_a_reason(start_server: StartServer)
     assert last == "xcit-serve: inference failed: the device is lost"
 
 
+@pytest.mark.quick
 def test_a_client_that_leaves_frees_its_place(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, max_queue_size=3, max_batch_size=1)
     with ThreadPoolExecutor(1) as pool:
@@ -195,6 +200,7 @@ def test_json_logs_are_one_object_a_line(start_server: StartServer) -> None:
     assert requests[-1]["request_id"]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("count", [1, 2], ids=["once", "twice"])
 def test_sigterm_while_loading_exits_0(count: int) -> None:
     process = subprocess.Popen(
@@ -232,6 +238,7 @@ def test_sigterm_does_not_wait_for_slow_uploads(start_server: StartServer) -> No
         upload.close()
 
 
+@pytest.mark.quick
 def test_after_sigkill_the_next_one_starts_as_ever(start_server: StartServer) -> None:
     server = start_server()
     server.process.kill()

@@ -53,6 +53,7 @@ def images(*contents: bytes, binary: bool = True) -> Any:
     return given
 
 
+@pytest.mark.quick
 def test_the_client_finds_server_and_models(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
@@ -96,6 +97,7 @@ def test_images_become_the_networks_logits(
     assert result.as_numpy("probabilities") == pytest.approx(softmax, abs=1e-4)
 
 
+@pytest.mark.quick
 def test_normalised_tensors_become_the_same_logits(
     client: Any, pictures: list[bytes], expected: Any
 ) -> None:
@@ -155,6 +157,7 @@ def test_the_client_gets_readable_errors(client: Any, pictures: list[bytes]) -> 
     assert "not answered within" in message("xcit", [images(*pictures * 40)], timeout=1)
 
 
+@pytest.mark.quick
 def test_a_raw_image_is_the_whole_body(server: Server, pictures: list[bytes]) -> None:
     raw = {"Inference-Header-Content-Length": "0"}
     response = server.client.post("/v2/models/xcit/infer", content=pictures[0], headers=raw)

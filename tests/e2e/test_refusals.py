@@ -8,7 +8,7 @@ import pytest
 
 from app.http.api_keys import new_key
 
-from .conftest import SLOW_SERVICE, Server, StartServer
+from .conftest import SLOW_SERVICE, Server, StartServer, with_quick
 from .raw import GET, ask, codes, connect, problem, read_to_end, request
 
 PETABYTE = b"Content-Length: 1000000000000000"
@@ -64,7 +64,7 @@ def answer_seconds(server: Server, head: bytes) -> tuple[int, float]:
         return codes(received)[0], time.monotonic() - begun
 
 
-@pytest.mark.parametrize("kind", EARLY)
+@pytest.mark.parametrize("kind", with_quick(EARLY, "401 predict"))
 def test_a_refusal_does_not_wait_for_the_body(server: Server, kind: str) -> None:
     expected, head = EARLY[kind]
     status, seconds = answer_seconds(server, head)

@@ -83,6 +83,7 @@ def wait_served(server: Server, name: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.quick
 def test_a_hangup_replaces_the_model_and_loses_nothing(
     start_server: StartServer, checkpoint: Path
 ) -> None:

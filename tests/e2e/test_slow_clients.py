@@ -47,7 +47,14 @@ def problem(answer: bytes) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("sent", [b"", b"POST /pre", b"POST /predict HTTP/1.1\r\nHost: x\r\nA: b"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        pytest.param(b"POST /pre", marks=pytest.mark.quick),
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nA: b",
+    ],
+)
 def test_a_head_that_does_not_come_is_not_waited_for(
     connection: socket.socket, sent: bytes
 ) -> None:
@@ -130,6 +137,7 @@ def test_a_head_sent_drop_by_drop_gets_no_more_time(connection: socket.socket) -
     assert seconds < 2
 
 
+@pytest.mark.quick
 def test_a_body_sent_drop_by_drop_ends_at_the_deadline(connection: socket.socket) -> None:
     connection.sendall(HEAD)
     answer, seconds = drip(connection, pause=0.2)
@@ -185,6 +193,7 @@ def until_cut(connection: socket.socket, piece: bytes, *, pause: float = 0) -> f
         time.sleep(pause)
 
 
+@pytest.mark.quick
 def test_slow_uploads_take_no_places_and_their_bytes_are_bounded(server: Server) -> None:
     uploads = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(9)]
     try:

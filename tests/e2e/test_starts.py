@@ -55,6 +55,7 @@ def check_reason(ended: Start, log_format: str, reason: str) -> None:
         assert ended.lines[-1].startswith(complaint)
 
 
+@pytest.mark.quick
 @LOG_FORMATS
 def test_a_port_in_use_is_a_usage_error(log_format: str) -> None:
     """It is found before the model is looked for, which would fail too."""
@@ -73,6 +74,7 @@ def test_an_unknown_host_is_a_usage_error() -> None:
     check_reason(ended, "text", "cannot start: host no-such-host.invalid cannot be resolved; ")
 
 
+@pytest.mark.quick
 @LOG_FORMATS
 def test_a_model_that_cannot_be_served_is_a_failure(log_format: str) -> None:
     ended = start(checkpoint="/nowhere/weights.pt", log_format=log_format)
@@ -125,6 +127,7 @@ def test_settings_that_cannot_be_used_together_are_in_the_log(
     check_reason(ended, "text", f"cannot start: {reason}")
 
 
+@pytest.mark.quick
 def test_bad_settings_are_a_line_each_and_exit_code_2() -> None:
     ended = start(max_batch_size="many", device="gpu")
     assert ended.code == 2

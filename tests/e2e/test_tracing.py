@@ -24,6 +24,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     server.close()
 
 
+@pytest.mark.quick
 def test_a_server_sends_its_last_spans_before_it_ends(
     start_server: StartServer, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
