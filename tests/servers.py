@@ -20,6 +20,7 @@ from .spans import Span, read_export
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_of-the-test"
+HANGS = 120  # seconds, at most, that a collector hangs
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -193,7 +194,7 @@ class _CollectorHandler(Handler):
         if self.headers["Content-Encoding"] == "gzip":
             body = gzip.decompress(body)
         self.server.asked.set()
-        self.server.awake.wait(60)
+        self.server.awake.wait(HANGS)
         resources, spans = read_export(body)
         self.server.resources += resources
         self.server.spans += spans

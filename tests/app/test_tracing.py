@@ -20,7 +20,7 @@ from app.http.app import create_app
 from app.observability import tracing
 from app.observability.logs import JsonFormatter, TextFormatter
 from app.observability.otel_environment import without_opentelemetry
-from tests.servers import Collector
+from tests.servers import HANGS, Collector
 
 from .conftest import FakeClassifier, make_settings, running, until
 
@@ -470,12 +470,11 @@ async def test_a_collector_that_hangs_costs_no_request_and_no_stop(
         await client.post("/predict", content=b"1")
         await client.post("/predict", content=b"1")
         await asyncio.to_thread(hanging.asked.wait, 10)
-        began = time.monotonic()
         for _ in range(100):
             assert (await client.post("/predict", content=b"1")).status_code == 200
-        assert time.monotonic() - began < 5
+        assert not hanging.awake.is_set()
         stopping = time.monotonic()
-    assert 0.25 < time.monotonic() - stopping < 2
+    assert 0.25 < time.monotonic() - stopping < HANGS / 2
     assert "the last spans could not be sent within 0.3 s" in caplog.text
     assert caplog.text.count("Queue full") == 1
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds for a start or a stop, on a busy machine
+PATIENCE = 60  # seconds for what should take far less, on a slow and busy machine
 
 HERE = Path(__file__).parent
 SERVE = ("-m", "app", "serve")
@@ -76,6 +76,16 @@ class Server:
         self._proc("clear_refs").write_text("5")
         return self.memory()
 
+    def metric(self, name: str) -> float:
+        """The value of a metric, given by its name with labels."""
+        lines = self.client.get("/metrics").text.splitlines()
+        (value,) = (line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} "))
+        return float(value)
+
+    def inflight(self) -> int:
+        """Admitted requests that are not yet answered."""
+        return int(self.metric("xcit_inflight_requests"))
+
     def threads(self) -> int:
         return len(list(self._proc("task").iterdir()))
 
@@ -102,6 +112,13 @@ def environment(**settings: object) -> dict[str, str]:
     """This process's environment with no setting but these."""
     inherited = {name: v for name, v in os.environ.items() if not name.startswith("XCIT_")}
     return inherited | {f"XCIT_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < limit, f"not in {PATIENCE} s: {what}"
+        time.sleep(0.01)
 
 
 def free_port() -> int:

@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer
+from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer, wait_for
 
 
 def post_together(server: Server, *bodies: bytes) -> list[int]:
     """Statuses of requests that form one batch, behind one that is running."""
     with ThreadPoolExecutor(len(bodies) + 1) as pool:
-        running = pool.submit(server.post, b"0.3")
-        time.sleep(0.1)
+        running = pool.submit(server.post, b"0.5")
+        wait_for(lambda: server.metric("xcit_queue_depth") < server.inflight(), "one is running")
         answers = [pool.submit(server.post, body) for body in bodies]
         assert running.result().status_code == 200
         return [answer.result().status_code for answer in answers]
@@ -46,12 +46,10 @@ def test_a_model_that_fails_on_everything_ends_the_process(start_server: StartSe
 def test_a_batch_that_hangs_ends_the_process(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, batch_timeout_s=1, drain_delay_s=1, max_batch_size=1)
     with ThreadPoolExecutor(3) as pool:
-        begun = time.monotonic()
         answers = [pool.submit(server.post, b"hang")]
-        time.sleep(0.3)
+        wait_for(lambda: server.inflight() == 1, "one hangs")
         answers += [pool.submit(server.post, b"0") for _ in range(2)]
         assert [answer.result().status_code for answer in answers] == [503] * 3
-        assert time.monotonic() - begun < 3
     assert_ends(server, "inference failed: a batch of 1 has not ended within 1 s")
 
 
@@ -79,11 +77,16 @@ STUCK_SOON = {"preprocess_workers": 2, "request_timeout_s": 1, "test_stuck_after
 def test_a_stuck_decoder_takes_no_worker(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, **STUCK_SOON)
     assert server.post(b"nap 60").status_code == 504
-    time.sleep(0.5)  # the request was late; the decoder, which began after it, is so by now
+    wait_for(lambda: server.metric("xcit_stuck_decoders") == 1, "the decoder counts as stuck")
     for _ in range(4):  # more than one at a time, or the other worker would do
         assert post_together(server, b"nap 0.6", b"nap 0.6") == [200, 200]
     assert "xcit_stuck_decoders 1.0" in server.client.get("/metrics").text
     assert "stuck decoders: 1 of at most 4" in server.log.read_text()
+
+
+def has_stuck(server: Server, count: int) -> bool:
+    server.client.get("/metrics")  # decoders are counted when metrics are read
+    return f"stuck decoders: {count} of at most 4" in server.log.read_text()
 
 
 def test_stuck_decoders_end_the_process_when_nothing_can_be_decoded_and_not_before(
@@ -96,9 +99,7 @@ def test_stuck_decoders_end_the_process_when_nothing_can_be_decoded_and_not_befo
         with ThreadPoolExecutor(2) as pool:
             answers = [pool.submit(server.post, b"nap 60") for _ in range(2)]
             assert [answer.result().status_code for answer in answers] == [504, 504]
-        time.sleep(0.5)  # their decoders may have begun a little later than the requests
-        server.client.get("/metrics")
-        assert f"stuck decoders: {stuck} of at most 4" in server.log.read_text()
+        wait_for(lambda: has_stuck(server, stuck), "the decoders count as stuck")  # noqa: B023
     assert_ends(server, "all 4 decoders are stuck")
 
 
@@ -118,10 +119,8 @@ def test_decoders_that_share_the_interpreter_lock_are_not_stuck(start_server: St
 
 def test_a_clean_stop_does_not_wait_for_a_decoder_that_runs_away(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, request_timeout_s=1)
-    assert server.post(b"nap 60").status_code == 504
-    begun = time.monotonic()
+    assert server.post(b"nap 3600").status_code == 504
     assert server.stop() == 0
-    assert time.monotonic() - begun < 5
 
 
 def test_logs_of_a_failure_are_json_too(start_server: StartServer) -> None:

@@ -11,21 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .conftest import PATIENCE, ROOT, SERVE, SLOW_SERVICE, Server, StartServer, environment
-
-
-def inflight(server: Server) -> int:
-    text = server.client.get("/metrics").text
-    (line,) = (line for line in text.splitlines() if line.startswith("xcit_inflight_requests "))
-    return int(float(line.split()[1]))
-
-
-def wait_for(condition: object, what: str) -> None:
-    assert callable(condition)
-    limit = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < limit, what
-        time.sleep(0.01)
+from .conftest import (
+    PATIENCE,
+    ROOT,
+    SERVE,
+    SLOW_SERVICE,
+    Server,
+    StartServer,
+    environment,
+    wait_for,
+)
 
 
 @pytest.mark.quick
@@ -34,8 +29,8 @@ def test_sigterm_under_load_answers_every_admitted_request_and_exits_0(
 ) -> None:
     server = start_server(*SLOW_SERVICE, max_batch_size=4)
     with ThreadPoolExecutor(12) as pool:
-        answers = [pool.submit(server.post, b"1.0") for _ in range(12)]
-        wait_for(lambda: inflight(server) == 12, "all requests are admitted")
+        answers = [pool.submit(server.post, b"0.5") for _ in range(12)]
+        wait_for(lambda: server.inflight() == 12, "all requests are admitted")
         assert server.stop() == 0
         assert [answer.result().status_code for answer in answers] == [200] * 12
 
@@ -70,12 +65,10 @@ def test_a_second_signal_ends_the_drain_without_an_error(
         upload.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1")
     with ThreadPoolExecutor(3) as pool:
         hanging = [pool.submit(server.post, body) for body in (b"hang", b"hang", b"nap 3600")]
-        wait_for(lambda: inflight(server) == 3, "all are admitted")
+        wait_for(lambda: server.inflight() == 3, "all are admitted")
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: not server.is_ready(), "draining")
-        begun = time.monotonic()
         assert server.stop(second) == 0
-        assert time.monotonic() - begun < 3
         answers = [answer.result() for answer in hanging]
     assert [answer.status_code for answer in answers] == [503] * 3
     assert {answer.json()["type"] for answer in answers} == {"/problems/draining"}
@@ -119,6 +112,10 @@ def check_quiet(log: str) -> None:
     assert "Traceback" not in log
 
 
+def has_hangups(server: Server, count: int) -> bool:
+    return server.log.read_text().count("SIGHUP in state") == count
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_log_lines_of_a_signal_carry_no_request_id(
     start_server: StartServer, log_format: str
@@ -135,10 +132,7 @@ def test_log_lines_of_a_signal_carry_no_request_id(
         callers = [pool.submit(call) for _ in range(2)]
         for number in range(1, 11):
             server.process.send_signal(signal.SIGHUP)
-            wait_for(
-                lambda number=number: server.log.read_text().count("SIGHUP in state") == number,
-                "the signal is in the log",
-            )
+            wait_for(lambda: has_hangups(server, number), "the signal is in the log")  # noqa: B023
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: not server.is_ready(), "draining")
         done.set()
@@ -168,15 +162,15 @@ def test_a_client_that_leaves_frees_its_place(start_server: StartServer) -> None
     server = start_server(*SLOW_SERVICE, max_queue_size=3, max_batch_size=1)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, b"1.0")
-        wait_for(lambda: inflight(server) == 1, "one runs")
+        wait_for(lambda: server.inflight() == 1, "one runs")
         leavers = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
         for leaver in leavers:
             leaver.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n30")
-        wait_for(lambda: inflight(server) == 3, "two wait")
+        wait_for(lambda: server.inflight() == 3, "two wait")
         assert server.post(b"0").status_code == 503
         for leaver in leavers:
             leaver.close()
-        wait_for(lambda: inflight(server) == 1, "they have left")
+        wait_for(lambda: server.inflight() == 1, "they have left")
         assert server.post(b"0").status_code == 200
         assert running.result().status_code == 200
     assert 'xcit_rejected_total{reason="disconnected"} 2.0' in server.client.get("/metrics").text
@@ -184,10 +178,13 @@ def test_a_client_that_leaves_frees_its_place(start_server: StartServer) -> None
 
 def test_an_idle_server_uses_no_cpu(start_server: StartServer) -> None:
     server = start_server()
-    time.sleep(1)
-    before = server.cpu_seconds()
-    time.sleep(3)
-    assert server.cpu_seconds() - before < 0.06
+
+    def is_idle() -> bool:
+        before = server.cpu_seconds()
+        time.sleep(1)
+        return server.cpu_seconds() - before < 0.02
+
+    wait_for(is_idle, "a second with less than 2 % of one core")
 
 
 def test_json_logs_are_one_object_a_line(start_server: StartServer) -> None:
@@ -222,17 +219,15 @@ def test_sigterm_while_loading_exits_0(count: int) -> None:
 
 
 def test_sigterm_does_not_wait_for_slow_uploads(start_server: StartServer) -> None:
-    server = start_server(*SLOW_SERVICE, request_timeout_s=2, drain_timeout_s=15)
+    server = start_server(*SLOW_SERVICE, request_timeout_s=2, drain_timeout_s=3600)
     uploads = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
     for upload in uploads:
         upload.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, b"1.0")
-        wait_for(lambda: inflight(server) == 1, "one is admitted")
-        begun = time.monotonic()
+        wait_for(lambda: server.inflight() == 1, "one is admitted")
         assert server.stop() == 0
         assert running.result().status_code == 200
-    assert time.monotonic() - begun < 5
     for upload in uploads:
         assert b" 408 " in upload.recv(1000)
         upload.close()
