@@ -38,6 +38,7 @@ def program(directory: Path, body: str) -> str:
     return str(path)
 
 
+@pytest.mark.thorough
 def test_every_part_is_rehearsed_without_a_gpu(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run_script(out, rehearse=True)
@@ -74,20 +75,20 @@ def test_a_part_that_hangs_is_stopped_and_the_rest_is_not_run(
 ) -> None:
     out = tmp_path / "out"
     python = program(tmp_path, "trap 'echo so far; exit 130' INT; sleep 60 & wait")
-    variables = {"PYTHON": python, "PARTS": "starting bare", "LIMIT": "3"}
+    variables = {"PYTHON": python, "PARTS": "starting bare", "LIMIT": "1"}
     assert run_script(out, rehearse=rehearse, **variables).returncode == 1
     found = sections(out)
-    assert "so far\n\n**starting stopped after 3 s, its time limit" in found["starting"]
-    assert "**bare not run: the 3 s of all parts are used up" in found["bare"]
+    assert "so far\n\n**starting stopped after 1 s, its time limit" in found["starting"]
+    assert "**bare not run: the 1 s of all parts are used up" in found["bare"]
 
 
 def test_tests_that_are_stopped_leave_their_output(tmp_path: Path) -> None:
     out = tmp_path / "out"
     dies = "echo 1 passed; trap - INT; kill -INT $$"  # of the signal, as Python can
     python = program(tmp_path, f"trap '{dies}' INT; sleep 60 & wait")
-    variables = {"PYTHON": python, "PARTS": "tests", "LIMIT": "3"}
+    variables = {"PYTHON": python, "PARTS": "tests", "LIMIT": "1"}
     assert run_script(out, rehearse=True, **variables).returncode == 1
-    assert "1 passed\n```\n\n**tests stopped after 3 s" in sections(out)["tests"]
+    assert "1 passed\n```\n\n**tests stopped after 1 s" in sections(out)["tests"]
 
 
 def test_several_servers_are_measured_one_after_another(tmp_path: Path) -> None:

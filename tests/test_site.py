@@ -26,6 +26,8 @@ from .app.conftest import make_settings
 from .documents import ROOT
 from .test_docs import metric_names
 
+pytestmark = pytest.mark.thorough
+
 LOADED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("link", "href")}
 
 

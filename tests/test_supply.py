@@ -11,6 +11,8 @@ import pytest
 
 from .servers import Advisories
 
+pytestmark = pytest.mark.thorough
+
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 LOCK = (SCRIPTS.parent / "requirements.txt").read_text()
 PINS = dict(re.findall(r"^([\w-]+)==([\w.]+)", LOCK, re.MULTILINE))

@@ -109,7 +109,14 @@ def test_of_hostile_bodies(kind: str) -> None:
     check(lambda: read(body))
 
 
-@pytest.mark.parametrize("size", [SMALL, MOST_REST + ROWS * MOST_REST_OF_ROW, SIZE])
+@pytest.mark.parametrize(
+    "size",
+    [
+        SMALL,
+        MOST_REST + ROWS * MOST_REST_OF_ROW,
+        pytest.param(SIZE, marks=pytest.mark.thorough),
+    ],
+)
 @pytest.mark.parametrize("kind", DENSE)
 def test_of_json_that_stands_for_many_objects(kind: str, size: int) -> None:
     body = filled(*DENSE[kind], size=size)

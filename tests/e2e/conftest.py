@@ -20,6 +20,7 @@ PATIENCE = 60  # seconds for what should take far less, on a slow and busy machi
 
 HERE = Path(__file__).parent
 SERVE = ("-m", "app", "serve")
+QUICK_START = {"backend": "torch", "streams": 2, "max_batch_size": 8}  # little to measure
 SLOW_SERVICE = ("-m", "tests.e2e.slow_service")
 
 

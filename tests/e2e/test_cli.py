@@ -32,8 +32,10 @@ Command = Callable[..., Done]
 
 
 @pytest.fixture
-def xcit_serve(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run ``xcit-serve`` with the given arguments, in this process: it starts at once."""
+def xcit_serve(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run ``xcit-serve`` with the given arguments in this process, where it starts at once."""
+    monkeypatch.setenv("XCIT_BACKEND", "torch")
+    monkeypatch.setenv("XCIT_STREAMS", "2")
 
     def run(*arguments: object) -> Done:
         threads = torch.get_num_threads()
@@ -184,7 +186,6 @@ def test_convert_halves_the_file_at_16_bits(
     assert half == {label: pytest.approx(whole[label], abs=0.05) for label in half}
 
 
-@pytest.mark.quick
 def test_evaluate_measures_an_image_folder(
     xcit_serve: Command, photo: Path, tmp_path: Path
 ) -> None:

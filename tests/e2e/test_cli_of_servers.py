@@ -19,7 +19,7 @@ from app.config.unknown_variables import unknown_variables
 from app.http.api_keys import new_key
 from tests.servers import FixedPage
 
-from .conftest import ROOT, Server, StartServer, environment, free_port
+from .conftest import QUICK_START, ROOT, Server, StartServer, environment, free_port
 
 Run = Callable[..., tuple[int, str, list[str]]]
 
@@ -46,12 +46,14 @@ KEY, KEY_LINE = new_key("tests")
 def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(KEY_LINE)
-    return start_server(api_keys_file=keys)
+    return start_server(**QUICK_START, api_keys_file=keys)
 
 
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CLIENT_KEY, KEY)
+    monkeypatch.setenv("XCIT_BACKEND", "torch")
+    monkeypatch.setenv("XCIT_STREAMS", "2")
 
 
 @pytest.fixture

@@ -233,12 +233,16 @@ def test_sigterm_does_not_wait_for_slow_uploads(start_server: StartServer) -> No
         upload.close()
 
 
-@pytest.mark.quick
-def test_after_sigkill_the_next_one_starts_as_ever(start_server: StartServer) -> None:
-    server = start_server()
+@pytest.mark.parametrize(
+    "command", [SERVE, pytest.param(SLOW_SERVICE, marks=pytest.mark.quick)], ids=["real", "fake"]
+)
+def test_after_sigkill_the_next_one_starts_as_ever(
+    start_server: StartServer, command: tuple[str, ...]
+) -> None:
+    server = start_server(*command)
     server.process.kill()
     server.process.wait(PATIENCE)
-    again = start_server(wait=False, port=server.port)
+    again = start_server(*command, wait=False, port=server.port)
     wait_for(lambda: server.is_ready() or again.process.poll(), "it is ready")
     assert again.stop() == 0
 

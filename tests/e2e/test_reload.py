@@ -1,13 +1,12 @@
 """A checkpoint replaced under load: no request is lost, and each answer comes from one model."""
 
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ import httpx
 import pytest
 
 from app.http.api_keys import new_key
-from model.checkpoint import BUNDLED_CHECKPOINT, write_checkpoint
+from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoint
 from model.families.xcit import XCiT
 from model.spec import ModelSpec, PreprocessSpec
 
-from .conftest import ROOT, Server, StartServer
+from .conftest import QUICK_START, Server, StartServer
 from .test_contract import picture
 
 ADMIN = {"Authorization": "Bearer secret"}
@@ -34,13 +33,11 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def put(path: Path, name: str) -> None:
-    """A checkpoint of that name, whose labels tell it too, in place of the one at ``path``."""
-    labels, new = path.with_name("labels.txt"), path.with_name("new.safetensors")
-    labels.write_text("".join(f"{name}-{i}\n" for i in range(10)))
-    convert = ("-m", "app", "convert", str(BUNDLED_CHECKPOINT), str(new), "--name", name)
-    command = [sys.executable, *convert, "--labels", str(labels)]
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    labels.unlink()
+    """Replace the checkpoint at ``path`` by one with that name, also in its labels."""
+    bundled = read_checkpoint(BUNDLED_CHECKPOINT)
+    labels = tuple(f"{name}-{i}" for i in range(10))
+    new = path.with_name("new.safetensors")
+    write_checkpoint(new, replace(bundled.spec, name=name, labels=labels), bundled.state)
     new.replace(path)
 
 
@@ -87,7 +84,7 @@ def wait_served(server: Server, name: str) -> None:
 def test_a_hangup_replaces_the_model_and_loses_nothing(
     start_server: StartServer, checkpoint: Path
 ) -> None:
-    server = start_server(checkpoint=checkpoint)
+    server = start_server(**QUICK_START, checkpoint=checkpoint)
     with under_load(server) as seen:
         put(checkpoint, "second")
         assert served(server) == "first"

@@ -49,6 +49,7 @@ def test_a_compiled_model_is_kept_for_the_next_start(
     assert written(cache) == kept, "compiled again"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", [".bin", ".blob", ".xml"])
 def test_half_a_file_in_the_cache_is_made_anew(start: Started, cache: Path, suffix: str) -> None:
     start()
@@ -119,6 +120,7 @@ def test_the_reason_is_without_pythons_notation(
     assert caplog.messages == [f"compiled models are not kept in {tmp_path / 'file'}: File exists"]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("_umask")
 def test_what_is_kept_is_for_its_owner_alone_and_is_used_again_under_any_umask(
     start: Started, cache: Path, caplog: pytest.LogCaptureFixture

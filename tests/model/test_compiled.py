@@ -205,6 +205,7 @@ def test_a_link_is_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert "is a symbolic link; remove it" in caplog.text
 
 
+@pytest.mark.thorough
 def test_without_a_cache_kernels_last_as_long_as_the_process() -> None:
     program = (
         "from model.backends.compiled import keep_kernels; print(keep_kernels(None).exists(), "

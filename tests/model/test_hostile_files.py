@@ -9,6 +9,8 @@ import pytest
 
 from .hostile_files import FILES, write
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 ALLOWANCE = 96 * 2**20  # bytes beside the file's own, for what any file takes
 TIMES = 4  # the file's size

@@ -48,6 +48,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_within_its_epoch(
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("seconds", "saved"), [(0, [1, 2, 3, 4, 5]), (4, [1, 3, 5]), (99, [1, 3, 5])]
 )
@@ -78,6 +79,7 @@ def test_a_resumed_run_draws_the_dropout_of_one_never_stopped(folder: Path, tmp_
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
+@pytest.mark.thorough
 def test_states_of_another_version_are_refused(folder: Path, tmp_path: Path) -> None:
     train(folder, tmp_path / "run", RECIPE)
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)

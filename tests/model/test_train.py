@@ -106,6 +106,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_never_killed(
     assert metrics[0] == metrics[1]
 
 
+@pytest.mark.thorough
 def test_a_finished_run_may_be_prolonged_from_where_its_rates_fell(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -153,6 +154,7 @@ def test_the_command_leaves_checkpoint_metrics_and_curves(
     assert "red" in printed
 
 
+@pytest.mark.thorough
 def test_evaluation_refuses_other_labels(folder: Path, tmp_path: Path) -> None:
     train(folder, tmp_path / "run", RECIPE)
     (folder / "test" / "red").rename(folder / "test" / "green")
@@ -328,6 +330,7 @@ def test_a_run_of_default_choices_can_be_prolonged(images: int, epochs: int) -> 
     assert replace(short, epochs=long.epochs, decay_epochs=long.decay_epochs) == long
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_is_fine_tuned_well_without_further_flags(
     folder: Path,
     start: Path,

@@ -2,14 +2,17 @@
 
 Measured CPU time is compared with that of a reference, in the same process: the constants of
 `model.images.structure.work` were measured on a machine on which it takes `REFERENCE_SECONDS`. The
-limit is half as high again, since other processes take caches and memory from both.
+limit is half as high again, since other processes take caches and memory from both. A file that
+exceeds it is measured again.
 """
 
 import struct
 import time
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from random import Random
 
 import pytest
@@ -30,9 +33,11 @@ from .tiffs import DEFLATE, LONG, SHORT, Tags, write_tiff
 SPEC = PreprocessSpec(image_size=224)
 SIZES = (224, 448)  # of a prediction, and of an explanation
 REFERENCE_SECONDS = 0.15  # that `reference` takes where the constants were measured
+ATTEMPTS = 3  # of which the fastest counts
 SIDE = 7071  # of a square of 50 megapixels
 FAMILIES = {family.name: family for family in families()}
-# One of each kind, quick to build, among the costliest that the search finds.
+# One of each kind, quick to build, among the costliest that the search finds. The last two are the
+# quickest.
 COSTLY = (
     "GIF of one pixel on a large canvas",
     "GIF with comments",
@@ -54,9 +59,9 @@ def reference() -> float:
     return time.thread_time() - begun
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def limit() -> float:
-    """Seconds of CPU that a file may take here."""
+    """Seconds of CPU that a file may take here and now."""
     return 1.5 * MAX_SECONDS * max(1.0, min(reference() for _ in range(3)) / REFERENCE_SECONDS)
 
 
@@ -68,17 +73,27 @@ def measure(data: bytes) -> float:
     return time.thread_time() - begun
 
 
+def is_within(limit: float, data: bytes) -> bool:
+    return any(measure(data) < limit for _ in range(ATTEMPTS))
+
+
 def estimate(data: bytes) -> float:
     """Seconds, as judged from the structure alone; raises for what is refused."""
     return seconds(read_structure(data, sniff_format(data), DEFAULT_MAX_PIXELS).work)
 
 
-@pytest.mark.parametrize("name", COSTLY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in COSTLY[:-2]),
+        *COSTLY[-2:],
+    ],
+)
 def test_the_worst_of_a_family_stays_within_the_bound(name: str, limit: float) -> None:
     worst = FAMILIES[name].worst()
     assert worst is not None
     assert estimate(worst) <= MAX_SECONDS
-    assert measure(worst) < limit
+    assert is_within(limit, worst)
 
 
 def chosen() -> list[Family]:
@@ -95,7 +110,7 @@ def test_the_search_finds_nothing_beyond_the_bound(family: Family, limit: float)
     worst = family.worst()
     if worst is not None:
         assert estimate(worst) <= MAX_SECONDS
-        assert measure(worst) < limit
+        assert is_within(limit, worst)
 
 
 def honest_jpeg(*, progressive: bool) -> bytes:
@@ -137,12 +152,12 @@ def honest_tiff(samples: int, bits: int, tile: int, compression: int, megabytes:
 
 
 @pytest.mark.parametrize(
-    "data",
+    "make",
     [
-        pytest.param(honest_jpeg(progressive=False), id="JPEG"),
-        pytest.param(honest_jpeg(progressive=True), id="progressive JPEG"),
+        pytest.param(partial(honest_jpeg, progressive=False), id="JPEG"),
+        pytest.param(partial(honest_jpeg, progressive=True), id="progressive JPEG"),
         *(
-            pytest.param(honest_png(*kind), id=f"PNG, colour {kind[0]}, {kind[1]} bits")
+            pytest.param(partial(honest_png, *kind), id=f"PNG, colour {kind[0]}, {kind[1]} bits")
             for kind in (
                 (0, 8, 19),
                 (0, 16, 19),
@@ -153,14 +168,15 @@ def honest_tiff(samples: int, bits: int, tile: int, compression: int, megabytes:
                 (6, 8, 10),
             )
         ),
-        pytest.param(honest_webp(15), id="WebP"),
-        pytest.param(honest_tiff(3, 8, 256, 5, 19), id="TIFF, LZW, tiles of 256"),
-        pytest.param(honest_tiff(3, 8, 512, DEFLATE, 19), id="TIFF, deflate"),
-        pytest.param(honest_tiff(3, 16, 512, DEFLATE, 12), id="TIFF, 16 bits, deflate"),
-        pytest.param(honest_tiff(4, 8, 512, DEFLATE, 6), id="TIFF, RGBA, deflate"),
+        pytest.param(partial(honest_webp, 15), id="WebP"),
+        pytest.param(partial(honest_tiff, 3, 8, 256, 5, 19), id="TIFF, LZW, tiles of 256"),
+        pytest.param(partial(honest_tiff, 3, 8, 512, DEFLATE, 19), id="TIFF, deflate"),
+        pytest.param(partial(honest_tiff, 3, 16, 512, DEFLATE, 12), id="TIFF, 16 bits, deflate"),
+        pytest.param(partial(honest_tiff, 4, 8, 512, DEFLATE, 6), id="TIFF, RGBA, deflate"),
     ],
 )
-def test_photos_of_50_megapixels_are_accepted(data: bytes) -> None:
+def test_photos_of_50_megapixels_are_accepted(make: Callable[[], bytes]) -> None:
+    data = make()
     assert len(data) <= 20 * 2**20
     assert 0.1 < estimate(data) <= MAX_SECONDS
 
@@ -177,14 +193,14 @@ def test_tiles_that_a_tiff_lists_again_and_again_are_counted_each_time() -> None
 def test_long_rows_of_runs_are_not_copied_for_each_of_them(limit: float) -> None:
     data = bmp((MAX_RUN_ROW, 47), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1")
     assert estimate(data) <= MAX_SECONDS
-    assert measure(data) < limit
+    assert is_within(limit, data)
 
 
 @pytest.mark.parametrize("width", [1, 3, 5])
 def test_rows_that_are_padded_are_not_copied_one_by_one(width: int, limit: float) -> None:
     data = bmp((width, MAX_ROWS), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1")
     assert estimate(data) <= MAX_SECONDS
-    assert measure(data) < limit
+    assert is_within(limit, data)
 
 
 def test_runs_are_not_read_for_a_picture_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +220,7 @@ def test_rows_are_bounded_apart_from_pixels(width: int) -> None:
 def test_of_many_profiles_one_is_inflated(limit: float) -> None:
     profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20)))
     data = encode(Image.new("RGB", (32, 32)), "PNG")
-    assert measure(data[:33] + profile * 15_000 + data[33:]) < limit
+    assert is_within(limit, data[:33] + profile * 15_000 + data[33:])
 
 
 def test_the_bound_grows_with_the_limit_of_pixels() -> None:

@@ -63,7 +63,10 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize(
     "case",
-    GOLDEN["cases"],
+    [
+        pytest.param(case, marks=[pytest.mark.thorough] * ("large" in case["variant"]))
+        for case in GOLDEN["cases"]
+    ],
     ids=lambda case: "{variant}-{depth}-{height}x{width}".format(**case),
 )
 def test_the_logits_are_timms(case: dict[str, Any]) -> None:
