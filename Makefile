@@ -41,8 +41,9 @@ test: $(VENV)/dev.done ## run the in-process tests and 60 end-to-end ones, in ab
 test-all: test ## run those and the thorough ones: attacks, hostile files, browser, monitoring, docs
 	$(PYTEST) -m 'thorough and not slow'
 
-test-long: $(VENV)/dev.done ## run the slow tests, for about an hour: endurance, searches, large loads
+test-long: $(VENV)/dev.done ## run the slow tests, for an hour or more: endurance, searches, large loads
 	$(BIN)/pytest -m slow
+	SCHEMA_EXAMPLES=1000 $(BIN)/pytest tests/e2e/test_schema.py
 
 check: $(VENV)/dev.done ## formatting, lint, types, seams, known vulnerabilities; changes nothing
 	$(BIN)/ruff format --check .

@@ -57,7 +57,7 @@ def test_every_part_is_rehearsed_without_a_gpu(tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == {"tables.md", "log.txt"}
 
 
-def test_a_part_that_fails_leaves_a_line_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_failing_part_is_reported_and_the_next_one_runs(tmp_path: Path) -> None:
     out = tmp_path / "out"
     python = program(tmp_path, 'echo "half a table"; echo "no device" >&2; exit 3')
     result = run_script(out, rehearse=True, PYTHON=python, PARTS="starting bare")
@@ -70,7 +70,7 @@ def test_a_part_that_fails_leaves_a_line_and_the_next_goes_on(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("rehearse", [True, False])
-def test_a_part_that_hangs_is_stopped_and_the_rest_is_not_run(
+def test_hanging_part_is_stopped_and_later_parts_are_skipped(
     tmp_path: Path, rehearse: bool
 ) -> None:
     out = tmp_path / "out"

@@ -78,7 +78,7 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
-def test_each_side_keeps_to_its_libraries(package: str) -> None:
+def test_each_side_imports_only_its_libraries(package: str) -> None:
     for module, path in modules(package).items():
         roots = {name.partition(".")[0] for name in imports(path)}
         assert not roots & FORBIDDEN[package], module
@@ -144,7 +144,7 @@ def run_without(packages: list[str], modules: str) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=ROOT)
 
 
-def test_the_service_side_needs_no_torch() -> None:
+def test_service_side_needs_no_torch() -> None:
     run_without(["torch", "PIL", "numpy", "einops"], "app.server.server, app.cli.main")
 
 

@@ -23,7 +23,7 @@ def run(script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_the_bill_of_materials_has_what_is_served_as_pinned_and_nothing_else(
+def test_bill_of_materials_lists_exactly_the_pinned_packages(
     tmp_path: Path,
 ) -> None:
     target = tmp_path / "sbom.json"
@@ -65,7 +65,7 @@ def test_a_known_vulnerability_fails_the_audit(advisories: Advisories) -> None:
     assert f"pillow {PINS['pillow']}: PYSEC-2026-1, fixed in 99.1\n" in done.stdout
 
 
-def test_without_advisories_the_audit_says_that_it_is_skipped(advisories: Advisories) -> None:
+def test_audit_without_advisories_is_reported_as_skipped(advisories: Advisories) -> None:
     advisories.status = 503
     refused = audit(advisories)
     advisories.shutdown()
@@ -75,7 +75,7 @@ def test_without_advisories_the_audit_says_that_it_is_skipped(advisories: Adviso
         assert done.stdout.startswith("SKIP: requirements.txt is not audited: ")
 
 
-def test_an_audit_that_cannot_begin_is_no_success() -> None:
+def test_audit_that_cannot_start_fails() -> None:
     done = run("audit.py", "--no-such-flag")
     assert done.returncode == 1
     assert "--no-such-flag" in done.stdout

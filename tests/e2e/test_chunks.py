@@ -32,12 +32,12 @@ def test_many_tiny_chunks_are_refused(server: Server, size: int) -> None:
     assert "send larger chunks" in str(problem(answer)["detail"])
 
 
-def test_a_small_body_may_come_byte_by_byte(server: Server) -> None:
+def test_small_body_may_be_sent_in_one_byte_chunks(server: Server) -> None:
     assert codes(ask(server, in_chunks(b"0" * (ANY_CHUNKS - 1), 1))) == [200]
 
 
 @pytest.mark.parametrize("size", [MEAN_CHUNK, 8192])
-def test_usual_chunks_are_not_bounded(server: Server, size: int) -> None:
+def test_chunks_of_usual_size_are_unlimited(server: Server, size: int) -> None:
     assert codes(ask(server, in_chunks(b"0" * LARGE, size))) == [200]
 
 
@@ -46,7 +46,7 @@ def test_chunks_of_one_body_do_not_count_for_the_next(server: Server) -> None:
     assert codes(ask(server, one * 3 + in_chunks(b"0", 1))) == [200] * 4
 
 
-def test_a_flood_of_tiny_chunks_takes_little_time(server: Server) -> None:
+def test_flood_of_tiny_chunks_uses_little_cpu(server: Server) -> None:
     flood = in_chunks(b"0" * LARGE, 1)
     before = server.cpu_seconds()
     with ThreadPoolExecutor(8) as pool:

@@ -75,7 +75,7 @@ def test_predict_prints_a_table(xcit_serve: Command, photo: Path) -> None:
     assert "%" in lines[0]
 
 
-def test_predict_as_json_skips_and_tells_what_cannot_be_read(
+def test_predict_as_json_skips_and_reports_unreadable_images(
     xcit_serve: Command, photo: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.jpg"
@@ -92,7 +92,7 @@ def test_predict_as_json_skips_and_tells_what_cannot_be_read(
     ]
 
 
-def test_predict_shows_all_classes_of_a_model_that_has_but_a_few(
+def test_predict_shows_all_classes_of_a_small_model(
     xcit_serve: Command, photo: Path, tmp_path: Path
 ) -> None:
     whole = read_checkpoint(BUNDLED_CHECKPOINT)
@@ -129,7 +129,7 @@ def test_explain_draws_a_head_or_the_mean(xcit_serve: Command, photo: Path, tmp_
         ((__file__, "{out}"), 1, "not a JPEG, PNG"),
     ],
 )
-def test_what_cannot_be_explained_is_told_in_a_line(
+def test_failed_explanation_is_one_line(
     xcit_serve: Command,
     photo: Path,
     tmp_path: Path,
@@ -145,7 +145,7 @@ def test_what_cannot_be_explained_is_told_in_a_line(
 
 
 @pytest.mark.quick
-def test_inspect_tells_what_a_checkpoint_is(xcit_serve: Command, raw: Path) -> None:
+def test_inspect_describes_a_checkpoint(xcit_serve: Command, raw: Path) -> None:
     bundled = xcit_serve("inspect", BUNDLED_CHECKPOINT)
     assert bundled.returncode == 0
     for word in ("xcit-cifar10", "vit_pytorch", "self-describing", "airplane", "patch_size"):
@@ -171,7 +171,7 @@ def test_convert_writes_the_self_describing_form(
     assert json.loads(predicted.stdout)[0]["predictions"][0]["label"] in "abcdefghij"
 
 
-def test_convert_halves_the_file_at_16_bits(
+def test_convert_to_16_bits_halves_the_file(
     xcit_serve: Command, tmp_path: Path, photo: Path
 ) -> None:
     output = tmp_path / "half.safetensors"
@@ -256,7 +256,7 @@ def test_the_help_of_serve_names_every_setting(xcit_serve: Command) -> None:
     assert "XCIT_MAX_BATCH_SIZE" in printed
 
 
-def test_the_sample_photo_is_what_its_script_draws_and_shows_a_ship(
+def test_sample_photo_matches_its_script_and_shows_a_ship(
     xcit_serve: Command, tmp_path: Path
 ) -> None:
     sample, drawn = ROOT / "examples" / "ship.jpg", tmp_path / "ship.jpg"

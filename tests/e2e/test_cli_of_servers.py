@@ -71,7 +71,7 @@ def stranger() -> Iterator[str]:
 
 
 @pytest.mark.quick
-def test_a_server_says_what_the_model_here_says(run: Run, server: Server, photo: Path) -> None:
+def test_predict_by_url_gives_the_local_predictions(run: Run, server: Server, photo: Path) -> None:
     code, local, _ = run("predict", photo, "--json", "--top-k", 3)
     assert code == 0
     code, remote, err = run("predict", photo, "--json", "--top-k", 3, "--url", server.url)
@@ -87,7 +87,7 @@ def test_a_server_says_what_the_model_here_says(run: Run, server: Server, photo:
     assert "%" in table[0]
 
 
-def test_images_that_cannot_be_classified_are_told_in_order(
+def test_unreadable_images_are_reported_in_order(
     run: Run, server: Server, photo: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.jpg"
@@ -103,7 +103,7 @@ def test_images_that_cannot_be_classified_are_told_in_order(
     ]
 
 
-def test_a_key_comes_as_a_flag_or_from_the_environment(
+def test_api_key_is_read_from_a_flag_or_the_environment(
     run: Run, server: Server, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("predict", photo, "--url", server.url)[0] == 0
@@ -116,7 +116,7 @@ def test_a_key_comes_as_a_flag_or_from_the_environment(
     assert line.startswith(f"xcit-serve: {photo}: a key is needed: send Authorization: Bearer")
 
 
-def test_the_clients_key_is_no_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_key_is_not_an_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XCIT_CLIENT_KEYS", "x")
     assert [line.split()[0] for line in unknown_variables()] == ["XCIT_CLIENT_KEYS"]
 
@@ -169,7 +169,9 @@ def test_mistakes_are_one_line(run: Run, command: str, code: int, message: str) 
 
 @pytest.mark.quick
 @pytest.mark.parametrize("command", [["predict", "x"], ["bench"]], ids=["predict", "bench"])
-def test_a_server_that_is_none_is_one_line(run: Run, command: list[str], stranger: str) -> None:
+def test_url_of_another_kind_of_server_is_one_line(
+    run: Run, command: list[str], stranger: str
+) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     code, out, err = run(*command, "--url", url)
     told = f"xcit-serve: cannot reach {url}: connection refused; is the service running?"
@@ -179,7 +181,7 @@ def test_a_server_that_is_none_is_one_line(run: Run, command: list[str], strange
     assert "answered with text/html that is not a health report; is it xcit-serve?" in line
 
 
-def test_top_k_is_held_against_the_servers_model(run: Run, server: Server, photo: Path) -> None:
+def test_top_k_is_checked_against_the_servers_model(run: Run, server: Server, photo: Path) -> None:
     told = ["xcit-serve: --top-k=11: must be from 1 to 10"]
     assert run("predict", photo, "--top-k", 11, "--url", server.url) == (2, "", told)
 
@@ -192,7 +194,9 @@ def test_top_k_is_held_against_the_servers_model(run: Run, server: Server, photo
         ("matplotlib", ["bench", "--url", "http://x", "--plot", "x.png"], "'xcit-serve[train]'"),
     ],
 )
-def test_a_missing_extra_is_named(package: str, arguments: list[str], message: str) -> None:
+def test_missing_optional_dependency_is_named(
+    package: str, arguments: list[str], message: str
+) -> None:
     program = f"import sys; sys.modules[{package!r}] = None; from app.cli.main import main;"
     done = subprocess.run(
         [sys.executable, "-c", f"{program} sys.exit(main({arguments}))"],
@@ -209,7 +213,9 @@ def test_a_missing_extra_is_named(package: str, arguments: list[str], message: s
     assert message in line
 
 
-def test_bench_tells_what_it_saw(run: Run, server: Server, photo: Path, tmp_path: Path) -> None:
+def test_bench_reports_its_measurements(
+    run: Run, server: Server, photo: Path, tmp_path: Path
+) -> None:
     report, plot = tmp_path / "report.json", tmp_path / "plot.png"
     code, out, err = run(
         *("bench", photo, "--url", server.url, "--concurrency", "1,4", "--rate", "20"),
@@ -236,7 +242,7 @@ def test_bench_tells_what_it_saw(run: Run, server: Server, photo: Path, tmp_path
         assert image.format == "PNG"
 
 
-def test_bench_makes_up_an_image(run: Run, server: Server) -> None:
+def test_bench_generates_an_image(run: Run, server: Server) -> None:
     code, out, _ = run("bench", "--url", server.url, "--seconds", 0.5, "--warmup", 0)
     assert code == 0
     assert "1 image(s) of" in out
@@ -254,7 +260,7 @@ def obey_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_an_interrupted_command_says_so_and_no_more() -> None:
+def test_interrupted_command_prints_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         process = subprocess.Popen(
@@ -272,7 +278,7 @@ def test_an_interrupted_command_says_so_and_no_more() -> None:
     assert (process.returncode, err) == (130, "xcit-serve: interrupted\n")
 
 
-def test_an_interrupted_bench_tells_what_was_measured(server: Server, tmp_path: Path) -> None:
+def test_interrupted_bench_prints_its_measurements(server: Server, tmp_path: Path) -> None:
     report, out = tmp_path / "report.json", tmp_path / "out"
     command = ["bench", "--url", server.url, "--seconds", "600", "--concurrency", "1,2"]
     with out.open("w") as stdout:

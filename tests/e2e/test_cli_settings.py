@@ -96,9 +96,7 @@ def test_commands_without_a_server_run_the_model_as_the_settings_say(
 @pytest.mark.parametrize(
     "words", ["predict photo.jpg", "explain photo.jpg out.png", "inspect", "serve --port 0"]
 )
-def test_a_checkpoint_in_the_environment_is_used_by_every_command(
-    words: str, tmp_path: Path
-) -> None:
+def test_every_command_uses_the_checkpoint_in_the_environment(words: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "app", *words.split()],
         cwd=tmp_path,
@@ -111,7 +109,9 @@ def test_a_checkpoint_in_the_environment_is_used_by_every_command(
     assert "missing.pt: cannot be read: No such file" in done.stderr.splitlines()[-1]
 
 
-def test_a_checkpoint_that_is_named_wins(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_argument_overrides_the_environment(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XCIT_CHECKPOINT", "missing.pt")
     monkeypatch.setenv("XCIT_LABELS", "labels.txt")
     code, out, err = run("inspect", BUNDLED_CHECKPOINT)
@@ -129,13 +129,13 @@ def test_inspect_without_a_checkpoint_prints_the_bundled_one(run: Run) -> None:
 
 
 @pytest.mark.parametrize("words", ["inspect", "predict photo.jpg", "serve"])
-def test_a_dotenv_that_cannot_be_used_is_one_line_and_code_2(run: Run, words: str) -> None:
+def test_unreadable_dotenv_is_one_line_and_exit_code_2(run: Run, words: str) -> None:
     Path(".env").write_bytes(b"XCIT_PORT=\xff")
     message = "xcit-serve: .env: not UTF-8 text; save it as UTF-8"
     assert run(*words.split()) == (2, "", [message])
 
 
-def test_a_typing_error_in_dotenv_is_reported(run: Run) -> None:
+def test_unknown_variable_in_dotenv_is_reported(run: Run) -> None:
     Path(".env").write_text("XCIT_LABEL=labels.txt\n")
     code, _, (line,) = run("inspect")
     assert code == 0
@@ -171,7 +171,7 @@ def test_a_typing_error_in_dotenv_is_reported(run: Run) -> None:
         ("train", "the following arguments are required: DATA, --out; see xcit-serve train --help"),
     ],
 )
-def test_a_misspelt_word_is_one_line_with_the_nearest_right_one(
+def test_misspelt_argument_is_one_line_with_a_suggestion(
     run: Run, words: str, message: str
 ) -> None:
     code, out, (line,) = run(*words.split())
@@ -179,7 +179,7 @@ def test_a_misspelt_word_is_one_line_with_the_nearest_right_one(
     assert line.startswith(f"xcit-serve: {message}")
 
 
-def test_an_image_may_be_named_like_a_flag(run: Run) -> None:
+def test_image_name_may_look_like_a_flag(run: Run) -> None:
     Path("--photo.jpg").write_bytes(Path("photo.jpg").read_bytes())
     code, out, _ = run("predict", "--top-k", 1, "--cache-dir", "", "--", "--photo.jpg")
     assert code == 0
@@ -207,7 +207,7 @@ def test_the_help_of_serve_shows_choices_and_switches(run: Run) -> None:
 
 
 @pytest.mark.quick
-def test_every_command_has_a_help_of_its_own(run: Run) -> None:
+def test_every_command_has_help(run: Run) -> None:
     for command in build_parser().commands:
         code, out, _ = run(command, "--help")
         assert code == 0

@@ -60,13 +60,13 @@ def test_threads_share_a_client(server: Server, photo: Path) -> None:
     assert [type(outcome) for outcome in outcomes] == [Prediction, ImageRefused] * 20
 
 
-def test_too_large_a_body_is_told_though_the_connection_ends(server: Server) -> None:
+def test_oversized_body_is_reported_though_the_connection_ends(server: Server) -> None:
     with Client(server.url) as client, pytest.raises(ImageRefused, match="20971520 bytes") as told:
         client.predict(bytes(40 * 2**20))
     assert told.value.status == 413
 
 
-def test_nobody_there_is_told() -> None:
+def test_refused_connection_is_one_readable_error() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     message = f"cannot reach {url}: connection refused; is the service running?"
     with Client(url, retries=NO_RETRIES) as client, pytest.raises(Unreachable) as told:
@@ -82,7 +82,7 @@ def test_nobody_there_is_told() -> None:
     assert str(told.value) == message
 
 
-def test_what_speaks_no_http_is_told(unfriendly: int) -> None:
+def test_server_that_does_not_speak_http_is_one_readable_error(unfriendly: int) -> None:
     client = Client(f"http://127.0.0.1:{unfriendly}", retries=NO_RETRIES)
     with client, pytest.raises(Unreachable, match="illegal status line"):
         client.health()
@@ -103,7 +103,7 @@ def unfriendly() -> int:
     return int(listener.getsockname()[1])
 
 
-def test_a_full_service_is_asked_again_until_it_has_room(start_server: StartServer) -> None:
+def test_client_retries_until_a_full_service_has_room(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, max_queue_size=1)
     with Client(server.url, retries=NO_RETRIES) as hasty:
         outcomes = [*hasty.predict_many([b"0.3"] * 3, concurrency=3)]
@@ -113,8 +113,7 @@ def test_a_full_service_is_asked_again_until_it_has_room(start_server: StartServ
     assert [type(outcome) for outcome in outcomes] == [Prediction] * 3
 
 
-@pytest.mark.slow
-def test_the_defaults_lose_no_image_over_a_restart_of_seven_seconds(
+def test_default_retries_survive_a_seven_second_restart(
     start_server: StartServer,
 ) -> None:
     first = start_server(*SLOW_SERVICE)

@@ -30,7 +30,7 @@ def server(bundled_server: Server) -> Server:
 
 
 @pytest.mark.quick
-def test_the_answer_is_the_classifiers(server: Server) -> None:
+def test_answer_matches_the_classifier(server: Server) -> None:
     data = picture()
     classifier = load_classifier(BUNDLED_CHECKPOINT)
     classifier.backend.open()
@@ -121,7 +121,7 @@ def test_one_corrupt_image_among_31_good_ones_fails_alone(server: Server) -> Non
     assert codes == [200] * 31
 
 
-def test_a_waiting_client_with_expect_continue_is_refused_before_it_sends(server: Server) -> None:
+def test_expect_continue_is_refused_before_the_body_is_sent(server: Server) -> None:
     import socket
 
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
@@ -133,14 +133,14 @@ def test_a_waiting_client_with_expect_continue_is_refused_before_it_sends(server
 
 
 @pytest.mark.quick
-def test_nothing_is_left_waiting_at_the_end(server: Server) -> None:
+def test_no_request_is_left_in_the_queue(server: Server) -> None:
     metrics = server.client.get("/metrics").text
     assert "xcit_inflight_requests 0.0" in metrics
     assert "xcit_queue_depth 0.0" in metrics
 
 
 @pytest.mark.quick
-def test_many_images_are_answered_as_each_alone(server: Server) -> None:
+def test_batch_answers_match_single_answers(server: Server) -> None:
     pictures = [
         picture(seed, image_format=kind) for seed, kind in enumerate(("JPEG", "PNG", "BMP"))
     ]
@@ -156,7 +156,7 @@ def test_many_images_are_answered_as_each_alone(server: Server) -> None:
 
 
 @pytest.mark.quick
-def test_an_explanation_is_a_picture_of_the_crop(server: Server) -> None:
+def test_explanation_is_an_image_of_the_crop(server: Server) -> None:
     heads = server.client.get("/healthz").json()["model"]["heads"]
     found = set()
     for head in ("mean", *range(heads)):
@@ -170,7 +170,7 @@ def test_an_explanation_is_a_picture_of_the_crop(server: Server) -> None:
 
 
 @pytest.mark.quick
-def test_vertex_ai_starts_the_service_with_its_own_variables(
+def test_vertex_ai_variables_configure_the_service(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()

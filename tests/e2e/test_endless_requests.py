@@ -34,7 +34,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("what", with_quick(ENDLESS, "value"))
-def test_what_has_no_end_is_refused_within_bounds(server: Server, what: str) -> None:
+def test_endless_requests_are_refused_within_bounds(server: Server, what: str) -> None:
     before = server.forget_peak()
     answer = flood(server, *ENDLESS[what])
     grown = server.memory("VmHWM") - before
@@ -54,7 +54,7 @@ UNSTORED = {
 
 
 @pytest.mark.parametrize("what", UNSTORED)
-def test_what_has_no_end_and_no_content_takes_no_memory(server: Server, what: str) -> None:
+def test_endless_empty_content_takes_no_memory(server: Server, what: str) -> None:
     before = server.forget_peak()
     answer = flood(server, *UNSTORED[what])
     grown = server.memory("VmHWM") - before
@@ -63,7 +63,7 @@ def test_what_has_no_end_and_no_content_takes_no_memory(server: Server, what: st
 
 
 @pytest.mark.parametrize("parameter", ["top_k=3", "a", "%00=%ff", "top_k[]=1", "__proto__=1"])
-def test_ten_thousand_query_parameters_do_no_harm(server: Server, parameter: str) -> None:
+def test_ten_thousand_query_parameters_are_harmless(server: Server, parameter: str) -> None:
     query = "&".join([parameter] * 10_000)
     head = post_head(b"Content-Length: %d" % len(IMAGE), query=query)
     before = server.cpu_seconds()
@@ -74,7 +74,7 @@ def test_ten_thousand_query_parameters_do_no_harm(server: Server, parameter: str
 
 
 @pytest.mark.parametrize("size", [b"7fffffffffffffff", b"ffffffffffffffff", b"7fffffff"])
-def test_a_huge_chunk_is_refused_when_it_is_too_long(server: Server, size: bytes) -> None:
+def test_huge_chunk_is_refused_without_reserving_memory(server: Server, size: bytes) -> None:
     before = server.forget_peak()
     with connect(server) as connection:
         connection.sendall(post_head(b"Transfer-Encoding: chunked") + size + b"\r\n" + bytes(1000))

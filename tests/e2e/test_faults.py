@@ -37,13 +37,13 @@ def test_one_bad_image_fails_alone(start_server: StartServer) -> None:
 
 
 @pytest.mark.quick
-def test_a_model_that_fails_on_everything_ends_the_process(start_server: StartServer) -> None:
+def test_model_that_fails_on_every_input_ends_the_process(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, drain_delay_s=1)
     assert server.post(b"plague").status_code == 503
     assert_ends(server, "inference failed: the self-test failed: NaN")
 
 
-def test_a_batch_that_hangs_ends_the_process(start_server: StartServer) -> None:
+def test_hanging_batch_ends_the_process(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, batch_timeout_s=1, drain_delay_s=1, max_batch_size=1)
     with ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(server.post, b"hang")]
@@ -54,7 +54,7 @@ def test_a_batch_that_hangs_ends_the_process(start_server: StartServer) -> None:
 
 
 @pytest.mark.quick
-def test_a_lack_of_memory_makes_batches_smaller_for_good(start_server: StartServer) -> None:
+def test_out_of_memory_reduces_the_batch_size_permanently(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, max_batch_size=16)
     assert post_together(server, *[b"heavy"] * 8) == [200] * 8
     assert server.client.get("/healthz").json()["model"]["max_batch_size"] == 2
@@ -63,7 +63,7 @@ def test_a_lack_of_memory_makes_batches_smaller_for_good(start_server: StartServ
     assert server.is_ready()
 
 
-def test_an_image_that_fits_in_no_batch_is_told_to_come_again(start_server: StartServer) -> None:
+def test_oversized_image_returns_503_with_retry_after(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE)
     response = server.post(b"huge")
     assert (response.status_code, response.json()["type"]) == (503, "/problems/overloaded")
@@ -74,7 +74,7 @@ def test_an_image_that_fits_in_no_batch_is_told_to_come_again(start_server: Star
 STUCK_SOON = {"preprocess_workers": 2, "request_timeout_s": 1, "test_stuck_after": 1}
 
 
-def test_a_stuck_decoder_takes_no_worker(start_server: StartServer) -> None:
+def test_stuck_decoder_does_not_occupy_a_worker(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, **STUCK_SOON)
     assert server.post(b"nap 60").status_code == 504
     wait_for(lambda: server.metric("xcit_stuck_decoders") == 1, "the decoder counts as stuck")
@@ -89,7 +89,7 @@ def has_stuck(server: Server, count: int) -> bool:
     return f"stuck decoders: {count} of at most 4" in server.log.read_text()
 
 
-def test_stuck_decoders_end_the_process_when_nothing_can_be_decoded_and_not_before(
+def test_process_ends_only_when_all_decoders_are_stuck(
     start_server: StartServer,
 ) -> None:
     server = start_server(*SLOW_SERVICE, **STUCK_SOON, drain_delay_s=1)
@@ -117,13 +117,13 @@ def test_decoders_that_share_the_interpreter_lock_are_not_stuck(start_server: St
     assert "stuck" not in server.log.read_text()
 
 
-def test_a_clean_stop_does_not_wait_for_a_decoder_that_runs_away(start_server: StartServer) -> None:
+def test_clean_stop_does_not_wait_for_a_stuck_decoder(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, request_timeout_s=1)
     assert server.post(b"nap 3600").status_code == 504
     assert server.stop() == 0
 
 
-def test_logs_of_a_failure_are_json_too(start_server: StartServer) -> None:
+def test_failure_is_logged_as_json(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, log_format="json")
     server.post(b"poison")
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]

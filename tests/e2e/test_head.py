@@ -15,7 +15,7 @@ def server(bundled_server: Server) -> Server:
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/nowhere", "/predict"])
-def test_head_ends_with_the_head(server: Server, path: str) -> None:
+def test_head_response_has_no_body(server: Server, path: str) -> None:
     """What follows it on the connection is the answer to the next request."""
     head, get = (
         request(f"{method} {path}".encode(), *fields)
@@ -33,7 +33,7 @@ def fields(head: bytes) -> set[bytes]:
     return {line for line in lines if not line.startswith(CHANGING)}
 
 
-def test_what_follows_a_head_request_is_refused_with_a_body(server: Server) -> None:
+def test_error_after_a_head_request_has_a_body(server: Server) -> None:
     """The method of the last request does not count for it."""
     answer = ask(server, request(b"HEAD /livez") + b"no HTTP\r\n\r\n")
     assert codes(answer) == [200, 400]
@@ -48,7 +48,7 @@ def test_what_follows_a_head_request_is_refused_with_a_body(server: Server) -> N
         (request(b"HEAD /livez", b"Content-Length: 1000000000000"), 413),
     ],
 )
-def test_a_refused_head_has_no_body(server: Server, sent: bytes, expected: int) -> None:
+def test_refused_head_request_has_no_body(server: Server, sent: bytes, expected: int) -> None:
     answer = ask(server, sent)
     assert codes(answer) == [expected]
     assert answer.endswith(b"\r\n\r\n")

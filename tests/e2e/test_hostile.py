@@ -123,9 +123,7 @@ def check_verdicts(server: Server, files: Sequence[HostileFile]) -> None:
 
 @pytest.mark.quick
 @pytest.mark.parametrize("image_format", FORMATS)
-def test_a_damaged_file_of_each_format_gets_a_verdict(
-    bundled_server: Server, image_format: str
-) -> None:
+def test_damaged_file_of_each_format_is_refused(bundled_server: Server, image_format: str) -> None:
     kind = next(kind for kind in kinds() if kind.image_format == image_format)
     whole = write(kind)
     cut = whole.data[: len(whole.data) // 2]
@@ -135,13 +133,13 @@ def test_a_damaged_file_of_each_format_gets_a_verdict(
     assert refusal.json()["type"] == "/problems/invalid-image"
 
 
-def test_files_get_a_verdict(server: Server) -> None:
+def test_hostile_files_get_the_right_verdict(server: Server) -> None:
     check_verdicts(server, corpus())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 11))
-def test_other_damage_gets_a_verdict(server: Server, seed: int) -> None:
+def test_other_damage_gets_the_right_verdict(server: Server, seed: int) -> None:
     check_verdicts(server, corpus(seed))
 
 
@@ -160,20 +158,20 @@ def test_mode_and_orientation_do_not_change_the_prediction(server: Server) -> No
 
 
 @pytest.mark.parametrize("name", ["a.php", "a.jpg.exe", "con", ".", "..", "a" * 500, "\u202e"])
-def test_a_name_decides_nothing(server: Server, name: str) -> None:
+def test_file_name_does_not_affect_decoding(server: Server, name: str) -> None:
     files = {"file": (name, encode(picture(), "TIFF"), "application/x-php")}
     response = server.client.post("/predict", files=files)
     assert response.status_code == 200, response.text
 
 
 @pytest.mark.parametrize("media_type", [b"image/png", b"text/html", b"\xff", b"", b"/", b';;="'])
-def test_a_type_decides_nothing(server: Server, media_type: bytes) -> None:
+def test_content_type_does_not_affect_decoding(server: Server, media_type: bytes) -> None:
     headers = {b"content-type": media_type}
     response = server.client.post("/predict", content=encode(picture(), "TIFF"), headers=headers)
     assert response.status_code == 200, response.text
 
 
-def test_the_log_stays_one_object_a_line(server: Server) -> None:
+def test_log_still_has_one_object_per_line(server: Server) -> None:
     lines = server.log.read_text().splitlines()
     assert [line for line in lines if not is_json(line)] == []
 
@@ -242,7 +240,7 @@ def check_appetite(server: Server, data: bytes, image_format: str = "") -> list[
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_takes_neither_time_nor_memory(resting: Server, name: str) -> None:
+def test_decompression_bomb_costs_little_cpu_and_memory(resting: Server, name: str) -> None:
     check_appetite(resting, BOMBS[name]())
     assert is_at_rest(resting), "it is refused, and still being decoded"
 

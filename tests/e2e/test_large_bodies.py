@@ -149,7 +149,7 @@ def load(metered: Metered, request: Path) -> Seen:
     "kind",
     [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
 )
-def test_nothing_that_eight_callers_send_holds_up_a_probe(
+def test_large_bodies_do_not_delay_probes(
     start_metered: StartMetered, kind: str, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     check(start_metered("vertex"), KINDS[kind](), tmp_path, record_property)
@@ -157,7 +157,7 @@ def test_nothing_that_eight_callers_send_holds_up_a_probe(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", INVOCATIONS)
-def test_nothing_that_sagemakers_callers_send_holds_up_a_probe(
+def test_large_invocations_do_not_delay_probes(
     start_metered: StartMetered, kind: str, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     check(start_metered("sagemaker"), INVOCATIONS[kind](), tmp_path, record_property)
@@ -165,7 +165,7 @@ def test_nothing_that_sagemakers_callers_send_holds_up_a_probe(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PICTURES)
-def test_no_picture_that_eight_callers_send_holds_up_a_probe(
+def test_large_images_do_not_delay_probes(
     start_metered: StartMetered, kind: str, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     check(

@@ -36,7 +36,9 @@ def test_sigterm_under_load_answers_every_admitted_request_and_exits_0(
 
 
 @pytest.mark.quick
-def test_draining_is_told_at_once_and_still_serves_for_a_while(start_server: StartServer) -> None:
+def test_draining_shows_in_readyz_at_once_while_requests_are_served(
+    start_server: StartServer,
+) -> None:
     server = start_server(*SLOW_SERVICE, drain_delay_s=1.5)
     server.process.send_signal(signal.SIGTERM)
     wait_for(lambda: not server.is_ready(), "readyz says 503")
@@ -48,14 +50,14 @@ def test_draining_is_told_at_once_and_still_serves_for_a_while(start_server: Sta
     assert server.process.wait(PATIENCE) == 0
 
 
-def test_an_interrupt_from_the_keyboard_stops_without_the_delay(start_server: StartServer) -> None:
+def test_keyboard_interrupt_skips_the_drain_delay(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, drain_delay_s=3600)
     assert server.stop(signal.SIGINT) == 0
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=lambda sent: sent.name)
-def test_a_second_signal_ends_the_drain_without_an_error(
+def test_second_signal_ends_the_drain_without_an_error(
     start_server: StartServer, second: signal.Signals
 ) -> None:
     """Requests under way are answered, whatever they wait for."""
@@ -101,7 +103,7 @@ runpy.run_module("tests.e2e.slow_service", run_name="__main__")
 """
 
 
-def test_signals_that_come_after_the_end_change_nothing(start_server: StartServer) -> None:
+def test_signals_after_the_end_change_nothing(start_server: StartServer) -> None:
     server = start_server("-c", LATE_SIGNALS)
     assert server.stop() == 0
     check_quiet(server.log.read_text())
@@ -146,7 +148,7 @@ def test_log_lines_of_a_signal_carry_no_request_id(
 
 
 @pytest.mark.quick
-def test_a_lost_device_ends_the_process_with_a_reason(start_server: StartServer) -> None:
+def test_lost_device_ends_the_process_with_a_reason(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, drain_delay_s=1)
     response = server.post(b"broken")
     assert response.status_code == 503
@@ -158,7 +160,7 @@ def test_a_lost_device_ends_the_process_with_a_reason(start_server: StartServer)
 
 
 @pytest.mark.quick
-def test_a_client_that_leaves_frees_its_place(start_server: StartServer) -> None:
+def test_client_that_disconnects_frees_its_slot(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, max_queue_size=3, max_batch_size=1)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, b"1.0")
@@ -187,7 +189,7 @@ def test_an_idle_server_uses_no_cpu(start_server: StartServer) -> None:
     wait_for(is_idle, "a second with less than 2 % of one core")
 
 
-def test_json_logs_are_one_object_a_line(start_server: StartServer) -> None:
+def test_json_logs_have_one_object_per_line(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, log_format="json")
     server.post(b"0")
     assert server.stop() == 0
@@ -236,7 +238,7 @@ def test_sigterm_does_not_wait_for_slow_uploads(start_server: StartServer) -> No
 @pytest.mark.parametrize(
     "command", [SERVE, pytest.param(SLOW_SERVICE, marks=pytest.mark.quick)], ids=["real", "fake"]
 )
-def test_after_sigkill_the_next_one_starts_as_ever(
+def test_server_starts_normally_after_sigkill(
     start_server: StartServer, command: tuple[str, ...]
 ) -> None:
     server = start_server(*command)
@@ -247,7 +249,7 @@ def test_after_sigkill_the_next_one_starts_as_ever(
     assert again.stop() == 0
 
 
-def test_restarts_lose_no_request_of_those_that_got_a_connection(
+def test_restarts_lose_no_request_that_got_a_connection(
     start_server: StartServer,
 ) -> None:
     server = start_server(*SLOW_SERVICE, drain_delay_s=0.5)

@@ -99,7 +99,7 @@ SENT = {
 
 @pytest.mark.parametrize("kind", ["text", "json", "strict"])
 @pytest.mark.parametrize("what", SENT)
-def test_texts_of_clients_are_shown_shortened(
+def test_long_client_texts_are_shortened(
     chatty: Callable[[str], Server], kind: str, what: str
 ) -> None:
     server = chatty(kind)

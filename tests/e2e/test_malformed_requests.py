@@ -37,7 +37,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("value", with_quick(VALUES, "carriage return"))
-def test_a_request_id_injects_no_header(server: Server, value: str) -> None:
+def test_request_id_cannot_inject_a_header(server: Server, value: str) -> None:
     head = b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-ID: %s\r\n\r\n" % VALUES[value]
     answer = send(server, head)
     assert answer.codes in ([200], [400])
@@ -50,23 +50,21 @@ def test_a_request_id_injects_no_header(server: Server, value: str) -> None:
     "request_line",
     [b"GET /%0d%0aX-Evil:%201", b"GET /livez/%0d%0aX-Evil:%201/", b"GET /livez?%0d%0aX-Evil:%201"],
 )
-def test_a_path_injects_no_header(server: Server, request_line: bytes) -> None:
+def test_path_cannot_inject_a_header(server: Server, request_line: bytes) -> None:
     answer = send(server, request_line + b" HTTP/1.1\r\nHost: x\r\n\r\n")
     assert len(answer.codes) == 1
     assert b"x-evil" not in answer.head
 
 
 @pytest.mark.parametrize("path", [b"/livez/", b"/predict/", b"//evil.example/..", b"/docs/"])
-def test_a_host_is_never_where_others_are_sent(server: Server, path: bytes) -> None:
+def test_host_header_never_becomes_a_redirect(server: Server, path: bytes) -> None:
     answer = send(server, b"GET %s HTTP/1.1\r\nHost: evil.example\r\n\r\n" % path)
     assert len(answer.codes) == 1
     assert b"evil.example" not in answer.head
 
 
 @pytest.mark.parametrize("start", ["../" * 20, "/", "..\\..\\", "file://", "%2e%2e/" * 20])
-def test_the_name_of_a_multipart_file_leads_nowhere(
-    server: Server, start: str, tmp_path: Path
-) -> None:
+def test_multipart_file_name_writes_no_file(server: Server, start: str, tmp_path: Path) -> None:
     planted = tmp_path / "planted"
     path = start + str(planted).removeprefix("/")
     for disposition in (
@@ -90,14 +88,14 @@ def test_the_name_of_a_multipart_file_leads_nowhere(
 @pytest.mark.parametrize(
     "path", ["/../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/docs/..%5c.."]
 )
-def test_a_path_leads_to_no_file(server: Server, path: str) -> None:
+def test_path_traversal_reads_no_file(server: Server, path: str) -> None:
     answer = send(server, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert answer.codes in ([400], [404])
     assert b"root:" not in answer.received
 
 
 @pytest.mark.parametrize("version", [b"", b" HTTP/0.9", b" HTTP/1.0"])
-def test_old_versions_are_refused_or_answered_once(server: Server, version: bytes) -> None:
+def test_old_http_versions_are_refused_or_answered_once(server: Server, version: bytes) -> None:
     answer = send(server, b"GET /livez%s\r\n\r\n" % version)
     assert answer.codes in ([200], [400])
     assert answer.closed
@@ -135,7 +133,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("request_", PLAIN.values(), ids=PLAIN)
-def test_what_is_no_request_of_ours_is_refused(server: Server, request_: bytes) -> None:
+def test_malformed_requests_are_refused(server: Server, request_: bytes) -> None:
     with connect(server) as connection:
         connection.sendall(request_)
         connection.shutdown(socket.SHUT_WR)
@@ -162,7 +160,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("header", HEADERS)
-def test_an_odd_header_does_no_harm(server: Server, header: str) -> None:
+def test_odd_headers_are_harmless(server: Server, header: str) -> None:
     length = b"Content-Length: %d" % len(IMAGE)
     answer = send(server, post_head(HEADERS[header], length) + IMAGE)
     codes = [code for code in answer.codes if code != 100]
@@ -174,7 +172,7 @@ CONTROLS = "\0\a\b\t\n\v\f\r\x1b\x7f\x85\x9b\xad\u200b\u2028\u2029\u202e\u2066\u
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_the_log_holds_no_control_character_of_a_client(
+def test_log_has_no_control_characters_from_clients(
     start_server: StartServer, log_format: str
 ) -> None:
     server = start_server(*SLOW_SERVICE, log_format=log_format)

@@ -202,25 +202,21 @@ def test_the_alerts_are_valid() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", str(ALERTS))
 
 
-def test_every_alert_fires_when_it_should_and_else_does_not() -> None:
+def test_every_alert_fires_only_when_it_should() -> None:
     promtool("test", "rules", str(DEPLOY / "prometheus/alerts.test.yml"))
 
 
 # --- with one -------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_metrics_are_well_formed(run: Run) -> None:
     promtool("check", "metrics", given=run.metrics)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked", QUERIES, ids=lambda asked: f"{asked[0]['title']}: {asked[1]['legendFormat']}"
 )
-def test_a_panel_has_something_to_show(
-    run: Run, asked: tuple[dict[str, Any], dict[str, Any]]
-) -> None:
+def test_panel_shows_data(run: Run, asked: tuple[dict[str, Any], dict[str, Any]]) -> None:
     panel, target = asked
     curves = run.prometheus.curves(target["expr"], run.idle, run.gone)
     numbers = [value for curve in curves for value in curve if math.isfinite(value)]
@@ -231,7 +227,6 @@ def test_a_panel_has_something_to_show(
         assert max(numbers) <= 1.2, "shares, and what a rate over a few scrapes adds to them"
 
 
-@pytest.mark.slow
 def test_batches_grow_with_the_callers(run: Run) -> None:
     mean = query("Images a batch", "{{instance}}")
     assert not any(value > 0 for value in run.prometheus.values(mean, run.idle)), "NaN or none"
@@ -239,13 +234,11 @@ def test_batches_grow_with_the_callers(run: Run) -> None:
     assert run.prometheus.value(query("Images a batch", "at most"), run.loaded) == MAX_BATCH_SIZE
 
 
-@pytest.mark.slow
-def test_images_a_second_are_those_that_the_callers_had(run: Run) -> None:
+def test_images_per_second_match_the_callers_throughput(run: Run) -> None:
     images = run.prometheus.value(query("Images, batches and padding", "images"), run.loaded)
     assert 0.5 < images / run.load.throughput < 2
 
 
-@pytest.mark.slow
 def test_phases_add_up_to_no_more_than_the_request(run: Run) -> None:
     duration = 'xcit_request_duration_seconds_{}{{endpoint="/predict"}}[$__rate_interval]'
     total, count = (f"sum(rate({duration.format(part)}))" for part in ("sum", "count"))
@@ -255,7 +248,6 @@ def test_phases_add_up_to_no_more_than_the_request(run: Run) -> None:
     assert 0.5 * whole < sum(phases) <= 1.01 * whole
 
 
-@pytest.mark.slow
 def test_quantiles_are_in_order_and_near_what_the_callers_saw(run: Run) -> None:
     p50, p95, p99 = (
         run.prometheus.value(query("Time of a prediction", f"p{p}"), run.loaded)
@@ -265,8 +257,7 @@ def test_quantiles_are_in_order_and_near_what_the_callers_saw(run: Run) -> None:
     assert 0.25 < p50 / run.load.percentile(50) < 3, "the buckets are of a factor of 2"
 
 
-@pytest.mark.slow
-def test_every_request_is_counted_and_every_refusal_told(run: Run) -> None:
+def test_every_request_and_every_refusal_is_counted(run: Run) -> None:
     requests = 'xcit_requests_total{{endpoint="/predict", code="{}"}}'
     counted = {c: run.prometheus.value(requests.format(c), run.end) for c in (200, 503)}
     assert counted == run.load.statuses + run.overload.statuses
@@ -276,7 +267,6 @@ def test_every_request_is_counted_and_every_refusal_told(run: Run) -> None:
     assert run.prometheus.value(rejected, run.end) == counted[503] > 0
 
 
-@pytest.mark.slow
 def test_refusals_show_after_an_overload_and_not_before(run: Run) -> None:
     refused = query("Share that was lost", "refused: 503")
     assert run.prometheus.value(refused, run.loaded) == 0
@@ -287,7 +277,6 @@ def test_refusals_show_after_an_overload_and_not_before(run: Run) -> None:
     assert len(run.prometheus.values(reasons, run.overloaded)) == 1
 
 
-@pytest.mark.slow
 def test_room_shrinks_as_load_grows(run: Run) -> None:
     periods = [(run.start, run.idle), (run.idle, run.loaded), (run.loaded, run.overloaded)]
     for legend, bound in (("{{instance}} images", 0.9), ("{{instance}} bytes", 0)):
@@ -301,8 +290,7 @@ def test_room_shrinks_as_load_grows(run: Run) -> None:
         assert 0.1 < loaded < 1.1
 
 
-@pytest.mark.slow
-def test_alerts_are_about_what_happens(run: Run) -> None:
+def test_alerts_match_the_events_of_the_run(run: Run) -> None:
     rules = {
         rule["alert"]: rule["expr"]
         for group in yaml.safe_load(ALERTS.read_text())["groups"]
@@ -319,8 +307,7 @@ def test_alerts_are_about_what_happens(run: Run) -> None:
         assert true - bursts == expected
 
 
-@pytest.mark.slow
-def test_prometheus_takes_all_alerts_and_none_is_broken(run: Run) -> None:
+def test_prometheus_loads_all_alerts_without_errors(run: Run) -> None:
     limit = time.monotonic() + PATIENCE
     while True:  # until each has been evaluated
         (group,) = run.prometheus.ask("rules")["groups"]

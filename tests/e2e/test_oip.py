@@ -74,7 +74,7 @@ def test_the_client_finds_server_and_models(client: Any) -> None:
 
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
 @pytest.mark.parametrize("binary", [True, False])
-def test_images_become_the_networks_logits(
+def test_images_yield_the_networks_logits(
     client: Any, pictures: list[bytes], expected: Any, binary: bool, compression: str | None
 ) -> None:
     encoded = pictures if binary else [*map(base64.b64encode, pictures)]
@@ -126,7 +126,9 @@ def test_classification_gives_scores_indices_and_labels(
             assert 0 <= float(score) <= 1
 
 
-def test_requests_side_by_side_and_their_statistics(server: Server, pictures: list[bytes]) -> None:
+def test_concurrent_requests_are_counted_in_the_statistics(
+    server: Server, pictures: list[bytes]
+) -> None:
     with triton.InferenceServerClient(f"127.0.0.1:{server.port}", concurrency=8) as client:
         before = client.get_inference_statistics("xcit")["model_stats"][0]
         pending = [client.async_infer("xcit", [images(*pictures)]) for _ in range(32)]
@@ -158,7 +160,7 @@ def test_the_client_gets_readable_errors(client: Any, pictures: list[bytes]) -> 
 
 
 @pytest.mark.quick
-def test_a_raw_image_is_the_whole_body(server: Server, pictures: list[bytes]) -> None:
+def test_raw_image_can_be_the_whole_body(server: Server, pictures: list[bytes]) -> None:
     raw = {"Inference-Header-Content-Length": "0"}
     response = server.client.post("/v2/models/xcit/infer", content=pictures[0], headers=raw)
     probabilities = response.json()["outputs"][1]
@@ -167,7 +169,9 @@ def test_a_raw_image_is_the_whole_body(server: Server, pictures: list[bytes]) ->
     assert max(probabilities["data"]) == probabilities["data"][best["class_id"]]
 
 
-def test_tensors_do_not_hold_up_others(server: Server, pictures: list[bytes]) -> None:
+def test_images_and_tensors_get_their_own_answers_concurrently(
+    server: Server, pictures: list[bytes]
+) -> None:
     """Images and tensors of many callers at once: each gets its own answer."""
     expected = server.client.post("/predict", content=pictures[0]).json()["predictions"]
     wrong: list[Any] = []

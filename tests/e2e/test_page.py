@@ -181,9 +181,7 @@ def complaint(page: Page) -> Locator:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_photo_gets_the_classes_that_the_service_tells(
-    server: Server, open_page: OpenPage, way: str
-) -> None:
+def test_page_shows_the_predicted_classes(server: Server, open_page: OpenPage, way: str) -> None:
     data = picture(seed=len(way))
     told = server.post(data).json()["predictions"]
     page = open_page(server, has_touch=True)
@@ -215,9 +213,7 @@ def test_the_time_of_each_phase_is_shown(server: Server, open_page: OpenPage) ->
         assert share == pytest.approx(float(timings[name]) / float(timings["total"]), abs=0.01)
 
 
-def test_keys_alone_choose_a_photo_and_ask_where_the_model_looked(
-    server: Server, open_page: OpenPage
-) -> None:
+def test_page_works_with_the_keyboard_alone(server: Server, open_page: OpenPage) -> None:
     page = open_page(server)
     page.on("filechooser", lambda chooser: chooser.set_files(file_of(picture())))
     page.keyboard.press("Tab")
@@ -238,7 +234,7 @@ def test_keys_alone_choose_a_photo_and_ask_where_the_model_looked(
     expect(page.get_by_role("img", name="looked most: head 1 of")).to_be_visible()
 
 
-def test_the_explanation_is_the_services(server: Server, open_page: OpenPage) -> None:
+def test_page_shows_the_explanation_of_the_service(server: Server, open_page: OpenPage) -> None:
     data = picture()
     heads = server.client.get("/healthz").json()["model"]["heads"]
     page = open_page(server)
@@ -276,7 +272,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_the_service_refuses_is_said_and_leaves_nothing_else_to_see(
+def test_page_shows_a_refusal_and_nothing_else(
     server: Server, open_page: OpenPage, content: bytes, message: str
 ) -> None:
     page = open_page(server)
@@ -293,22 +289,22 @@ def test_what_the_service_refuses_is_said_and_leaves_nothing_else_to_see(
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_drop_is_of_one_photo(server: Server, open_page: OpenPage, count: int) -> None:
+def test_dropping_other_than_one_photo_is_refused(
+    server: Server, open_page: OpenPage, count: int
+) -> None:
     page = open_page(server)
     hand_over(page, "drop", *[file_of(picture())] * count)
     expect(complaint(page)).to_contain_text(f"One photo at a time, please; there were {count}")
 
 
-def test_a_paste_of_text_is_left_alone(server: Server, open_page: OpenPage) -> None:
+def test_pasted_text_is_ignored(server: Server, open_page: OpenPage) -> None:
     page = open_page(server)
     hand_over(page, "paste")
     expect(result(page)).to_be_empty()
     expect(complaint(page)).to_be_empty()
 
 
-def test_a_photo_that_is_gone_meanwhile_is_told(
-    server: Server, open_page: OpenPage, tmp_path: Path
-) -> None:
+def test_deleted_photo_is_reported(server: Server, open_page: OpenPage, tmp_path: Path) -> None:
     path = tmp_path / "fleeting.jpg"
     path.write_bytes(picture())
     page = open_page(server)
@@ -332,9 +328,7 @@ def until(server: Server, metric: str, value: float) -> None:
         time.sleep(0.05)
 
 
-def test_a_new_photo_takes_the_place_of_one_under_way(
-    slow_server: Server, open_page: OpenPage
-) -> None:
+def test_new_photo_cancels_the_previous_request(slow_server: Server, open_page: OpenPage) -> None:
     gone = 'xcit_rejected_total{reason="disconnected"}'
     before = number(slow_server, gone)
     page = open_page(slow_server)
@@ -347,7 +341,7 @@ def test_a_new_photo_takes_the_place_of_one_under_way(
     until(slow_server, gone, before + 1)
 
 
-def test_a_full_service_is_told_and_may_be_tried_again(
+def test_page_offers_a_retry_when_the_service_is_full(
     slow_server: Server, open_page: OpenPage
 ) -> None:
     page = open_page(slow_server)
@@ -404,7 +398,7 @@ def test_the_live_state_follows_the_load(slow_server: Server, open_page: OpenPag
     expect(live(page, "Waiting for a batch")).to_have_text("0")
 
 
-def test_a_page_that_nobody_sees_asks_nothing(slow_server: Server, open_page: OpenPage) -> None:
+def test_hidden_page_sends_no_requests(slow_server: Server, open_page: OpenPage) -> None:
     looks: list[str] = []
 
     def note_look(request: Request) -> None:
@@ -427,7 +421,7 @@ def test_a_page_that_nobody_sees_asks_nothing(slow_server: Server, open_page: Op
     assert len(looks) >= 2
 
 
-def test_a_service_that_is_gone_is_told_until_it_is_back(
+def test_page_shows_an_unreachable_service_until_it_returns(
     start_server: StartServer, open_page: OpenPage
 ) -> None:
     server = start_server(*SLOW_SERVICE)
@@ -444,7 +438,7 @@ def test_a_service_that_is_gone_is_told_until_it_is_back(
     expect(result(page)).to_contain_text("100.0 %")
 
 
-def test_a_key_is_asked_for_where_one_is_needed_and_kept_nowhere(
+def test_page_asks_for_a_required_key_and_stores_it_nowhere(
     start_server: StartServer, open_page: OpenPage, tmp_path: Path
 ) -> None:
     key, line = new_key("alice")
@@ -494,9 +488,7 @@ def reach_every_view(page: Page) -> Iterator[str]:
     yield "complaint"
 
 
-def test_a_phone_shows_it_all_within_its_width_for_thumbs(
-    server: Server, open_page: OpenPage
-) -> None:
+def test_page_fits_a_phone_with_large_touch_targets(server: Server, open_page: OpenPage) -> None:
     page = open_page(server, **PHONE)
     assert page.get_by_label("Take a photo").get_attribute("capture") == "environment"
     for view in reach_every_view(page):
@@ -529,9 +521,7 @@ def test_an_accessibility_checker_finds_nothing(
         assert not faults, view
 
 
-def test_the_api_can_be_tried_on_its_page_without_anything_from_elsewhere(
-    server: Server, open_page: OpenPage
-) -> None:
+def test_docs_page_works_without_external_resources(server: Server, open_page: OpenPage) -> None:
     page = open_page(server, path="/docs")
     operation = page.locator("#operations-health-healthz_healthz_get")
     operation.get_by_role("button").first.click()
@@ -549,7 +539,7 @@ def test_the_api_can_be_tried_on_its_page_without_anything_from_elsewhere(
     assert answer.value.json()["predictions"]
 
 
-def test_a_key_can_be_given_on_the_page_of_the_api(
+def test_api_key_can_be_entered_on_the_docs_page(
     start_server: StartServer, open_page: OpenPage, tmp_path: Path
 ) -> None:
     key, line = new_key("visitor")
@@ -577,7 +567,7 @@ FETCH = """<script>fetch("%s/predict", {method: "POST", mode: "no-cors", body: "
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])  # another port; another site
 @pytest.mark.parametrize("attack", [FORM, FETCH], ids=["form", "fetch"])
-def test_a_page_of_another_origin_cannot_send(
+def test_page_of_another_origin_cannot_post(
     server: Server, browser: Browser, attack: str, host: str
 ) -> None:
     refused = 'xcit_rejected_total{reason="cross_site_request"}'
@@ -591,9 +581,7 @@ def test_a_page_of_another_origin_cannot_send(
     assert number(server, refused) == before + 1
 
 
-def test_a_name_that_a_page_made_resolve_to_loopback_is_not_answered(
-    start_server: StartServer, browser: Browser
-) -> None:
+def test_dns_rebinding_is_refused(start_server: StartServer, browser: Browser) -> None:
     server = start_server(*SLOW_SERVICE, allowed_hosts="")
     rebound = browser.browser_type.launch(
         executable_path=shutil.which("chromium"),

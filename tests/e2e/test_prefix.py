@@ -143,11 +143,11 @@ def try_healthz(page: Page, url: str) -> None:
     assert answer.value.status == 200
 
 
-def test_the_page_of_the_api_calls_the_service_under_its_prefix(url: str, page: Page) -> None:
+def test_docs_page_calls_the_service_under_its_prefix(url: str, page: Page) -> None:
     try_healthz(page, url)
 
 
-def test_without_the_setting_the_pages_work_behind_a_proxy_that_strips(
+def test_pages_work_behind_a_stripping_proxy_without_the_setting(
     start_server: StartServer, page: Page, tmp_path: Path
 ) -> None:
     with running_haproxy(start_server(*SLOW_SERVICE).port, tmp_path) as addresses:

@@ -82,7 +82,7 @@ def test_a_refusal_without_keys_does_not_wait_for_the_body(open_server: Server, 
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
-def test_a_client_that_still_sends_gets_the_answer(open_server: Server, declared: bool) -> None:
+def test_client_that_is_still_sending_gets_the_answer(open_server: Server, declared: bool) -> None:
     """It sends 40 MB before it reads, and no reset overtakes the answer."""
     size = 40 * 10**6
     framing = b"Content-Length: %d" % size if declared else b"Transfer-Encoding: chunked"
@@ -94,7 +94,7 @@ def test_a_client_that_still_sends_gets_the_answer(open_server: Server, declared
         assert problem(read_to_end(connection))["status"] == 413
 
 
-def test_a_timeout_reaches_a_client_that_still_sends(open_server: Server) -> None:
+def test_timeout_reaches_a_client_that_is_still_sending(open_server: Server) -> None:
     with connect(open_server) as connection:
         connection.sendall(request(b"POST /predict", b"Content-Length: 1000000"))
         connection.settimeout(0.05)
@@ -111,7 +111,7 @@ def test_a_timeout_reaches_a_client_that_still_sends(open_server: Server) -> Non
         assert codes(received + read_to_end(connection)) == [408]
 
 
-def test_a_connection_is_closed_when_a_refused_body_is_not_read_to_its_end(
+def test_connection_is_closed_when_a_refused_body_continues(
     open_server: Server,
 ) -> None:
     with connect(open_server) as connection:
@@ -178,7 +178,7 @@ def test_http_1_0_needs_no_host(open_server: Server) -> None:
     assert codes(ask(open_server, b"GET /livez HTTP/1.0\r\nHost: a b\r\n\r\n")) == [400]
 
 
-def test_nothing_follows_chunks_in_http_1_0(open_server: Server) -> None:
+def test_http_1_0_connection_ends_after_a_chunked_body(open_server: Server) -> None:
     """The length of such a body is doubtful (RFC 9112, section 6.1): the connection ends."""
     chunked = b"POST /predict HTTP/1.0\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n"
     answer = ask(open_server, chunked + b"\r\n1\r\n0\r\n0\r\n\r\n" + GET)

@@ -114,7 +114,7 @@ ELSEWHERE = {"request_timeout", "deadline_exceeded", "disconnected"}  # tested s
 UNTRIED = {"draining", "reload_in_progress"}  # states that do not last for 300 requests
 
 
-def test_every_kind_is_tried() -> None:
+def test_every_rejection_reason_is_tested() -> None:
     tried = {name.replace("-", "_") for name, _ in (OPEN | STRICT | LOADING).values()}
     assert tried | ELSEWHERE | UNTRIED >= set(rejection_reasons())
 
@@ -137,21 +137,21 @@ def check_refused(server: Server, name: str, sent: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", OPEN)
-def test_refusals_leave_nothing_behind(open_server: Server, kind: str) -> None:
+def test_refusals_leak_nothing(open_server: Server, kind: str) -> None:
     check_refused(open_server, *OPEN[kind])
 
 
 @pytest.mark.parametrize("kind", STRICT)
-def test_refusals_of_a_strict_server_leave_nothing_behind(strict_server: Server, kind: str) -> None:
+def test_refusals_of_a_strict_server_leak_nothing(strict_server: Server, kind: str) -> None:
     check_refused(strict_server, *STRICT[kind])
 
 
 @pytest.mark.parametrize("kind", LOADING)
-def test_refusals_while_loading_leave_nothing_behind(loading_server: Server, kind: str) -> None:
+def test_refusals_while_loading_leak_nothing(loading_server: Server, kind: str) -> None:
     check_refused(loading_server, *LOADING[kind])
 
 
-def test_late_heads_leave_nothing_behind(open_server: Server) -> None:
+def test_late_heads_leak_nothing(open_server: Server) -> None:
     half = b"POST /predict HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 60_000
 
     def refuse() -> None:
@@ -165,7 +165,7 @@ def test_late_heads_leave_nothing_behind(open_server: Server) -> None:
     check_growth(open_server, refuse, times=4)
 
 
-def test_late_answers_leave_nothing_behind(open_server: Server) -> None:
+def test_late_answers_leak_nothing(open_server: Server) -> None:
     late = post(b"/predict", b"0.006" + b" " * 50_000, b"X-Request-Timeout-Ms: 5")
 
     def refuse() -> None:
@@ -175,7 +175,7 @@ def test_late_answers_leave_nothing_behind(open_server: Server) -> None:
 
 
 @pytest.mark.parametrize("sent", [10, 60_000], ids=["in the head", "in the body"])
-def test_clients_that_leave_leave_nothing_behind(open_server: Server, sent: int) -> None:
+def test_disconnecting_clients_leak_nothing(open_server: Server, sent: int) -> None:
     whole = post(b"/predict", b"0.001" + b" " * 70_000)
 
     def refuse() -> None:

@@ -55,9 +55,7 @@ def problem(answer: bytes) -> dict[str, object]:
         b"POST /predict HTTP/1.1\r\nHost: x\r\nA: b",
     ],
 )
-def test_a_head_that_does_not_come_is_not_waited_for(
-    connection: socket.socket, sent: bytes
-) -> None:
+def test_incomplete_head_times_out(connection: socket.socket, sent: bytes) -> None:
     connection.sendall(sent)
     answer, seconds = until_closed(connection)
     assert problem(answer)["status"] == 408
@@ -76,7 +74,7 @@ def counted(server: Server) -> dict[str, float]:
     }
 
 
-def test_what_the_application_never_sees_is_counted(server: Server) -> None:
+def test_requests_refused_by_the_protocol_are_counted(server: Server) -> None:
     livez = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
     too_large = b"GET /" + b"x" * 70_000
     for served_first, sent, code, reason in (
@@ -102,7 +100,7 @@ def test_what_the_application_never_sees_is_counted(server: Server) -> None:
         assert after[rejected] == before[rejected] + 1
 
 
-def test_a_request_whose_body_is_no_http_is_counted_once(server: Server) -> None:
+def test_request_with_a_malformed_body_is_counted_once(server: Server) -> None:
     before = sum(counted(server).values())
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(HEAD.replace(b"Content-Length: 100", b"Transfer-Encoding: chunked"))
@@ -130,14 +128,14 @@ def drip(connection: socket.socket, *, pause: float) -> tuple[bytes, float]:
     return first + rest, seconds
 
 
-def test_a_head_sent_drop_by_drop_gets_no_more_time(connection: socket.socket) -> None:
+def test_head_sent_byte_by_byte_gets_no_extra_time(connection: socket.socket) -> None:
     connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nA: ")
     answer, _ = drip(connection, pause=0.1)
     assert b" 408 " in answer
 
 
 @pytest.mark.quick
-def test_a_body_sent_drop_by_drop_ends_at_the_deadline(connection: socket.socket) -> None:
+def test_body_sent_byte_by_byte_times_out_at_the_deadline(connection: socket.socket) -> None:
     connection.sendall(HEAD)
     answer, seconds = drip(connection, pause=0.2)
     assert problem(answer)["type"] == "/problems/request-timeout"
@@ -167,14 +165,14 @@ def test_empty_lines_do_not_keep_a_connection_open(connection: socket.socket) ->
     pytest.fail("the connection is still open")
 
 
-def test_the_rest_of_a_body_that_nobody_wants_is_not_read_for_ever(
+def test_unwanted_body_is_not_read_forever(
     connection: socket.socket,
 ) -> None:
     connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
     assert until_cut(connection, b"X" * 1000, pause=0.05) > 3
 
 
-def test_a_client_that_does_not_read_is_given_up(server: Server) -> None:
+def test_client_that_does_not_read_is_disconnected(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         until_cut(connection, b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
@@ -194,7 +192,7 @@ def until_cut(connection: socket.socket, piece: bytes, *, pause: float = 0) -> f
 
 
 @pytest.mark.quick
-def test_slow_uploads_take_no_places_and_their_bytes_are_bounded(server: Server) -> None:
+def test_slow_uploads_take_no_slots_and_their_bytes_are_bounded(server: Server) -> None:
     uploads = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(9)]
     try:
         for upload in uploads:
@@ -214,9 +212,7 @@ def test_slow_uploads_take_no_places_and_their_bytes_are_bounded(server: Server)
 @pytest.mark.parametrize(
     ("length", "end"), [(70_000, b"\r\n\r\n"), (1_000_000, b"\r\n\r\n"), (1_000_000, b"")]
 )
-def test_a_head_that_is_too_long_is_refused(
-    connection: socket.socket, length: int, end: bytes
-) -> None:
+def test_oversized_head_returns_431(connection: socket.socket, length: int, end: bytes) -> None:
     head = b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"A: a\r\n" * 1000
     with contextlib.suppress(ConnectionError):
         connection.sendall(head + b"B: " + b"b" * length + end)
@@ -232,7 +228,7 @@ def test_two_requests_in_one_piece_are_both_answered(connection: socket.socket) 
     assert answers.count(b"HTTP/1.1 200 ") == 2
 
 
-def test_a_hundred_idle_connections_do_not_slow_a_request(server: Server) -> None:
+def test_idle_connections_do_not_make_requests_costlier(server: Server) -> None:
     def cost() -> float:
         """CPU seconds of the server for 50 requests."""
         before = server.cpu_seconds()

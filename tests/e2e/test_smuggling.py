@@ -26,7 +26,7 @@ def server(bundled_server: Server) -> Iterator[Server]:
 
 
 @pytest.mark.quick
-def test_two_requests_in_a_row_are_both_answered_and_logged(server: Server) -> None:
+def test_pipelined_requests_are_both_answered_and_logged(server: Server) -> None:
     """Else the tests below could not fail."""
     hidden, path = hidden_request("in a row")
     answer = send(server, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + hidden)
@@ -63,7 +63,7 @@ ENCODINGS = {
 @pytest.mark.parametrize("length_first", [True, False], ids=["length first", "length last"])
 @pytest.mark.parametrize("whole", [True, False], ids=["all as body", "end as body"])
 @pytest.mark.parametrize("encoding", with_quick(ENCODINGS, "chunked"))
-def test_a_length_beside_an_encoding_hides_no_request(
+def test_length_with_transfer_encoding_smuggles_no_request(
     server: Server, encoding: str, whole: bool, length_first: bool
 ) -> None:
     hidden, path = hidden_request(f"{encoding} {whole} {length_first}")
@@ -80,7 +80,7 @@ WELL_FORMED = {"chunked", "capitals", "empty in the list", "last of two"}
 
 
 @pytest.mark.parametrize("encoding", sorted(set(ENCODINGS) - WELL_FORMED))
-def test_an_odd_encoding_alone_hides_no_request(server: Server, encoding: str) -> None:
+def test_odd_transfer_encoding_smuggles_no_request(server: Server, encoding: str) -> None:
     hidden, path = hidden_request(f"{encoding} alone")
     answer = send(server, post_head(ENCODINGS[encoding]) + b"0\r\n\r\n" + hidden)
     check_unanswered(server, answer, path)
@@ -112,7 +112,7 @@ LENGTHS = {
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_an_odd_length_hides_no_request(server: Server, length: str) -> None:
+def test_odd_content_length_smuggles_no_request(server: Server, length: str) -> None:
     hidden, path = hidden_request(f"{length} length")
     answer = send(server, post_head(LENGTHS[length] % len(hidden)) + hidden)
     check_unanswered(server, answer, path)
@@ -120,20 +120,20 @@ def test_an_odd_length_hides_no_request(server: Server, length: str) -> None:
     assert answer.closed
 
 
-def test_the_same_length_twice_is_refused_or_one_request(server: Server) -> None:
+def test_repeated_equal_length_is_refused_or_one_request(server: Server) -> None:
     length = b"Content-Length: %d" % len(IMAGE)
     answer = send(server, post_head(length, length) + IMAGE)
     assert answer.codes in ([200], [400])
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"DELETE", b"OPTIONS"])
-def test_the_body_of_any_method_is_no_request(server: Server, method: bytes) -> None:
+def test_body_of_any_method_is_not_a_request(server: Server, method: bytes) -> None:
     hidden, path = hidden_request(f"{method.decode()} with a body")
     head = b"%s /livez HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (method, len(hidden))
     check_unanswered(server, send(server, head + hidden), path)
 
 
-def test_what_follows_a_refused_body_is_no_request(server: Server) -> None:
+def test_bytes_after_a_refused_body_are_not_a_request(server: Server) -> None:
     """The body is refused by its length, and said to be of a sort that has a request in it."""
     hidden, path = hidden_request("refused body")
     answer = send(server, post_head(b"Content-Length: 99999999", b"Expect: 100-continue") + hidden)
@@ -141,7 +141,7 @@ def test_what_follows_a_refused_body_is_no_request(server: Server) -> None:
     assert answer.codes == [413]
 
 
-def test_trailers_are_no_headers(server: Server) -> None:
+def test_trailers_are_not_headers(server: Server) -> None:
     body = b"%x\r\n%s\r\n0\r\nX-Request-ID: evil\r\nContent-Type: application/json\r\n\r\n"
     request = post_head(b"Transfer-Encoding: chunked") + body % (len(IMAGE), IMAGE)
     answer = send(server, request)
@@ -152,7 +152,7 @@ def test_trailers_are_no_headers(server: Server) -> None:
 H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMA")
 
 
-def test_an_upgrade_that_is_not_wanted_changes_nothing(server: Server) -> None:
+def test_unsupported_upgrade_is_ignored(server: Server) -> None:
     """Java's client asks for one with the first request of a connection."""
     length = b"Content-Length: %d" % len(IMAGE)
     assert send(server, post_head(*H2C, length) + IMAGE).codes == [200]
@@ -160,7 +160,7 @@ def test_an_upgrade_that_is_not_wanted_changes_nothing(server: Server) -> None:
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"evil"])
 @pytest.mark.parametrize("apart", [True, False], ids=["body apart", "in one piece"])
-def test_the_body_of_an_upgrade_is_no_request(server: Server, protocol: bytes, apart: bool) -> None:
+def test_body_of_an_upgrade_is_not_a_request(server: Server, protocol: bytes, apart: bool) -> None:
     hidden, path = hidden_request(f"{protocol.decode()} {apart}")
     upgrade = (b"Connection: Upgrade", b"Upgrade: " + protocol)
     head = post_head(*upgrade, b"Content-Length: %d" % len(hidden))

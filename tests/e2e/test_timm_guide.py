@@ -118,7 +118,6 @@ def test_the_guide_converts_what_timm_has_trained(
         assert torch.allclose(served.build()(images).softmax(1), expected, atol=0.02)
 
 
-@pytest.mark.slow
 def test_the_guide_measures_what_timm_has_trained(
     reader: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

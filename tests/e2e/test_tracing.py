@@ -24,7 +24,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 
 
 @pytest.mark.quick
-def test_a_server_sends_its_last_spans_before_it_ends(
+def test_server_sends_its_last_spans_before_exiting(
     start_server: StartServer, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
@@ -48,8 +48,7 @@ def test_a_server_sends_its_last_spans_before_it_ends(
     assert f'"trace_id": "{TRACE}", "span_id": "{span.id[1]}"' in server.log.read_text()
 
 
-@pytest.mark.slow
-def test_a_collector_that_hangs_holds_up_neither_requests_nor_the_end(
+def test_hanging_collector_delays_neither_requests_nor_the_exit(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collector = Collector(hangs=True)
@@ -79,7 +78,7 @@ def test_a_collector_that_hangs_holds_up_neither_requests_nor_the_end(
         ({"OTEL_PYTHON_CONTEXT": "x", "XCIT_TRACING": "false"}, 1, "/nowhere: cannot be read"),
     ],
 )
-def test_a_bad_variable_is_one_line_with_tracing_and_nothing_without(
+def test_invalid_otel_variable_fails_the_start_only_with_tracing(
     variables: dict[str, str], code: int, told: str
 ) -> None:
     done = subprocess.run(

@@ -44,7 +44,6 @@ def commands() -> Iterator[str]:
         yield from block.commands()
 
 
-@pytest.mark.slow
 def test_the_tutorial_ends_with_a_model_of_the_readers_own(
     clone: Path, start_server: StartServer
 ) -> None:
