@@ -1,4 +1,4 @@
-"""Fake HTTP servers: what the service, its client and its scripts talk to in tests.
+"""Fake HTTP servers for the service, its client and its scripts to talk to.
 
 Each runs in a thread of the test process, on a free port of 127.0.0.1, until it is closed:
 

@@ -1,4 +1,4 @@
-"""Splitting and merging loads, judging reloads, and contenders that cannot be measured."""
+"""Splitting and merging loads, complaints about reloads, and contenders that fail."""
 
 import re
 from collections import Counter
@@ -77,7 +77,7 @@ def test_reloads_that_lose_requests_or_memory_are_named(
 
 
 class Small(TorchBackend):
-    """A device with room for one image."""
+    """A backend with memory for one image."""
 
     def logits(self, pixels: AnyPixels) -> Logits:
         if len(pixels) > 1:

@@ -1,4 +1,4 @@
-"""``benchmarks/gpu.sh`` on a machine without a GPU: the script and its parts, rehearsed."""
+"""Rehearsals of ``benchmarks/gpu.sh`` and its parts on a machine without a GPU."""
 
 import os
 import subprocess
@@ -25,13 +25,13 @@ def run_script(out: Path, *, rehearse: bool, **variables: str) -> subprocess.Com
 
 
 def sections(out: Path) -> dict[str, str]:
-    """The text of each part, by its name."""
+    """The text of each part by name."""
     _, *parts = (out / "tables.md").read_text().split("\n## ")
     return dict(part.split("\n", 1) for part in parts)
 
 
 def program(directory: Path, body: str) -> str:
-    """A program that stands in for Python."""
+    """A shell program in place of Python."""
     path = directory / "python"
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o700)
@@ -84,7 +84,7 @@ def test_hanging_part_is_stopped_and_later_parts_are_skipped(
 
 def test_tests_that_are_stopped_leave_their_output(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    dies = "echo 1 passed; trap - INT; kill -INT $$"  # of the signal, as Python can
+    dies = "echo 1 passed; trap - INT; kill -INT $$"  # by the signal, as Python may
     python = program(tmp_path, f"trap '{dies}' INT; sleep 60 & wait")
     variables = {"PYTHON": python, "PARTS": "tests", "LIMIT": "1"}
     assert run_script(out, rehearse=True, **variables).returncode == 1

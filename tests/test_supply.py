@@ -1,4 +1,4 @@
-"""What the service is made of: its bill of materials, and the audit for known vulnerabilities."""
+"""The bill of materials, and the audit for known vulnerabilities."""
 
 import json
 import re

@@ -12,8 +12,8 @@ REFERENCE_SECONDS = 0.002
 def slowness() -> float:
     """The CPU time of fixed work here, as a multiple of `REFERENCE_SECONDS`, and at least 1.
 
-    Bounds on CPU time are multiplied by it. It is measured anew at each call, since other processes
-    take caches, memory bandwidth and clock frequency from this one.
+    Bounds on CPU time are multiplied by it. It is measured at each call, since other processes
+    compete for caches, memory bandwidth and clock frequency.
     """
     return max(1.0, min(_work() for _ in range(3)) / REFERENCE_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Servers started as a user starts them: as a process, on a port, stopped by a signal."""
+"""Servers started as users start them: as a process, on a port, stopped by a signal."""
 
 import os
 import signal
@@ -62,18 +62,18 @@ class Server:
         return self.client.post("/predict", content=body)
 
     def cpu_seconds(self) -> float:
-        """What all threads of the process have used so far."""
+        """CPU time that all threads of the process have used so far."""
         fields = self._proc("stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self, entry: str = "VmRSS") -> int:
-        """Bytes that ``/proc`` tells of the process: VmRSS now, VmHWM at its peak."""
+        """Bytes of memory according to ``/proc``: VmRSS for now, VmHWM for the peak."""
         status = self._proc("status").read_text()
         (line,) = (line for line in status.splitlines() if line.startswith(f"{entry}:"))
         return int(line.split()[1]) * 1024
 
     def forget_peak(self) -> int:
-        """Let the peak begin anew, from the bytes that are resident now."""
+        """Reset the peak to the resident bytes, and return these."""
         self._proc("clear_refs").write_text("5")
         return self.memory()
 
@@ -94,7 +94,7 @@ class Server:
         return Path(f"/proc/{self.process.pid}/{entry}")
 
     def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal; the exit code."""
+        """Send a signal and return the exit code."""
         self.process.send_signal(with_signal)
         return self.process.wait(PATIENCE)
 
@@ -103,14 +103,14 @@ StartServer = Callable[..., Server]
 
 
 def with_quick(names: Iterable[str], *quick: str) -> list[object]:
-    """Parameters of a test of which some, by name, are quick."""
+    """The names as parameters of a test, some of them marked ``quick``."""
     names = list(names)
     assert set(quick) <= set(names)
     return [pytest.param(n, marks=pytest.mark.quick) if n in quick else n for n in names]
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """This process's environment with no setting but these."""
+    """This process's environment, with these settings only."""
     inherited = {name: v for name, v in os.environ.items() if not name.startswith("XCIT_")}
     return inherited | {f"XCIT_{name.upper()}": str(value) for name, value in settings.items()}
 
@@ -130,7 +130,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """Start a server, for any host, and wait until it is ready. It is killed at the end."""
+    """Start a server that accepts any host, and wait until it is ready. It is killed at the end."""
     with starting(tmp_path_factory) as start:
         yield start
 

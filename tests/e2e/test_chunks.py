@@ -1,4 +1,4 @@
-"""Bodies in chunks: any number of them of a usual size, and few tiny ones."""
+"""Chunked bodies: any number of chunks of usual size, but few tiny ones."""
 
 from concurrent.futures import ThreadPoolExecutor
 

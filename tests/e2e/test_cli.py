@@ -1,4 +1,4 @@
-"""The commands that need no server, as a user types them."""
+"""The commands that need no server, as users type them."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ from .conftest import ROOT, environment
 
 @dataclass
 class Done:
-    """What a finished command left."""
+    """Exit code and output of a finished command."""
 
     returncode: int
     stdout: str

@@ -1,4 +1,4 @@
-"""The commands that ask a server, as a user types them."""
+"""The commands that call a server, as users type them."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ Run = Callable[..., tuple[int, str, list[str]]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """``xcit-serve`` with the given arguments: exit code, stdout, lines of stderr."""
+    """Run ``xcit-serve`` in this process; returns exit code, stdout and lines of stderr."""
 
     def call(*arguments: object) -> tuple[int, str, list[str]]:
         try:
@@ -71,7 +71,13 @@ def stranger() -> Iterator[str]:
 
 
 @pytest.mark.quick
-def test_predict_by_url_gives_the_local_predictions(run: Run, server: Server, photo: Path) -> None:
+def test_predict_by_url_gives_the_local_predictions(
+    run: Run, bundled_server: Server, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both run with default settings."""
+    for name in ("XCIT_BACKEND", "XCIT_STREAMS"):
+        monkeypatch.delenv(name)
+    server = bundled_server
     code, local, _ = run("predict", photo, "--json", "--top-k", 3)
     assert code == 0
     code, remote, err = run("predict", photo, "--json", "--top-k", 3, "--url", server.url)
@@ -256,7 +262,7 @@ def test_bench_fails_where_nothing_succeeded(run: Run, server: Server, tmp_path:
 
 
 def obey_interrupts() -> None:
-    """As at a terminal: what a shell starts in the background is told to ignore them."""
+    """Restore the handler: background processes of a shell ignore interrupts."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

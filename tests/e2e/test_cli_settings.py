@@ -1,4 +1,4 @@
-"""Flags, variables and misspelt words, as a user types them."""
+"""Flags, variables and misspelt words, as users type them."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ LABELS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """``xcit-serve`` with the given arguments: exit code, stdout, lines of stderr."""
+    """Run ``xcit-serve`` in this process; returns exit code, stdout and lines of stderr."""
 
     def call(*arguments: object) -> tuple[int, str, list[str]]:
         try:
@@ -39,7 +39,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a user would be: with a photo, and labels of their own."""
+    """A user's directory, with a photo and a file of labels."""
     monkeypatch.chdir(tmp_path)
     Image.effect_noise((40, 30), 60).convert("RGB").save("photo.jpg")
     Path("labels.txt").write_text("\n".join(LABELS))
@@ -47,7 +47,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a command asks of the model, which is not loaded."""
+    """The settings with which a command would load the model."""
     seen: list[Any] = []
 
     def refuse(*arguments: Any, **_: Any) -> None:

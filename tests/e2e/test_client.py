@@ -1,4 +1,4 @@
-"""The Python client, beside real servers."""
+"""The Python client with real servers."""
 
 import asyncio
 import socket

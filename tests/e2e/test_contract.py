@@ -1,4 +1,4 @@
-"""The HTTP contract, from a real client, on the real server with the bundled checkpoint."""
+"""The HTTP contract between a real client and the real server with the bundled checkpoint."""
 
 import base64
 import io
@@ -54,7 +54,7 @@ def test_answer_matches_the_classifier(server: Server) -> None:
 
 
 def endless() -> Iterator[bytes]:
-    """A body of 40 MiB that does not say how long it is."""
+    """A body of 40 MiB without a declared length."""
     for _ in range(40):
         yield b"x" * 2**20
 

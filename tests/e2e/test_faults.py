@@ -1,4 +1,4 @@
-"""What fails on the way of a batch: who gets which answer, and what the probes say of it."""
+"""Failures of batches and decoders: the answers, the probes and the end of the process."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer, wait_for
 
 
 def post_together(server: Server, *bodies: bytes) -> list[int]:
-    """Statuses of requests that form one batch, behind one that is running."""
+    """Send requests that form one batch behind a running one; returns their statuses."""
     with ThreadPoolExecutor(len(bodies) + 1) as pool:
         running = pool.submit(server.post, b"0.5")
         wait_for(lambda: server.metric("xcit_queue_depth") < server.inflight(), "one is running")
@@ -20,7 +20,7 @@ def post_together(server: Server, *bodies: bytes) -> list[int]:
 
 
 def assert_ends(server: Server, reason: str) -> None:
-    """The probes tell of the failure, then the process ends and says why."""
+    """Check that the probes report the failure, and that the process then exits with the reason."""
     for probe in ("livez", "readyz"):
         assert server.client.get(f"/{probe}").status_code == 503, probe
     assert server.client.get("/healthz").json()["failure"] == reason
@@ -104,7 +104,7 @@ def test_process_ends_only_when_all_decoders_are_stuck(
 
 
 def test_decoders_that_share_the_interpreter_lock_are_not_stuck(start_server: StartServer) -> None:
-    """Each computes for less than what makes it stuck, and takes longer than that by the clock."""
+    """Each uses less CPU time than the limit for stuck decoders, but more time by the clock."""
     settings = {"preprocess_workers": 4, "test_stuck_after": 1, "request_timeout_s": 30}
     server = start_server(*SLOW_SERVICE, **settings)
     with ThreadPoolExecutor(8) as pool:

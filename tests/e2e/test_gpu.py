@@ -1,4 +1,4 @@
-"""The service on an NVIDIA GPU; skipped on a machine without one."""
+"""The service on an NVIDIA GPU; skipped without one."""
 
 import shutil
 import time

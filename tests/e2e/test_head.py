@@ -1,4 +1,4 @@
-"""HEAD on the wire: the head of GET's answer, and then the next answer."""
+"""HEAD requests: the head of GET's answer without its body."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def server(bundled_server: Server) -> Server:
 
 @pytest.mark.parametrize("path", [*PATHS, "/nowhere", "/predict"])
 def test_head_response_has_no_body(server: Server, path: str) -> None:
-    """What follows it on the connection is the answer to the next request."""
+    """The next bytes on the connection are the answer to the next request."""
     head, get = (
         request(f"{method} {path}".encode(), *fields)
         for method, fields in (("HEAD", ()), ("GET", (b"Connection: close",)))
@@ -34,7 +34,7 @@ def fields(head: bytes) -> set[bytes]:
 
 
 def test_error_after_a_head_request_has_a_body(server: Server) -> None:
-    """The method of the last request does not count for it."""
+    """The error is not an answer to the HEAD request before it."""
     answer = ask(server, request(b"HEAD /livez") + b"no HTTP\r\n\r\n")
     assert codes(answer) == [200, 400]
     assert problem(answer)["status"] == 400

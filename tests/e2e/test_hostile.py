@@ -1,4 +1,4 @@
-"""Hostile image files against the real server: its verdicts, its time and its memory."""
+"""Hostile image files: the real server's verdicts, CPU time and memory."""
 
 import io
 import json
@@ -36,7 +36,7 @@ CONNECTIONS = 4
 MOST_CPU = 5.0  # seconds of CPU for a large file, in all threads, where the bounds were measured
 MOST_CPU_OF_SMALL = 0.02  # the same, for a small one
 MOST_WAITED = 2.0  # seconds for a liveness probe
-# What a request may hold beside its pixels: the body as it comes, as a whole, and in the decoder.
+# Bytes of a request in addition to its pixels: the body in pieces, as a whole and in the decoder.
 BODY = 3 * 20 * 2**20
 
 pytestmark = [
@@ -62,7 +62,7 @@ def post_all(server: Server, files: Sequence[HostileFile]) -> list[httpx.Respons
 
 
 def is_problem(response: httpx.Response) -> bool:
-    """A refusal in the form that all have."""
+    """Whether an answer is a refusal in the standard form."""
     return (
         400 <= response.status_code < 500
         and response.headers["content-type"] == "application/problem+json"
@@ -88,12 +88,12 @@ def scores(response: httpx.Response) -> dict[int, float]:
 
 
 def decoding_memory(max_pixels: int, pictures: int, image_format: str = "") -> int:
-    """What docs/operations.md says that images take: four bytes a pixel, twice over."""
+    """Bytes that decoding takes according to docs/operations.md: twice four bytes per pixel."""
     return pictures * (17 if image_format == "WEBP" else 2 * 4) * max_pixels
 
 
 def is_at_rest(server: Server) -> bool:
-    """Whether no thread of the process computes."""
+    """Whether the process uses almost no CPU time."""
     before = server.cpu_seconds()
     time.sleep(0.2)
     return server.cpu_seconds() - before < 0.05
@@ -190,14 +190,14 @@ def started() -> list[Server]:
 
 @pytest.fixture
 def resting(start_server: StartServer, started: list[Server]) -> Server:
-    """A server that does nothing else: the last test's, unless that one still computes."""
+    """An idle server: the previous test's, or a new one if that is still busy."""
     if not (started and started[-1].process.poll() is None and is_at_rest(started[-1])):
         started.append(start_server(preprocess_workers=WORKERS, log_level="warning"))
     return started[-1]
 
 
 def probe(server: Server, ended: threading.Event) -> float:
-    """The longest time that the liveness probe took, in seconds, up to an event."""
+    """The longest time that a liveness probe took, in seconds, until an event is set."""
     longest = 0.0
     while not ended.is_set():
         begun = time.monotonic()
@@ -208,12 +208,12 @@ def probe(server: Server, ended: threading.Event) -> float:
 
 
 def check_appetite(server: Server, data: bytes, image_format: str = "") -> list[int]:
-    """Post a large file to every decoder, and meanwhile a small one and probes.
+    """Post a large file to every decoder, and a small file and probes meanwhile.
 
     Returns:
-        The statuses of the large ones, once time, memory and log were found right.
+        The statuses of the large ones, after time, memory and log have been checked.
     """
-    assert len(data) <= 20 * 2**20, "else its size alone refuses it"
+    assert len(data) <= 20 * 2**20, "otherwise it is refused for its size alone"
     before, logged = server.forget_peak(), server.log.stat().st_size
     cpu = server.cpu_seconds()
     ended = threading.Event()
@@ -242,7 +242,7 @@ def check_appetite(server: Server, data: bytes, image_format: str = "") -> list[
 @pytest.mark.parametrize("name", BOMBS)
 def test_decompression_bomb_costs_little_cpu_and_memory(resting: Server, name: str) -> None:
     check_appetite(resting, BOMBS[name]())
-    assert is_at_rest(resting), "it is refused, and still being decoded"
+    assert is_at_rest(resting), "it was refused, but is still being decoded"
 
 
 @pytest.mark.parametrize("kind", LARGEST_KINDS, ids=lambda kind: kind.name)

@@ -1,6 +1,6 @@
-"""Eight callers send the largest and worst bodies, and each probe is answered at once.
+"""Probes are answered promptly while eight callers send the largest and costliest bodies.
 
-With ``-o junit_family=legacy --junitxml=FILE`` the figures of each kind are in the file:
+With ``-o junit_family=legacy --junitxml=FILE`` the file has the figures of each kind:
 ``held_ms``, the longest turn of the event loop in CPU time, and ``waited_ms``, the longest wait for
 ``/livez``.
 """
@@ -50,7 +50,7 @@ KINDS: dict[str, Callable[[], Body]] = {
 
 
 def noise_as(image_format: str, side: int, **options: int) -> bytes:
-    """A picture whose file is almost as large as a body may be."""
+    """An image file almost as large as a body may be."""
     return encode(Image.effect_noise((side, side), 99).convert("RGB"), image_format, **options)
 
 
@@ -67,14 +67,14 @@ QUICK = ("JSON image", "OIP BYTES, gzip", "tiny parts", "many members")
 
 
 class Metered(NamedTuple):
-    """A server with what it writes down of its event loop."""
+    """A server, and the file with the turns of its event loop."""
 
     server: Server
     turns: Path
 
 
 class Seen(NamedTuple):
-    """The statuses of a load's answers, the longest turn and wait, and that of an idle server."""
+    """Statuses of a load's answers, and the longest turn and waits in seconds."""
 
     statuses: set[int]
     held: float
@@ -96,7 +96,7 @@ StartMetered = Callable[[str], Metered]
 def start_metered(
     start_server: StartServer, tmp_path_factory: pytest.TempPathFactory
 ) -> StartMetered:
-    """Start a server for a cloud; the same one for each call."""
+    """Start a server for a cloud, once."""
 
     @cache
     def start(cloud: str) -> Metered:
@@ -174,7 +174,7 @@ def test_large_images_do_not_delay_probes(
 
 
 def check(metered: Metered, body: Body, tmp_path: Path, record_property: RecordProperty) -> None:
-    """Load the server until the best of a few attempts shows that the loop stays free."""
+    """Load the server until one of a few attempts stays within the bounds."""
     request = tmp_path / "request"
     write(body, request)
     seen = [load(metered, request)]

@@ -1,4 +1,4 @@
-"""Start, drain, death, and clients that leave: real processes, real sockets, real signals."""
+"""Start, drain, sudden death and disconnecting clients, with real processes and signals."""
 
 import json
 import signal
@@ -60,7 +60,7 @@ def test_keyboard_interrupt_skips_the_drain_delay(start_server: StartServer) -> 
 def test_second_signal_ends_the_drain_without_an_error(
     start_server: StartServer, second: signal.Signals
 ) -> None:
-    """Requests under way are answered, whatever they wait for."""
+    """Pending requests are answered, whatever they wait for."""
     server = start_server(*SLOW_SERVICE, drain_delay_s=3600)
     uploads = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
     for upload in uploads:
@@ -254,16 +254,16 @@ def test_restarts_lose_no_request_that_got_a_connection(
 ) -> None:
     server = start_server(*SLOW_SERVICE, drain_delay_s=0.5)
     lost: list[str] = []
-    reset: list[str] = []  # ids; the kernel may reset what it has not handed over yet
+    reset: list[str] = []  # ids; the kernel may reset connections that were not accepted yet
     served = [0] * 8
     done = threading.Event()
 
     def call(number: int) -> None:
-        """Requests one after the other, each on a connection of its own; only that is retried."""
+        """Send requests one by one, each on a new connection; retry only refused connections."""
         while not done.is_set():
             try:
                 connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-            except (ConnectionRefusedError, ConnectionResetError):  # it has got none
+            except (ConnectionRefusedError, ConnectionResetError):  # no connection was made
                 time.sleep(0.02)
                 continue
             with connection:
@@ -279,7 +279,7 @@ def test_restarts_lose_no_request_that_got_a_connection(
             if answer.startswith(b"HTTP/1.1 200 "):
                 served[number] += 1
             elif b"/problems/not-ready" in answer or b"/problems/draining" in answer:
-                time.sleep(0.02)  # refused, and told when to come again
+                time.sleep(0.02)  # refused, with the time to retry after
             else:
                 lost.append(str(answer[:200]))
 

@@ -89,7 +89,7 @@ def test_decoding_stays_within_the_estimated_bytes_per_pixel(name: str, size: in
 
 
 def test_fully_loaded_server_stays_within_the_memory_estimate(start_server: StartServer) -> None:
-    """One WebP of the permitted size in each decoding thread, one explained, during a reload."""
+    """Decode a WebP of the maximum size in each thread, and explain one, during a reload."""
     server = start_server(admin_token="secret", request_timeout_s=120)
     data, cores = encoded("lossy WebP"), usable_cores()
     paths = ["/predict"] * 2 * cores + ["/explain"] * 2

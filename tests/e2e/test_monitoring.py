@@ -44,7 +44,7 @@ STILL = {  # what all this does not move: title and legend
 
 
 def program(name: str) -> str:
-    """Where a program of the package is."""
+    """The path of a program of the package."""
     if found := shutil.which(name):
         return found
     told = f"there is no {name}: apt-get install prometheus"
@@ -74,12 +74,12 @@ class Prometheus:
         return answer["data"]
 
     def values(self, expression: str, when: float) -> list[float]:
-        """The value of each series at a time, with the dashboard's variables filled in."""
+        """The value of each series at a time, with the dashboard's variables substituted."""
         found = self.ask("query", query=self.filled(expression), time=when)["result"]
         return [float(series["value"][1]) for series in found]
 
     def value(self, expression: str, when: float) -> float:
-        """As `values`, of the only series."""
+        """The value of the only series at a time."""
         (found,) = self.values(expression, when)
         return found
 
@@ -95,7 +95,7 @@ class Prometheus:
 
 @dataclass
 class Run:
-    """A server that was idle, was asked by some callers and by more than it takes, and stopped.
+    """A server that was idle, loaded, overloaded and stopped, as Prometheus saw it.
 
     The times are the ends of these; before the stop, Prometheus has heard of every request.
     """
@@ -114,7 +114,7 @@ class Run:
 
 @contextmanager
 def running_prometheus(directory: Path, server: Server) -> Iterator[Prometheus]:
-    """The project's own configuration, of another target and asking more often."""
+    """Run Prometheus with the project's configuration, another target and a shorter interval."""
     target, interval = f"127.0.0.1:{server.port}", f"{1000 * SCRAPE_INTERVAL:g}ms"
     text = CONFIG.read_text()
     for old, new in (

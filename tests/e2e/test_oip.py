@@ -38,7 +38,7 @@ def pictures() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def expected(pictures: list[bytes]) -> Logits:
-    """Logits ``(2, 10)`` by the network as it was trained."""
+    """Logits ``(2, 10)`` of the network as it was trained."""
     found = read_checkpoint(BUNDLED_CHECKPOINT)
     network = plain(found.build(), found.spec.preprocess)
     pixels = np.stack([preprocess(data, found.spec.preprocess) for data in pictures])
@@ -54,7 +54,12 @@ def images(*contents: bytes, binary: bool = True) -> Any:
 
 
 @pytest.mark.quick
-def test_the_client_finds_server_and_models(client: Any) -> None:
+def test_the_client_finds_server_and_models(bundled_server: Server) -> None:
+    with triton.InferenceServerClient(f"127.0.0.1:{bundled_server.port}") as client:
+        check_server_and_models(client)
+
+
+def check_server_and_models(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.get_server_metadata()["name"] == "xcit-serve"
@@ -97,7 +102,6 @@ def test_images_yield_the_networks_logits(
     assert result.as_numpy("probabilities") == pytest.approx(softmax, abs=1e-4)
 
 
-@pytest.mark.quick
 def test_normalised_tensors_become_the_same_logits(
     client: Any, pictures: list[bytes], expected: Any
 ) -> None:
@@ -160,7 +164,8 @@ def test_the_client_gets_readable_errors(client: Any, pictures: list[bytes]) -> 
 
 
 @pytest.mark.quick
-def test_raw_image_can_be_the_whole_body(server: Server, pictures: list[bytes]) -> None:
+def test_raw_image_can_be_the_whole_body(bundled_server: Server, pictures: list[bytes]) -> None:
+    server = bundled_server
     raw = {"Inference-Header-Content-Length": "0"}
     response = server.client.post("/v2/models/xcit/infer", content=pictures[0], headers=raw)
     probabilities = response.json()["outputs"][1]
@@ -172,7 +177,7 @@ def test_raw_image_can_be_the_whole_body(server: Server, pictures: list[bytes]) 
 def test_images_and_tensors_get_their_own_answers_concurrently(
     server: Server, pictures: list[bytes]
 ) -> None:
-    """Images and tensors of many callers at once: each gets its own answer."""
+    """Several callers send images and tensors at once."""
     expected = server.client.post("/predict", content=pictures[0]).json()["predictions"]
     wrong: list[Any] = []
 

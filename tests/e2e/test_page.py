@@ -1,4 +1,4 @@
-"""The page at ``/`` in a real browser, found and used by role and name, as a screen reader does."""
+"""The page at ``/`` in a real browser, used by role and name, as a screen reader does."""
 
 import base64
 import io
@@ -39,7 +39,7 @@ from .test_contract import picture
 
 ASKED = {"/predict", "/explain", "/healthz"}  # these may be refused, or not be there
 PHONE: dict[str, Any] = {
-    "viewport": {"width": 320, "height": 640},  # pixels, the narrowest that WCAG asks for
+    "viewport": {"width": 320, "height": 640},  # pixels, the narrowest width that WCAG requires
     "has_touch": True,
     "is_mobile": True,
 }
@@ -68,7 +68,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[OpenPage]:
-    """Open the page of a server, which asks nobody else and leaves nothing in the console."""
+    """Open the page of a server; it must call no other host and log nothing to the console."""
     opened: list[Page] = []
     complaints: list[str] = []
 
@@ -151,12 +151,12 @@ WAYS: dict[str, Callable[[Page, bytes, str], None]] = {
 
 
 def result(page: Page) -> Locator:
-    """What is said of what goes on, and in the end of the photo."""
+    """The status line: progress, and in the end the result."""
     return page.get_by_role("region", name="Photo").get_by_role("status")
 
 
 def rows(page: Page, region: str) -> list[tuple[str, float, float]]:
-    """Names, numbers, and shares of the bars, of a list."""
+    """Names, numbers and lengths of the bars of a list."""
     found = (
         page.get_by_role("region", name=region)
         .get_by_role("listitem")
@@ -172,7 +172,7 @@ def rows(page: Page, region: str) -> list[tuple[str, float, float]]:
 
 
 def live(page: Page, term: str) -> Locator:
-    """A number of the service's live state."""
+    """A value of the service's live state."""
     return page.locator("dl > div").filter(has_text=term).get_by_role("definition")
 
 
@@ -366,7 +366,7 @@ def test_page_offers_a_retry_when_the_service_is_full(
 
 @contextmanager
 def under_load(server: Server, callers: int, body: bytes) -> Iterator[None]:
-    """Callers that ask, each for itself, again and again."""
+    """Run callers that send one request after another."""
     enough = threading.Event()
 
     def ask() -> None:
@@ -470,7 +470,7 @@ def test_page_asks_for_a_required_key_and_stores_it_nowhere(
 
 
 def reach_every_view(page: Page) -> Iterator[str]:
-    """The page in each of its forms, one after the other."""
+    """The page in each of its states, one after another."""
     expect(live(page, "State")).to_have_text("ready")
     yield "empty"
     choose(page, picture(), "a-name-" * 12 + ".jpg")

@@ -17,7 +17,7 @@ def server(start_server: StartServer) -> Server:
 
 
 def test_more_than_16_waiting_requests_end_a_connection(server: Server) -> None:
-    """Those before are answered, in order; the rest is not parsed."""
+    """Earlier requests are answered in order; the rest is not parsed."""
     answer = ask(server, GET * 1000)
     assert codes(answer) == [200] * 17 + [400]
     assert "16 requests wait" in str(problem(answer)["detail"])

@@ -1,4 +1,4 @@
-"""Behind a real reverse proxy that publishes the service under a path prefix.
+"""The service under a path prefix, behind a real reverse proxy.
 
 Needs Debian's package haproxy; where it is missing the tests are skipped, or fail if the variable
 CI_REQUIRES_HAPROXY is set.
@@ -53,7 +53,7 @@ def server(start_server: StartServer) -> Server:
 
 @contextmanager
 def running_haproxy(port: int, directory: Path) -> Iterator[dict[str, str]]:
-    """The address of the service at ``port`` through each kind of proxy."""
+    """Run a proxy; yields the address of the service through each kind of it."""
     program = shutil.which("haproxy")
     if not program:
         missing = "there is no haproxy: apt-get install haproxy"
@@ -133,7 +133,7 @@ def test_the_page_works_with_and_without_its_final_slash(url: str, page: Page, s
 
 
 def try_healthz(page: Page, url: str) -> None:
-    """Call ``/healthz`` from the page of the API, which must find it under the prefix."""
+    """Call ``/healthz`` from the docs page, which must add the prefix."""
     page.goto(f"{url}/docs")
     operation = page.locator("#operations-health-healthz_healthz_get")
     operation.get_by_role("button").first.click()

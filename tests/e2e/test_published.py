@@ -1,4 +1,4 @@
-"""A published model by its name alone: downloaded, served, measured, as a user does it."""
+"""A published model, downloaded and served by its name alone."""
 
 import io
 import subprocess
@@ -17,7 +17,7 @@ from tests.servers import Hub, Repository
 from .conftest import ROOT, StartServer, environment
 
 VARIANT = "xcit_nano_12_p16_224.fb_in1k"
-CHUNK = 10 * 2**20  # what the client writes at once
+CHUNK = 10 * 2**20  # bytes that the client writes at once
 SMALL = {
     "patch_size": 16,
     "num_classes": 1000,

@@ -1,4 +1,4 @@
-"""A request that is refused before its body is read is answered at once, and readably."""
+"""Requests refused before their body is read get a readable answer immediately."""
 
 import socket
 import time
@@ -25,7 +25,7 @@ def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def open_server(start_server: StartServer) -> Server:
-    """Without keys."""
+    """A server without keys."""
     return start_server(*SLOW_SERVICE, head_timeout_s=2, request_timeout_s=4)
 
 
@@ -57,7 +57,7 @@ EARLY_WITHOUT_KEYS = {
 
 
 def answer_seconds(server: Server, head: bytes) -> tuple[int, float]:
-    """The status of a request whose body has only begun, and the seconds to its first byte."""
+    """Send a head and ten bytes of the body; returns the status and the seconds to the answer."""
     with connect(server) as connection:
         begun = time.monotonic()
         connection.sendall(head + bytes(10))
@@ -83,7 +83,7 @@ def test_a_refusal_without_keys_does_not_wait_for_the_body(open_server: Server, 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
 def test_client_that_is_still_sending_gets_the_answer(open_server: Server, declared: bool) -> None:
-    """It sends 40 MB before it reads, and no reset overtakes the answer."""
+    """The client sends 40 MB before it reads; no reset overtakes the answer."""
     size = 40 * 10**6
     framing = b"Content-Length: %d" % size if declared else b"Transfer-Encoding: chunked"
     with connect(open_server) as connection:
@@ -179,7 +179,7 @@ def test_http_1_0_needs_no_host(open_server: Server) -> None:
 
 
 def test_http_1_0_connection_ends_after_a_chunked_body(open_server: Server) -> None:
-    """The length of such a body is doubtful (RFC 9112, section 6.1): the connection ends."""
+    """The length of such a body is ambiguous (RFC 9112, section 6.1), so the connection ends."""
     chunked = b"POST /predict HTTP/1.0\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n"
     answer = ask(open_server, chunked + b"\r\n1\r\n0\r\n0\r\n\r\n" + GET)
     assert len(codes(answer)) == 1

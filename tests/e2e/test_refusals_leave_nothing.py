@@ -1,4 +1,4 @@
-"""Every kind of refusal, 300 times over: the process keeps nothing of it."""
+"""Every kind of refusal, 300 times: the memory of the process does not grow."""
 
 import time
 from collections.abc import Callable
@@ -21,13 +21,13 @@ FIELD = b"a:\r\n"
 
 @pytest.fixture(scope="module")
 def open_server(start_server: StartServer) -> Server:
-    """Without keys, for any host."""
+    """A server without keys, for any host."""
     return start_server(*SLOW_SERVICE, head_timeout_s=2, max_queue_size=4)
 
 
 @pytest.fixture(scope="module")
 def strict_server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """With keys, for one host, with little room for bodies, and with a file of keys that broke."""
+    """A server with keys, one allowed host, little room for bodies, and a broken keys file."""
     keys: Path = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(KEY_LINE)
     server = start_server(

@@ -1,4 +1,4 @@
-"""A checkpoint replaced under load: no request is lost, and each answer comes from one model."""
+"""Checkpoints replaced under load: no request is lost; each answer comes from one model."""
 
 import signal
 import threading
@@ -26,7 +26,7 @@ ADMIN = {"Authorization": "Bearer secret"}
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """Where the served checkpoint lies; ``first`` to begin with."""
+    """The path of the served checkpoint, at first a model named ``first``."""
     path = tmp_path / "served.safetensors"
     put(path, "first")
     return path
@@ -42,8 +42,8 @@ def put(path: Path, name: str) -> None:
 
 
 @contextmanager
-def under_load(server: Server, callers: int = 8) -> Iterator[Counter[Any]]:
-    """Requests all the while; counts pairs of status and model, in order of their appearance."""
+def under_load(server: Server, callers: int = 4) -> Iterator[Counter[Any]]:
+    """Send requests meanwhile; yields the counts of each status and model name."""
     seen: Counter[Any] = Counter()
     done = threading.Event()
     image = picture()
@@ -178,7 +178,7 @@ def wait_logged(server: Server, text: str) -> None:
 
 @pytest.fixture
 def wide_checkpoint(tmp_path: Path) -> Path:
-    """One with weights of over 150 MB, and few steps: TorchScript keeps some memory for each."""
+    """A checkpoint of over 150 MB with few steps: TorchScript keeps some memory for each."""
     sizes = {"image_size": 32, "patch_size": 16, "num_classes": 10, "dim": 1024, "depth": 1}
     hyperparameters = sizes | {"cls_depth": 1, "heads": 8, "dim_head": 128, "mlp_dim": 8192}
     spec = ModelSpec(
@@ -199,7 +199,7 @@ def wide_checkpoint(tmp_path: Path) -> Path:
 def test_reloads_run_one_at_a_time_and_free_the_old_model(
     start_server: StartServer, wide_checkpoint: Path, backend: str
 ) -> None:
-    # Streams are not left to measurement: a second thread of OpenMP takes 130 MB of its own, once.
+    # Streams are fixed, not measured: a second OpenMP thread takes another 130 MB, once.
     settings = {"backend": backend, "precision": "float32", "streams": 2, "max_batch_size": 1}
     server = start_server(checkpoint=wide_checkpoint, admin_token="secret", **settings)
 

@@ -1,4 +1,4 @@
-"""Clients that send, read or leave slowly hold nothing that others need."""
+"""Slow clients do not block others."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ def connection(server: Server) -> Iterator[socket.socket]:
 
 
 def until_closed(connection: socket.socket) -> tuple[bytes, float]:
-    """Everything that comes, and the seconds until the connection ends."""
+    """Everything received until the connection ends, and the seconds until then."""
     begun = time.monotonic()
     received = b""
     while piece := connection.recv(65536):
@@ -63,7 +63,7 @@ def test_incomplete_head_times_out(connection: socket.socket, sent: bytes) -> No
 
 
 def counted(server: Server) -> dict[str, float]:
-    """Requests and rejections by name and labels, those for the metrics themselves left out."""
+    """Counts of requests and rejections by name and labels, without those of /metrics."""
     lines = server.client.get("/metrics").text.splitlines()
     pairs = ((name, value) for name, _, value in (line.rpartition(" ") for line in lines))
     names = ("xcit_requests_total", "xcit_rejected_total")
@@ -112,7 +112,7 @@ def test_request_with_a_malformed_body_is_counted_once(server: Server) -> None:
 
 
 def drip(connection: socket.socket, *, pause: float) -> tuple[bytes, float]:
-    """One byte after the other until something comes back; the answer, and the seconds to it."""
+    """Send byte by byte until an answer arrives; returns it and the seconds until then."""
     connection.settimeout(pause)
     begun = time.monotonic()
     first = b""
@@ -180,7 +180,7 @@ def test_client_that_does_not_read_is_disconnected(server: Server) -> None:
 
 
 def until_cut(connection: socket.socket, piece: bytes, *, pause: float = 0) -> float:
-    """Seconds of sending until the server ends the connection."""
+    """Send repeatedly until the server closes the connection; returns the seconds until then."""
     begun = time.monotonic()
     while (seconds := time.monotonic() - begun) < PATIENCE:
         try:

@@ -27,7 +27,7 @@ def server(bundled_server: Server) -> Iterator[Server]:
 
 @pytest.mark.quick
 def test_pipelined_requests_are_both_answered_and_logged(server: Server) -> None:
-    """Else the tests below could not fail."""
+    """Otherwise the tests below could not fail."""
     hidden, path = hidden_request("in a row")
     answer = send(server, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + hidden)
     assert answer.codes == [200, 404]
@@ -134,7 +134,7 @@ def test_body_of_any_method_is_not_a_request(server: Server, method: bytes) -> N
 
 
 def test_bytes_after_a_refused_body_are_not_a_request(server: Server) -> None:
-    """The body is refused by its length, and said to be of a sort that has a request in it."""
+    """The body is refused for its declared length, and contains a request."""
     hidden, path = hidden_request("refused body")
     answer = send(server, post_head(b"Content-Length: 99999999", b"Expect: 100-continue") + hidden)
     check_unanswered(server, answer, path)
@@ -153,7 +153,7 @@ H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings
 
 
 def test_unsupported_upgrade_is_ignored(server: Server) -> None:
-    """Java's client asks for one with the first request of a connection."""
+    """Java's client requests one with the first request of a connection."""
     length = b"Content-Length: %d" % len(IMAGE)
     assert send(server, post_head(*H2C, length) + IMAGE).codes == [200]
 

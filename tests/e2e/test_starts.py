@@ -1,4 +1,4 @@
-"""A start that fails says why, in one line and in the log, and ends with a documented code."""
+"""Failed starts report the reason in one line and in the log, and exit with a documented code."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ LOG_FORMATS = pytest.mark.parametrize("log_format", ["text", "json"])
 
 @dataclass
 class Start:
-    """A start that has ended."""
+    """Exit code and stderr of a failed start."""
 
     code: int
     lines: list[str]
@@ -39,7 +39,7 @@ def start(*command: str, **settings: Any) -> Start:
 
 
 def check_reason(ended: Start, log_format: str, reason: str) -> None:
-    """One error in the log says why; a person reads it once more in the last line."""
+    """The log has one error with the reason; in text format the last line repeats it."""
     logger = "app.cli.serve" if reason.startswith("cannot start") else "app.server.server"
     if log_format == "json":
         events = [json.loads(line) for line in ended.lines]
@@ -58,7 +58,7 @@ def check_reason(ended: Start, log_format: str, reason: str) -> None:
 @pytest.mark.quick
 @LOG_FORMATS
 def test_port_in_use_exits_with_code_2(log_format: str) -> None:
-    """It is found before the model is looked for, which would fail too."""
+    """The port is checked before the model, which would fail too."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = start(port=port, checkpoint="/nowhere", log_format=log_format)

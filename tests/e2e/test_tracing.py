@@ -1,4 +1,4 @@
-"""Traces of the whole server, as a process: what it sends before it ends, and what it waits for."""
+"""Traces of the server as a process: the last spans before its exit, and hanging collectors."""
 
 import signal
 import subprocess
@@ -28,7 +28,7 @@ def test_server_sends_its_last_spans_before_exiting(
     start_server: StartServer, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
-    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")  # would tell of everything twice
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")  # would export every span twice
     server = start_server(*SLOW_SERVICE, tracing=True, log_format="json")
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
     response = server.client.post("/predict", content=b"0.05", headers=headers)

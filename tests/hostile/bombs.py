@@ -15,10 +15,10 @@ from .kinds import encode, picture
 
 
 def scan_bomb(width: int, height: int, scans: int) -> bytes:
-    """A grey progressive JPEG that goes ``scans`` times over all of its coefficients.
+    """A grey progressive JPEG with ``scans`` scans over all of its coefficients.
 
-    Each scan takes some 60 bytes: it says that none of the coefficients changes, in runs of 32767
-    blocks, and the decoder has to look at all of them to know.
+    A scan takes about 60 bytes, which say in runs of 32767 blocks that no coefficient changes; the
+    decoder visits all of them.
     """
     blocks = -(-width // 8) * -(-height // 8)
     table = bytes([1] + [0] * 15)  # one code, of one bit
@@ -111,7 +111,7 @@ def _one_tile(side: int) -> bytes:
 
 
 def _shared_tiles(height: int) -> bytes:
-    """A picture one pixel wide in tiles of 7000 x 7000, all of them the same bytes."""
+    """A picture one pixel wide in tiles of 7000 x 7000 that share the same bytes."""
     data = zlib.compress(bytes(7000 * 7000), 9)
     count = height // 7000
     size: dict[int, int | tuple[int, ...]] = {256: 1, 257: height, 258: 8, 259: 8, 262: 1, 277: 1}
@@ -125,14 +125,14 @@ def _shared_tiles(height: int) -> bytes:
 
 
 def _fax(width: int, height: int) -> bytes:
-    """A picture whose rows are all missing, and libtiff has something to say of each."""
+    """A picture without valid rows, for each of which libtiff logs a message."""
     data = Random(0).randbytes(2000)
     size: dict[int, int | tuple[int, ...]] = {256: width, 257: height, 258: 1, 277: 1, 278: height}
     return tiff(size | {259: 3, 262: 0, 273: 8, 279: len(data)}, data)
 
 
 def _strips(count: int) -> bytes:
-    """A picture one pixel wide, every row a strip of its own."""
+    """A picture one pixel wide with a strip per row."""
     tags = rgb_tags((1, count), 1) | {273: (8,) * count, 278: 1, 279: (3,) * count}
     return tiff(tags, bytes(8))
 

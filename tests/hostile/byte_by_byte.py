@@ -15,7 +15,7 @@ def rows_of(samples: "np.ndarray[Any, Any]") -> bytes:
 
 
 def interlaced_png(image: Image.Image) -> bytes:
-    """Adam7, in its seven passes."""
+    """A PNG in the seven passes of Adam7."""
     pixels = np.asarray(image)
     passes = ("0088", "0488", "4084", "0244", "2042", "0122", "1021")
     steps = (map(int, digits) for digits in passes)

@@ -1,4 +1,4 @@
-"""Thousands of small files: good ones, damaged ones, polyglots and files of other types."""
+"""Thousands of small files: valid, damaged, polyglot and of other types."""
 
 from collections.abc import Iterator
 from random import Random
@@ -15,7 +15,7 @@ WITH_EXIF = ("JPEG", "PNG", "WEBP", "TIFF")
 
 
 def transparent_colours() -> list[HostileFile]:
-    """Files in which one colour stands for none."""
+    """Files with one transparent colour."""
     files = []
     for image_format, mode in (("PNG", "L"), ("PNG", "RGB"), ("PNG", "P"), ("GIF", "P")):
         image, shown = in_mode(mode, picture())
@@ -30,7 +30,7 @@ def transparent_colours() -> list[HostileFile]:
 
 
 def written_by_hand() -> list[HostileFile]:
-    """Good files that Pillow reads and does not write."""
+    """Valid files that Pillow reads but cannot write."""
     image = picture()
     deep = (np.asarray(image).astype(">u2") * 257).astype(">u2")
     palette = image.quantize(16)
@@ -45,7 +45,7 @@ def written_by_hand() -> list[HostileFile]:
 
 
 def good_files() -> Iterator[HostileFile]:
-    """Every kind, in each orientation that it can tell of."""
+    """Every kind, in each orientation that its metadata can express."""
     for kind in kinds():
         yield write(kind)
         if kind.image_format in WITH_EXIF and not kind.options.get("save_all"):
@@ -67,7 +67,7 @@ def good_files() -> Iterator[HostileFile]:
 
 
 def damaged(file: HostileFile, random: Random) -> Iterator[HostileFile]:
-    """A file cut at ten places, and twenty times with some bits flipped."""
+    """A file truncated at ten places, and with bits flipped twenty times."""
     size = len(file.data)
     for tenth in range(10):
         cut = max(1, size * (2 * tenth + 1) // 20)
@@ -82,7 +82,7 @@ def damaged(file: HostileFile, random: Random) -> Iterator[HostileFile]:
 
 
 def polyglots() -> list[HostileFile]:
-    """Files that are something else as well."""
+    """Files that are valid in a second format too."""
     image = picture()
     jpeg, png_, gif = (encode(image, name) for name in ("JPEG", "PNG", "GIF"))
     bmp, tiff_, webp = (encode(image, name) for name in ("BMP", "TIFF", "WEBP"))
@@ -110,7 +110,7 @@ def polyglots() -> list[HostileFile]:
 
 
 def other_types() -> list[HostileFile]:
-    """What is none of the six formats, though Pillow may well read it."""
+    """Files in none of the six formats, although Pillow may read them."""
     image = picture()
     files = [
         HostileFile(name, encode(image, name))
@@ -135,7 +135,7 @@ def other_types() -> list[HostileFile]:
 
 
 def corpus(seed: int = 0) -> list[HostileFile]:
-    """All of them but the bombs, thousands."""
+    """All of these files: thousands."""
     files = [*good_files(), *polyglots(), *other_types()]
     whole = [*map(write, kinds()), *transparent_colours(), *written_by_hand()]
     for file in whole:

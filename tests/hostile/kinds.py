@@ -21,7 +21,7 @@ MODE_TIFF_COMPRESSIONS = {
     "I": ("raw", "tiff_lzw", "tiff_adobe_deflate"),
     "F": ("raw", "tiff_lzw", "tiff_adobe_deflate"),
 }
-# What must have been done to the picture for a viewer to undo it.
+# The transformation of the stored picture that a viewer undoes, by EXIF orientation.
 STORED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,7 +35,7 @@ STORED = {
 
 @dataclass(frozen=True)
 class HostileFile:
-    """A file, and where it is a good one, what a viewer shows: an upright RGB picture."""
+    """A file and, if it is valid, the upright RGB picture that a viewer shows."""
 
     name: str
     data: bytes
@@ -45,7 +45,7 @@ class HostileFile:
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to write a picture."""
+    """A format, mode and options to write a picture with."""
 
     image_format: str
     mode: str
@@ -59,7 +59,7 @@ class Kind:
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:
-    """Smooth colours and two edges, so that a flip, a turn or a channel swap shows."""
+    """A picture with smooth colours and two edges: flips, turns and channel swaps show."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     blue = np.where(x + y > 1, 200, 40)
     green = np.where(x > 0.7, 20, 255 * y)
@@ -67,7 +67,7 @@ def picture(width: int = 64, height: int = 48) -> Image.Image:
 
 
 def in_mode(mode: str, image: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """The picture in a mode, and as plain RGB what that shows."""
+    """The picture in a mode, and its appearance as RGB."""
     if mode in ("LA", "RGBA"):
         image = image.convert(mode)
         image.putalpha(Image.linear_gradient("L").resize(image.size))
@@ -97,7 +97,7 @@ def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
 
 
 def frames() -> dict[str, Any]:
-    """Options that make a picture the first of three frames."""
+    """Options that add two frames to a picture."""
     others = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue")]
     return {"save_all": True, "append_images": others}
 
@@ -145,10 +145,10 @@ def kinds() -> list[Kind]:
 
 
 def write(kind: Kind, orientation: int = 1) -> HostileFile:
-    """A good file of a kind, whose picture a viewer shows upright."""
+    """A valid file of a kind, which viewers show upright."""
     image, shown = in_mode(kind.mode, picture())
     if kind.image_format == "BMP":
-        shown = image.convert("RGB")  # its fourth channel is no alpha
+        shown = image.convert("RGB")  # the fourth channel of a BMP is not alpha
     options = dict(kind.options)
     name = kind.name
     if orientation != 1:

@@ -28,7 +28,7 @@ LARGEST_KINDS = (
 
 
 def largest(kind: Kind) -> bytes:
-    """A picture of a kind, of as many pixels as are accepted."""
+    """A picture of a kind with as many pixels as are accepted."""
     width, height = LARGEST
     if kind.mode in ("I", "F", "I;16"):
         levels = {"I": np.int32, "F": np.float32, "I;16": np.uint16}[kind.mode]
