@@ -110,7 +110,7 @@ def oip_binary() -> Body:
 
 
 def filled(path: str, start: bytes, item: bytes, end: bytes, size: int = SIZE) -> Body:
-    """A request of ``size`` bytes, mostly repetitions of ``item``, with its number if it has one."""
+    """A request of ``size`` bytes, mostly repetitions of ``item``, with its number if any."""
     room = size - len(start) - len(end) + 1
     if b"%d" in item:
         count = room // (len(item) + 5)
