@@ -1,22 +1,22 @@
-# xcit-serve in an image; CPU by default. Written without BuildKit's syntax: any builder will do.
+# Container image of xcit-serve, for CPUs by default. Builds without BuildKit, too.
 #   docker build -t xcit-serve .
 #   docker build -t xcit-serve:cuda --build-arg VARIANT=cuda .
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# --- what the service runs on: made again only when requirements.txt changes ---------------------
+# --- dependencies: rebuilt only when requirements.txt changes -------------------------------------
 FROM ${BASE_IMAGE} AS dependencies
 
-# cpu or cuda. Not settled by the index alone, so that a wrong index is an error and no surprise.
+# cpu or cuda. Given separately from the index, so that a wrong index fails the build.
 ARG VARIANT=cpu
-# The package index that torch comes from. Not given: PyTorch's own, https://download.pytorch.org/
-# whl/cpu or whl/cu130. Given but empty: the one in pip's own settings, as for everything else.
+# Package index for torch. Unset: PyTorch's, https://download.pytorch.org/whl/cpu or whl/cu130.
+# Empty: pip's configured index, as for all other packages.
 ARG TORCH_INDEX
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 COPY requirements.txt .
 
-# pip works on the environment from outside: it is no part of the result.
+# pip runs outside the environment, so the image does not contain it.
 RUN set -eu; \
     case "$VARIANT" in \
       cpu)  torch=+cpu; index=https://download.pytorch.org/whl/cpu ;; \
@@ -31,8 +31,8 @@ RUN set -eu; \
     pip install --requirement requirements.txt; \
     pip check
 
-# Headers, static libraries and test suites are a fifth of it. The import proves that nothing
-# needed went, and the comparison that torch is of the variant asked for.
+# Headers, static libraries and test suites are a fifth of the environment. Importing torch checks that
+# nothing needed was removed, and its CUDA version must match VARIANT.
 RUN set -eu; \
     cd "$(echo /opt/venv/lib/python3.*/site-packages)"; \
     rm -rf torch/include torch/share torch/test torch/lib/*.a; \
@@ -44,7 +44,7 @@ RUN set -eu; \
       *) echo "VARIANT is $VARIANT, and torch's CUDA version is '$cuda'" >&2; exit 1 ;; \
     esac
 
-# --- the service itself: seconds, and needs no network -------------------------------------------
+# --- the service: takes seconds, and needs no network ---------------------------------------------
 FROM dependencies AS application
 
 COPY pyproject.toml README.md LICENSE NOTICE ./
@@ -52,7 +52,7 @@ COPY app app
 COPY benchmarks/load benchmarks/load
 COPY clients clients
 COPY model model
-# Without isolation: setuptools is there, as torch asks for it.
+# Without isolation: setuptools is installed, because torch requires it.
 RUN python -m pip --python /opt/venv/bin/python install \
       --no-deps --no-build-isolation --target /opt/app . ./clients/python
 
@@ -63,15 +63,14 @@ LABEL org.opencontainers.image.title="xcit-serve" \
       org.opencontainers.image.description="A model server for XCiT image classifiers" \
       org.opencontainers.image.licenses="MIT"
 
-# The home is what a read-only container can write to: caches of torch and CUDA go there, if any.
-# What was downloaded or compiled stays in /cache, where compose mounts a volume.
+# The home directory is /tmp, which is writable in a read-only container; torch and CUDA may cache
+# there. Downloads and compiled models go to /cache, where compose mounts a volume.
 RUN groupadd --gid 10001 xcit \
  && useradd --uid 10001 --gid xcit --home-dir /tmp --no-create-home --shell /usr/sbin/nologin xcit \
  && install --directory --owner xcit --group xcit /cache
 
-# Nothing is installed here any more, and nobody becomes another: package managers, Perl, which only
-# they use, the base's own Python packages, pip among them, and whatever is setuid or setgid go.
-# The shell stays, and so does the list of Debian's packages, which scanners read.
+# Remove package managers, Perl (which only they use), the base's Python packages including pip, and
+# all setuid and setgid files. Keep the shell, and Debian's list of packages for scanners.
 RUN set -eu; \
     dpkg --purge --force-depends --force-remove-essential apt debconf perl-base; \
     rm -rf /etc/apt /var/cache/apt /var/cache/debconf /var/lib/apt \
@@ -91,8 +90,8 @@ ENV PATH=/opt/app/bin:/opt/venv/bin:$PATH \
 USER 10001:10001
 EXPOSE 8000
 
-# Healthy means ready: what waits for this container wants to send it requests. Docker restarts
-# nothing for being unhealthy, and a service that has failed ends by itself.
+# Healthy means ready, because containers that wait for this one want to send requests. Docker does
+# not restart unhealthy containers; a service that has failed exits by itself.
 HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 CMD ["python", "-Ic", \
     "import os, sys; from http.client import HTTPConnection as Connection; \
      probe = Connection('127.0.0.1', int(os.environ.get('XCIT_PORT', 8000)), timeout=3); \

@@ -1,10 +1,10 @@
-# Everything a developer does. Each target sets up what it needs, once.
+# Development targets. Each installs what it needs, once.
 
 PYTHON ?= python3
 VENV ?= .venv
-# Where the torch build comes from. PyTorch's CPU wheels, a tenth of the size of those with CUDA:
+# Package index for torch. PyTorch's CPU wheels are a tenth of the size of those with CUDA:
 #   make serve TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# Empty: pip's own settings, by default PyPI, whose build for Linux has CUDA.
+# Empty: pip's configured index, by default PyPI, whose build for Linux includes CUDA.
 TORCH_INDEX ?=
 DATA ?= data/cifar10
 RUN ?= runs/cifar10
@@ -12,7 +12,7 @@ BENCH ?= runs/bench
 CORES ?= $(shell nproc 2>/dev/null || echo 1)
 
 BIN := $(VENV)/bin
-# Large downloads show their progress; small ones are not worth a line each.
+# Large downloads show their progress, small ones do not.
 PIP := $(BIN)/pip --disable-pip-version-check install
 PIP_QUIETLY := $(PIP) --quiet
 TORCH := $(shell grep '^torch==' requirements.txt)
@@ -20,8 +20,8 @@ TORCH := $(shell grep '^torch==' requirements.txt)
 # Two processes, each of which takes one file at a time.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
-# Training allocates and frees the same large blocks all the time; glibc hands each back to the
-# kernel unless told otherwise. Worth a tenth of the time.
+# Training allocates and frees the same large blocks repeatedly. By default glibc returns each to the
+# kernel, which costs a tenth of the time.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 
 .DEFAULT_GOAL := help
@@ -35,53 +35,54 @@ install: $(VENV)/train.done ## install the pinned packages to serve, train and m
 serve: $(VENV)/app.done ## serve the bundled checkpoint on http://localhost:8000
 	$(BIN)/xcit-serve serve
 
-test: $(VENV)/dev.done ## run the in-process tests and 60 end-to-end ones, in about 2 minutes
+test: $(VENV)/dev.done ## run the in-process tests and 60 end-to-end tests, in about 2 minutes
 	$(PYTEST) -m 'not thorough and not slow'
 
-test-all: test ## run those and the thorough ones: attacks, hostile files, browser, monitoring, docs
+test-all: test ## run these and the thorough tests: attacks, hostile files, browser, monitoring, docs
 	$(PYTEST) -m 'thorough and not slow'
 
 test-long: $(VENV)/dev.done ## run the slow tests, for an hour or more: endurance, searches, large loads
 	$(BIN)/pytest -m slow
 	SCHEMA_EXAMPLES=1000 $(BIN)/pytest tests/e2e/test_schema.py
 
-check: $(VENV)/dev.done ## formatting, lint, types, seams, known vulnerabilities; changes nothing
+check: $(VENV)/dev.done ## check formatting, lint, types, layers, language and known vulnerabilities; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest --quiet tests/test_layers.py
+	$(BIN)/python scripts/plain_english.py
 	$(BIN)/python scripts/audit.py
 
 docs: $(VENV)/dev.done ## build the documentation site into site/
 	$(BIN)/python -m mkdocs build --strict
 
-docs-serve: $(VENV)/dev.done ## show the documentation site on http://localhost:8001, as it is written
+docs-serve: $(VENV)/dev.done ## serve the documentation site on http://localhost:8001 and rebuild it on changes
 	$(BIN)/python -m mkdocs serve --dev-addr localhost:8001
 
-fix: $(VENV)/dev.done ## format, and mend what lint can
+fix: $(VENV)/dev.done ## format, and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-sbom: $(VENV)/dev.done ## write sbom.cdx.json, the bill of materials of what is served
+sbom: $(VENV)/dev.done ## write sbom.cdx.json, the bill of materials of the service
 	$(BIN)/python scripts/sbom.py sbom.cdx.json
 
-bench: $(VENV)/dev.done ## measure a server beside its parts: 224 pixels, dim 128, 32 callers
+bench: $(VENV)/dev.done ## measure the server against its parts: 224 pixels, dim 128, 32 clients
 	test -d $(BENCH)/photos || $(BIN)/python -m benchmarks.images $(BENCH)/photos --count 64
 	$(BIN)/python -m benchmarks.checkpoints dim128 $(BENCH)/dim128.safetensors
 	$(BIN)/python -m benchmarks.serve --start --closed 1 32 \
 		--checkpoint $(BENCH)/dim128.safetensors --images $(BENCH)/photos
 
-train: $(VENV)/train.done ## train the bundled checkpoint anew, or go on: make train DATA=images
+train: $(VENV)/train.done ## train the bundled checkpoint, or resume: make train DATA=images
 	OMP_NUM_THREADS=1 $(KEEP_MEMORY) $(BIN)/torchrun --nproc-per-node $(CORES) \
 		-m training run $(DATA) --out $(RUN) --name xcit-$(notdir $(RUN))
 
 image: ## build the container image
 	docker build --tag xcit-serve $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .
 
-smoke: ## build the image, bring it up hardened, use it and take it down
+smoke: ## build the container image, start it hardened, test it and remove it
 	scripts/docker-smoke.sh
 
-clean: ## remove what the other targets made, but for training runs
+clean: ## remove the output of all targets except training runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info sbom.cdx.json site
 
 $(VENV)/python.done:

@@ -1,1 +1,1 @@
-"""What makes the documentation site out of docs/: its hooks, its generated parts, its pictures."""
+"""MkDocs hooks that build the documentation site from docs/ and from the code."""

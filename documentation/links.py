@@ -1,8 +1,8 @@
-"""A hook of the site: links out of docs/ lead into the repository, and so they must here.
+"""MkDocs hook that makes links from docs/ into the repository work on the site.
 
-Documents link to each other, to code and to results by where these lie, as a forge shows them.
-Whatever is linked to becomes a part of the site: documents as pages, code as a page that shows it,
-a folder as a page that lists it, pictures as they are.
+Documents use relative links to other documents, code and results, which work in a code browser.
+Every linked file becomes part of the site: a document as a page, code as a page with its text,
+a folder as a page with its files, a picture unchanged.
 """
 
 import os
@@ -19,14 +19,14 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)(?P<path>[^)#\s]+)")  # (#, http: and mailto: are not)
-AT_A_GLANCE = "at-a-glance.md"  # what README.md is here, as index.md is another page
-UNLISTED = InclusionLevel.NOT_IN_NAV  # unless the navigation does list it
-PICTURES = {".png", ".svg"}
+AT_A_GLANCE = "at-a-glance.md"  # page of README.md; index.md is another page
+UNLISTED = InclusionLevel.NOT_IN_NAV  # pages may still be listed in mkdocs.yml
+PICTURES = {".png", ".svg", ".webp"}
 LANGUAGES = {"Makefile": "make", ".py": "python", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what the documents link to, what that links to, and so on; and the icon."""
+    """Add every file that is linked to, directly or through other files, and the icon."""
     waiting = [ROOT / str(config.theme["favicon"])]
     waiting += [Path(file.abs_src_path or "") for file in files.documentation_pages()]
     known = set(waiting[1:])
@@ -40,7 +40,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links between files of the repository into links between pages of the site."""
+    """Replace links between files of the repository by links between pages of the site."""
     source = _source(page.file.src_uri)
     here = Path(page.file.src_uri).parent
 
@@ -52,7 +52,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def _linked(path: Path) -> Iterator[Path]:
-    """What a document links to, or a folder holds; what is not there is the build's to tell."""
+    """Targets of a document's links, or files of a folder. MkDocs reports missing targets."""
     if path.is_dir():
         yield from path.iterdir()
     elif path.suffix == ".md":
@@ -65,7 +65,7 @@ def _resolve(source: Path, link: str) -> Path:
 
 
 def _source(uri: str) -> Path:
-    """The file that a page shows."""
+    """Path of the file that a page shows."""
     if uri == AT_A_GLANCE:
         return README
     if (ROOT / uri.removesuffix(".md")).is_file():
@@ -74,7 +74,7 @@ def _source(uri: str) -> Path:
 
 
 def _place(path: Path) -> Path:
-    """Where a file of the repository is in the site."""
+    """Path in the site of a file of the repository."""
     if DOCS in path.parents:
         return path.relative_to(DOCS)
     if path == README:
@@ -86,7 +86,7 @@ def _place(path: Path) -> Path:
 
 
 def _shown(path: Path, config: MkDocsConfig) -> File:
-    """A file or folder of the repository as a file of the site."""
+    """Create the site's file for a file or folder of the repository."""
     uri = _place(path).as_posix()
     if path.suffix in {".md", *PICTURES}:
         return File.generated(config, uri, abs_src_path=str(path), inclusion=UNLISTED)

@@ -1,14 +1,15 @@
-"""A hook of the site: the reference, from the code itself.
+"""MkDocs hook that generates the reference pages from the code.
 
-A page of docs/reference says in a comment what belongs there, ``<!-- reference: settings -->``, and
-gets it when the site is built.
+A comment such as ``<!-- reference: settings -->`` in a page is replaced when the site is built.
 """
 
 import argparse
 import inspect
+import json
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from types import FunctionType
 from typing import Any
 
@@ -16,8 +17,6 @@ import xcit_client
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
-from prometheus_client import Metric
-from prometheus_client.openmetrics import parser as openmetrics
 from xcit_client.images import ImageLike
 
 import app.cli.main
@@ -25,19 +24,23 @@ import app.cli.serve
 import app.serving.errors
 import training.command
 from app.config.settings import ENV_PREFIX, Settings
-from documentation.openapi import default_of, http_api, operations, service, table, type_of
+from app.http.app import create_app
+from app.loading import load_model
+from app.observability.metrics import MODEL_LABELS, Metrics
 
-WIDTH = 80  # characters of a signature on one line
+Schema = dict[str, Any]
+
+WIDTH = 80  # longest signature on one line, in characters
 MARK = re.compile(r"^<!-- reference: ([\w-]+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put each reference in the place of its comment."""
+    """Replace each reference comment with generated Markdown."""
     return MARK.sub(lambda mark: REFERENCES[mark[1]](), markdown)
 
 
 def settings() -> str:
-    """Every setting: variable, flag, type, default, meaning."""
+    """List every setting: variable, flag, type, default, meaning."""
     schemas = Settings.model_json_schema()["properties"]
     return table(
         ("variable and flag", "type", "default", "meaning"),
@@ -55,24 +58,21 @@ def settings() -> str:
 
 
 def metrics() -> str:
-    """Every metric of the service's own: name, type, labels, meaning."""
+    """List every xcit_ metric: name, type, labels, meaning."""
+    registry = Metrics().registry
     rows = []
-    for family in read_metrics(service().metrics):
+    for family in registry.collect():
         if family.name.startswith("xcit_"):
             name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
-            labels = {label: None for sample in family.samples for label in sample.labels}
-            labels.pop("le", None)
-            told = ", ".join(f"`{label}`" for label in labels)
-            rows.append((f"`{name}`{{#{name}}}", family.type, told, code(family.documentation)))
+            collector: Any = registry._names_to_collectors[name]
+            labels = MODEL_LABELS if family.type == "info" else collector._labelnames
+            names = ", ".join(f"`{label}`" for label in labels)
+            rows.append((f"`{name}`{{#{name}}}", family.type, names, code(family.documentation)))
     return table(("metric", "type", "labels", "meaning"), rows)
 
 
-def read_metrics(text: str) -> Iterator[Metric]:
-    yield from openmetrics.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
-
-
 def problems() -> str:
-    """The tree of errors, and where each can come from."""
+    """Show the tree of errors, and list the routes that can return each."""
     tree = inspect.cleandoc(app.serving.errors.__doc__ or "").split("\n\n")[1]
     return f"```text\n{tree}\n```\n\n" + table(
         ("problem", "status", "title", "routes"),
@@ -101,15 +101,25 @@ def leaves(
 
 
 def routes_with(error: type[app.serving.errors.ServiceError]) -> Iterator[str]:
-    """The paths whose contract has a problem, without those that are the same by version."""
-    for path, _, route in operations(service().openapi):
+    """Yield the paths that document a problem; versioned duplicates of a path are skipped."""
+    for path, route in operations():
         answer = route["responses"].get(str(error.status), {})
         if f"`{error.problem}`" in answer.get("description", "") and "{version}" not in path:
             yield path
 
 
+@cache
+def operations() -> list[tuple[str, Schema]]:
+    """Path and OpenAPI description of every route, the optional ones included."""
+    defaults = Settings.model_construct().model_dump()
+    settings = Settings.model_validate(defaults | {"admin_token": "token"})
+    app = create_app(settings, partial(load_model, settings), environ={})
+    paths = app.openapi()["paths"].items()
+    return [(path, route) for path, methods in paths for route in methods.values()]
+
+
 def command_line() -> str:
-    """Every command, with its arguments."""
+    """Describe every command and its arguments."""
     return "\n\n".join(
         [
             *describe_parser(app.cli.main.build_parser()),
@@ -122,14 +132,14 @@ def describe_parser(parser: argparse.ArgumentParser) -> Iterator[str]:
     for command, listed in subcommands(parser):
         yield f"## `{command.prog}`"
         yield code(command.description or f"{listed}.".capitalize())
-        if command.get_default("command") is not app.cli.serve.run:  # it has `settings`
+        if command.get_default("command") is not app.cli.serve.run:  # see settings()
             yield table(("argument", "meaning"), arguments(command))
 
 
 def subcommands(
     parser: argparse.ArgumentParser,
 ) -> Iterator[tuple[argparse.ArgumentParser, str | None]]:
-    """The commands of a parser, and what ``--help`` says of each."""
+    """Yield each subcommand with its one-line help."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             helps = (listed.help for listed in action._choices_actions)
@@ -147,7 +157,7 @@ def arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 
 
 def python_client() -> str:
-    """Every name of the client, with its signature and docstring."""
+    """Describe every public name of the client: signature and docstring."""
     return "\n\n".join(part for name in xcit_client.__all__ for part in describe_name(name))
 
 
@@ -173,7 +183,7 @@ def describe_name(name: str) -> Iterator[str]:
 
 
 def signature(name: str, function: Callable[..., Any]) -> str:
-    """As Python has it, without modules; a long one with a line for each parameter."""
+    """Format a signature without module names; a long one gets one line per parameter."""
     text = str(inspect.signature(function)).replace(
         inspect.formatannotation(ImageLike), "ImageLike"
     )
@@ -189,7 +199,7 @@ def signature(name: str, function: Callable[..., Any]) -> str:
 
 
 def prose(value: object) -> str:
-    """A docstring; its sections as lists."""
+    """Convert a docstring to Markdown, with its sections as lists."""
     parts = []
     for part in inspect.cleandoc(value.__doc__ or "").split("\n\n"):
         heading, _, rest = part.partition(":\n")
@@ -201,8 +211,43 @@ def prose(value: object) -> str:
 
 
 def code(text: str) -> str:
-    """Docstrings' code as Markdown's."""
+    """Convert a docstring's code marks to Markdown."""
     return text.replace("``", "`").replace("*", "\\*")
+
+
+def type_of(schema: Schema) -> str:
+    """Describe the JSON schema of a setting in a few words."""
+    if choices := schema.get("anyOf"):
+        return " or ".join(type_of(choice) for choice in choices)
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return f"list of {type_of(schema.get('items', {}))}"
+    kind = str(schema.get("format", schema.get("type", "any")))
+    return ", ".join(["`true`, `false`" if kind == "boolean" else kind, *bounds_of(schema)])
+
+
+def bounds_of(schema: Schema) -> Iterator[str]:
+    if {"minimum", "maximum"} <= schema.keys():
+        yield f"{schema['minimum']:,} to {schema['maximum']:,}"
+        return
+    words = {"minimum": "at least", "exclusiveMinimum": "over", "maximum": "at most"}
+    for bound in sorted(words.keys() & schema.keys()):
+        yield f"{words[bound]} {schema[bound]:,}"
+
+
+def default_of(schema: Schema) -> str:
+    default = schema.get("default")
+    text = default if isinstance(default, str) else json.dumps(default)
+    return "" if text in {"", "null"} else f"`{text}`"
+
+
+def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Format rows as a Markdown table."""
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines
+    )
 
 
 REFERENCES: dict[str, Callable[[], str]] = {
@@ -210,6 +255,5 @@ REFERENCES: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "problems": problems,
     "command-line": command_line,
-    "http": http_api,
     "client": python_client,
 }

@@ -1,4 +1,4 @@
-"""The Grafana dashboard as tests read it."""
+"""The Grafana dashboard, parsed for tests."""
 
 import json
 import re
@@ -13,7 +13,7 @@ QUERIES = [(panel, target) for panel in PANELS for target in panel["targets"]]  
 
 
 def query(title: str, legend: str | None = None) -> str:
-    """The expression of the time series that has that title, and that legend among others."""
+    """Return the query of a time series, by the panel's title and the legend."""
     (found,) = (
         target["expr"]
         for panel, target in QUERIES
@@ -25,7 +25,7 @@ def query(title: str, legend: str | None = None) -> str:
 
 
 def fill_in(expression: str, *, job: str, instance: str, rate_interval: str) -> str:
-    """An expression with its variables as Grafana puts them in, of values that are regexes here."""
+    """Replace the variables of a query as Grafana does; the values match literally."""
     values = {
         "job": re.escape(job),
         "instance": re.escape(instance),

@@ -1,4 +1,4 @@
-"""The documents by hand, and the blocks of code in them."""
+"""The documents, and the blocks of code in them."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n"
@@ -17,7 +21,7 @@ BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """What a document shows as code."""
+    """A block of code in a document."""
 
     document: Path
     line: int
@@ -29,18 +33,18 @@ class Block:
         return f"{self.document.relative_to(ROOT)}:{self.line}"
 
     def commands(self) -> Iterator[str]:
-        """What is typed, of a console."""
+        """Yield the commands of a console block."""
         whole = self.text.replace("\\\n", " ")
         yield from re.findall(r"^\$ (.*)$", whole, re.MULTILINE)
 
     def output(self) -> str:
-        """What is answered, of a console."""
+        """Return the output in a console block."""
         whole = self.text.replace("\\\n", " ")
         return "\n".join(line for line in whole.splitlines() if not line.startswith("$ "))
 
 
 def blocks(language: str, *documents: Path) -> list[Block]:
-    """Those in a language, of some documents or of all."""
+    """Return the blocks in a language, from ``documents`` or from all documents."""
     return [
         block
         for document in documents or DOCUMENTS

@@ -1,4 +1,4 @@
-"""What the documents show as code is no invention: commands exist, and so do their arguments."""
+"""The commands in the documents exist, with their arguments, and other code blocks are valid."""
 
 import json
 import re
@@ -45,8 +45,8 @@ def check_make(words: list[str]) -> None:
     assert {word for word in words if "=" not in word} <= targets
 
 
-def test_the_tutorial_installs_what_make_serve_does_with_progress_shown() -> None:
-    """Pinned versions, torch from the index that is named."""
+def test_documents_install_pinned_packages_and_torch_from_the_given_index() -> None:
+    """Large downloads show their progress."""
     index = "https://download.pytorch.org/whl/cpu"
     (torch,) = re.findall("^torch==.*$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     for document in (TUTORIAL, ROOT / "README.md"):
@@ -105,13 +105,13 @@ def check_pip(words: list[str]) -> None:
 
 
 def check_curl(words: list[str]) -> None:
-    """Those to the service are run in `tests.e2e.test_documents`."""
+    """Requests to the service are run in `tests.e2e.test_documents`."""
     (url,) = (word for word in words if word.startswith("localhost:"))
     assert re.match(r"localhost:(8000|8080|9090)/", url)
 
 
 def check_gpu_script(words: list[str]) -> None:
-    """Takes one output folder."""
+    """The script takes one output folder."""
     assert [word for word in words if word != "--rehearse"] == ["results"]
 
 
@@ -123,7 +123,7 @@ def check_pytest(words: list[str]) -> None:
 
 
 def check_nothing(words: list[str]) -> None:
-    """The tutorial's, which are run in `tests.e2e.test_tutorial`."""
+    """Commands of the tutorial are run in `tests.e2e.test_tutorial`."""
 
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
@@ -136,7 +136,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "pip": check_pip,
     "pytest": check_pytest,
     "curl": check_curl,
-    "echo": check_curl,  # what it is given
+    "echo": check_curl,  # into curl
     "benchmarks/gpu.sh": check_gpu_script,
     "export": check_nothing,
     "kill": check_nothing,
@@ -147,7 +147,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
 
 
 @pytest.mark.parametrize(("block", "line"), COMMANDS, ids=str)
-def test_every_command_can_be_given(block: Block, line: str) -> None:
+def test_every_command_is_valid(block: Block, line: str) -> None:
     words = shlex.split(line, comments=True)
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
     while re.match(r"[A-Z_]+=", words[0]):
@@ -157,19 +157,19 @@ def test_every_command_can_be_given(block: Block, line: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_block_is_of_a_kind_that_is_checked(document: Any) -> None:
+def test_every_block_has_a_language_that_is_checked(document: Any) -> None:
     found = [*read_blocks(document)]
     assert {block.language for block in found} <= LANGUAGES
     assert document.read_text().count("```") == 2 * len(found)
 
 
 @pytest.mark.parametrize("block", blocks("json"), ids=str)
-def test_json_is_json(block: Block) -> None:
+def test_json_blocks_are_valid(block: Block) -> None:
     json.loads(block.text)
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
-def test_yaml_is_yaml(block: Block) -> None:
+def test_yaml_blocks_are_valid(block: Block) -> None:
     content = yaml.safe_load(block.text)
     if (block.title or "").startswith("docker-compose"):
         compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -177,11 +177,11 @@ def test_yaml_is_yaml(block: Block) -> None:
 
 
 def manifest() -> dict[str, Any]:
-    """What is applied in Kubernetes, by kind."""
+    """The parts of the Kubernetes manifest, by kind."""
     return {part["kind"]: part for part in yaml.safe_load_all(MANIFEST.read_text())}
 
 
-def test_the_kubernetes_manifest_fits_the_service() -> None:
+def test_the_kubernetes_manifest_agrees_with_the_settings() -> None:
     parts = manifest()
     deployment = parts["Deployment"]["spec"]
     pod = deployment["template"]["spec"]
@@ -196,7 +196,7 @@ def test_the_kubernetes_manifest_fits_the_service() -> None:
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
     probe = container["readinessProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] < settings.drain_delay_s
-    assert pod["enableServiceLinks"] is False, "XCIT_PORT would be the service's address"
+    assert pod["enableServiceLinks"] is False, "Kubernetes would set XCIT_PORT"
     assert container["resources"]["requests"]["cpu"] == container["resources"]["limits"]["cpu"]
     labels = deployment["template"]["metadata"]["labels"]
     for selector in (

@@ -1,4 +1,4 @@
-"""The dashboard and the alerts as files: whole, of one form, and about what there is."""
+"""The files of the dashboard and the alerts are consistent with each other and the metrics."""
 
 import re
 from itertools import combinations
@@ -31,7 +31,7 @@ QUESTIONS = [
 ]
 
 
-def test_four_questions_are_asked_and_each_has_its_panels() -> None:
+def test_each_of_four_questions_has_a_row_of_panels() -> None:
     assert [row["title"] for row in ROWS] == QUESTIONS
     ends = [row["gridPos"]["y"] for row in ROWS[1:]] + [10**6]
     for row, end in zip(ROWS, ends, strict=True):
@@ -40,7 +40,7 @@ def test_four_questions_are_asked_and_each_has_its_panels() -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: str(panel["title"]))
-def test_every_panel_says_what_it_shows_in_which_unit(panel: dict[str, Any]) -> None:
+def test_every_panel_has_a_description_a_unit_and_legends(panel: dict[str, Any]) -> None:
     assert panel["title"]
     assert panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"]
@@ -52,8 +52,8 @@ def test_every_panel_says_what_it_shows_in_which_unit(panel: dict[str, Any]) -> 
         assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["value"] is None
 
 
-def test_the_dashboard_is_one_that_grafana_reads() -> None:
-    assert 36 <= DASHBOARD["schemaVersion"] <= 39, "what Grafana 11 writes; newer ones read it"
+def test_the_dashboard_has_a_schema_version_that_grafana_reads() -> None:
+    assert 36 <= DASHBOARD["schemaVersion"] <= 39, "written by Grafana 11, read by newer versions"
     identifiers = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(identifiers)) == len(identifiers)
     for panel in PANELS:
@@ -61,30 +61,30 @@ def test_the_dashboard_is_one_that_grafana_reads() -> None:
         assert len(set(letters)) == len(letters)
 
 
-def test_panels_lie_side_by_side() -> None:
+def test_panels_do_not_overlap() -> None:
     places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
     for place in places:
         assert place["x"] >= 0
         assert place["x"] + place["w"] <= 24
     for a, b in combinations(places, 2):
-        beside = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
+        next_to = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
         above = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
-        assert beside or above, (a, b)
+        assert next_to or above, (a, b)
 
 
-def test_data_comes_from_the_source_that_is_chosen() -> None:
+def test_every_panel_uses_the_selected_data_source() -> None:
     variables = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
     assert list(variables) == ["datasource", "job", "instance"]
     assert (variables["datasource"]["type"], variables["datasource"]["query"]) == (
         "datasource",
         "prometheus",
     )
-    chosen = {"type": "prometheus", "uid": "${datasource}"}
-    asked = [variables["job"], variables["instance"], *PANELS, *(t for _, t in QUERIES)]
-    assert all(part["datasource"] == chosen for part in asked)
+    selected = {"type": "prometheus", "uid": "${datasource}"}
+    parts = [variables["job"], variables["instance"], *PANELS, *(t for _, t in QUERIES)]
+    assert all(part["datasource"] == selected for part in parts)
 
 
-def test_grafana_knows_how_often_prometheus_asks() -> None:
+def test_grafana_is_configured_with_the_scrape_interval_of_prometheus() -> None:
     provisioning = DEPLOY / "grafana/provisioning/datasources/prometheus.yml"
     (source,) = yaml.safe_load(provisioning.read_text())["datasources"]
     prometheus = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
@@ -93,7 +93,7 @@ def test_grafana_knows_how_often_prometheus_asks() -> None:
 
 
 @pytest.mark.parametrize("expression", [target["expr"] for _, target in QUERIES])
-def test_a_query_is_about_the_replicas_that_are_chosen(expression: str) -> None:
+def test_every_query_is_limited_to_the_selected_replicas(expression: str) -> None:
     selectors = re.findall(r"\b(?:xcit|process)_\w+(\{.*?\})?|\bup(\{.*?\})", expression)
     assert selectors
     for selector in selectors:
@@ -101,7 +101,7 @@ def test_a_query_is_about_the_replicas_that_are_chosen(expression: str) -> None:
     assert set(re.findall(r"\[.*?\]", expression)) <= {"[$__rate_interval]"}
 
 
-def test_metrics_and_values_of_labels_that_are_asked_for_exist() -> None:
+def test_queries_use_only_metrics_and_label_values_that_exist() -> None:
     samples = {
         f"{family.name}{suffix}"
         for family in Metrics().registry.collect()
@@ -118,7 +118,7 @@ def test_metrics_and_values_of_labels_that_are_asked_for_exist() -> None:
     assert set(re.findall(r'phase="(.*?)"', together)) <= set(PHASES)
 
 
-def test_predictions_are_what_every_endpoint_for_them_answers() -> None:
+def test_the_endpoint_patterns_match_all_prediction_routes_and_no_others() -> None:
     routes = {
         (method, path)
         for choices in ({}, {"cloud": "sagemaker"}, {"cloud": "vertex"}, {"admin_token": "x"})
@@ -140,12 +140,12 @@ def test_predictions_are_what_every_endpoint_for_them_answers() -> None:
     ("title", "alert"),
     [
         ("Time of a prediction", "XcitSlow"),
-        ("Share that was lost", "XcitErrors"),
-        ("Share that was lost", "XcitOverloaded"),
+        ("Share of lost requests", "XcitErrors"),
+        ("Share of lost requests", "XcitOverloaded"),
         ("Queue in use", "XcitQueueNearBound"),
     ],
 )
-def test_a_dashed_line_is_where_an_alert_fires(title: str, alert: str) -> None:
+def test_a_dashed_line_marks_the_threshold_of_an_alert(title: str, alert: str) -> None:
     (panel,) = (p for p in PANELS if p["title"] == title and p["type"] == "timeseries")
     assert panel["fieldConfig"]["defaults"]["custom"]["thresholdsStyle"] == {"mode": "dashed"}
     line = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"]
@@ -154,11 +154,13 @@ def test_a_dashed_line_is_where_an_alert_fires(title: str, alert: str) -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_is_tried_and_has_its_place_in_the_runbook(alert: str) -> None:
+def test_every_alert_has_tests_and_a_row_in_the_runbook(alert: str) -> None:
     tests = yaml.safe_load((DEPLOY / "prometheus/alerts.test.yml").read_text())["tests"]
     tried = [t for test in tests for t in test["alert_rule_test"] if t["alertname"] == alert]
-    assert any(t.get("exp_alerts") for t in tried), "it fires in no test"
-    assert sum("exp_alerts" not in t for t in tried) >= 4, "silence: busy, idle, new, and not yet"
+    assert any(t.get("exp_alerts") for t in tried), "no test in which it fires"
+    assert sum("exp_alerts" not in t for t in tried) >= 4, (
+        "tests without the alert: busy, idle, new, too early"
+    )
     severity = ALERTS[alert]["labels"]["severity"]
     assert f"\n| `{alert}`, {severity} |" in OPERATIONS
     assert {"summary", "description"} == set(ALERTS[alert]["annotations"])

@@ -1,11 +1,13 @@
-"""What the documents say is what the code does."""
+"""The documents agree with the code."""
 
 import os
 import re
 import stat
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -14,15 +16,15 @@ from app.config.settings import ENV_PREFIX, Settings
 from app.http.app import create_app
 from app.observability.metrics import Metrics
 from app.observability.tracing import FLUSH
-from app.serving.errors import ServiceError
 from app.serving.timings import PHASES
-from documentation.reference import leaves
 from tests.app.conftest import FakeClassifier
 
 from .app.conftest import make_settings
-from .documents import DOCUMENTS, ROOT
+from .documents import DOCUMENTS, ROOT, blocks
 
 README = (ROOT / "README.md").read_text()
+SERVERS = ("xcit-serve", "litserve", "triton", "bentoml")  # columns of the README
+HTTP = (ROOT / "docs" / "reference" / "http.md").read_text()
 PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 TRACING = (ROOT / "docs" / "tracing.md").read_text()
@@ -34,16 +36,7 @@ def default_of(name: str) -> str:
     return "" if default is None else str(default)
 
 
-def test_the_readme_lists_every_setting_with_default_and_meaning() -> None:
-    rows = {
-        f"| `{ENV_PREFIX}{name.upper()}` | {default_of(name)} | {field.description} |"
-        for name, field in Settings.model_fields.items()
-    }
-    told = {line for line in README.splitlines() if line.startswith(f"| `{ENV_PREFIX}")}
-    assert told == rows
-
-
-def test_the_example_environment_lists_every_setting() -> None:
+def test_env_example_lists_every_setting_with_its_default() -> None:
     lines = [
         f"# {field.description}\n# {ENV_PREFIX}{name.upper()}={default_of(name)}"
         for name, field in Settings.model_fields.items()
@@ -52,19 +45,19 @@ def test_the_example_environment_lists_every_setting() -> None:
     assert example.split("\n\n")[1:] == [*lines[:-1], lines[-1] + "\n"]
 
 
-def test_compose_hands_on_every_setting_but_address_port_and_cloud() -> None:
+def test_compose_passes_on_every_setting_except_address_port_and_cloud() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
-    handed_on = set(re.findall(rf"^      {ENV_PREFIX}(\w+):$", compose, re.MULTILINE))
-    assert handed_on == {name.upper() for name in Settings.model_fields} - {"HOST", "PORT", "CLOUD"}
+    passed_on = set(re.findall(rf"^      {ENV_PREFIX}(\w+):$", compose, re.MULTILINE))
+    assert passed_on == {name.upper() for name in Settings.model_fields} - {"HOST", "PORT", "CLOUD"}
 
 
-def test_compose_passes_on_every_variable_that_the_page_on_tracing_names() -> None:
+def test_compose_passes_on_every_variable_of_the_tracing_page() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     passed_on = re.findall(r"^      (OTEL_\w+):$", compose, re.MULTILINE)
     assert passed_on == sorted(set(re.findall(r"`(OTEL_[A-Z_]+)", TRACING)))
 
 
-def test_compose_is_more_patient_than_the_drain() -> None:
+def test_compose_stop_grace_period_is_longer_than_the_drain() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     grace = re.search(r"stop_grace_period: \S*?(\d+)s", compose)
     assert grace
@@ -72,31 +65,39 @@ def test_compose_is_more_patient_than_the_drain() -> None:
     assert int(grace[1]) > drain + FLUSH
 
 
-def test_the_readme_lists_every_route() -> None:
-    told = set(re.findall(r"`(?:GET|POST) (/[\w./]*)`", README))
-    app = create_app(make_settings(), FakeClassifier)
+def test_the_http_reference_lists_every_route() -> None:
+    listed = set(re.findall(r"^\| .*`(?:GET|POST) (/[\w./]*)` \|", HTTP, re.MULTILINE))
+    listed |= set(re.findall(r"^\| `(?:GET|POST) (/[\w./]*)`", HTTP, re.MULTILINE))
+    app = create_app(make_settings(admin_token="token"), FakeClassifier)
     served = {path for path in app.openapi()["paths"] if not path.startswith("/v2")}
-    assert told == served | {"/", "/openapi.json", "/docs"}
+    assert listed == served | {"/", "/openapi.json", "/docs"}
 
 
-def test_the_protocols_list_every_route_of_the_open_inference_protocol() -> None:
-    told = set(re.findall(r"`(?:GET|POST) (/v2[\w./{}]*)`", PROTOCOLS))
+def test_the_readme_quotes_figures_that_were_measured() -> None:
+    results = (ROOT / "benchmarks" / "results" / "compare.md").read_text()
+    rows = re.findall(r"^\| images/s, (.*?) \| (.*) \|$", README, re.MULTILINE)
+    assert len(rows) == 3
+    for title, cells in rows:
+        heading = title if "dim" in title else f"{title}, bundled"
+        section = results.partition(f"\n### {heading}\n")[2].partition("\n### ")[0]
+        for server, figure in zip(SERVERS, cells.split(" | "), strict=True):
+            measured = re.search(rf"^\| {server} \| ([\d.]+)", section, re.MULTILINE)
+            assert measured, (heading, server)
+            assert abs(float(measured[1]) - float(figure)) <= 0.6, (heading, server)
+
+
+def test_the_protocols_page_lists_every_open_inference_route() -> None:
+    listed = set(re.findall(r"`(?:GET|POST) (/v2[\w./{}]*)`", PROTOCOLS))
     served = {
         path
         for path in create_app(make_settings(), FakeClassifier).openapi()["paths"]
         if "/v2" in path
     }
     versioned = {path for path in served if "/versions/" in path}
-    assert told == served - versioned
+    assert listed == served - versioned
     assert versioned == {
-        path.replace("{name}", "{name}/versions/{version}") for path in told if "{name}" in path
+        path.replace("{name}", "{name}/versions/{version}") for path in listed if "{name}" in path
     }
-
-
-def test_the_readme_lists_every_problem() -> None:
-    told = set(re.findall(r"`/problems/([\w-]+)`", README))
-    known = {error.problem for error in leaves(ServiceError)}
-    assert told == known - {"disconnected"}  # nobody is there to read that one
 
 
 def metric_names() -> set[str]:
@@ -107,19 +108,14 @@ def metric_names() -> set[str]:
     }
 
 
-def test_operations_explain_every_metric() -> None:
-    told = set(re.findall(r"^\| `(xcit_\w+)`", OPERATIONS, re.MULTILINE))
-    assert told == metric_names()
+def test_operations_explains_every_metric() -> None:
+    listed = set(re.findall(r"^\| `(xcit_\w+)`", OPERATIONS, re.MULTILINE))
+    assert listed == metric_names()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_documents_name_no_setting_that_is_not_there(document: Path) -> None:
-    others = {
-        "PUBLISH",
-        "IMAGE",
-        "CLIENT_KEY",
-        "CLIENT_KEY_FILE",
-    }  # compose's own, and the client's
+def test_documents_mention_only_settings_that_exist(document: Path) -> None:
+    others = {"PUBLISH", "IMAGE", "CLIENT_KEY", "CLIENT_KEY_FILE"}  # of compose and the client
     known = {name.upper() for name in Settings.model_fields} | others
     assert set(re.findall(rf"{ENV_PREFIX}([A-Z_]+)", document.read_text())) <= known
 
@@ -136,14 +132,14 @@ def test_tracing_explains_every_attribute_and_phase() -> None:
     "name",
     sorted(str(path.relative_to(ROOT)) for path in DOCUMENTS),
 )
-def test_links_lead_somewhere(name: str) -> None:
+def test_links_lead_to_files_that_exist(name: str) -> None:
     path = ROOT / name
     for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
 
 
-def test_the_architecture_names_every_folder_and_only_files_that_exist() -> None:
+def test_the_architecture_page_names_every_folder_and_only_existing_files() -> None:
     named = set(
         re.findall(
             r"`((?:app|benchmarks|clients|docs|documentation|model|tests|training)[\w/.]*)`",
@@ -158,7 +154,14 @@ def test_the_architecture_names_every_folder_and_only_files_that_exist() -> None
     assert missing == set()
 
 
-def test_every_make_target_is_explained() -> None:
+def test_the_example_route_of_the_architecture_page_works() -> None:
+    (example,) = (block for block in blocks("python") if block.title == "app/http/routes/labels.py")
+    names: dict[str, Any] = {}
+    exec(example.text, names)
+    assert [route.path for route in names["router"](None).routes] == ["/labels"]
+
+
+def test_every_make_target_has_a_help_text() -> None:
     listed = subprocess.run(
         ["make", "--no-print-directory", "help"],
         cwd=ROOT,
@@ -171,7 +174,7 @@ def test_every_make_target_is_explained() -> None:
     assert [line.split()[0] for line in listed.splitlines()] == phony[1].split()
 
 
-def test_continuous_integration_runs_the_readmes_test_command() -> None:
+def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
     script = ROOT / ".ci" / "run"
     assert "make test" in script.read_text()
     assert "make test" in README
@@ -179,7 +182,7 @@ def test_continuous_integration_runs_the_readmes_test_command() -> None:
     assert os.access(script, os.X_OK)
 
 
-def test_torch_is_pinned_as_locked() -> None:
+def test_torch_is_pinned() -> None:
     assert re.search(r"^torch==2\.13\.0$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
 
 
@@ -193,3 +196,49 @@ def test_the_lock_satisfies_the_project() -> None:
         requirement = Requirement(text)
         pin = pins[requirement.name.replace("_", "-")]
         assert requirement.specifier.contains(pin), text
+
+
+def test_documents_are_in_plain_english() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/plain_english.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lines"),
+    [
+        ("a.md", "A client\nis\ntold 503.\n\n`it is told`\n\nThere is no limit.\n", [2]),
+        ("a.yml", "# The cache, of\n# its own.\nimages: 3\n", [1]),
+        (
+            "a.py",
+            '"""One.\n\n    Beside two."""\nbeside = 1\nraise ValueError("is no file")\n',
+            [3, 5],
+        ),
+    ],
+)
+def test_the_language_check_finds_patterns_in_prose_only(
+    tmp_path: Path, name: str, text: str, lines: list[int]
+) -> None:
+    (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "scripts/plain_english.py", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [int(line.split(":")[1]) for line in done.stdout.splitlines()]
+    assert (done.returncode, found) == (1, lines)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_prose_wraps_at_100_columns(document: Path) -> None:
+    blocks = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+    lines = blocks.sub("", document.read_text()).splitlines()
+    prose = [line for line in lines if not line.lstrip().startswith(("|", "![", "<"))]
+    assert [line for line in prose if len(line) > 100] == []

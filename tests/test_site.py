@@ -1,4 +1,4 @@
-"""The documentation site: it builds without a warning, and all that it shows leads somewhere."""
+"""The documentation site builds without warnings, and its links and references are complete."""
 
 import json
 import re
@@ -16,14 +16,10 @@ import xcit_client
 import training.command
 from app.cli.main import build_parser
 from app.config.settings import ENV_PREFIX, Settings
-from app.http.app import create_app
 from app.serving.errors import ServiceError
-from documentation.pictures import FOLDER, pictures
 from documentation.reference import leaves, subcommands
-from tests.app.conftest import FakeClassifier
 
-from .app.conftest import make_settings
-from .documents import ROOT
+from .documents import DOCUMENTS, ROOT
 from .test_docs import metric_names
 
 pytestmark = pytest.mark.thorough
@@ -33,7 +29,7 @@ LOADED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"
 
 @dataclass
 class Html(HTMLParser):
-    """A page: where it leads, what it loads, what can be led to, and its words."""
+    """A page: its links, loaded files, anchors, pictures without a description, and words."""
 
     file: Path
     links: list[str] = field(default_factory=list)
@@ -63,7 +59,7 @@ class Html(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as built."""
+    """Build the site and return its folder."""
     folder = tmp_path_factory.mktemp("site")
     command = ["-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(
@@ -84,13 +80,13 @@ def pages(site: Path) -> dict[Path, Html]:
 
 @pytest.fixture(scope="module")
 def reference(site: Path, pages: dict[Path, Html]) -> dict[str, Html]:
-    """The generated pages, by name."""
+    """The pages of the reference, by name."""
     folders = (site / "reference").iterdir()
     return {path.name: pages[path / "index.html"] for path in folders if path.is_dir()}
 
 
 def targets(site: Path, page: Html) -> Iterator[tuple[str, Path, str]]:
-    """Links of a page into the site: as written, the file, the anchor."""
+    """Yield each link of a page into the site: the link, its file, its anchor."""
     for link in page.links + page.loaded:
         parts = urlsplit(link)
         if parts.scheme or parts.netloc:
@@ -100,7 +96,9 @@ def targets(site: Path, page: Html) -> Iterator[tuple[str, Path, str]]:
         yield link, file / "index.html" if file.is_dir() else file, unquote(parts.fragment)
 
 
-def test_every_link_and_anchor_leads_somewhere(site: Path, pages: dict[Path, Html]) -> None:
+def test_every_link_and_anchor_leads_to_an_existing_place(
+    site: Path, pages: dict[Path, Html]
+) -> None:
     lost = []
     for page in pages.values():
         for link, file, anchor in targets(site, page):
@@ -119,18 +117,26 @@ def test_no_page_loads_from_another_host(site: Path, pages: dict[Path, Html]) ->
     assert not {url for url in loaded if urlsplit(url).netloc}
 
 
-def test_every_picture_is_described(pages: dict[Path, Html]) -> None:
+def test_every_picture_has_an_alternative_text(pages: dict[Path, Html]) -> None:
     assert not {url for page in pages.values() for url in page.undescribed}
+
+
+def test_no_list_item_is_rendered_as_text(pages: dict[Path, Html]) -> None:
+    for page in pages.values():
+        if "benchmarks" not in page.file.parts:
+            assert not re.search(r"^- <(strong|code|a)\b", page.file.read_text(), re.MULTILINE), (
+                page
+            )
 
 
 def test_every_page_can_be_searched(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text())
     found = {entry["location"].partition("#")[0] for entry in index["docs"]}
     assert {"tutorial/", "explanation/xcit/", "reference/settings/", "operations/"} <= found
-    assert not {place for place in found if place.startswith("app/")}, "code is not text"
+    assert not {place for place in found if place.startswith("app/")}, "code is not searched"
 
 
-def test_no_mark_is_left_without_its_reference(pages: dict[Path, Html], site: Path) -> None:
+def test_every_reference_comment_is_replaced(pages: dict[Path, Html], site: Path) -> None:
     for path in site.rglob("*.html"):
         assert "<!-- reference:" not in path.read_text()
     assert pages
@@ -141,7 +147,11 @@ def test_the_reference_has_every_setting(reference: dict[str, Html]) -> None:
     for name, setting in Settings.model_fields.items():
         variable = f"{ENV_PREFIX}{name.upper()}"
         assert variable.lower() in page.anchors
-        for words in (variable, f"--{name.replace('_', '-')}", setting.description or "-"):
+        default = (
+            "" if setting.default is None else json.dumps(setting.default, default=str).strip('"')
+        )
+        flag = f"--{name.replace('_', '-')}"
+        for words in (variable, flag, setting.description or "-", default):
             assert words in page.words, words
 
 
@@ -149,17 +159,6 @@ def test_the_reference_has_every_metric(reference: dict[str, Html]) -> None:
     assert metric_names() <= reference["metrics"].anchors
     for label in ("endpoint", "reason", "phase", "checkpoint_sha256"):
         assert label in reference["metrics"].words
-
-
-def test_the_reference_has_every_route_and_schema(reference: dict[str, Html]) -> None:
-    page = reference["http"]
-    openapi = create_app(make_settings(admin_token="token"), FakeClassifier).openapi()
-    for path, methods in openapi["paths"].items():
-        for method in methods:
-            assert re.search(rf"{method.upper()} {re.escape(path)}(?!/)", page.words), path
-    assert {name.lower() for name in openapi["components"]["schemas"]} <= page.anchors
-    assert {"imagetopredict", "inferrequest", "requestinput"} <= page.anchors, "of requests, too"
-    assert '"xcit-cifar10"' in page.words, "an answer of the bundled model"
 
 
 def test_the_reference_has_every_command_and_argument(reference: dict[str, Html]) -> None:
@@ -184,17 +183,14 @@ def test_the_reference_has_every_name_of_the_client(reference: dict[str, Html]) 
     assert "image: ImageLike" in page.words
 
 
-def test_code_that_is_linked_to_is_shown(site: Path, pages: dict[Path, Html]) -> None:
+def test_linked_code_has_a_page(site: Path, pages: dict[Path, Html]) -> None:
     page = pages[site / "app" / "serving" / "batcher.py" / "index.html"]
     assert "class MicroBatcher" in page.words
 
 
-@pytest.mark.parametrize("name", sorted(pictures()))
-def test_pictures_show_what_the_code_does(name: str) -> None:
-    drawn = (FOLDER / f"{name}.svg").read_text()
-    assert drawn == pictures()[name], "python -m documentation.pictures"
-    assert "prefers-color-scheme: dark" in drawn
-
-
-def test_no_picture_is_left_over() -> None:
-    assert {path.stem for path in FOLDER.iterdir()} == set(pictures())
+def test_every_picture_is_used_and_drawings_follow_the_colour_scheme() -> None:
+    documents = "".join(path.read_text() for path in DOCUMENTS)
+    for picture in (ROOT / "docs" / "pictures").iterdir():
+        assert f"pictures/{picture.name})" in documents, picture
+        if picture.suffix == ".svg":
+            assert "prefers-color-scheme: dark" in picture.read_text(), picture

@@ -1,4 +1,4 @@
-"""What the documents show, tried on real servers: every program, curl and query in them."""
+"""Every program, curl command and query of the documents works on a real server."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def server(start_server: StartServer) -> Server:
 
 @pytest.fixture(scope="module")
 def vertex(start_server: StartServer) -> Server:
-    """As Vertex AI has it, on the port that the documents give as 8080."""
+    """A server for Vertex AI; the documents use port 8080 for it."""
     port = free_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIP_HTTP_PORT", str(port))
@@ -42,7 +42,7 @@ def vertex(start_server: StartServer) -> Server:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a reader would be: with photos, and what is none."""
+    """A working directory with photos and with files that are not images."""
     noise = Image.effect_noise((90, 60), 90)
     photo = Image.merge("RGB", (noise, Image.linear_gradient("L").resize((90, 60)), noise))
     (tmp_path / "photos").mkdir()
@@ -55,7 +55,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=str)
-def test_every_program_runs(server: Server, folder: Path, block: Block) -> None:
+def test_every_program_runs_and_prints_something(
+    server: Server, folder: Path, block: Block
+) -> None:
     assert "localhost:8000" in block.text
     done = subprocess.run(
         [
@@ -77,27 +79,29 @@ def test_every_program_runs(server: Server, folder: Path, block: Block) -> None:
 
 
 @pytest.mark.parametrize(("block", "command"), CURLS, ids=str)
-def test_every_curl_is_answered(
+def test_every_curl_command_gets_an_answer_of_the_shown_shape(
     request: pytest.FixtureRequest, folder: Path, block: Block, command: str
 ) -> None:
-    asked: Server = request.getfixturevalue("vertex" if "localhost:8080" in command else "server")
-    answer = json.loads(curl(command, folder, asked))
+    target: Server = request.getfixturevalue("vertex" if "localhost:8080" in command else "server")
+    answer = json.loads(curl(command, folder, target))
     if shown := block.output():
         assert shape(answer) == shape(json.loads(shown))
 
 
 @pytest.mark.parametrize("block", QUERIES, ids=str)
-def test_every_query_can_be_asked(server: Server, tmp_path: Path, block: Block) -> None:
-    rules = {"groups": [{"name": "of-a-document", "rules": [{"record": "it", "expr": block.text}]}]}
+def test_every_query_is_valid_and_uses_existing_metrics(
+    server: Server, tmp_path: Path, block: Block
+) -> None:
+    rules = {"groups": [{"name": "documents", "rules": [{"record": "query", "expr": block.text}]}]}
     (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules))
     promtool("check", "rules", str(tmp_path / "rules.yml"))
-    told = server.client.get("/metrics").text
+    metrics = server.client.get("/metrics").text
     for name in re.findall(r"\b(?:xcit|process)_\w+", block.text):
-        assert re.search(rf"^{name}\b", told, re.MULTILINE), name
+        assert re.search(rf"^{name}\b", metrics, re.MULTILINE), name
 
 
 def curl(command: str, folder: Path, server: Server) -> str:
-    """What a command prints, of a server where the documents have ports 8000 and 8080."""
+    """Run a command with the server's address instead of ports 8000 and 8080; return its output."""
     command = re.sub(r"localhost:80[08]0", address(server), command)
     done = subprocess.run(
         ["bash", "-c", command.replace("curl ", "curl --silent --show-error --fail-with-body ", 1)],
@@ -116,7 +120,7 @@ def address(server: Server) -> str:
 
 
 def shape(value: object) -> object:
-    """An answer without what differs from image to image."""
+    """Replace the values of an answer by their types, because values differ between images."""
     if isinstance(value, dict):
         return {name: shape(each) for name, each in value.items()}
     return [shape(each) for each in value] if isinstance(value, list) else type(value)

@@ -36,10 +36,10 @@ MAX_QUEUE_SIZE = 40
 CALLERS = 32  # all of whom are admitted
 CROWD = 96  # of whom some are refused
 STILL = {  # what all this does not move: title and legend
-    ("What is served", "{{instance}}"),
-    ("Images a batch", "at most"),
+    ("Served model", "{{instance}}"),
+    ("Images per batch", "maximum"),
     ("Images, batches and padding", "rows of padding"),
-    ("Share that was lost", "failed: 500, 504"),
+    ("Share of lost requests", "failed: 500, 504"),
 }
 
 
@@ -228,10 +228,10 @@ def test_panel_shows_data(run: Run, asked: tuple[dict[str, Any], dict[str, Any]]
 
 
 def test_batches_grow_with_the_callers(run: Run) -> None:
-    mean = query("Images a batch", "{{instance}}")
+    mean = query("Images per batch", "{{instance}}")
     assert not any(value > 0 for value in run.prometheus.values(mean, run.idle)), "NaN or none"
     assert 1 < run.prometheus.value(mean, run.loaded) <= MAX_BATCH_SIZE
-    assert run.prometheus.value(query("Images a batch", "at most"), run.loaded) == MAX_BATCH_SIZE
+    assert run.prometheus.value(query("Images per batch", "maximum"), run.loaded) == MAX_BATCH_SIZE
 
 
 def test_images_per_second_match_the_callers_throughput(run: Run) -> None:
@@ -243,7 +243,7 @@ def test_phases_add_up_to_no_more_than_the_request(run: Run) -> None:
     duration = 'xcit_request_duration_seconds_{}{{endpoint="/predict"}}[$__rate_interval]'
     total, count = (f"sum(rate({duration.format(part)}))" for part in ("sum", "count"))
     whole = run.prometheus.value(f"{total} / {count}", run.loaded)
-    phases = run.prometheus.values(query("Where it goes"), run.loaded)
+    phases = run.prometheus.values(query("Time by phase"), run.loaded)
     assert len(phases) == 4
     assert 0.5 * whole < sum(phases) <= 1.01 * whole
 
@@ -268,11 +268,11 @@ def test_every_request_and_every_refusal_is_counted(run: Run) -> None:
 
 
 def test_refusals_show_after_an_overload_and_not_before(run: Run) -> None:
-    refused = query("Share that was lost", "refused: 503")
+    refused = query("Share of lost requests", "refused: 503")
     assert run.prometheus.value(refused, run.loaded) == 0
     assert 0.01 < run.prometheus.value(refused, run.overloaded) < 1
-    assert run.prometheus.value(query("Share that was lost", "failed: 500, 504"), run.end) == 0
-    reasons = query("Not answered with a prediction")
+    assert run.prometheus.value(query("Share of lost requests", "failed: 500, 504"), run.end) == 0
+    reasons = query("Requests without a prediction")
     assert run.prometheus.values(reasons, run.loaded) == []
     assert len(run.prometheus.values(reasons, run.overloaded)) == 1
 

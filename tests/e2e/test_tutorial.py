@@ -1,7 +1,7 @@
-"""The tutorial, from its first command to its last, as a reader goes through it.
+"""Run the tutorial from its first command to its last.
 
-Docker's part is left out, and the signal goes to the server that the tutorial started. Alerts are
-tried in `tests.e2e.test_monitoring`.
+The commands for Docker are left out, and the signal is sent to the server that the test started.
+Alerts are tested in `tests.e2e.test_monitoring`.
 """
 
 import json
@@ -31,7 +31,7 @@ OTHERS = (
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What the reader has, as far as it is needed, with the files that the tutorial has saved."""
+    """A working directory like the reader's, with the files that the tutorial saves."""
     (tmp_path / "model").symlink_to(ROOT / "model")
     for block in read_blocks(TUTORIAL):
         if block.title:
@@ -44,7 +44,7 @@ def commands() -> Iterator[str]:
         yield from block.commands()
 
 
-def test_the_tutorial_ends_with_a_model_of_the_readers_own(
+def test_the_tutorial_trains_serves_and_replaces_a_model(
     clone: Path, start_server: StartServer
 ) -> None:
     server: Server | None = None
@@ -69,13 +69,13 @@ def test_the_tutorial_ends_with_a_model_of_the_readers_own(
 
 
 def of(printed: dict[str, str], program: str) -> str:
-    """What the one command of a program printed."""
+    """Return the output of the only command of a program."""
     (output,) = (output for command, output in printed.items() if f"{program} " in command)
     return output
 
 
 def run(command: str, clone: Path, server: Server | None) -> str:
-    """What a command prints."""
+    """Run a command and return its output."""
     if command.startswith("curl "):
         assert server
         return curl(command, clone, server)
@@ -99,7 +99,7 @@ def run(command: str, clone: Path, server: Server | None) -> str:
 
 
 def wait_for_version(version: str, server: Server, image: bytes) -> None:
-    """Until it answers; the one before does so meanwhile."""
+    """Wait until this version answers; the old version answers until then."""
     limit = time.monotonic() + PATIENCE
     while server.post(image).raise_for_status().json()["model"]["version"] != version:
         assert time.monotonic() < limit, server.log.read_text()
