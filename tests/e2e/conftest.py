@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from app.cli.main import main
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds for what should take far less, on a slow and busy machine
 
@@ -100,6 +102,7 @@ class Server:
 
 
 StartServer = Callable[..., Server]
+Run = Callable[..., tuple[int, str, list[str]]]
 
 
 def with_quick(names: Iterable[str], *quick: str) -> list[object]:
@@ -140,6 +143,21 @@ def bundled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     """A server with default settings and the bundled checkpoint, shared by all tests."""
     with starting(tmp_path_factory) as start:
         yield start()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``xcit-serve`` in this process; returns exit code, stdout and lines of stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, list[str]]:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err.splitlines()
+
+    return call
 
 
 @contextmanager

@@ -6,38 +6,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from app.cli.main import main
 from app.config.settings import CLIENT_KEY
 from app.config.unknown_variables import unknown_variables
 from app.http.api_keys import new_key
 from tests.servers import FixedPage
 
-from .conftest import QUICK_START, ROOT, Server, StartServer, environment, free_port
-
-Run = Callable[..., tuple[int, str, list[str]]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``xcit-serve`` in this process; returns exit code, stdout and lines of stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, list[str]]:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        told = capsys.readouterr()
-        return code, told.out, told.err.splitlines()
-
-    return call
-
+from .conftest import QUICK_START, ROOT, Run, Server, StartServer, environment, free_port
 
 KEY, KEY_LINE = new_key("tests")
 

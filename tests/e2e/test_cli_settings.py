@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,31 +9,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.cli.main import build_parser, main
+from app.cli.main import build_parser
 from app.config.settings import Settings
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint
 from model.errors import ModelError
 from model.families.variants import VARIANTS
 
-from .conftest import ROOT, environment
+from .conftest import ROOT, Run, environment
 
-Run = Callable[..., tuple[int, str, list[str]]]
 LABELS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``xcit-serve`` in this process; returns exit code, stdout and lines of stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, list[str]]:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err.splitlines()
-
-    return call
 
 
 @pytest.fixture(autouse=True)

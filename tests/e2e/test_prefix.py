@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer, free_port
-from .test_page import choose, result
+from .page.actions import choose, result
 
 PREFIX = "/models/xcit"
 CONFIGURATION = """
