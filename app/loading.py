@@ -1,4 +1,4 @@
-"""Where the service meets the model: loads the classifier that the settings name."""
+"""Loads the model and adapts it to the service."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ IMAGE_ERRORS: dict[type[ImageError], type[errors.ServiceError]] = {
 
 
 def overrides(settings: Settings) -> Overrides:
-    """What the settings say about a checkpoint, which wins over what it says itself."""
+    """The settings that override a checkpoint's metadata."""
     return Overrides(
         labels=settings.labels,
         image_size=settings.image_size,
@@ -49,7 +49,7 @@ def overrides(settings: Settings) -> Overrides:
 def backend_options(
     settings: Settings, cores: int, *, streams: int | None = None, serving: bool = False
 ) -> BackendOptions:
-    """The backend that the settings name; ``streams`` wins over theirs."""
+    """The backend options in the settings; ``streams`` overrides theirs."""
     return BackendOptions(
         backend=settings.backend,
         device=settings.device,
@@ -98,14 +98,14 @@ def load_for_command(
 
 
 class ServedClassifier:
-    """The model's classifier in the service's terms."""
+    """Adapts the model's classifier to the service's protocol, info and errors."""
 
     def __init__(self, classifier: model_classifier.Classifier) -> None:
         self._classifier = classifier
         self.streams = classifier.backend.streams
         self.padded_size = classifier.padded_size
         self.time_batches = classifier.time_batches
-        self.settle = classifier.settle
+        self.choose_batch_size = classifier.choose_batch_size
         self.warm_up = classifier.warm_up
 
     @property
@@ -163,7 +163,7 @@ class ServedClassifier:
 
 @contextmanager
 def image_errors() -> Iterator[None]:
-    """The model's errors of an image in the service's terms."""
+    """Convert the model's image errors into the service's."""
     try:
         yield
     except ImageError as error:

@@ -1,15 +1,15 @@
-"""The capacity of a server, and its latencies below it: with photos, and with tensors.
+"""The capacity of a server, and its latencies below capacity, with photos and with tensors.
 
     python -m benchmarks.images photos
     python -m benchmarks.capacity FILE --images photos --closed 64 256 --share 0.8
 
-Starts a server, sends closed loops, then an open loop at a share of the best of them. A row of the
-table is printed when its load has ended. Photos go to `/predict`; tensors, decoded and normalised,
-to the Open Inference Protocol. `--server FLAGS`, repeated, measures one server after another, each
-started with its flags: `--server "" --server "--streams=1"`.
+Starts a server, runs closed loops, then an open loop at a share of the best of them. Each row of
+the table is printed when its load has ended. Photos go to `/predict`; tensors, decoded and
+normalised, to the Open Inference Protocol. `--server FLAGS`, repeated, measures one server after
+another, each started with its flags: `--server "" --server "--streams=1"`.
 
-The client shares the machine with the server. Where its processes are busy all the time (the last
-column nears their number), `--clients` more of them find more.
+The client shares the machine with the server. If its processes are always busy (the last column
+approaches their number), use more `--clients`.
 """
 
 import argparse
@@ -28,22 +28,19 @@ from benchmarks.client import post_image, post_tensor, random_tensors, read_imag
 from benchmarks.clients import Plan, send_from
 from benchmarks.load.generator import BROKEN, Outcome
 from benchmarks.machine import provenance
-from benchmarks.report import table
+from benchmarks.report import LATENCY_HEAD, latency_row, table
 from benchmarks.server import Usage, read_usage, served_model, started_server
 
-HEAD = (
-    *("load", "images/s", "p50 ms", "p95 ms", "p99 ms", "count x status", "mean batch"),
-    *("server cores", "client cores"),
-)
+HEAD = (*LATENCY_HEAD, "server cores", "client cores")
 KINDS = ("photos", "tensors")
 TENSORS = 16
-OUTSTANDING = 512  # of an open loop: more than the server admits, so that it must refuse
+OUTSTANDING = 512  # in an open loop: more than the server admits, so that it must refuse
 WARM_UP_CALLERS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """The processes that make the load, the server that gets it, and what they send."""
+    """The client processes, the server that they load, and their requests."""
 
     processes: Executor
     count: int
@@ -57,7 +54,7 @@ class Sender:
 
 
 async def measure(args: argparse.Namespace, flags: str, processes: Executor) -> bool:
-    """Measure one server with every kind of input; whether every request was answered."""
+    """Measure one server with every kind of input; returns whether every request was answered."""
     begun, whole = time.monotonic(), True
     async with started_server(args.checkpoint, *shlex.split(flags)) as url:
         model = await served_model(url)
@@ -85,14 +82,15 @@ def requests_of(kind: str, args: argparse.Namespace, model: dict[str, Any]) -> l
 
 
 async def send_all(kind: str, args: argparse.Namespace, sender: Sender) -> bool:
-    """Every load with one kind of input, a row for each; whether every request was answered."""
+    """Run every load with one kind of input, a row for each; returns whether all were answered."""
     await sender.send(Plan(args.warm_up, WARM_UP_CALLERS))
     done: list[Outcome] = []
     whole = True
     for plan in plans(args, done):
         outcome, usage = await sender.send(plan)
         done.append(outcome)
-        answered = bool(outcome.latencies) or plan.rate is not None  # chance may send nothing
+        # an open loop may happen to send nothing
+        answered = bool(outcome.latencies) or plan.rate is not None
         whole &= answered and not outcome.statuses[BROKEN]
         print(f"| {' | '.join(row(f'{kind}, {plan.name}', outcome, usage))} |", flush=True)
         for reason, count in outcome.failures.items():
@@ -101,7 +99,7 @@ async def send_all(kind: str, args: argparse.Namespace, sender: Sender) -> bool:
 
 
 def plans(args: argparse.Namespace, done: Sequence[Outcome]) -> Iterator[Plan]:
-    """One after the other: the last ones go by the results of those ``done`` before."""
+    """One load after another; the last ones depend on the results of those ``done`` before."""
     for callers in args.closed:
         yield Plan(args.seconds, callers)
     capacity = max((outcome.throughput for outcome in done), default=0.0)
@@ -111,11 +109,7 @@ def plans(args: argparse.Namespace, done: Sequence[Outcome]) -> Iterator[Plan]:
 
 def row(name: str, outcome: Outcome, usage: Usage) -> list[str]:
     return [
-        name,
-        f"{outcome.throughput:.1f}",
-        *(f"{1e3 * outcome.percentile(percent):.1f}" for percent in (50, 95, 99)),
-        ", ".join(f"{count:,} x {status}" for status, count in sorted(outcome.statuses.items())),
-        f"{usage.batch_size:.2f}",
+        *latency_row(name, outcome, usage, digits=1),
         f"{usage.cpu_seconds / outcome.seconds:.2f}",
         f"{outcome.cpu_seconds / outcome.seconds:.2f}",
     ]
@@ -138,12 +132,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--inputs", nargs="*", default=KINDS, choices=KINDS, help="[both]")
     parser.add_argument("--closed", type=int, nargs="+", default=[64, 256], metavar="CALLERS")
     parser.add_argument("--share", type=float, nargs="*", default=[0.8], metavar="OF_CAPACITY")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each load [10]")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of each load [10]")
     parser.add_argument("--warm-up", type=float, default=2.0, metavar="SECONDS", help="[2]")
-    parser.add_argument("--clients", type=int, default=1, help="processes that send [1]")
-    parser.add_argument("--server", action="append", metavar="FLAGS", help="of `xcit-serve serve`")
+    parser.add_argument("--clients", type=int, default=1, help="client processes [1]")
+    parser.add_argument(
+        "--server", action="append", metavar="FLAGS", help="flags of `xcit-serve serve`"
+    )
     if not asyncio.run(measure_all(parser.parse_args(argv))):
-        sys.exit("a load had no good answer, or requests without any; see above")
+        sys.exit("a load had no good answer, or unanswered requests; see above")
 
 
 if __name__ == "__main__":

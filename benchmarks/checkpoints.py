@@ -1,10 +1,10 @@
-"""Checkpoints of a named size with random weights: speed does not depend on what they know.
+"""Checkpoints of a given size with random weights, on which speed does not depend.
 
     python -m benchmarks.checkpoints dim128 dim128.safetensors
 
-All are of family ``vit_pytorch`` at 224 pixels, patch 16, 12 layers and 2 class layers, with 1000
-classes and a feed-forward of 4 x dim, as in the paper. Heads follow its variants of that width:
-nano_12 (128 channels, 4 heads of 32) and small_12 (384 channels, 8 heads of 48).
+All are of family ``vit_pytorch`` at 224 pixels, patch size 16, 12 layers and 2 class layers, with
+1000 classes and a feed-forward of 4 x dim, as in the paper. Heads follow its variants of that
+width: nano_12 (128 channels, 4 heads of 32) and small_12 (384 channels, 8 heads of 48).
 """
 
 import argparse
@@ -23,7 +23,7 @@ HEADS = {"dim128": (128, 4), "dim384": (384, 8)}  # dim, heads
 
 
 def write_random_checkpoint(variant: str, path: Path, *, seed: int = 0) -> None:
-    """Write the self-describing checkpoint of a ``variant`` named above."""
+    """Write a self-describing checkpoint of a ``variant`` in `HEADS`."""
     dim, heads = HEADS[variant]
     hyperparameters = {
         "image_size": IMAGE_SIZE,

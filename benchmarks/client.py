@@ -1,4 +1,4 @@
-"""What the measurements send."""
+"""The requests that benchmarks send."""
 
 import json
 from pathlib import Path
@@ -20,12 +20,12 @@ def post_image(image: bytes) -> bytes:
 def read_images(directory: Path) -> list[bytes]:
     images = [path.read_bytes() for path in sorted(directory.iterdir()) if path.is_file()]
     if not images:
-        raise FileNotFoundError(f"{directory}: no image in it")
+        raise FileNotFoundError(f"{directory} has no images")
     return images
 
 
 def post_tensor(tensor: bytes, image_size: int) -> bytes:
-    """An inference of the Open Inference Protocol for the best classes of one normalised image.
+    """An Open Inference Protocol request for the best classes of one normalised image.
 
     Args:
         tensor: ``(3, image_size, image_size)`` little-endian 32-bit floats.
@@ -47,7 +47,7 @@ def post_tensor(tensor: bytes, image_size: int) -> bytes:
 
 
 def random_tensors(count: int, image_size: int) -> list[bytes]:
-    """Normalised images of noise: a pass takes as long, whatever it sees."""
+    """Normalised images of noise; inference time does not depend on their content."""
     chance = np.random.default_rng(0)
     shape = (3, image_size, image_size)
     return [chance.uniform(-2, 2, shape).astype("<f4").tobytes() for _ in range(count)]

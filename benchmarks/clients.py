@@ -1,4 +1,4 @@
-"""A load made by several processes: one alone may be slower than the server that it measures."""
+"""Load from several processes, since one may be slower than the server that it measures."""
 
 import asyncio
 import math
@@ -12,10 +12,10 @@ from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop, op
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A load that a process can be sent.
+    """A load that can be sent to a process.
 
     Attributes:
-        callers: requests that may be under way.
+        callers: maximum number of requests in flight.
         rate: requests per second of an open loop; ``None`` for a closed loop.
     """
 
@@ -28,16 +28,16 @@ class Plan:
     def name(self) -> str:
         if self.rate is None:
             return f"closed loop of {self.callers}"
-        return f"open loop, {self.rate:.4g} a second"
+        return f"open loop, {self.rate:.4g} per second"
 
     def load(self) -> Load:
-        """The load, whose schedule begins when first asked."""
+        """The load; its schedule begins when it is first iterated."""
         if self.rate is None:
             return Load(self.name, closed_loop(self.seconds), self.callers)
         return Load(self.name, open_loop(self.seconds, self.rate, seed=self.seed), self.callers)
 
     def split(self, parts: int) -> list["Plan"]:
-        """As many plans, fewer if there are fewer callers, that are this one together."""
+        """Split into at most ``parts`` plans that together make the same load."""
         parts = min(parts, self.callers)
         rate = self.rate and self.rate / parts
         counts = [self.callers // parts + (part < self.callers % parts) for part in range(parts)]
@@ -50,9 +50,9 @@ class Plan:
 async def send_from(
     processes: Executor, count: int, url: str, requests: Sequence[bytes], plan: Plan
 ) -> Outcome:
-    """Send a load from ``count`` of the processes, each a part of it; the merged outcome.
+    """Send a load from ``count`` processes, a part from each, and merge the outcomes.
 
-    Seconds are those of the process that took longest, CPU time that of all.
+    The duration is that of the slowest process, the CPU time that of all processes.
     """
     loop = asyncio.get_running_loop()
     parts = plan.split(count)
@@ -61,7 +61,7 @@ async def send_from(
 
 
 def merge(outcomes: Sequence[Outcome]) -> Outcome:
-    """One outcome of loads that ran side by side."""
+    """Merge the outcomes of loads that ran side by side."""
     whole = Outcome(
         seconds=max(outcome.seconds for outcome in outcomes),
         cpu_seconds=math.fsum(outcome.cpu_seconds for outcome in outcomes),

@@ -1,11 +1,11 @@
-"""Preprocessing beside other ways from a JPEG to the model's pixels, on one thread.
+"""Preprocessing compared with other ways from a JPEG to the model's pixels, on one thread.
 
     python -m benchmarks.decoding
-    pip install simplejpeg opencv-python-headless pyvips pyvips-binary    # whichever is to compare
+    pip install simplejpeg opencv-python-headless pyvips pyvips-binary    # optional
 
 `full` decodes all pixels and resizes them with Pillow, as most servers do; the others decode at a
-reduced scale where that pays. Each figure is the best of many calls, taken in turn. Beside it, how
-far the pixels are from those of `full`: a filter that is not the checkpoint's own is another
+reduced scale where possible. Each figure is the best of many calls, taken in turn, followed by the
+distance of the pixels from those of `full`: a filter other than the checkpoint's is different
 preprocessing, however fast.
 """
 
@@ -30,7 +30,7 @@ PHOTOS: dict[str, tuple[Size, int]] = {
     "32 x 32": ((32, 32), 94),
 }
 SIZES = (224, 32)
-SECONDS = 1.5  # of calls, for one figure
+SECONDS = 1.5  # of calls per figure
 
 Decode = Callable[[bytes, int], Pixels]
 
@@ -52,7 +52,7 @@ def resize_by_pillow(image: Image.Image, size: int) -> Pixels:
 
 
 def alternatives() -> dict[str, Decode]:
-    """Those of the other libraries that are installed."""
+    """Decoders of the other libraries that are installed."""
     found: dict[str, Decode] = {}
     if find_spec("simplejpeg"):
         import simplejpeg
@@ -93,7 +93,7 @@ def alternatives() -> dict[str, Decode]:
 
 
 def best_seconds(decoders: dict[str, Decode], data: bytes, size: int) -> dict[str, float]:
-    """The quickest call of each, in turn."""
+    """The fastest call of each decoder, measured in turn."""
     best = dict.fromkeys(decoders, float("inf"))
     for decode in decoders.values():
         decode(data, size)

@@ -1,15 +1,15 @@
-"""The bare model on every backend, compared with the limit of the processor.
+"""Inference without a server on every backend, compared with the limit of the processor.
 
     python -m benchmarks.executors model/checkpoints/xcit-cifar10.safetensors
     python -m benchmarks.executors model/checkpoints/xcit-cifar10.safetensors --device cuda
 
-Images per second over all streams, by batch size, without preprocessing or server; backends in
-turn, the best of a few rounds. The ceiling is what a large matrix product reaches on all cores, or
-on the GPU, in the same run; an image's share of it counts the multiplications of the plain network,
-two operations each.
+Images per second over all streams, by batch size, without preprocessing; backends in turn, the best
+of several rounds. The ceiling is the throughput of a large matrix product on all cores, or on the
+GPU, in the same run. The share of it counts the multiplications of the unmodified network, two
+operations each.
 
-What cannot be measured is named on stderr, and left out of the table. An interrupt ends the
-measurement early; the table has what was measured until then.
+What cannot be measured is reported on stderr and left out of the table. An interrupt ends the
+measurement early; the table then has the results so far.
 """
 
 import argparse
@@ -31,17 +31,17 @@ from model.backends.base import Backend
 from model.backends.compiled import CompiledCudaBackend, keep_kernels
 from model.backends.cuda import CudaBackend
 from model.backends.streams import throughput
-from model.backends.torch import TorchBackend, narrow, to_script
+from model.backends.torch import TorchBackend, cast, to_script
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.errors import ModelError
 from model.families.registry import FAMILIES
-from model.families.simplify import plain
+from model.families.simplify import baseline
 
 BATCH_SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 4, 16, 64, 128, 256)}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-KERNELS = Path("~/.cache/xcit-serve")  # the service's default for compiled kernels
+KERNELS = Path("~/.cache/xcit-serve")  # the service's default cache of compiled kernels
 CEILING_SIDE = {"cpu": 2048, "cuda": 8192}
-MOST_PRODUCTS = 20  # of matrices, in a round
+MOST_PRODUCTS = 20  # matrix products per round
 ON_A_GPU = {"torch": TorchBackend, "cudagraphs": CudaBackend}
 
 Build = Callable[[], Backend]
@@ -54,7 +54,7 @@ class Measured:
     Attributes:
         rates: images per second, by contender and batch size.
         ceilings: GFLOP/s of a large matrix product, by precision.
-        failures: what could not be measured, and why.
+        failures: measurements that failed, with the reasons.
     """
 
     rates: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Measured:
 
 
 def contenders_on_cpu(checkpoint: Checkpoint, cores: int) -> dict[str, Build]:
-    """Every backend in every precision, in single-threaded streams and as one pass on all cores."""
+    """Every backend in every precision, as single-threaded streams and as one pass on all cores."""
     cpu, preprocess = torch.device("cpu"), checkpoint.spec.preprocess
     simplify = FAMILIES[checkpoint.spec.family].simplify
 
@@ -83,12 +83,12 @@ def contenders_on_cpu(checkpoint: Checkpoint, cores: int) -> dict[str, Build]:
         return OpenVINOBackend(graph, precision, streams=streams, threads=threads)
 
     def on_torch(precision: str, streams: int, threads: int) -> Backend:
-        network = narrow(simplify(checkpoint.build(), preprocess), precision)
+        network = cast(simplify(checkpoint.build(), preprocess), precision)
         script = to_script(network, preprocess.image_size)
         return TorchBackend(script, cpu, precision, streams=streams, threads=threads)
 
     def as_trained() -> Backend:
-        network = plain(checkpoint.build(), preprocess)
+        network = baseline(checkpoint.build(), preprocess)
         return TorchBackend(network, cpu, "float32", streams=cores)
 
     kinds = {"openvino": on_openvino} if find_spec("openvino") else {}
@@ -101,9 +101,9 @@ def contenders_on_cpu(checkpoint: Checkpoint, cores: int) -> dict[str, Build]:
 
 
 def contenders_on_gpu(checkpoint: Checkpoint, device: torch.device) -> dict[str, Build]:
-    """The backends of a GPU, in every precision, on one stream and on two.
+    """The backends of a GPU, in every precision, with one stream and with two.
 
-    The network is compiled in one precision only: each batch size takes about 20 s to compile.
+    The network is compiled in one precision only, because each batch size takes about 20 s.
     """
     preprocess = checkpoint.spec.preprocess
     simplify = FAMILIES[checkpoint.spec.family].simplify
@@ -111,12 +111,12 @@ def contenders_on_gpu(checkpoint: Checkpoint, device: torch.device) -> dict[str,
     def build(
         kind: type[TorchBackend] | type[CudaBackend], precision: str, streams: int
     ) -> Backend:
-        network = narrow(simplify(checkpoint.build(), preprocess), precision)
+        network = cast(simplify(checkpoint.build(), preprocess), precision)
         return kind(network, device, precision, streams=streams)
 
     def compiled() -> Backend:
         keep_kernels(KERNELS)
-        network = narrow(simplify(checkpoint.build(), preprocess), "bfloat16")
+        network = cast(simplify(checkpoint.build(), preprocess), "bfloat16")
         workers = torch.get_num_threads()
         return CompiledCudaBackend(network, device, "bfloat16", streams=2, workers=workers)
 
@@ -129,7 +129,7 @@ def contenders_on_gpu(checkpoint: Checkpoint, device: torch.device) -> dict[str,
 
 
 def build_all(contenders: Mapping[str, Build], found: Measured) -> dict[str, Backend]:
-    """The backends; those that cannot be built are noted as failures."""
+    """The backends; those that cannot be built are recorded as failures."""
     backends: dict[str, Backend] = {}
     for name, build in contenders.items():
         try:
@@ -146,11 +146,11 @@ def measure_round(
     seconds: float,
     found: Measured,
 ) -> None:
-    """Every backend at every batch size once, in turn.
+    """Measure every backend at every batch size once, in turn.
 
     Args:
         side: width of an image, in pixels.
-        seconds: of passes, for one figure.
+        seconds: duration of the passes for one figure.
     """
     chance = np.random.default_rng(0)
     for size in sizes:
@@ -183,16 +183,16 @@ def ceiling(dtype: torch.dtype, device: torch.device, cores: int, seconds: float
 def gflop(checkpoint: Checkpoint) -> float:
     """Operations of one image, in billions."""
     size = checkpoint.spec.preprocess.image_size
-    network = plain(checkpoint.build(), checkpoint.spec.preprocess)
+    network = baseline(checkpoint.build(), checkpoint.spec.preprocess)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, size, size, 3, dtype=torch.uint8))
     return float(counter.get_total_flops()) / 1e9
 
 
 def report(name: str, work: float, sizes: Sequence[int], found: Measured) -> str:
-    """Markdown; ``work`` is GFLOP an image."""
+    """The results as Markdown; ``work`` is in GFLOP per image."""
     what = (
-        f"{name}: {work:.2f} GFLOP an image. A matrix product reaches "
+        f"{name}: {work:.2f} GFLOP per image. A matrix product reaches "
         f"{found.ceilings['float32']:.0f} GFLOP/s in 32 bits and "
         f"{found.ceilings['bfloat16']:.0f} in bfloat16."
     )
@@ -215,11 +215,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda [cpu]")
     parser.add_argument(
-        "--only", nargs="*", default=[""], metavar="TEXT", help="how the names of contenders begin"
+        "--only",
+        nargs="*",
+        default=[""],
+        metavar="TEXT",
+        help="prefixes of the contenders to measure",
     )
     parser.add_argument("--batch-sizes", type=int, nargs="*", metavar="SIZE", help="images")
-    parser.add_argument("--rounds", type=int, default=3, help="the best of so many counts [3]")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of passes for a figure [0.5]")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds, of which the best counts [3]"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, help="duration of the passes for a figure [0.5]"
+    )
     args = parser.parse_args(argv)
     device, cores = args.device, torch.get_num_threads()
     checkpoint = read_checkpoint(args.checkpoint)
@@ -229,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     chosen = {name: build for name, build in everybody.items() if name.startswith((*args.only,))}
     if not chosen:
-        parser.error(f"--only leaves none of: {'; '.join(everybody)}")
+        parser.error(f"--only matches none of: {'; '.join(everybody)}")
     sizes = args.batch_sizes or BATCH_SIZES[device.type]
     work, found = gflop(checkpoint), Measured()
     try:

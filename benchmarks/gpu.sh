@@ -2,18 +2,18 @@
 # Measures the service on a machine with an NVIDIA GPU, and runs the tests that need one.
 #
 #   benchmarks/gpu.sh OUT_DIR
-#   benchmarks/gpu.sh --rehearse OUT_DIR   the same parts on the CPU with next to no work
+#   benchmarks/gpu.sh --rehearse OUT_DIR   the same parts on the CPU, with minimal work
 #
-# Writes OUT_DIR/tables.md and OUT_DIR/log.txt. Each part has a time limit of its own. A part that
-# fails or runs out of time leaves a line in the tables and its error in the log, and the next one
-# goes on; the exit status is 1 if any did. Nothing needs to be installed but the packages.
+# Writes OUT_DIR/tables.md and OUT_DIR/log.txt. Each part has its own time limit. If a part fails or
+# runs out of time, the tables get a line, the log gets its error, and the next part runs; the exit
+# status is then 1. Only the Python packages need to be installed.
 #
 # Variables:
-#   LIMIT    seconds for all parts together, and 5 more for the last one to end [480]
+#   LIMIT    seconds for all parts together, plus 5 for the last one to end [480]
 #   PARTS    the parts to run [machine starting inputs tests large reloads bare-large bare compiled small]
-#   DEVICE   what the service runs on [cuda]
+#   DEVICE   device of the service [cuda]
 #   CLIENTS  processes that send load [4]
-#   SERVERS  flags of `xcit-serve serve`, one server a line; an empty line is the defaults
+#   SERVERS  flags of `xcit-serve serve`, one server per line; an empty line means the defaults
 #   PYTHON   [python3]
 set -uo pipefail
 
@@ -38,7 +38,7 @@ for name in $parts; do
   case $name in
     machine | starting | inputs | tests | large | reloads | bare-large | bare | compiled | small) ;;
     *)
-      echo "PARTS: there is no part '$name'" >&2
+      echo "PARTS: unknown part '$name'" >&2
       exit 2
       ;;
   esac
@@ -74,8 +74,8 @@ tables=$out/tables.md log=$out/log.txt
 echo "# Measured on $device" >"$tables"
 failed=()
 
-# part NAME SECONDS COMMAND...: what the command prints goes into the tables, its stderr into the
-# log. An interrupt ends it in time, so that it can still print what it has.
+# part NAME SECONDS COMMAND...: the command's stdout goes into the tables, its stderr into the log.
+# At its time limit it is interrupted, so that it can still print its results.
 part() {
   local name=$1 seconds=$(($2 * slowness)) left=$((limit - SECONDS)) begun=$SECONDS status=0
   shift 2
@@ -83,7 +83,7 @@ part() {
   printf '\n## %s\n\n' "$name" >>"$tables"
   printf '\n=== %s ===\n' "$name" >>"$log"
   if ((left <= 0)); then
-    fail "$name" "not run: the $limit s of all parts are used up"
+    fail "$name" "not run: the time limit of $limit s is used up"
     return 0
   fi
   ((seconds < left)) || seconds=$left
@@ -104,7 +104,7 @@ fail() {
   echo "$1 $2" | tee -a "$log"
 }
 
-# Commands of a part that are more than one program run in a shell of their own.
+# Parts that consist of several commands run in their own shell.
 # shellcheck disable=SC2016
 in_shell='set -euo pipefail; python=$1 device=$2; shift 2;'
 
@@ -130,7 +130,7 @@ part inputs 40 bash -c "$in_shell"'
   [ "$device" = cpu ] || "$python" -m benchmarks.checkpoints dim384 "$2"
 ' part "$python" "$device" "$photos" "$large" "$photo_count"
 
-# The shell outlives an interrupt, so that pytest can end and its summary gets into the tables.
+# The shell ignores the interrupt, so that pytest's summary gets into the tables.
 # shellcheck disable=SC2016
 part tests 170 bash -c "$in_shell"'
   trap : INT
@@ -151,7 +151,7 @@ fi
 load_seconds=$((55 * (${#servers[@]} > 1 ? ${#servers[@]} : 1)))
 capacity=("$python" -m benchmarks.capacity --images "$photos" --clients "$clients" "${loads[@]}"
   "${servers[@]}")
-# What matters most comes first, as LIMIT may end the list early.
+# Most important parts first, since LIMIT may end the list early.
 $rehearse || part large $load_seconds "${capacity[@]}" "$large"
 part reloads 90 "$python" -m benchmarks.reloads "$bundled" --images "$photos" "${reloads[@]}"
 executors=("$python" -m benchmarks.executors --device "$device" "${bare[@]}")
@@ -165,4 +165,4 @@ if ((${#failed[@]})); then
   echo "failed: ${failed[*]}; see $log"
   exit 1
 fi
-echo "all parts are done: $tables"
+echo "all parts done: $tables"

@@ -2,13 +2,14 @@
 
     python -m benchmarks.gpu_training cifar10.tar.xz --out runs/long --seconds 270
 
-Everything counts towards the limit: decoding, compiling, training, evaluation. Some epochs are run
-first, to compile the step and to see how long an epoch takes. From that follows how many epochs
-fit, which a run must know from its start, since its rates fall to zero at its end. All flags of
-``xcit-serve train`` work here too; with ``--epochs`` nothing is chosen.
+The limit covers everything: decoding, compiling, training and evaluation. A few epochs are run
+first, to compile the step and to time an epoch. The number of epochs that fit follows from that; a
+run must know it from the start, because its rates fall to zero at its end. All flags of
+``xcit-serve train`` work here too; with ``--epochs`` the number is not chosen.
 
 The output folder gets the checkpoint, metrics.csv, curves.png and report.json. The exit code is 1
-if no epoch could be trained; ``--plain-steps`` may then work: it neither compiles nor records.
+if no epoch could be trained; ``--plain-steps``, which does not compile or record steps, may then
+work.
 """
 
 import argparse
@@ -38,16 +39,16 @@ from training.recipe import Recipe, recipe_for
 from training.trainer import Trainer
 
 HOLDOUT = 2500
-PROBE_EPOCHS = 5  # the first one compiles, and files are written after it and after the last
-PROBE_SHARE = 0.5  # of the limit: a first choice that takes longer is stuck
+PROBE_EPOCHS = 5  # the first compiles; files are written after the first and the last
+PROBE_SHARE = 0.5  # of the limit; a first attempt that takes longer is considered stuck
 EVALUATION_SECONDS = 25.0
-MARGIN = 0.93  # of what is left, for epochs that take longer than the probe's
+MARGIN = 0.93  # of the time left, since epochs may take longer than in the probe
 LEAST_EPOCHS = 2
-STDERR = 2  # its file descriptor
+STDERR = 2  # file descriptor
 
 
 class Limits:
-    """How long everything may take, counted from now, and how many epochs are of use."""
+    """The time limit, counted from creation, and the maximum number of epochs."""
 
     def __init__(
         self, *, seconds: float, most_epochs: int, clock: Callable[[], float] = time.monotonic
@@ -62,15 +63,15 @@ class Limits:
 
 
 def decompress(data: Path, folder: Path) -> Path:
-    """A copy of an archive without compression, as it is read several times.
+    """A decompressed copy of an archive, which is read several times.
 
-    Not a folder of images: tens of thousands of small files take longer than the archive.
+    An archive is faster than a folder with tens of thousands of small files.
     """
     if data.is_dir():
         return data
     plain = folder / "images.tar"
     with tarfile.open(data) as archive, plain.open("wb") as file:
-        stream: Any = archive.fileobj  # decompresses
+        stream: Any = archive.fileobj  # decompresses when read
         stream.seek(0)
         shutil.copyfileobj(stream, file)
     return plain
@@ -92,7 +93,7 @@ def seconds_per_epoch(
 def train(
     recipe: Recipe, out: Path, training: Dataset, measured: Dataset, *, plain_steps: bool
 ) -> dict[str, Any]:
-    """The run itself; its part of the report."""
+    """Train, and return this part of the report."""
     trainer = Trainer(recipe, out, training, measured, plain_steps=plain_steps)
     begun = time.monotonic()
     rows = []
@@ -109,7 +110,7 @@ def train(
 
 
 def measure(checkpoint: Path, data: Path) -> dict[str, Any]:
-    """The figures on the test images, by the server's own path in 32 bits on the CPU."""
+    """The figures on the test images, with the server's preprocessing, in 32 bits on the CPU."""
     cores = torch.get_num_threads()
     options = BackendOptions(
         backend="torch", device="cpu", precision="float32", cores=cores, streams=cores
@@ -134,7 +135,7 @@ def run(args: argparse.Namespace, limits: Limits, data: Path) -> None:
         if "epochs" not in given:
             epochs = epochs_that_fit(pace, limits)
             recipe = recipe_for(len(sets[0]), {**given, "epochs": epochs}, args.preset)
-        log(f"{pace:.2f} s an epoch and {limits.left:.0f} s left: {recipe.epochs} epochs")
+        log(f"{pace:.2f} s per epoch and {limits.left:.0f} s left: {recipe.epochs} epochs")
         report = {"device": device_name(), "torch": torch.__version__, "recipe": asdict(recipe)}
         report |= train(recipe, args.out, *sets, plain_steps=args.plain_steps)
     write(args.out, report)
@@ -165,9 +166,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_run(parser)
     parser.description = "Train on a GPU within a time limit, and measure on the test images."
     parser.add_argument("--seconds", type=float, default=270, help="time limit [270]")
-    parser.add_argument("--most-epochs", type=int, default=300, help="even if more fit [300]")
     parser.add_argument(
-        "--plain-steps", action="store_true", help="neither compile nor record the steps"
+        "--most-epochs", type=int, default=300, help="maximum number of epochs [300]"
+    )
+    parser.add_argument(
+        "--plain-steps", action="store_true", help="do not compile or record the steps"
     )
     parser.set_defaults(preset="long", holdout=HOLDOUT)
     return parser

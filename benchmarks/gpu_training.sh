@@ -1,5 +1,5 @@
 #!/bin/sh
-# Trains on a GPU within a time limit; if that fails, tries again with --plain-steps in what is left.
+# Trains on a GPU within a time limit; if that fails, tries again with --plain-steps in the time left.
 #
 #   TRAIN_SECONDS=270 sh benchmarks/gpu_training.sh DATA OUT [flags of benchmarks.gpu_training]
 #
@@ -26,7 +26,7 @@ if attempt "$limit" "$@"; then
 else
 	status=$?
 	left=$((limit - $(date +%s) + began))
-	echo "# the first attempt ended with status $status; $left s are left for one in plain steps" |
+	echo "# the first attempt failed with status $status; retrying with --plain-steps in the $left s left" |
 		tee -a "$out/log.txt"
 	if [ "$left" -ge 60 ] && [ ! -e "$out/report.json" ]; then
 		rm -f "$out/last.pt" "$out/steady.pt"

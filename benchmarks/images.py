@@ -1,10 +1,10 @@
-"""Photo-like JPEGs, made from a seed: no photograph need be stored.
+"""Generate photo-like JPEGs from a seed, so that no photographs need to be stored.
 
     python -m benchmarks.images photos --count 64
 
-Decoding costs by pixels and by coefficients, so both are those of a typical ImageNet file:
-500 x 375 pixels and about 110 KB. Noise at several scales gives shading and grain, overlapping
-shapes give edges; the grain of each shape differs, as it does in a photograph.
+The cost of decoding depends on pixels and coefficients, so both are those of a typical ImageNet
+file: 500 x 375 pixels and about 110 KB. Noise at several scales gives shading and grain, and
+overlapping shapes give edges; the grain differs between shapes, as in a photograph.
 """
 
 import argparse
@@ -21,11 +21,11 @@ Size = tuple[int, int]
 SIZE = (500, 375)  # width, height
 QUALITY = 94
 SHAPES = 12
-OCTAVES = range(1, 9)  # of the noise: cells of 2^1 to 2^8 pixels
+OCTAVES = range(1, 9)  # noise with cells of 2^1 to 2^8 pixels
 
 
 def write_images(directory: Path, count: int, *, seed: int = 0) -> None:
-    """``0000.jpg`` and so on; the same bytes for the same seed and Pillow."""
+    """Write ``0000.jpg`` and so on: the same bytes for the same seed and Pillow version."""
     directory.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         random = np.random.default_rng((seed, number))
@@ -33,7 +33,7 @@ def write_images(directory: Path, count: int, *, seed: int = 0) -> None:
 
 
 def draw_photo(random: np.random.Generator, size: Size = SIZE) -> Image.Image:
-    """A background with shapes before it, then the grain of a sensor over everything."""
+    """A background with shapes in front of it, and sensor grain over everything."""
     photo = texture(random, size)
     for _ in range(SHAPES):
         photo.paste(texture(random, size), mask=shape_mask(random, size))
@@ -42,7 +42,7 @@ def draw_photo(random: np.random.Generator, size: Size = SIZE) -> Image.Image:
 
 
 def texture(random: np.random.Generator, size: Size) -> Image.Image:
-    """A colour, shaded by noise whose fine octaves are the weaker the smoother the surface."""
+    """A colour shaded by noise; the smoother the surface, the weaker its fine octaves."""
     roughness = random.uniform(0.5, 0.95)
     shade = sum(
         octave_noise(random, 2**octave, size) * roughness ** (8 - octave) for octave in OCTAVES
@@ -53,14 +53,14 @@ def texture(random: np.random.Generator, size: Size) -> Image.Image:
 
 
 def octave_noise(random: np.random.Generator, cell: int, size: Size) -> Floats:
-    """Smooth noise ``(h, w)`` of deviation about 1, whose cells are ``cell`` pixels wide."""
+    """Smooth noise ``(h, w)`` with a deviation of about 1 and cells of ``cell`` pixels."""
     width, height = size[0] // cell + 2, size[1] // cell + 2
     coarse = Image.fromarray(random.standard_normal((height, width), dtype=np.float32))
     return np.asarray(coarse.resize(size, Image.Resampling.BICUBIC))
 
 
 def shape_mask(random: np.random.Generator, size: Size) -> Image.Image:
-    """A polygon with few corners somewhere in the picture; its edge is as sharp as a lens."""
+    """A polygon with few corners at a random place, with edges as sharp as a lens."""
     mask = Image.new("L", size)
     centre = random.uniform((0, 0), size)
     angles = np.sort(random.uniform(0, 2 * np.pi, random.integers(3, 9)))

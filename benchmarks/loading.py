@@ -1,11 +1,11 @@
-"""What loading a published checkpoint costs: time, and memory above the interpreter's own.
+"""The cost of loading a published checkpoint: time, and memory beyond the interpreter's.
 
     python -m benchmarks.loading --out benchmarks/results
 
-Weights are mapped from their file and networks built without memory, so that the peak should be
-the weights once: no more than 1.2 times their size. Each checkpoint is loaded, checked and run once
-in a process of its own; memory is the growth of what the kernel counts as resident, pages of the
-file included. The files are new and in the page cache, so time is the processor's.
+Weights are mapped from their file and networks are built without memory, so the peak should be the
+weights once: at most 1.2 times their size. Each checkpoint is loaded, checked and run once in a new
+process; memory is the growth of resident memory as counted by the kernel, mapped file pages
+included. The files are new and in the page cache, so time is CPU time.
 """
 
 import argparse
@@ -33,7 +33,7 @@ TARGET = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """Seconds, and bytes at the peak, until the network stands; and bytes with one forward pass."""
+    """Seconds and peak bytes until the network is built, and peak bytes with one forward pass."""
 
     seconds: float
     bytes: int
@@ -63,10 +63,10 @@ FORMS: dict[str, tuple[str, Callable[[Path, dict[str, Tensor]], None]]] = {
 
 
 def load(path: Path) -> Loading:
-    """Load one file in this process, which has done nothing else before."""
+    """Load one file in this process, which must not have done anything else before."""
     torch.set_num_threads(1)
     with torch.inference_mode():
-        torch.nn.Linear(64, 64)(torch.zeros(1, 64))  # the libraries' own scratch space
+        torch.nn.Linear(64, 64)(torch.zeros(1, 64))  # allocates the libraries' scratch space
     before = resident("VmRSS")
     start = time.perf_counter()
     checkpoint = read_checkpoint(path)
@@ -80,7 +80,7 @@ def load(path: Path) -> Loading:
 
 
 def resident(name: str) -> int:
-    """Bytes of this process that are in memory (``VmRSS``), or were at most (``VmHWM``)."""
+    """Resident bytes of this process: the current ones (``VmRSS``) or the peak (``VmHWM``)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 

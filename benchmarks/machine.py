@@ -1,4 +1,4 @@
-"""On what a figure was measured: without it a figure says nothing."""
+"""The command and the machine of a measurement, for its report."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ import torch
 
 
 def provenance() -> str:
-    """Command, settings and machine, as two paragraphs of Markdown. No date and no host name."""
+    """Command, settings and machine as two paragraphs of Markdown, without date and host name."""
     settings = [f"{name}={value}" for name, value in os.environ.items() if name[:5] == "XCIT_"]
     command = shlex.join([*settings, "python", *sys.orig_argv[1:]])
     return (
@@ -21,7 +21,7 @@ def provenance() -> str:
 
 
 def cpu_model() -> str:
-    """What the processor calls itself, with family and model where the kernel tells them."""
+    """The processor's name, with family and model if the kernel reports them."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -4,7 +4,7 @@
 
 A process that is busy in bursts runs while the server starts, measures and chooses. Throughput is
 then measured twice: while that process runs, and while it is stopped. The reference is a server
-that started and was measured on a quiet machine. A closed loop sends a made-up photo.
+that started and was measured on a quiet machine. A closed loop sends a generated image.
 """
 
 import argparse
@@ -22,21 +22,21 @@ from statistics import median
 
 from benchmarks.client import post_image
 from benchmarks.load.generator import Load, apply_load, closed_loop
+from benchmarks.load.sample import sample_picture
 from benchmarks.machine import provenance
 from benchmarks.report import table
 from benchmarks.server import served_model, started_server
 from model.checkpoint import BUNDLED_CHECKPOINT
-from model.images.calibration import make_photo
 
 QUIET_STARTS = 3
 CALLERS = 16
 WARM_UP_SECONDS = 0.5
-LEAST_SHARE = 0.5  # of the quiet throughput, at every start
+LEAST_SHARE = 0.5  # of the throughput on a quiet machine, at every start
 
 
 @dataclass(frozen=True, slots=True)
 class Bursts:
-    """Seconds for which each of some processes is busy, and idle, in turn."""
+    """Seconds for which each busy process is alternately busy and idle."""
 
     processes: int
     busy: float
@@ -45,7 +45,7 @@ class Bursts:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The choice of one start, and images per second with the busy processes and without."""
+    """The choice made at a start, and images per second with the busy processes and without."""
 
     streams: int
     max_batch_size: int
@@ -63,7 +63,7 @@ def work_in_bursts(busy: float, idle: float) -> None:
 
 @contextmanager
 def neighbours(bursts: Bursts) -> Iterator[list[int]]:
-    """Processes that are busy in bursts, by their ids."""
+    """Start processes that are busy in bursts; yields their ids."""
     context = multiprocessing.get_context("spawn")
     arguments = (bursts.busy, bursts.idle)
     processes = [
@@ -86,14 +86,14 @@ def send(signal_number: signal.Signals, processes: Sequence[int]) -> None:
 
 
 async def throughput(url: str, seconds: float) -> float:
-    requests = [post_image(make_photo())]
+    requests = [post_image(sample_picture())]
     await apply_load(url, requests, Load("warm-up", closed_loop(WARM_UP_SECONDS), CALLERS))
     outcome = await apply_load(url, requests, Load("closed", closed_loop(seconds), CALLERS))
     return outcome.throughput
 
 
 async def start(checkpoint: Path, seconds: float, processes: Sequence[int] = ()) -> Start:
-    """One start next to ``processes``, which are stopped for the second measurement."""
+    """Start a server next to ``processes``, which are stopped for the second measurement."""
     async with started_server(checkpoint, "--backend=torch", "--device=cpu") as url:
         served = await served_model(url)
         beside = await throughput(url, seconds)
@@ -105,7 +105,7 @@ async def start(checkpoint: Path, seconds: float, processes: Sequence[int] = ())
     return Start(int(served["streams"]), int(served["max_batch_size"]), beside, quiet)
 
 
-async def start_beside(args: argparse.Namespace) -> AsyncIterator[Start]:
+async def starts_next_to_processes(args: argparse.Namespace) -> AsyncIterator[Start]:
     with neighbours(Bursts(args.processes, args.busy, args.idle)) as processes:
         for number in range(args.starts):
             yield await start(args.checkpoint, args.seconds, processes)
@@ -115,18 +115,18 @@ async def start_beside(args: argparse.Namespace) -> AsyncIterator[Start]:
 async def benchmark(args: argparse.Namespace) -> str:
     alone = [await start(args.checkpoint, args.seconds) for _ in range(QUIET_STARTS)]
     reference = median(each.quiet for each in alone)
-    found = [each async for each in start_beside(args)]
+    found = [each async for each in starts_next_to_processes(args)]
     rows = [row(f"quiet {number}", each, reference) for number, each in enumerate(alone, 1)]
-    rows += [row(f"beside {number}", each, reference) for number, each in enumerate(found, 1)]
-    head = ["start", "streams", "batch", "images/s beside", "quiet", "share beside", "share quiet"]
+    rows += [row(f"busy {number}", each, reference) for number, each in enumerate(found, 1)]
+    head = ["start", "streams", "batch", "images/s busy", "quiet", "share busy", "share quiet"]
     worst = min(min(each.beside, each.quiet) for each in found) / reference
     what = (
-        f"{args.checkpoint.stem} on PyTorch; processes beside it: {args.processes}, busy for "
+        f"{args.checkpoint.stem} on PyTorch; busy processes: {args.processes}, busy for "
         f"{args.busy:g} s and idle for {args.idle:g} s in turn. Shares are of {reference:.0f} "
         f"images/s, the median of {QUIET_STARTS} quiet starts. The lowest share is {worst:.2f}; "
         f"the target is {LEAST_SHARE:g}."
     )
-    return "\n\n".join(("# Beside a busy neighbour", provenance(), what, table(head, rows)))
+    return "\n\n".join(("# Next to a busy process", provenance(), what, table(head, rows)))
 
 
 def row(name: str, found: Start, reference: float) -> list[str]:
@@ -148,12 +148,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", type=Path, default=BUNDLED_CHECKPOINT, metavar="FILE")
-    parser.add_argument("--starts", type=int, default=20, help="beside the neighbour [20]")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each load [2]")
-    parser.add_argument("--processes", type=int, default=1, help="that are busy in bursts [1]")
+    parser.add_argument("--starts", type=int, default=20, help="starts next to a busy process [20]")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of each load [2]")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes that are busy in bursts [1]"
+    )
     parser.add_argument("--busy", type=float, default=0.1, metavar="SECONDS", help="[0.1]")
     parser.add_argument("--idle", type=float, default=0.1, metavar="SECONDS", help="[0.1]")
-    parser.add_argument("--out", type=Path, help="file for the table, beside stdout")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     args = parser.parse_args(argv)
     text = asyncio.run(benchmark(args))
     print(text)

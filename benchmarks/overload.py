@@ -1,10 +1,10 @@
-"""A server asked for several times what it can do, and what becomes of those it takes.
+"""A server under several times its capacity: goodput, latency and recovery.
 
     python -m benchmarks.overload --checkpoint FILE --images DIR
 
-A closed loop of 32 callers tells the capacity. Then an open loop sends so many times as much,
-whatever comes back. Then one request after the other tells how soon all is as before. The load
-itself takes part of the cores that the server has: `--images` of a few kilobytes spare both.
+A closed loop of 32 callers measures the capacity. An open loop then sends a multiple of it,
+whatever the answers are. Then single requests show how soon latency is back to normal. The load
+itself takes part of the server's cores: `--images` of a few kilobytes reduce that.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from app.config.settings import Settings
 from benchmarks.client import post_image, read_images
 from benchmarks.load.connection import Connection
 from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop, open_loop
+from benchmarks.load.report import statuses
 from benchmarks.machine import provenance
 from benchmarks.server import read_metrics, started_server
 
@@ -32,7 +33,7 @@ QUEUE: int = Settings.model_fields["max_queue_size"].default
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """Before, during and after; memory in bytes; seconds of lone requests, with when they began."""
+    """Results before, during and after; memory in bytes; start and duration of single requests."""
 
     capacity: Outcome
     lone_before: float
@@ -43,17 +44,17 @@ class Overload:
 
     @property
     def goodput(self) -> float:
-        """Good answers under overload over the capacity."""
+        """Throughput of good answers under overload, over the capacity."""
         return self.overload.throughput / self.capacity.throughput
 
     @property
     def predicted(self) -> float:
-        """Seconds that the last in a full queue waits, by the throughput under overload."""
+        """Estimated wait of the last image in a full queue, at the throughput under overload."""
         return QUEUE / self.overload.throughput
 
     @property
     def recovery(self) -> float:
-        """Seconds after the load from which on no lone request took twice as long as before."""
+        """Seconds after the load until no single request took twice as long as before."""
         slow = [begun for begun, seconds in self.after if seconds > 2 * self.lone_before]
         return max(slow, default=0.0)
 
@@ -78,7 +79,7 @@ async def overload(url: str, images: Sequence[bytes], times: float, seconds: flo
 async def send_alone(
     url: str, requests: Sequence[bytes], seconds: float
 ) -> list[tuple[float, float]]:
-    """Lone requests: when each began, from now, and the seconds it took."""
+    """Send single requests: when each began, counted from now, and its seconds."""
     found: list[tuple[float, float]] = []
     begun = time.monotonic()
     with closing(Connection(url)) as connection:
@@ -89,7 +90,7 @@ async def send_alone(
 
 
 async def watch_memory(url: str) -> list[float]:
-    """Resident bytes, twice a second, until cancelled."""
+    """Resident bytes, read twice per second until cancelled."""
     found = [0.0]
     try:
         while True:
@@ -103,15 +104,15 @@ def report(found: Overload, times: float) -> str:
     outcome = found.overload
     rows = {
         "capacity, closed loop of 32": f"{found.capacity.throughput:.0f} images/s",
-        f"good answers at {times:g} times as many": f"{outcome.throughput:.0f} images/s, "
+        f"good answers at {times:g} times the capacity": f"{outcome.throughput:.0f} images/s, "
         f"**{found.goodput:.2f}** of capacity",
         "p50, p99 of good answers": f"{outcome.percentile(50):.2f}, {outcome.percentile(99):.2f} s",
         f"a full queue of {QUEUE} at that rate": f"{found.predicted:.2f} s",
         "median of refusals": f"{1e3 * median(outcome.refusals):.0f} ms",
-        "statuses": ", ".join(f"{n:,} x {s}" for s, n in sorted(outcome.statuses.items())),
-        "memory, before and at most": f"{found.memory_before / 2**20:.0f}, "
+        "statuses": statuses(outcome),
+        "memory before, and peak": f"{found.memory_before / 2**20:.0f}, "
         f"{found.memory_peak / 2**20:.0f} MiB",
-        "as before, from then on": f"{found.recovery:.2f} s after",
+        "latency back to normal": f"{found.recovery:.2f} s after",
     }
     lines = ["| figure | measured |", "| --- | --- |"]
     return "\n".join(lines + [f"| {name} | {value} |" for name, value in rows.items()])
@@ -132,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True, help="directory of image files")
-    parser.add_argument("--times", type=float, default=3.0, help="of the capacity [3]")
+    parser.add_argument(
+        "--times", type=float, default=3.0, help="load as a multiple of the capacity [3]"
+    )
     parser.add_argument("--seconds", type=float, default=20.0)
     asyncio.run(benchmark(parser.parse_args(argv)))
 

@@ -1,4 +1,4 @@
-"""The bare costs: what preprocessing and model take alone, on one thread, without a server.
+"""The cost of preprocessing and inference alone, on one thread, without a server.
 
 They are measured before and after each load and averaged: on a shared machine the speed of a core
 drifts by more than a server adds.
@@ -17,13 +17,13 @@ from model.backends.base import BackendOptions
 from model.inference.classifier import Classifier, load_classifier
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
-SECONDS = 2.0  # of calls, for one figure
+SECONDS = 2.0  # of calls per figure
 TOP_K = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds a call: CPU time of the process on average, wall-clock time in the median."""
+    """Seconds per call: mean CPU time of the process, and median wall-clock time."""
 
     cpu: float
     wall: float
@@ -31,17 +31,17 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Cost of preprocessing an image, and of predicting a batch, by its size."""
+    """Cost of preprocessing an image, and of predicting a batch by its size."""
 
     preprocess: Cost
     predict: Mapping[int, Cost]
 
     def nearest(self, batch_size: float) -> int:
-        """The measured batch size nearest to what a server really ran."""
+        """The measured batch size nearest to the server's mean batch size."""
         return min(self.predict, key=lambda size: abs(size - batch_size))
 
     def cpu_per_image(self, batch_size: int) -> float:
-        """CPU seconds of an image that is predicted in company."""
+        """CPU seconds per image when predicted in a batch."""
         return self.preprocess.cpu + self.predict[batch_size].cpu / batch_size
 
 
@@ -57,10 +57,10 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 
 
 def load_parts(checkpoint: Path, served: Mapping[str, Any]) -> Classifier:
-    """The classifier as a stream of the server has it: warm, on one thread.
+    """The classifier as in an inference thread of the server: warm, with one CPU thread.
 
     Args:
-        served: what ``/healthz`` says of the model.
+        served: the model, as described by ``/healthz``.
     """
     options = BackendOptions(
         backend=served["backend"].partition("-")[0],
@@ -75,7 +75,7 @@ def load_parts(checkpoint: Path, served: Mapping[str, Any]) -> Classifier:
 
 
 def measure_parts(classifier: Classifier, images: Sequence[bytes]) -> Parts:
-    """`predict` is all that the model side does: stack, normalise, forward, softmax and top-k."""
+    """Measure preprocessing and `predict`: stack, normalise, forward, softmax and top-k."""
     encoded = itertools.cycle(images)
     items = itertools.cycle([classifier.preprocess(image) for image in images])
 

@@ -1,4 +1,4 @@
-"""Where a server may listen. Nothing else is imported: the peers' environments lack the rest."""
+"""A free port. This module imports nothing else, because the peers' environments lack the rest."""
 
 import socket
 

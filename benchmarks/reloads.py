@@ -1,11 +1,11 @@
-"""Reloads under load: their duration, lost requests, and memory that is not given back.
+"""Reloads under load: their duration, lost requests, and memory that is not released.
 
     python -m benchmarks.images photos
     python -m benchmarks.reloads FILE --images photos --times 5
 
-Fails if a request was not answered with 200, or if the device's memory after the last reload is
-not within 5 % of that after the first. `nvidia-smi` reports the memory that all processes use on
-the device: nothing else should run there. Resident memory is the process's own, and only shown.
+Fails if a request was not answered with 200, or if the device's memory after the last reload
+differs by over 5 % from that after the first. `nvidia-smi` reports the memory of all processes on
+the device, so nothing else should run there. The resident memory of the process is only shown.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from benchmarks.report import table
 from benchmarks.server import read_metrics, served_model, started_server
 
 TOKEN = "reload"
-SETTLING_SECONDS = 1.0  # for the old model to go
+SETTLING_SECONDS = 1.0  # for the old model to be released
 TOLERANCE = 0.05
 MIB = 2**20
 HEAD = ("", "seconds", "device MiB", "resident MiB", "answers so far")
@@ -36,7 +36,7 @@ HEAD = ("", "seconds", "device MiB", "resident MiB", "answers so far")
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes: of the device, if that can be read, and resident in the process."""
+    """Bytes in use on the device, if they can be read, and resident in the process."""
 
     device: int | None
     resident: float
@@ -62,7 +62,7 @@ def device_memory() -> int | None:
 
 @asynccontextmanager
 async def under_load(url: str, requests: Sequence[bytes], callers: int) -> AsyncIterator[Outcome]:
-    """A closed loop until the block ends; its outcome so far."""
+    """Run a closed loop until the block ends; yields its outcome so far."""
     ended, outcome = asyncio.Event(), Outcome()
 
     def schedule() -> Iterator[float]:
@@ -80,7 +80,7 @@ async def under_load(url: str, requests: Sequence[bytes], callers: int) -> Async
 
 
 async def reload(url: str) -> float:
-    """Load the model again; the seconds until the old one is gone."""
+    """Reload the model; returns the seconds until the old one is released."""
     begun = time.monotonic()
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with closing(Connection(url)) as connection:
@@ -91,7 +91,7 @@ async def reload(url: str) -> float:
 
 
 async def measure(args: argparse.Namespace, token_file: Path) -> tuple[list[Memory], Outcome]:
-    """Memory before the reloads and after each, and what the load saw; prints rows on the way."""
+    """Memory before the reloads and after each, and the outcome of the load; prints rows."""
     requests = [post_image(image) for image in read_images(args.images)]
     found: list[Memory] = []
     async with started_server(args.checkpoint, f"--admin-token-file={token_file}") as url:
@@ -113,13 +113,13 @@ async def measure(args: argparse.Namespace, token_file: Path) -> tuple[list[Memo
 
 
 def growth(found: Sequence[Memory]) -> float | None:
-    """The share by which the device's memory after the last reload differs from the first."""
+    """Relative change of the device's memory from the first reload to the last."""
     first, last = found[1].device, found[-1].device
     return last / first - 1 if first and last is not None else None
 
 
 def complaints(found: Sequence[Memory], outcome: Outcome, *, on_device: bool) -> list[str]:
-    """Requests that were lost and memory that was kept, a line each."""
+    """A line for each problem: lost requests, memory that was not released."""
     wrong = []
     if lost := outcome.statuses.total() - outcome.statuses[200]:
         reasons = [f"{count} x {reason}" for reason, count in outcome.failures.items()]
@@ -129,7 +129,9 @@ def complaints(found: Sequence[Memory], outcome: Outcome, *, on_device: bool) ->
     if on_device and grown is None:
         wrong.append("the device's memory could not be read")
     elif grown is not None and abs(grown) > TOLERANCE:
-        wrong.append(f"memory of the device changed by {grown:+.1%} from the first to the last")
+        wrong.append(
+            f"memory of the device changed by {grown:+.1%} from the first reload to the last"
+        )
     return wrong
 
 
@@ -142,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--images", type=Path, required=True, help="directory of image files")
     parser.add_argument("--times", type=int, default=5, help="reloads [5]")
-    parser.add_argument("--callers", type=int, default=16, help="requests under way [16]")
+    parser.add_argument("--callers", type=int, default=16, help="requests in flight [16]")
     parser.add_argument("--settle", type=float, default=SETTLING_SECONDS, metavar="SECONDS")
     parser.add_argument("--on-device", action="store_true", help="fail unless its memory is read")
     args = parser.parse_args(argv)

@@ -1,17 +1,23 @@
-"""What was measured, as Markdown."""
+"""Measurements as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.load.generator import Outcome
+from benchmarks.load.report import PERCENTILES, statuses
 from benchmarks.parts import Parts
 from benchmarks.server import Usage
+
+LATENCY_HEAD = (
+    *("load", "images/s", *(f"p{percent} ms" for percent in PERCENTILES)),
+    *("count x status", "mean batch"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """One load, what it saw, what it cost the server, and the bare costs around that time."""
+    """A load and its outcome, the server's usage, and the cost of the parts around that time."""
 
     name: str
     outcome: Outcome
@@ -21,10 +27,10 @@ class LoadResult:
 
 @dataclass(frozen=True, slots=True)
 class LoneRequest:
-    """A single request: its seconds, those of its bare parts, milliseconds by server phase.
+    """A single request: its seconds, those of its parts, and milliseconds by server phase.
 
     Attributes:
-        probe: seconds of a request without an image, to a server that is as cold.
+        probe: seconds of a request without an image, to an equally cold server.
     """
 
     latency: float
@@ -45,14 +51,14 @@ def parts_table(parts: Parts) -> str:
         (name, f"{1e3 * cost.cpu / size:.2f}", f"{1e3 * cost.wall:.2f}")
         for name, (cost, size) in costs.items()
     ]
-    return table(("alone, on one thread", "CPU ms an image", "wall ms a call"), rows)
+    return table(("alone, on one thread", "CPU ms per image", "wall ms per call"), rows)
 
 
 def load_tables(results: Sequence[LoadResult]) -> str:
-    """Latency, then CPU time beside that of the parts at the batch size really served."""
+    """Latencies, then the server's CPU time compared with its parts at the actual batch size."""
     latency = table(
-        ("load", "images/s", "p50 ms", "p95 ms", "p99 ms", "count x status", "mean batch"),
-        [latency_row(result) for result in results],
+        LATENCY_HEAD,
+        [latency_row(result.name, result.outcome, result.usage) for result in results],
     )
     cpu = table(
         ("CPU s per 1,000 images", "server", "preprocess + model alone", "ratio"),
@@ -61,14 +67,14 @@ def load_tables(results: Sequence[LoadResult]) -> str:
     return f"{latency}\n\n{cpu}"
 
 
-def latency_row(result: LoadResult) -> list[str]:
-    outcome = result.outcome
+def latency_row(name: str, outcome: Outcome, usage: Usage, *, digits: int = 0) -> list[str]:
+    """A row below `LATENCY_HEAD`, with ``digits`` of a millisecond."""
     return [
-        result.name,
+        name,
         f"{outcome.throughput:.1f}",
-        *(f"{1e3 * outcome.percentile(percent):.0f}" for percent in (50, 95, 99)),
-        ", ".join(f"{count:,} x {status}" for status, count in sorted(outcome.statuses.items())),
-        f"{result.usage.batch_size:.2f}",
+        *(f"{1e3 * outcome.percentile(percent):.{digits}f}" for percent in PERCENTILES),
+        statuses(outcome),
+        f"{usage.batch_size:.2f}",
     ]
 
 
@@ -97,8 +103,9 @@ def lone_text(lone: Sequence[LoneRequest]) -> str:
         f"{name} {median(request.phases[name] for request in lone):.2f}" for name in lone[0].phases
     )
     return (
-        f"A lone request: median {latency:.2f} ms at the client; the same image through preprocess "
-        f"and model alone, in turn with it, {bare:.2f} ms; median surplus **{surplus:+.2f} ms**. "
+        f"A single request: median {latency:.2f} ms at the client; the same image through "
+        f"preprocess and model alone, in turn with it, {bare:.2f} ms; median overhead "
+        f"**{surplus:+.2f} ms**. "
         f"`GET /livez`, sent as rarely, takes {probe:.2f} ms. "
         f"The server's phases, medians in ms: {phases}."
     )

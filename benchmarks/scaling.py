@@ -1,13 +1,13 @@
-"""What one more token costs: a forward pass of XCiT and of a plain ViT against resolution.
+"""The cost of more tokens: a forward pass of XCiT and of a plain ViT by resolution.
 
     python -m benchmarks.scaling --out benchmarks/results
 
-XCiT attends between channels, so time and memory should grow like the number of tokens n; a ViT
-of the same width and depth attends between tokens, so they should tend to n squared.
+XCiT attends between channels, so time and memory should grow linearly with the number of tokens n;
+a ViT of the same width and depth attends between tokens, so they should approach n squared.
 
-Time is the least CPU time of several passes on one thread. Memory is what a pass adds to the
-high-water mark of a process of its own, as the kernel counts it (``VmHWM``): a computed figure,
-or the allocator's, would leave out the scratch space of the libraries below.
+Time is the minimum CPU time of several passes on one thread. Memory is the growth of the peak
+resident memory of a new process, as counted by the kernel (``VmHWM``): a computed figure, or that
+of the allocator, would leave out the scratch space of libraries.
 """
 
 import argparse
@@ -29,15 +29,15 @@ from benchmarks.vit import ViT
 from model.families.xcit import XCiT
 
 PATCH = 16
-GRIDS = (7, 10, 14, 20, 28, 40, 56, 80)  # patches a side: 112 to 1280 pixels
+GRIDS = (7, 10, 14, 20, 28, 40, 56, 80)  # patches per side: 112 to 1280 pixels
 SHAPE = {"patch_size": PATCH, "num_classes": 1000, "dim": 128, "depth": 12, "heads": 4}
-SECONDS = 2.0  # of passes, for one point
+SECONDS = 2.0  # of passes per point
 MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One model at one resolution: CPU seconds and bytes of a forward pass of one image."""
+    """A model at one resolution: CPU seconds and bytes of a forward pass of one image."""
 
     tokens: int
     seconds: float
@@ -56,7 +56,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {"XCiT": build_xcit, "ViT": buil
 
 
 def measure(name: str) -> list[Point]:
-    # Each tensor gets pages of its own, and gives them back: the heap's holes are not measured.
+    # Map each tensor separately, so that freed memory is returned and heap holes are not measured.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(64 * 1024)
     context = get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as fresh_processes:
@@ -70,7 +70,7 @@ def measure(name: str) -> list[Point]:
 
 @torch.inference_mode()
 def cpu_seconds(name: str, grid: int) -> float:
-    """The least of as many passes as fit into `SECONDS`, after a first one."""
+    """The fastest of the passes that fit in `SECONDS`, after a warm-up pass."""
     torch.set_num_threads(1)
     network, image = MODELS[name](grid), torch.randn(1, 3, PATCH * grid, PATCH * grid)
     network(image)
@@ -84,11 +84,11 @@ def cpu_seconds(name: str, grid: int) -> float:
 
 @torch.inference_mode()
 def peak_bytes(name: str, grid: int) -> int:
-    """What a pass adds to the resident memory of this process, at its worst moment."""
+    """The peak of resident memory that a pass adds in this process."""
     torch.set_num_threads(1)
-    MODELS[name](2)(torch.randn(1, 3, 2 * PATCH, 2 * PATCH))  # libraries load what they need
+    MODELS[name](2)(torch.randn(1, 3, 2 * PATCH, 2 * PATCH))  # lets libraries load and allocate
     network, image = MODELS[name](grid), torch.randn(1, 3, PATCH * grid, PATCH * grid)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark sinks to what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = memory("VmHWM")
     network(image)
     return memory("VmHWM") - before
@@ -163,8 +163,8 @@ TEXT = """# Cost against resolution
 
 One image, one thread, fp32, random weights; patch 16, dim 128, depth 12, 4 heads, MLP 512. XCiT is
 `model.families.xcit`; the ViT is `benchmarks/vit.py`, with softmax attention written out (no fused
-kernel). Time: least CPU time of a pass. Memory: what a pass adds to the peak resident memory of a
-fresh process. The last row is the slope of a line through the logarithms of the upper half.
+kernel). Time: least CPU time of a pass. Memory: growth of the peak resident memory of a new
+process in a pass. The last row is the slope of a line through the logarithms of the upper half.
 
 {table}
 

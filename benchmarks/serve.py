@@ -1,15 +1,16 @@
-"""A running server against its own parts: latency, throughput, and CPU time an image.
+"""A running server compared with its parts: latency, throughput, and CPU time per image.
 
     python -m benchmarks.serve --start --checkpoint FILE --images DIR --closed 32 --share 0.8
 
-Prints Markdown. The bare costs are measured in the same run, from the same checkpoint and images,
-before and after each load. What a server adds is told in CPU time, which a busy machine falsifies
-less than wall-clock time. `--closed 32 32 32` repeats a load, and so shows how far to trust it.
-The ratio means something where all answers are 200: work for a request that was given up counts.
+Prints Markdown. The cost of the parts, preprocessing and inference, is measured in the same run,
+from the same checkpoint and images, before and after each load. The overhead of the server is given
+in CPU time, which a busy machine distorts less than wall-clock time. `--closed 32 32 32` repeats a
+load, and so shows the noise. The ratio is meaningful if all answers are 200: work for abandoned
+requests counts.
 
-A closed loop keeps N requests under way. An open loop sends at random times whatever the server
-does; its latency counts from when a request was due, so a stall is felt by all who would have come.
-Its rate is given (`--open`), or as a share of what the best closed loop before it reached
+A closed loop keeps N requests in flight. An open loop sends at random times whatever the server
+does; its latency counts from when a request was due, so a stall affects all requests due meanwhile.
+Its rate is given (`--open`), or a share of the throughput of the best closed loop before it
 (`--share`).
 """
 
@@ -40,11 +41,11 @@ from model.inference.classifier import Classifier
 WARM_UP_SECONDS = 3.0
 IDLE_SECONDS = 10.0
 LONE_REQUESTS = 50
-MAX_OUTSTANDING = 512  # of an open loop: more than the server admits, so that it must refuse
+MAX_OUTSTANDING = 512  # in an open loop: more than the server admits, so that it must refuse
 
 
 async def benchmark(args: argparse.Namespace) -> None:
-    """Everything that ``args`` ask for, printed at the end."""
+    """Run all measurements that ``args`` request, and print them at the end."""
     images = read_images(args.images)
     requests = [post_image(image) for image in images]
     loads: list[LoadResult] = []
@@ -79,13 +80,13 @@ async def server(args: argparse.Namespace) -> AsyncIterator[str]:
 
 
 def planned_loads(args: argparse.Namespace, done: Sequence[LoadResult]) -> Iterator[Load]:
-    """One after the other: the last ones go by the results of those ``done`` before."""
+    """One load after another; the last ones depend on the results of those ``done`` before."""
     for callers in args.closed:
         yield Load(f"closed loop of {callers}", closed_loop(args.seconds), callers)
     capacity = max((load.outcome.throughput for load in done), default=0.0)
     for rate in (*args.open, *(share * capacity for share in args.share)):
         yield Load(
-            f"open loop, {rate:.4g} a second", open_loop(args.seconds, rate), MAX_OUTSTANDING
+            f"open loop, {rate:.4g} per second", open_loop(args.seconds, rate), MAX_OUTSTANDING
         )
 
 
@@ -98,7 +99,7 @@ async def measure_load(url: str, requests: Sequence[bytes], load: Load) -> tuple
 async def send_alone(
     url: str, classifier: Classifier, images: Sequence[bytes]
 ) -> list[LoneRequest]:
-    """One request after the other; after each, the same image through the bare parts."""
+    """Send single requests; after each, the same image goes through the parts."""
     lone: list[LoneRequest] = []
 
     def bare(image: bytes) -> float:
@@ -135,17 +136,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--start", action="store_true", help="start a server; XCIT_… set it up")
-    where.add_argument("--url", help="a server that runs, as http://HOST:PORT")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="what it serves")
+    where.add_argument(
+        "--start", action="store_true", help="start a server, configured by XCIT_… variables"
+    )
+    where.add_argument("--url", help="a running server, as http://HOST:PORT")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="the checkpoint that the server serves"
+    )
     parser.add_argument("--images", type=Path, required=True, help="directory of image files")
     parser.add_argument("--closed", type=int, nargs="*", default=[32], metavar="CALLERS")
     parser.add_argument("--open", type=float, nargs="*", default=[], metavar="RATE")
     parser.add_argument("--share", type=float, nargs="*", default=[], metavar="OF_CAPACITY")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each load [20]")
+    parser.add_argument("--seconds", type=float, default=20.0, help="duration of each load [20]")
     args = parser.parse_args(argv)
     if args.share and not args.closed:
-        parser.error("--share is of what a closed loop reaches, and --closed is empty")
+        parser.error("--share needs --closed: it is a share of the throughput of a closed loop")
     asyncio.run(benchmark(args))
 
 

@@ -1,4 +1,4 @@
-"""The server under load: started here or elsewhere, and what it tells of itself."""
+"""The server under load: starting one, and reading the usage of any."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ DRAINING_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the process has used and done since its start."""
+    """Resources used and work done by the server process since its start."""
 
     cpu_seconds: float
     images: float
@@ -36,7 +36,7 @@ class Usage:
 
     @property
     def batch_size(self) -> float:
-        """Images a batch, on average; NaN without any."""
+        """Mean images per batch; NaN without any batches."""
         return self.images / self.batches if self.batches else float("nan")
 
     @property
@@ -45,7 +45,7 @@ class Usage:
 
 
 async def read_metrics(url: str) -> dict[str, float]:
-    """Every sample of ``/metrics``, by name and labels as they stand there."""
+    """Every sample of ``/metrics``, by its name and labels in the text."""
     with closing(Connection(url)) as connection:
         text = (await connection.send(get("/metrics"))).body.decode()
     lines = (line.rpartition(" ") for line in text.splitlines())
@@ -62,7 +62,7 @@ async def read_usage(url: str) -> Usage:
 
 
 async def served_model(url: str) -> dict[str, Any]:
-    """What the server runs, and on what."""
+    """The served model and its backend, from ``/healthz``."""
     with closing(Connection(url)) as connection:
         health: dict[str, Any] = json.loads((await connection.send(get("/healthz"))).body)
     return dict(health["model"])
@@ -70,7 +70,7 @@ async def served_model(url: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def started_server(checkpoint: Path, *options: str) -> AsyncIterator[str]:
-    """The URL of a server of our own; ``XCIT_`` variables reach it, SIGTERM ends it."""
+    """Start a server and yield its URL; ``XCIT_`` variables reach it, SIGTERM ends it."""
     port = free_port()
     command = [sys.executable, "-m", "app", "serve", "--host=127.0.0.1", f"--port={port}"]
     command += [f"--checkpoint={checkpoint}", *options]

@@ -1,10 +1,10 @@
-"""Tens of thousands of mixed requests, and what of them is left behind in the server.
+"""Memory that a server retains after tens of thousands of mixed requests.
 
     python -m benchmarks.soak --checkpoint FILE
 
-Good images, images that do not decode, forms that make no sense, clients that leave in the middle
-of a body and clients that leave before the answer. Memory is read all the while; a line through its
-last two thirds tells what a request leaves behind.
+Good images, images that do not decode, invalid forms, and clients that disconnect in the middle of
+a body or before the answer. Memory is read throughout; the slope of a line through the last two
+thirds is the memory retained per request.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Soak:
 
     @property
     def slope(self) -> float:
-        """Bytes a request, over the last two thirds."""
+        """Bytes per request, over the last two thirds."""
         third = len(self.requests) // 3
         return float(np.polyfit(self.requests[third:], self.memory[third:], 1)[0])
 
@@ -86,7 +86,7 @@ async def soak(url: str, requests: int, *, seed: int = 0) -> Soak:
 
 
 async def send(url: str, connection: Connection, kind: str, choices: random.Random) -> int:
-    """The status; 0 for a client that does not wait for it."""
+    """Send one request; returns the status, or 0 for a client that does not wait for it."""
     image = picture(choices)
     if kind == "good":
         return (await connection.send(post_image(image))).status
@@ -118,16 +118,16 @@ def report(found: Soak, seconds: float) -> str:
     statuses: Counter[int] = Counter()
     for (_, status), count in found.answers.items():
         statuses[status] += count
-    told = ", ".join(
+    counts = ", ".join(
         f"{count:,} x {status or 'left'}" for status, count in sorted(statuses.items())
     )
     return (
-        f"{sum(statuses.values()):,} requests in {seconds:.0f} s: {told}.\n\n"
+        f"{sum(statuses.values()):,} requests in {seconds:.0f} s: {counts}.\n\n"
         f"Memory: {found.memory[0] / 2**20:.0f} MiB after {WARM_UP:,}, "
         f"{found.memory[-1] / 2**20:.0f} MiB at the end; "
         f"**{1e4 * found.slope / 2**20:+.2f} MiB per 10,000 requests** over the last two thirds. "
         f"Open files: {found.files[0]:.0f}, at the end {found.files[-1]:.0f}. "
-        f"Requests still under way: {found.inflight:.0f}."
+        f"Requests still in flight: {found.inflight:.0f}."
     )
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.starting FILE... --rounds 5 --out benchmarks/results/starting.md
 
-The first start has an empty directory for compiled models, and whatever the page cache holds. Then,
-in turn, starts that find the models compiled and starts that do not, with files in the page cache.
-Beside it what the imports alone take, in a process that does nothing else.
+The first start has an empty directory for compiled models, and an unknown page cache. Then starts
+with and without compiled models alternate, with files in the page cache. For comparison, the
+imports are timed in a process that does nothing else.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.machine import provenance
 from benchmarks.report import table
 from benchmarks.server import started_server
 
-TARGET = 4.0  # seconds, of the bundled checkpoint on two cores
+TARGET = 4.0  # seconds, for the bundled checkpoint on two cores
 
 
 async def seconds_to_ready(checkpoint: Path, cache: str) -> float:
@@ -44,7 +44,7 @@ def seconds_of_imports() -> float:
 
 
 def measure(checkpoint: Path, rounds: int, *, kept_only: bool) -> list[str]:
-    """A row of the table: the first start, then medians with the least and the most."""
+    """A row of the table: the first start, then medians with minimum and maximum."""
     kept, anew, imports = list[float](), list[float](), list[float]()
     with tempfile.TemporaryDirectory() as cache:
         first = asyncio.run(seconds_to_ready(checkpoint, cache))
@@ -70,13 +70,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--kept-only", action="store_true", help="no starts without kept models")
-    parser.add_argument("--out", type=Path, help="file for the table, beside stdout")
+    parser.add_argument(
+        "--kept-only", action="store_true", help="skip starts without compiled models"
+    )
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     args = parser.parse_args(argv)
     head = ["seconds to READY", "first start", "compiled models kept", "none kept", "imports alone"]
     rows = [measure(each, args.rounds, kept_only=args.kept_only) for each in args.checkpoints]
-    told = f"Target, bundled checkpoint with compiled models kept: {TARGET:g}."
-    text = "\n\n".join(("# Starting", provenance(), told, table(head, rows)))
+    target = f"Target, bundled checkpoint with compiled models kept: {TARGET:g}."
+    text = "\n\n".join(("# Starting", provenance(), target, table(head, rows)))
     print(text)
     if args.out:
         args.out.write_text(f"{text}\n")

@@ -1,7 +1,7 @@
-"""A plain vision transformer, to compare with: attention between tokens, written out.
+"""A plain vision transformer for comparison, with attention between tokens written out.
 
-On purpose without `scaled_dot_product_attention`: a fused kernel would spare the memory of the
-``n x n`` matrix, not its arithmetic, and the matrix is what is to be seen.
+It does not use `scaled_dot_product_attention`: a fused kernel would save the memory of the ``n x
+n`` matrix, though not its arithmetic, and the cost of the matrix is what is measured.
 """
 
 # mypy: disable-error-code=no-any-return
@@ -58,7 +58,7 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Each token of ``(b, n, d)`` looks at all ``n``."""
+    """Each token of ``(b, n, d)`` attends to all ``n`` tokens."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()

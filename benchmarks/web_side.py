@@ -1,4 +1,4 @@
-"""CPU time per request of everything but the model, on a classifier that does nothing.
+"""CPU time per request of everything but the model, with a classifier that does nothing.
 
     python -m benchmarks.web_side --against ../other-checkout
 
@@ -75,7 +75,7 @@ class Nothing:
     def time_batches(self) -> dict[int, float]:
         return {}
 
-    def settle(self, timings: Sequence[Mapping[int, float]]) -> None: ...
+    def choose_batch_size(self, timings: Sequence[Mapping[int, float]]) -> None: ...
 
     def preprocess(self, image: object) -> bytes:
         return b""
@@ -102,7 +102,7 @@ def serve() -> None:
 
 @asynccontextmanager
 async def started(checkout: Path) -> AsyncIterator[str]:
-    """The URL of a server that runs the code of a checkout."""
+    """Start a server with the code of a checkout, and yield its URL."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.web_side", "--serve"],
@@ -122,7 +122,7 @@ async def started(checkout: Path) -> AsyncIterator[str]:
 
 
 async def cpu_per_request(url: str, seconds: float) -> float:
-    """Seconds of the server's CPU time per request of a closed loop."""
+    """CPU seconds of the server per request of a closed loop."""
     key = "process_cpu_seconds_total"
     before = (await read_metrics(url))[key]
     load = Load("closed", closed_loop(seconds), CALLERS)

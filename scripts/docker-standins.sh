@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes local stand-ins for the base images where no container registry can be reached, for
-# docker-smoke.sh alone. They have names of their own and never pass for the real ones.
+# Makes local stand-ins for base images that cannot be pulled, for docker-smoke.sh only. Their names
+# differ from those of the real images.
 #
 #   docker-standins.sh python NAME        Debian's Python in a bare Debian, with this host's pip
 #                                         settings and the CA bundle and wheels that they name
@@ -12,13 +12,13 @@ set -euo pipefail
 
 docker=${DOCKER:-docker}
 fast=/tmp
-[ -w /dev/shm ] && fast=/dev/shm # dpkg syncs a lot
+[ -w /dev/shm ] && fast=/dev/shm # dpkg calls sync often
 work=$(mktemp -d "$fast/standin.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-# pip.conf and the files it names, below ./files as they are to lie in the image. An index that is
-# a folder stays behind: it may be a whole mirror. So do wheels of more than 1 GB.
+# Copies pip.conf and the files it refers to below ./files, at their paths in the image, except for a
+# local index folder, which may be a whole mirror, and wheels of more than 1 GB.
 collect_pip_settings() {
   mkdir -p files/etc
   python3 - files <<'PYTHON'
@@ -33,7 +33,7 @@ listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"],
 for line in listed.splitlines():
     name, _, value = line.partition("=")
     option = name.rpartition(".")[2]
-    # The environment comes first and wins; settings of one command alone are left out.
+    # The environment takes precedence; settings of single commands are left out.
     if name.startswith(("global.", ":env:.")) and option in wanted:
         settings.setdefault(option.removeprefix("default-"), value.strip("'\""))
 
@@ -63,7 +63,7 @@ make_python() {
   local name=$1 release
   release=$(. /etc/os-release && echo "$VERSION_CODENAME")
   collect_pip_settings
-  # The real image has its Python in /usr/local/bin, and Debian's lock on pip is not in it.
+  # The real image has Python in /usr/local/bin, without Debian's lock on pip.
   TMPDIR=$work mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io \
     --include=ca-certificates,python3-pip,python3-venv \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \

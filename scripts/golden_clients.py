@@ -1,4 +1,4 @@
-"""Requests as the clients of KServe and MLServer write them, and answers that these can read.
+"""Record requests by the clients of KServe and MLServer, and answers that they can read.
 
     python scripts/golden_clients.py
 
@@ -30,13 +30,13 @@ from tests.app.conftest import FakeClassifier, running
 OUTPUT = Path(__file__).parent.parent / "tests" / "app" / "golden" / "clients.json"
 PACKAGES = ("kserve==0.21.0", "mlserver==1.7.1", "orjson==3.11.9")
 HEADER_LENGTH = "Inference-Header-Content-Length"
-IMAGES = [b"3", b"7"]  # of the fake classifier, which takes them for classes 3 and 7
+IMAGES = [b"3", b"7"]  # the fake classifier gives classes 3 and 7 for these
 TEXTS = [base64.b64encode(image).decode() for image in IMAGES]
 TENSOR = np.array([[3] + [0] * 11, [7] + [0] * 11], np.float32).reshape(2, 3, 2, 2)
 
 
 class StandIn(ModuleType):
-    """A module that is not installed, with whatever is asked of it."""
+    """A stand-in for a module that is not installed, with any attribute."""
 
     __path__: tuple[str, ...] = ()
 
@@ -47,7 +47,7 @@ class StandIn(ModuleType):
 
 
 class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds what nobody else has found."""
+    """Provides stand-ins for all modules that are not installed."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
@@ -60,7 +60,7 @@ class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install(target: str) -> None:
-    """Make the two clients importable, without what their packages import for other purposes."""
+    """Install the two clients and stand-ins for the unrelated packages that they import."""
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target)
     subprocess.run([*pip, *PACKAGES], check=True)
     sys.path.append(target)
@@ -73,7 +73,7 @@ def install(target: str) -> None:
 
 
 def kserve_requests() -> dict[str, tuple[str, bytes, dict[str, str]]]:
-    """By name: the model, the body and headers."""
+    """Model, body and headers of each request, by name."""
     import orjson
     from kserve.protocol.infer_type import InferInput, InferRequest, RequestedOutput
 
@@ -113,7 +113,7 @@ def kserve_requests() -> dict[str, tuple[str, bytes, dict[str, str]]]:
 
 
 def mlserver_requests() -> dict[str, tuple[str, bytes, dict[str, str]]]:
-    """By name: the model, the body and headers."""
+    """Model, body and headers of each request, by name."""
     from mlserver.codecs.base64 import Base64Codec
     from mlserver.codecs.numpy import NumpyCodec
     from mlserver.types.dataplane import InferenceRequest, Parameters, RequestInput, RequestOutput
@@ -166,7 +166,7 @@ def read_as_mlserver(answer: httpx.Response) -> list[Any]:
 
 
 async def record() -> list[dict[str, Any]]:
-    """Each request with the JSON of its answer, which the client that wrote it has read."""
+    """Each request with the JSON of its answer, which the client that made it has read."""
     clients: dict[str, tuple[Any, Callable[[httpx.Response], list[Any]]]] = {
         "kserve": (kserve_requests(), read_as_kserve),
         "mlserver": (mlserver_requests(), read_as_mlserver),

@@ -1,9 +1,9 @@
-"""Logits of timm's XCiT, for the tests of `model.families.xcit_published` to be compared with.
+"""Record logits of timm's XCiT, for the tests of `model.families.xcit_published`.
 
     pip install --no-deps timm && python scripts/golden_published.py
 
-writes ``tests/model/golden/published.json``. timm imports torchvision, of which its XCiT uses
-nothing: an empty stand-in takes its place.
+writes ``tests/model/golden/published.json``. timm imports torchvision, which its XCiT does not use,
+so an empty stand-in replaces it.
 """
 
 import importlib.abc
@@ -27,7 +27,7 @@ RESOLUTIONS = ((64, 64), (96, 160), (48, 32))
 
 
 class AnyClass(type):
-    """A class with whatever attributes are asked of it."""
+    """A class with any attribute."""
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
@@ -36,7 +36,7 @@ class AnyClass(type):
 
 
 class StandIn(ModuleType):
-    """A module with whatever classes are asked of it."""
+    """A module with any class."""
 
     __path__: tuple[str, ...] = ()
 
@@ -58,7 +58,7 @@ class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def cases() -> list[dict[str, Any]]:
-    """Every size and patch with two or three blocks; the smaller sizes whole."""
+    """Every size and patch size with two or three blocks; the smaller sizes complete."""
     reduced = [
         {"variant": name, "depth": 1 + variant.hyperparameters["depth"] // 12}
         | {"height": height, "width": width}
@@ -91,7 +91,10 @@ def main() -> None:
             exact = network.double()(images.double())
         error = ((logits - exact).norm() / exact.norm()).item()
         print(
-            case, f"{error:.1e} off its own logits in 64 bits", logits[0, :3].tolist(), flush=True
+            case,
+            f"differs by {error:.1e} from its own logits in 64 bits",
+            logits[0, :3].tolist(),
+            flush=True,
         )
         found.append({**case, "logits": [[round(x, 9) for x in row] for row in exact.tolist()]})
     OUTPUT.write_text(json.dumps({"timm": timm.__version__, "cases": found}, indent=1) + "\n")

@@ -16,14 +16,14 @@ Colour = tuple[int, int, int]
 
 
 def gradient(top: Colour, bottom: Colour, height: int) -> Image.Image:
-    """From one colour above to another below."""
+    """A vertical gradient between two colours."""
     strip = Image.new("RGB", (1, 2))
     strip.putdata([top, bottom])
     return strip.resize((WIDTH, height), Image.Resampling.BILINEAR)
 
 
 def grain(height: int, strength: float, squeeze: int) -> Image.Image:
-    """Noise like waves or film grain, the same at each call; wide streaks of ``squeeze`` rows."""
+    """Noise like waves or film grain, the same at each call, in streaks of ``squeeze`` rows."""
     size = (WIDTH // 4, height // squeeze)
     dots = random.Random(0).randbytes(size[0] * size[1])  # noqa: S311, nothing secret
     noise = Image.frombytes("L", size, dots).resize((WIDTH, height))

@@ -1,7 +1,7 @@
-"""What the service runs on, as a CycloneDX bill of materials: ``sbom.py FILE``.
+"""Write a CycloneDX bill of materials of the service: ``sbom.py FILE``.
 
-It has what requirements.txt pins, as it is installed beside this Python, and nothing that only
-development needs. Exits non-zero where something is installed in another version.
+It lists the packages pinned in requirements.txt, as installed for this Python, without development
+dependencies. Exits non-zero if a package is installed in another version.
 """
 
 import subprocess
@@ -23,7 +23,7 @@ def pins() -> list[Requirement]:
 
 
 def metadata(pin: Requirement) -> Path:
-    """The directory with the metadata of what is pinned."""
+    """The metadata directory of a pinned package."""
     installed = distribution(pin.name)
     if installed.version not in pin.specifier:
         sys.exit(f"{pin.name} {installed.version} is installed, {pin} is pinned")
@@ -32,7 +32,7 @@ def metadata(pin: Requirement) -> Path:
 
 
 def write(target: Path) -> None:
-    # The tool describes whole environments: this one has the served packages' metadata alone.
+    # The tool describes whole environments, so make one with only the pinned packages' metadata.
     with tempfile.TemporaryDirectory() as environment:
         venv.create(environment, symlinks=True)
         (packages,) = Path(environment).glob("lib/python*/site-packages")

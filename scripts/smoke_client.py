@@ -1,6 +1,7 @@
 """Requests for docker-smoke.sh: ``smoke_client.py QUESTION http://HOST:PORT IMAGE``.
 
-Exits non-zero, with the reason, unless the service answers as it should. Standard library alone.
+Exits non-zero, with the reason, unless the service answers as expected. Uses only the standard
+library.
 """
 
 import json
@@ -21,7 +22,7 @@ def connect() -> HTTPConnection:
 
 
 def begin() -> HTTPConnection:
-    """A request of which half the image is sent."""
+    """Send the first half of a request."""
     connection = connect()
     connection.putrequest("POST", "/predict?top_k=3")
     connection.putheader("Content-Type", "image/jpeg")
@@ -31,7 +32,7 @@ def begin() -> HTTPConnection:
 
 
 def end(connection: HTTPConnection) -> Any:
-    """Its other half, and the answer."""
+    """Send the other half, and read the answer."""
     connection.send(image[middle:])
     response = connection.getresponse()
     body = json.load(response)
@@ -64,20 +65,20 @@ def refuse() -> None:
 
 
 def drain() -> None:
-    """One request across the beginning of a stop, and one begun after it: routers lag behind."""
+    """Send one request across the start of a shutdown, and one after it, as routers lag behind."""
     connection = begin()
     sys.stdout.write("begun\n")
     sys.stdout.flush()
     deadline = time.monotonic() + 20
     while ready():
-        assert time.monotonic() < deadline, "it was ready all the time"
+        assert time.monotonic() < deadline, "it never became unready"
         time.sleep(0.1)
     end(connection)
     end(begin())
 
 
 def outlast() -> None:
-    """Requests until stdin ends; none that got a connection is lost."""
+    """Send requests until stdin ends; none that got a connection may be lost."""
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     served = refused = reset = 0
@@ -92,7 +93,7 @@ def outlast() -> None:
         try:
             connection.request("POST", "/predict", image, {"Connection": "close"})
             response = connection.getresponse()
-        except ConnectionResetError:  # by the kernel, which had not handed it over yet
+        except ConnectionResetError:  # by the kernel: the server had not accepted it yet
             reset += 1
             assert reset < 3, reset
             continue
@@ -103,10 +104,10 @@ def outlast() -> None:
             continue
         assert response.status == 200, body
         served += 1
-        sys.stdout.write(f"served {served}, without a connection or told to wait {refused}\n")
+        sys.stdout.write(f"served {served}, without a connection or refused {refused}\n")
         sys.stdout.flush()
     assert served > 20, served
-    assert refused, "it was never away"
+    assert refused, "it was never unavailable"
 
 
 {"predict": predict, "refuse": refuse, "drain": drain, "outlast": outlast}[QUESTION]()

@@ -1,6 +1,6 @@
-"""Questions to Prometheus for docker-smoke.sh: ``smoke_monitoring.py QUESTION SERVICE PROMETHEUS``.
+"""Checks of Prometheus for docker-smoke.sh: ``smoke_monitoring.py QUESTION SERVICE PROMETHEUS``.
 
-Exits non-zero, with the reason, unless it knows what it should. Standard library alone.
+Exits non-zero, with the reason, unless the check passes. Uses only the standard library.
 """
 
 import json
@@ -49,7 +49,7 @@ def check_scrape() -> None:
 
 
 def check_rules() -> None:
-    """All are loaded, none is broken, and none fires on a service in good health."""
+    """All rules are loaded, none is broken, and none fires while the service is healthy."""
     groups = json.loads(get(PROMETHEUS, "/api/v1/rules"))["data"]["groups"]
     rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
     assert sorted(rules) == sorted(re.findall(r"- alert: (\w+)", alerts)) != [], sorted(rules)
@@ -58,7 +58,7 @@ def check_rules() -> None:
 
 
 def check_names() -> None:
-    """No alert and no panel asks for a metric that the service does not have."""
+    """Alerts and panels use only metrics that the service has."""
     kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)", get(SERVICE, "/metrics"), re.MULTILINE))
     parts = ("bucket", "sum", "count")
     histograms = [name for name, kind in kinds.items() if kind == "histogram"]
@@ -69,7 +69,9 @@ def check_names() -> None:
 
 
 def check_queries() -> None:
-    """Each query of the dashboard finds something, but for what is shown only if it happened."""
+    """Each query of the dashboard has a result, except for those of events that may not have
+    happened.
+    """
     for expression in queries:
         for name, value in VARIABLES.items():
             expression = expression.replace(name, value)

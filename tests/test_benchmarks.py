@@ -16,7 +16,7 @@ from model.backends.base import Backend
 from model.backends.torch import TorchBackend
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint
 from model.errors import OutOfMemory
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.images.preprocess import AnyPixels
 from model.scores import Logits
 
@@ -92,7 +92,7 @@ def test_contenders_that_fail_are_named_and_others_measured(
         raise RuntimeError("no kernel for it")
 
     def contenders(*_: object) -> dict[str, executors.Build]:
-        network = plain(checkpoint.build(), checkpoint.spec.preprocess)
+        network = baseline(checkpoint.build(), checkpoint.spec.preprocess)
         return {
             "broken": broken,
             "small, float32": lambda: Small(network, torch.device("cpu"), "float32"),

@@ -79,7 +79,7 @@ def test_hanging_part_is_stopped_and_later_parts_are_skipped(
     assert run_script(out, rehearse=rehearse, **variables).returncode == 1
     found = sections(out)
     assert "so far\n\n**starting stopped after 1 s, its time limit" in found["starting"]
-    assert "**bare not run: the 1 s of all parts are used up" in found["bare"]
+    assert "**bare not run: the time limit of 1 s is used up" in found["bare"]
 
 
 def test_tests_that_are_stopped_leave_their_output(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_several_servers_are_measured_one_after_another(tmp_path: Path) -> None:
 
 def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
     result = run_script(tmp_path / "out", rehearse=True, PARTS="machine smal")
-    assert (result.returncode, result.stderr) == (2, "PARTS: there is no part 'smal'\n")
+    assert (result.returncode, result.stderr) == (2, "PARTS: unknown part 'smal'\n")
 
 
 def test_the_script_needs_one_directory(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Random changes to training images, so that no image is seen twice in the same form.
+"""Random augmentation of training images.
 
-Bytes in, bytes out. Each function works on a whole batch, on the device of the images, which must
-be that of the generator.
+Bytes in, bytes out. Each function works on a whole batch, on the device of the images, where the
+generator must be as well.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def flip_and_shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Random flips, and crops out of each image padded by an eighth of its reflection."""
+    """Random flips, and random crops of each image padded by an eighth with reflections."""
     b, size, _, _ = pixels.shape
     device, margin = pixels.device, size // 8
     steps = torch.arange(size, device=device)
@@ -22,20 +22,19 @@ def flip_and_shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:
-    """Indices outside ``0 … size - 1`` mirrored at the edges."""
+    """Mirror indices outside ``0 … size - 1`` at the edges."""
     index = index.abs()
     return torch.where(index >= size, 2 * (size - 1) - index, index)
 
 
 def cutmix(pixels: Tensor, chance: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Paste a rectangle of the previous image of the batch into each (arXiv 1905.04899).
+    """Paste a rectangle of the previous image of the batch into each image (arXiv 1905.04899).
 
     Args:
         chance: probability that an image is changed.
 
     Returns:
-        The images ``(b, size, size, 3)``, and the pasted share of each, ``(b,)``: 0 for an image
-        that was left alone.
+        The images ``(b, size, size, 3)``, and the pasted share of each, ``(b,)``: 0 if unchanged.
     """
     b, size, _, _ = pixels.shape
     device = pixels.device

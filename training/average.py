@@ -1,4 +1,4 @@
-"""The running average of a network's weights, which is what a run keeps."""
+"""The running average of a network's weights, which is the result of a run."""
 
 from copy import deepcopy
 
@@ -10,8 +10,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class Average:
     """An exponential moving average of parameters and buffers.
 
-    Unlike `torch.optim.swa_utils.AveragedModel` it never asks the device for a number, so that an
-    update can be part of a CUDA graph.
+    Unlike `torch.optim.swa_utils.AveragedModel` it never reads a number back from the device, so an
+    update can be recorded in a CUDA graph.
 
     Attributes:
         network: a copy of the network that holds the average, in evaluation mode.
@@ -23,7 +23,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take in the weights after one step; counters are copied."""
+        """Update the average with the current weights; counters are copied."""
         pairs = list(
             zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
         )

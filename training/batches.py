@@ -1,4 +1,4 @@
-"""Training batches: random order and random changes, made on the device that trains on them."""
+"""Training batches in random order, augmented on the device that trains on them."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,22 +7,22 @@ import torch
 from torch import Tensor
 
 from model.evaluation.dataset import Dataset
+from training import warn
 from training.augment import cutmix, flip_and_shift
-from training.console import warn
 from training.distort import distort
 from training.recipe import Recipe
 
-CHUNK = 8  # batches made at once on a GPU, where a single one would be mostly kernel launches
-LARGEST_SHARE = 0.5  # of the free memory of a GPU, for the images
+CHUNK = 8  # batches made at once on a GPU, where a single one would be dominated by kernel launches
+LARGEST_SHARE = 0.5  # of a GPU's free memory, for the images
 
 
 class Batch(NamedTuple):
-    """``b`` changed images, each of which may contain a piece of another one.
+    """``b`` augmented images, each of which may contain a piece of another image.
 
     Attributes:
-        pixels: ``(b, size, size, 3)`` of bytes.
-        classes, pasted_classes: of the images and of the pieces, ``(b,)``.
-        pasted: share of each image that is a piece of another one, ``(b,)``.
+        pixels: ``(b, size, size, 3)`` as bytes. classes, pasted_classes: classes of the images and
+            of the pieces, ``(b,)``.
+        pasted: share of each image that the piece covers, ``(b,)``.
     """
 
     pixels: Tensor
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """All training images in the memory of ``device``, as one process of a run uses them."""
+    """All training images in the memory of ``device``, shared among the processes of a run."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Batches:
         return len(self.classes) // self.recipe.batch_size
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """This process's batches of one epoch; they depend on seed, epoch and process alone."""
+        """This process's batches of one epoch; they depend only on seed, epoch and process."""
         order = torch.randperm(
             len(self.classes), generator=self._generator(number, 0), device=self.device
         )
@@ -81,13 +81,13 @@ class Batches:
 
 
 def _place(pixels: Tensor, device: torch.device) -> Tensor:
-    """On the device, unless they would take most of its memory."""
+    """Move pixels to the device, unless they would take most of its memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if pixels.nbytes > LARGEST_SHARE * free:
             warn(
                 f"the images stay in main memory: they take {pixels.nbytes / 1e9:.1f} GB, "
-                f"and {free / 1e9:.1f} GB are free on {device}"
+                f"and {device} has {free / 1e9:.1f} GB free"
             )
             return pixels
     return pixels.to(device)

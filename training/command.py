@@ -1,11 +1,11 @@
-"""The recipe that made the bundled checkpoint.
+"""The command ``python -m training``, with the recipe of the bundled checkpoint as default.
 
     python -m training run DATA --out runs/cifar10
     torchrun --nproc-per-node 2 -m training run DATA --out runs/cifar10
 
-A run that is killed continues with the same command from the last epoch that it saved, and ends
-with the weights of a run that was never killed. ``--epochs`` may be raised later: the run then
-continues from the epoch before its rates began to fall. ``--start CHECKPOINT`` begins with the
+A run that was killed resumes from its last saved epoch when the same command is repeated, and ends
+with the same weights as an uninterrupted run. ``--epochs`` may be raised later: the run then
+resumes from the epoch before its rates began to fall. ``--start CHECKPOINT`` begins with the
 weights of another run: for a second round with other choices, or for other classes.
 """
 
@@ -36,13 +36,13 @@ from training.trainer import Trainer, rank_and_processes
 
 IMAGES_PER_THREAD = 32
 DESCRIPTION = (
-    "Train an XCiT on a folder of images, or go on with a run that was stopped. The folder holds "
+    "Train an XCiT on a folder of images, or resume a run that was stopped. The folder contains "
     "train/LABEL/IMAGE and test/LABEL/IMAGE, or LABEL/IMAGE, of which a tenth is held out."
 )
 
 
 def run_command(args: argparse.Namespace) -> None:
-    """Train as the flags say; raises `ModelError`."""
+    """Run training; raises `ModelError`."""
     rank, processes = rank_and_processes()
     if processes > 1:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -52,7 +52,7 @@ def run_command(args: argparse.Namespace) -> None:
 
 
 def given_choices(args: argparse.Namespace) -> dict[str, Any]:
-    """The choices of the recipe that were given as flags; the name is that of the directory."""
+    """The recipe choices given as flags; the model is named after the directory."""
     given = {f.name: getattr(args, f.name) for f in fields(Recipe) if hasattr(args, f.name)}
     return {"name": args.out.resolve().name, **given}
 
@@ -65,20 +65,20 @@ def train(
     *,
     quiet: bool = False,
 ) -> None:
-    """Train on ``data``; what cannot work is refused before any image is decoded.
+    """Train on ``data``; invalid choices are refused before any image is decoded.
 
     Args:
-        given: choices of the recipe; the others follow from the start, the preset and the size
-            of the data.
+        given: choices of the recipe; the others follow from the start, the preset and the size of
+            the data.
 
     Raises:
-        ModelError: data, start and choices do not fit each other.
+        ModelError: data, start and choices do not fit together.
     """
     start = read_start(given["start"], given) if given.get("start") else None
     labels = check_labels(data)
     recipe = choose_recipe(data, {**(architecture_of(start) if start else {}), **given}, preset)
     preprocess = start.spec.preprocess if start else PreprocessSpec(recipe.image_size)
-    find_state(out, recipe, labels)  # refuses another run
+    find_state(out, recipe, labels)  # raises if it has the state of another run
     prepare_directory(out)
     training, measured = load_sets(data, preprocess, recipe.holdout, quiet=quiet)
     with threads_for(recipe.batch_size):
@@ -86,7 +86,7 @@ def train(
 
 
 def choose_recipe(data: Path, given: Mapping[str, Any], preset: str = "default") -> Recipe:
-    """The recipe for the images of ``data`` that are trained on; raises `ModelError`."""
+    """The recipe for the training images of ``data``; raises `ModelError`."""
     paths = list_split(data, "train")
     holdout = given.get("holdout", 0)
     kept = held_out(paths, holdout) if holdout else []
@@ -96,7 +96,7 @@ def choose_recipe(data: Path, given: Mapping[str, Any], preset: str = "default")
 def load_sets(
     data: Path, preprocess: PreprocessSpec, holdout: int, *, quiet: bool = False
 ) -> tuple[Dataset, Dataset]:
-    """The images to train on, and those to measure on: ``holdout`` of them, or the test set.
+    """The images to train on and those to measure on: ``holdout`` of them, or the test set.
 
     Raises:
         ModelError: an image does not decode, or the classes are too small for the holdout.
@@ -111,7 +111,7 @@ def load_sets(
 
 
 def prepare_directory(out: Path) -> None:
-    """Make the directory of a run; raises `ModelError` if files cannot be written to it."""
+    """Create the directory of a run; raises `ModelError` if it is not writable."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -119,13 +119,13 @@ def prepare_directory(out: Path) -> None:
     except OSError as error:
         raise ModelError(
             f"{out}: the run's files cannot be written there: {error.strerror}; "
-            "give another directory with --out"
+            "choose another directory with --out"
         ) from error
 
 
 @contextmanager
 def threads_for(batch_size: int) -> Iterator[None]:
-    """Use fewer threads for small batches, where they would mostly wait for each other."""
+    """Use fewer threads for small batches, on which threads mostly wait for each other."""
     usual = torch.get_num_threads()
     torch.set_num_threads(min(usual, max(1, batch_size // IMAGES_PER_THREAD)))
     try:
@@ -135,7 +135,7 @@ def threads_for(batch_size: int) -> Iterator[None]:
 
 
 def evaluate_command(args: argparse.Namespace) -> None:
-    """Print the figures of a checkpoint on the test images, through the server's own path."""
+    """Print the figures of a checkpoint on the test images, with the server's own preprocessing."""
     workers = torch.get_num_threads()
     classifier = load_classifier(args.checkpoint, options=BackendOptions(cores=workers))
     report = evaluate(classifier, args.data, split="test", workers=workers)
@@ -146,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train an XCiT.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    add_run(commands.add_parser("run", help="train, or go on with a run that was stopped"))
+    add_run(commands.add_parser("run", help="train, or resume a run that was stopped"))
 
     test = commands.add_parser("evaluate", help="measure a checkpoint on the test images")
     test.add_argument("checkpoint", type=Path)
@@ -157,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_run(run: argparse.ArgumentParser) -> None:
-    """Add the arguments of a run, a flag for each choice of the recipe."""
+    """Add the arguments of a run: a flag for each choice of the recipe."""
     run.description = DESCRIPTION
     run.add_argument("data", type=Path, metavar="DATA", help="image folder, or a tar of one")
     run.add_argument("--out", type=Path, required=True, help="directory of the run's files")
@@ -165,8 +165,7 @@ def add_run(run: argparse.ArgumentParser) -> None:
         "--preset",
         choices=PRESETS,
         default="default",
-        help="choices that other flags start from; long: for a GPU and 10,000 images or more "
-        "[default]",
+        help="defaults of the other flags; long: for a GPU and 10,000 images or more [default]",
     )
     for choice in fields(Recipe):
         default = choice.metadata["rule"] or choice.default

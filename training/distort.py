@@ -1,8 +1,8 @@
-"""One random distortion of each image: of its geometry or its colours (arXiv 2103.10158).
+"""A random distortion of geometry or colours for each image (arXiv 2103.10158).
 
 As in TrivialAugment, the operation and its strength are uniformly random, so there is nothing to
-tune. The ranges are RandAugment's. All images of a batch go through the same tensor operations;
-the factors of an image make all of them but one leave it unchanged.
+tune. The ranges are those of RandAugment. All images of a batch go through the same tensor
+operations, with factors that leave an image unchanged by all operations but one.
 """
 
 import math
@@ -33,11 +33,11 @@ def distort(pixels: Tensor, chance: float, generator: torch.Generator) -> Tensor
 
 
 def apply(pixels: Tensor, kinds: Tensor, strength: Tensor) -> Tensor:
-    """Distort images by given kinds.
+    """Distort images by the given kinds.
 
     Args:
-        pixels: ``(b, size, size, 3)`` of bytes.
-        kinds: positions in `KINDS`, ``(b,)``; -1 leaves an image as it is.
+        pixels: ``(b, size, size, 3)`` as bytes.
+        kinds: indices in `KINDS`, ``(b,)``; -1 leaves an image unchanged.
         strength: from -1 to 1, ``(b,)``.
     """
     images = pixels.permute(0, 3, 1, 2).float()
@@ -63,9 +63,9 @@ def _warp(images: Tensor, is_kind: dict[str, Tensor], strength: Tensor) -> Tenso
 
 
 def _blend(images: Tensor, is_kind: dict[str, Tensor], strength: Tensor) -> Tensor:
-    """Move each image away from a duller copy of itself, or towards it."""
+    """Blend each image with, or away from, a duller copy of itself."""
     red, green, blue = images.split(1, 1)  # type: ignore[no-untyped-call]
-    grey = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue  # no constants to copy to the device
+    grey = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue  # no constants are copied to the device
     smooth = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
     dull = images
     for name, copy in (
@@ -91,5 +91,5 @@ def _change_tones(images: Tensor, is_kind: dict[str, Tensor], strength: Tensor) 
 
 
 def _each(values: Tensor) -> Tensor:
-    """``(b,)`` to ``(b, 1, 1, 1)``, a value for each image."""
+    """Reshape ``(b,)`` to ``(b, 1, 1, 1)``, a value for each image."""
     return values[:, None, None, None]

@@ -1,8 +1,8 @@
 """A training step on one GPU that does not wait for Python.
 
-A small network is bound by memory traffic and by kernel launches. Compiled layers merge the
-operations between matrix products; a CUDA graph of the whole step launches it at once. Either may
-fail on some version or device: training then continues without it, with a warning.
+A small network is bound by memory traffic and kernel launches. Compiled layers merge the operations
+between matrix products, and a CUDA graph launches the whole step at once. If either fails on some
+version or device, training continues without it, with a warning.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 from model.families.xcit import LocalPatchInteraction, PatchLayer, XCiT
+from training import warn
 from training.batches import Batch
-from training.console import warn
 from training.recipe import Recipe
 from training.step import Step, fast_bf16
 
-WARM_UP = 3  # compiled steps before one is recorded: they compile, tune and allocate
+WARM_UP = 3  # compiled steps before recording, which compile, tune and allocate
 ROUNDS = 10
 
 
 class GpuStep:
-    """Runs steps of one shape: the first as it is, some compiled ones, then a recording."""
+    """Runs steps of one shape: first uncompiled, then compiled, then as a recording."""
 
     def __init__(self, step: Step, layers: Sequence[nn.Module]) -> None:
         self.step, self.layers = step, layers
@@ -48,16 +48,16 @@ class GpuStep:
             self.step(batch)
 
     def _compiled(self, batch: Batch) -> None:
-        """Compile the layers, which all have the same code, once for all of them.
+        """Compile the layers, whose code is the same, once for all of them.
 
-        Not in the first step: that one fills caches on which compiled code depends.
+        The first step is not compiled: it fills caches on which compiled code depends.
         """
         try:
             for layer in self.layers:
                 layer.forward = torch.compile(layer.forward, fullgraph=True, dynamic=False)
             self._plain(batch)
-        except Exception as error:  # whatever a compiler raises
-            warn(f"compiling failed, so layers are not compiled: {first_line(error)}")
+        except Exception as error:  # compilers raise errors of many types
+            warn(f"compiling failed; layers run uncompiled: {first_line(error)}")
             for layer in self.layers:
                 vars(layer).pop("forward", None)
             self.step.forget_gradients()
@@ -66,8 +66,8 @@ class GpuStep:
     def _record(self, batch: Batch) -> None:
         try:
             self.recording = Recording(self.step, batch, self.stream)
-        except Exception as error:  # whatever CUDA refuses to record
-            warn(f"no CUDA graph, so every step is launched by Python: {first_line(error)}")
+        except Exception as error:  # so does recording
+            warn(f"recording a CUDA graph failed; Python launches every step: {first_line(error)}")
             self.can_record = False
             self.step.forget_gradients()
             self._plain(batch)
@@ -91,7 +91,7 @@ class Recording:
 
 
 def prepare(recipe: Recipe, device: torch.device) -> None:
-    """Choose the fastest arithmetic for the steps of a recipe; it holds for the process."""
+    """Select the fastest arithmetic for a recipe's steps, for the whole process."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.enabled = cudnn_is_faster(
@@ -103,7 +103,7 @@ def prepare(recipe: Recipe, device: torch.device) -> None:
     )
 
 
-@cache  # compiled code depends on it, so a process keeps to one answer
+@cache  # cached because compiled code depends on it
 def cudnn_is_faster(
     dim: int, kernel_size: int, grid: int, images: int, device: torch.device
 ) -> bool:
@@ -119,7 +119,9 @@ def cudnn_is_faster(
         try:
             seconds.append(_seconds(interaction, tokens))
         except RuntimeError as error:
-            warn(f"convolutions {'with' if enabled else 'without'} cuDNN: {first_line(error)}")
+            warn(
+                f"convolutions {'with' if enabled else 'without'} cuDNN failed: {first_line(error)}"
+            )
             seconds.append(float("inf"))
     with_cudnn, without = seconds
     print(
@@ -131,7 +133,7 @@ def cudnn_is_faster(
 
 
 def _seconds(module: nn.Module, tokens: torch.Tensor) -> float:
-    """Median seconds of a pass forward and backward."""
+    """Median seconds of a forward and backward pass."""
     times = []
     for _ in range(ROUNDS):
         begun, ended = (
@@ -150,7 +152,7 @@ def _seconds(module: nn.Module, tokens: torch.Tensor) -> float:
 
 @contextmanager
 def beside(stream: torch.cuda.Stream) -> Iterator[None]:
-    """Run on another stream, in order with the current one: recordings start from such a stream."""
+    """Run on another CUDA stream, in order with the current one, as recording requires."""
     current = torch.cuda.current_stream(stream.device)
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
@@ -159,7 +161,7 @@ def beside(stream: torch.cuda.Stream) -> Iterator[None]:
 
 
 def layers_to_compile(network: XCiT) -> list[nn.Module]:
-    """The layers over the patches, in which nearly all of the time is spent."""
+    """The layers over the patches, which take nearly all of the time."""
     return [layer for layer in network.xcit_transformer.layers if isinstance(layer, PatchLayer)]
 
 

@@ -1,4 +1,4 @@
-"""Muon: momentum whose step is the nearest orthogonal matrix (K. Jordan and others, 2024)."""
+"""Muon: momentum whose update is replaced by the nearest orthogonal matrix (Jordan et al. 2024)."""
 
 from collections.abc import Iterable
 
@@ -9,12 +9,12 @@ from torch import Tensor
 class Muon(torch.optim.Optimizer):
     """For the hidden matrices of a network; AdamW suits everything else.
 
-    Unlike `torch.optim.Muon` it orthogonalises in 32 bits: on a CPU without bf16 arithmetic the
-    16-bit form takes ten times as long. Matrices of equal shape go through that together. Steps
-    are scaled to AdamW's usual size, so the two share a learning-rate range.
+    Unlike `torch.optim.Muon` it orthogonalises in 32 bits: on a CPU without bf16 arithmetic, 16
+    bits take ten times as long. Matrices of equal shape are orthogonalised together. Steps are
+    scaled to AdamW's usual size, so the two share a learning-rate range.
 
     Args:
-        lr: a tensor may be changed between the replays of a CUDA graph.
+        lr: a tensor may be changed between replays of a CUDA graph.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
                     weight.mul_(1 - lr * group["weight_decay"]).sub_(update)
 
     def _direction(self, weight: Tensor, momentum: float) -> Tensor:
-        """Nesterov's momentum."""
+        """Update Nesterov's momentum and return the direction of the step."""
         assert weight.grad is not None
         state = self.state[weight]
         if not state:
@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _by_shape(weights: Iterable[Tensor]) -> list[list[Tensor]]:
-    """The weights that have a gradient, those of one shape together."""
+    """The weights that have a gradient, grouped by shape."""
     found: dict[torch.Size, list[Tensor]] = {}
     for weight in weights:
         if weight.grad is not None:
@@ -58,7 +58,7 @@ def _by_shape(weights: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """All singular values of each matrix to about 1, by Newton and Schulz's iteration.
+    """Bring all singular values of each matrix to about 1, by Newton-Schulz iteration.
 
     Args:
         matrices: ``(n, rows, columns)``.

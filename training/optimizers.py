@@ -1,4 +1,4 @@
-"""The optimisers of a run, and the rates that change from step to step."""
+"""The optimisers of a run, and their learning rates, which change from step to step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from training.recipe import Recipe
 def build_optimizers(network: XCiT, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices; AdamW for embedding, head, kernels, norms and scales.
 
-    On a GPU the rates are tensors there, which a recorded step reads at every replay.
+    On a GPU the rates are tensors on the device, which a recorded step reads at every replay.
     """
     device = network.cls_token.device
     on_gpu = device.type == "cuda"
@@ -39,7 +39,7 @@ def build_optimizers(network: XCiT, recipe: Recipe) -> list[torch.optim.Optimize
 
 
 def set_rates(optimizers: Sequence[torch.optim.Optimizer], rates: Sequence[float]) -> None:
-    """Give each optimiser its learning rate; a tensor is written to, not replaced."""
+    """Set each optimiser's learning rate; a tensor is written to, not replaced."""
     for optimizer, rate in zip(optimizers, rates, strict=True):
         for group in optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -49,7 +49,7 @@ def set_rates(optimizers: Sequence[torch.optim.Optimizer], rates: Sequence[float
 
 
 def restore(optimizers: Sequence[torch.optim.Optimizer], states: Sequence[Any]) -> None:
-    """Load saved states; the rates stay where they are, as numbers or as tensors of the device."""
+    """Load saved states, except for the rates, which stay numbers or tensors of the device."""
     for optimizer, state in zip(optimizers, states, strict=True):
         rates = [group["lr"] for group in optimizer.param_groups]
         optimizer.load_state_dict(state)

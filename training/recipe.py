@@ -1,4 +1,4 @@
-"""The choices of a training run: one declaration for flags, help, state and model card."""
+"""The choices of a training run, declared once for flags, help, state and model card."""
 
 import math
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ ARCHITECTURE = (
     *("image_size", "patch_size", "dim", "depth", "cls_depth", "heads", "dim_head", "mlp_dim"),
     *("local_patch_kernel_size", "dropout", "emb_dropout", "layer_dropout"),
 )
-MIN_STEPS = 500  # fewer move the weights too little
-STEPS_PER_EPOCH = 16  # at least, where there are images for it
+MIN_STEPS = 500  # fewer steps move the weights too little
+STEPS_PER_EPOCH = 16  # minimum, if there are enough images
 MIN_BATCH, MAX_BATCH = 8, 128
 EPOCHS = 26
 AVERAGED_SHARE = 1 / 30  # half-life of the averaged weights, as a share of all steps
-# Choices that belong together, by the value of --preset
+# Choices that belong together, by the value of --preset.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    # For a GPU and tens of thousands of images. Images that are seen two hundred times need more
-    # changes, and weights more decay. The network is deeper and wider, for a fifth more time per
-    # image when it is served. Steps are larger, so that they fill the GPU, and their rate is
-    # higher, which takes some epochs to reach.
+    # For a GPU and tens of thousands of images. Images that are seen two hundred times need
+    # stronger augmentation, and weights stronger decay. The network is deeper and wider, for a
+    # fifth more time per image when served. Batches are larger, to fill the GPU, and the rate is
+    # higher, which needs some epochs of warm-up.
     "long": {
         "depth": 9,
         "mlp_dim": 320,
@@ -38,13 +38,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def _choice(default: Any, meaning: str, rule: str = "") -> Any:
-    """A choice; ``rule`` says how its default follows from the size of the data."""
+    """A choice; ``rule`` describes how its default depends on the size of the data."""
     return field(default=default, metadata={"help": meaning, "rule": rule})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides the weights, apart from the data.
+    """Everything that determines the weights, apart from the data.
 
     The defaults are those of the bundled model; see `recipe_for` for other data.
     """
@@ -63,10 +63,10 @@ class Recipe:
     emb_dropout: float = _choice(0.0, "dropout of the embedded patches")
     layer_dropout: float = _choice(0.0, "chance of skipping a layer")
     input_scale: float = _choice(
-        0.003, "deviation of the input; so small that flat patches stay flat in the first LayerNorm"
+        0.003, "deviation of the input; a small one keeps flat patches flat in the first LayerNorm"
     )
     holdout: int = _choice(
-        0, "training images kept out of training, on which each epoch is measured", "0: test images"
+        0, "training images held out, on which each epoch is measured", "0: test images"
     )
     epochs: int = _choice(
         EPOCHS, "passes over the training images", f"{EPOCHS}, or as many as make {MIN_STEPS} steps"
@@ -91,23 +91,23 @@ class Recipe:
     label_smoothing: float = _choice(0.1, "probability spread over the wrong classes")
     average: float = _choice(
         0.998,
-        "decay per step of the averaged weights, which are kept",
+        "decay per step of the averaged weights, which are saved",
         "a half-life of a thirtieth of the steps",
     )
     seed: int = _choice(0, "seed of initialisation, order and augmentation")
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """Keyword arguments of `XCiT` but for ``num_classes``."""
+        """Keyword arguments of `XCiT`, except for ``num_classes``."""
         return {name: getattr(self, name) for name in ARCHITECTURE}
 
     @property
     def decay_start(self) -> int:
-        """The first epoch whose rates fall; until it, ``epochs`` makes no difference."""
+        """The first epoch whose rates fall; before it, ``epochs`` makes no difference."""
         return max(1, self.epochs - self.decay_epochs)
 
     def rate(self, epoch: float) -> float:
-        """The factor on both rates at a point of training: up, constant, down."""
+        """The factor on both rates at a point of training: rising, constant, falling."""
         rising = min(1.0, epoch / self.warmup_epochs + 0.01) if self.warmup_epochs else 1.0
         falling = (self.epochs - epoch) / (self.epochs - self.decay_start or 1)
         return min(rising, falling)
@@ -116,18 +116,18 @@ class Recipe:
 def recipe_for(images: int, given: Mapping[str, Any], preset: str = "default") -> Recipe:
     """The ``given`` choices, those of a preset, and defaults that fit the number of images.
 
-    Few images make few steps per epoch. So the default batch is smaller then, the epochs are more,
-    and the average is shorter: it must not keep the weights that the run started with.
+    Few images make few steps per epoch. The default batch is then smaller, the epochs are more, and
+    the average is shorter, so that it does not keep the initial weights.
 
-    Where ``epochs`` are given, the average stays that of the default epochs, so that a run may be
+    If ``epochs`` are given, the average stays that of the default epochs, so that a run can be
     prolonged.
 
     Args:
-        images: number of images that are trained on.
+        images: number of training images.
         preset: a key of `PRESETS`.
 
     Raises:
-        ModelError: the batch size is larger than the data, or another choice cannot work.
+        ModelError: the batch size is larger than the data, or another choice is invalid.
     """
     chosen = {**PRESETS[preset], **given}
     size = 2 ** int(math.log2(max(1, images // STEPS_PER_EPOCH)))

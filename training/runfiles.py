@@ -1,11 +1,10 @@
-"""The files of a training run: states to go on from, metrics and curves.
+"""The files of a training run: states to resume from, metrics and curves.
 
-Each is replaced whole or not at all, so that a kill at any time leaves the last good one.
+Each is replaced whole or not at all, so that the last complete one survives a kill at any time.
 """
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from model.checkpoint import replacing
 from model.errors import ModelError
 from training.recipe import Recipe
 
@@ -25,11 +25,11 @@ UNREADABLE = (
 
 
 def find_state(out: Path, recipe: Recipe, labels: Sequence[str]) -> dict[str, Any] | None:
-    """The newest saved state that lies on the way of ``recipe``; ``None`` for a fresh start.
+    """The newest saved state that ``recipe`` can resume from; ``None`` for a fresh start.
 
     Raises:
-        ModelError: ``out`` holds a run of another recipe, with other labels or by another version,
-            or a file under the name of a state that is not one.
+        ModelError: ``out`` has a run with another recipe, labels or version, or a file with the
+            name of a state that is not one.
     """
     for path in (out / "last.pt", out / "steady.pt"):
         if not path.exists():
@@ -37,16 +37,16 @@ def find_state(out: Path, recipe: Recipe, labels: Sequence[str]) -> dict[str, An
         state, saved = _read_state(path)
         if state.get("labels", [*labels]) != [*labels]:
             raise ModelError(
-                f"{out}: holds a run whose labels are {', '.join(state['labels'][:5])}; those of "
-                f"the images are {', '.join(labels[:5])}; give another --out"
+                f"{out}: has a run whose labels are {', '.join(state['labels'][:5])}; those of "
+                f"the images are {', '.join(labels[:5])}; choose another --out"
             )
         if replace(recipe, epochs=saved.epochs, decay_epochs=saved.decay_epochs) != saved:
             different = [
                 name for name, value in asdict(recipe).items() if value != getattr(saved, name)
             ]
             raise ModelError(
-                f"{out}: holds a run of another recipe ({', '.join(different)} differ); "
-                "give the same choices, or another --out"
+                f"{out}: has a run of another recipe ({', '.join(different)} differ); "
+                "give the same choices, or choose another --out"
             )
         if saved == recipe or len(state["history"]) <= min(saved.decay_start, recipe.decay_start):
             return state
@@ -62,27 +62,27 @@ def _read_state(path: Path) -> tuple[dict[str, Any], Recipe]:
             return state, Recipe(**choices)
     except UNREADABLE as error:
         raise ModelError(
-            f"{path}: not the state of a run that can go on; give another --out"
+            f"{path}: not a state from which a run can resume; choose another --out"
         ) from error
-    raise ModelError(f"{path}: was written by another version of xcit-serve; give another --out")
+    raise ModelError(f"{path}: written by another version of xcit-serve; choose another --out")
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         torch.save(state, partial)
 
 
 def write_metrics(path: Path, history: Sequence[dict[str, float]]) -> None:
-    with _replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, history[0].keys())
         writer.writeheader()
         writer.writerows(history)
 
 
 def find_plotter() -> Callable[[Path, Sequence[dict[str, float]]], None] | None:
-    """What draws the curves of a history into a PNG; ``None`` without matplotlib."""
+    """A function that draws the curves of a history into a PNG; ``None`` without matplotlib."""
     try:
-        from matplotlib.figure import Figure  # heavy, and of the training extra
+        from matplotlib.figure import Figure  # heavy, and part of the extra "train"
     except ImportError:
         return None
 
@@ -96,14 +96,7 @@ def find_plotter() -> Callable[[Path, Sequence[dict[str, float]]], None] | None:
             )
             axes.set(xlabel="epoch", title=column.replace("_", " "))
             axes.grid(alpha=0.3)
-        with _replacing(path) as partial:
+        with replacing(path) as partial:
             figure.savefig(partial, format="png")
 
     return plot
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    partial = path.with_suffix(".partial")
-    yield partial
-    partial.replace(path)

@@ -10,12 +10,12 @@ from model.errors import ModelError
 from model.families.xcit import XCiT
 from training.recipe import ARCHITECTURE
 
-FAMILY = "vit_pytorch"  # the one that is trained here
+FAMILY = "vit_pytorch"  # the only family that can be trained
 HEAD = ("mlp_head.1.weight", "mlp_head.1.bias")
 
 
 def read_start(path: str, given: Mapping[str, Any]) -> Checkpoint:
-    """A checkpoint whose network can be trained on.
+    """A checkpoint whose network can be trained further.
 
     Args:
         given: the choices of the recipe that the caller has made.
@@ -32,14 +32,14 @@ def read_start(path: str, given: Mapping[str, Any]) -> Checkpoint:
     for name, value in architecture_of(start).items():
         if given.get(name, value) != value:
             raise ModelError(
-                f"{path}: its {name} is {value}, not {given[name]}; leave out "
+                f"{path}: its {name} is {value}, not {given[name]}; omit "
                 f"--{name.replace('_', '-')}, or start from another checkpoint"
             )
     return start
 
 
 def architecture_of(start: Checkpoint) -> dict[str, Any]:
-    """What the weights decide of the recipe: all of the architecture but its dropouts."""
+    """The choices that the weights determine: the architecture except for its dropouts."""
     known = start.spec.hyperparameters
     return {
         name: known[name] for name in ARCHITECTURE if name in known and not name.endswith("dropout")
@@ -47,7 +47,7 @@ def architecture_of(start: Checkpoint) -> dict[str, Any]:
 
 
 def take_over(network: XCiT, labels: Sequence[str], start: Checkpoint) -> None:
-    """Begin with the weights of ``start``, and in the head with those of the labels it knows."""
+    """Copy the weights of ``start``, and those of the head for labels that it has too."""
     state = dict(start.state)
     known = {label: row for row, label in enumerate(start.spec.labels)}
     shared = [(row, known[label]) for row, label in enumerate(labels) if label in known]

@@ -57,7 +57,7 @@ class Step:
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether 16-bit arithmetic is in the hardware; emulated it is slower than 32 bits."""
+    """Whether the hardware has 16-bit arithmetic; emulation is slower than 32 bits."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))

@@ -1,4 +1,4 @@
-"""One training run: network, averaged weights, optimisers, and their state on disk."""
+"""A training run: network, averaged weights, optimisers, and their state on disk."""
 
 import os
 import time
@@ -15,12 +15,12 @@ from tqdm import tqdm
 from model.checkpoint import Checkpoint, write_checkpoint
 from model.errors import ModelError
 from model.evaluation.dataset import Dataset
-from model.families.normalise import Normalise
+from model.families.simplify import Normalise
 from model.families.xcit import LayerScale, XCiT
 from model.spec import ModelSpec, PreprocessSpec
+from training import warn
 from training.average import Average
 from training.batches import Batch, Batches
-from training.console import warn
 from training.gpu_step import GpuStep, layers_to_compile, prepare
 from training.optimizers import build_optimizers, restore, set_rates
 from training.recipe import Recipe
@@ -29,12 +29,12 @@ from training.start import FAMILY, take_over
 from training.step import Step
 
 TEST_BATCH_SIZE = 500
-FAR_ENOUGH = 0.5  # of the way from the first weights to the latest, for the average
-SAVE_SECONDS = 10  # between two saves, where epochs are shorter
+FAR_ENOUGH = 0.5  # minimum share of the way from the first to the latest weights
+SAVE_SECONDS = 10  # minimum between two saves
 
 
 class Trainer:
-    """One run, from random weights or from those of ``start``."""
+    """A run, from random weights or from those of ``start``."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class Trainer:
         plain_steps: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare a run whose files go to ``out``.
+        """Prepare a run with its files in ``out``.
 
         Args:
             test: images to measure each epoch on: the recipe's holdout, or the test set.
-            plain_steps: neither compile nor record steps on a GPU.
+            plain_steps: do not compile or record steps on a GPU.
             clock: seconds, for the time between two saves.
         """
         self.recipe, self.out, self.test_set = recipe, out, test
@@ -76,23 +76,23 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """Whole epochs done."""
+        """Completed epochs."""
         return len(self.history)
 
     def run(self) -> None:
-        """Train what is left of the run, and print a line for each epoch."""
+        """Train the rest of the run, and print a line for each epoch."""
         for row in self.epochs():
             if self.rank == 0:
                 print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
         if self.rank == 0 and self.moved() < FAR_ENOUGH:
             warn(
-                f"the averaged weights, which are kept, have moved only {self.moved():.0%} of the "
+                f"the averaged weights, which are saved, have moved only {self.moved():.0%} of the "
                 f"way from the start; --average={self.recipe.average} is too slow for "
                 f"{self.steps * self.epoch} steps: lower it, or train for more epochs"
             )
 
     def epochs(self) -> Iterator[dict[str, float]]:
-        """Train what is left of the run, and save it now and then and at the end.
+        """Train the rest of the run; save it at intervals and at the end.
 
         Yields:
             The figures of each epoch, a row of metrics.csv.
@@ -114,7 +114,7 @@ class Trainer:
             yield self.history[-1]
 
     def _epoch(self, step: Callable[[Batch], None]) -> dict[str, float]:
-        """Train for an epoch and measure it; its row of metrics.csv."""
+        """Train for an epoch and measure it; returns its row of metrics.csv."""
         loss = self._train_epoch(step)
         return {
             "epoch": self.epoch + 1,
@@ -129,13 +129,13 @@ class Trainer:
         return len(self.batches)
 
     def moved(self) -> float:
-        """How far the averaged weights have come from the first to the latest ones, 0 to 1."""
+        """How far the average has moved from the first to the latest weights, 0 to 1."""
         way = flatten(self.network) - self.first_weights
         done = flatten(self.average.network) - self.first_weights
         return float((done @ way / (way @ way).clamp(min=1e-12)).clamp(0, 1))
 
     def _build_step(self) -> Callable[[Batch], None]:
-        """A step in the fastest form that this device and number of processes permit."""
+        """A step in the fastest form that device and number of processes permit."""
         recipe = self.recipe
         model: nn.Module = self.network
         if self.processes > 1:
@@ -146,12 +146,12 @@ class Trainer:
             return self.step
         prepare(recipe, self.device)
         if recipe.layer_dropout:
-            warn("with layer_dropout every step is launched by Python, which takes longer")
+            warn("with layer_dropout Python launches every step, which takes longer")
             return self.step
         return GpuStep(self.step, layers_to_compile(self.network))
 
     def _train_epoch(self, step: Callable[[Batch], None]) -> float:
-        """One pass over the training images; the mean loss."""
+        """One pass over the training images; returns the mean loss."""
         recipe, steps = self.recipe, self.steps
         torch.manual_seed(recipe.seed + 1000 * self.epoch)  # all processes drop the same layers
         self.network.train()
@@ -168,7 +168,7 @@ class Trainer:
         return total / steps
 
     def _accuracy(self) -> float:
-        """Top-1 of the averaged weights; each process takes its share of the images."""
+        """Top-1 accuracy of the averaged weights; each process measures its share of the images."""
         shard = slice(self.rank, None, self.processes)
         network = nn.Sequential(self.normalise, self.average.network)
         with torch.inference_mode():
@@ -189,11 +189,11 @@ class Trainer:
             unit="step",
             mininterval=2,
             leave=False,
-            disable=True if self.rank > 0 else None,  # shown on terminals
+            disable=True if self.rank > 0 else None,  # None: only on terminals
         )
 
     def _save(self) -> None:
-        """State, checkpoint and metrics, each replaced whole or not at all."""
+        """Write state, checkpoint and metrics, each replaced whole or not at all."""
         state = {
             "version": VERSION,
             "recipe": asdict(self.recipe),
@@ -226,7 +226,7 @@ class Trainer:
 
 
 def initialise(network: XCiT) -> None:
-    """Start for short runs from scratch: quiet positions, whole branches, plain linear layers."""
+    """Initialise for short runs: small positions, full branches, plain linear layers."""
     with torch.no_grad():
         network.pos_embedding.mul_(0.02)
         network.cls_token.mul_(0.02)
@@ -246,9 +246,9 @@ def describe(recipe: Recipe, train: Dataset, start: Checkpoint | None) -> ModelS
     """The spec of the run's checkpoint.
 
     Its mean is that of the training images, its std theirs over ``input_scale``. The first
-    LayerNorm sees one patch at a time: at the usual scale it would blow up the noise of a flat
-    patch to the strength of an edge; where its epsilon has a say, it does not. A run that starts
-    with a checkpoint keeps to the preprocessing that its weights know.
+    LayerNorm sees one patch at a time: at the usual scale it would amplify the noise of a flat
+    patch to the strength of an edge, but at a small one its epsilon prevents that. A run that
+    starts from a checkpoint keeps its preprocessing.
     """
     provenance = {"recipe": "xcit-serve train", "images": str(len(train))}
     if start:
@@ -272,7 +272,7 @@ def describe(recipe: Recipe, train: Dataset, start: Checkpoint | None) -> ModelS
 
 
 def rank_and_processes() -> tuple[int, int]:
-    """This process's number and their count, as torchrun tells them; 0 of 1 without it."""
+    """This process's rank and the number of processes, as set by torchrun; 0 of 1 without it."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 

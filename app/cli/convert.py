@@ -4,7 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from app.cli.options import CHECKPOINT, CHECKPOINT_SETTINGS, read_given
+from app.cli.options import CHECKPOINT, CHECKPOINT_SETTINGS, read_command_settings
 from app.cli.output import complain, show
 from app.cli.parser import Parser, add_settings
 from app.config.settings import SettingsError
@@ -19,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
         "--dtype",
         default="float32",
         choices=["float32", "bfloat16", "float16"],
-        help="type of the weights on disk; half the size at 16 bits [float32]",
+        help="type of the weights on disk; 16 bits halve the file size [float32]",
     )
     add_settings(parser, CHECKPOINT_SETTINGS)
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from model.checkpoint import read_checkpoint, write_checkpoint
     from model.errors import ModelError
 
-    settings = read_given(args)
+    settings = read_command_settings(args)
     if args.output.suffix != ".safetensors":
         raise SettingsError(f"{args.output}: the output's name must end in .safetensors")
     try:

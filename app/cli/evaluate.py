@@ -11,7 +11,7 @@ from app.cli.options import (
     CHECKPOINT,
     CHECKPOINT_SETTINGS,
     DEVICE_SETTINGS,
-    read_given,
+    read_command_settings,
 )
 from app.cli.output import complain, show
 from app.cli.parser import Parser, add_settings
@@ -21,7 +21,8 @@ from app.config.cpu_quota import usable_cores
 def add_arguments(parser: Parser) -> None:
     parser.description = (
         "Measure accuracy and calibration on images in folders named after their class, by label "
-        "or synset. Of a folder or tar with train/ and test/ (or val/), the test images count."
+        "or synset. If the folder or tar has train/ and test/ (or val/), only the test images are "
+        "used."
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument("data", type=Path, metavar="DIR", help="image folder, or a tar of one")
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from model.errors import ModelError
     from model.evaluation.evaluate import evaluate
 
-    settings = read_given(args)
+    settings = read_command_settings(args)
     try:
         report = evaluate(
             load_for_command(settings),

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from app.cli.options import CHECKPOINT_SETTINGS, read_given
+from app.cli.options import CHECKPOINT_SETTINGS, read_command_settings
 from app.cli.output import complain
 from app.cli.parser import Parser, add_settings
 from app.config.settings import SettingsError
@@ -11,7 +11,7 @@ from app.config.settings import SettingsError
 
 def add_arguments(parser: Parser) -> None:
     parser.description = (
-        "Draw what the class token attends to, in the last layer that has one, over the image as "
+        "Draw the attention of the class token, in the last layer that has one, over the image as "
         "the model crops it."
     )
     parser.add_argument("image", type=Path, metavar="IMAGE")
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from model.errors import ImageError, ModelError
     from model.inference.saliency import load_explainer
 
-    settings = read_given(args)
+    settings = read_command_settings(args)
     if args.output.suffix.lower() != ".png":
         raise SettingsError(f"{args.output}: the output's name must end in .png")
     try:

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from app.cli.options import CHECKPOINT, CHECKPOINT_SETTINGS, read_given
+from app.cli.options import CHECKPOINT, CHECKPOINT_SETTINGS, read_command_settings
 from app.cli.output import complain, printable, show
 from app.cli.parser import Parser, add_settings
 from app.config.settings import ENV_PREFIX
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from model.checkpoint import read_checkpoint
     from model.errors import ModelError
 
-    settings = read_given(args)
+    settings = read_command_settings(args)
     try:
         checkpoint = read_checkpoint(checkpoint_path(settings), overrides(settings))
     except ModelError as error:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
-    """What a checkpoint is, by name, and where values were learned from."""
+    """The properties of a checkpoint by name, and the origins of those that were inferred."""
     spec = checkpoint.spec
     parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
     rows: dict[str, Any] = {
@@ -66,7 +66,7 @@ def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def taken_from(checkpoint: "Checkpoint") -> str:
-    """Which part of a training checkpoint the weights are."""
+    """The part of a training checkpoint that holds the weights."""
     average = ", an average (EMA)" if checkpoint.averaged else ""
     others = f"; not used: {', '.join(checkpoint.others)}" if checkpoint.others else ""
     return f"{checkpoint.place}{average}{others}"

@@ -1,4 +1,4 @@
-"""Measuring a server under load, for ``xcit-serve bench``."""
+"""Measure a server under load, for ``xcit-serve bench``."""
 
 import argparse
 import asyncio
@@ -20,12 +20,12 @@ from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop, op
 from benchmarks.load.report import TABLE_HEAD, histogram, remarks, summary, table_row
 from benchmarks.load.sample import sample_picture
 
-MAX_OUTSTANDING = 512  # of an open loop: more than a server should admit
+MAX_OUTSTANDING = 512  # requests of an open loop in flight: more than a server should admit
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be measured, in seconds and requests a second."""
+    """The loads to apply: durations in seconds, rates in requests per second."""
 
     url: str
     headers: dict[str, str]
@@ -34,28 +34,28 @@ class Plan:
     rates: Sequence[float]
     seconds: float
     warm_up: float
-    patience: float
+    timeout: float
 
     def loads(self, seconds: float) -> Iterator[Load]:
-        """One after the other; each begins when it is asked for its first request."""
+        """The loads in order; the time of each starts at its first request."""
         for callers in self.callers:
             name = f"closed loop of {callers}"
-            yield Load(name, closed_loop(seconds), callers, self.patience)
+            yield Load(name, closed_loop(seconds), callers, self.timeout)
         for rate in self.rates:
-            name = f"open loop, {rate:g} a second"
-            yield Load(name, open_loop(seconds, rate), MAX_OUTSTANDING, self.patience)
+            name = f"open loop, {rate:g} per second"
+            yield Load(name, open_loop(seconds, rate), MAX_OUTSTANDING, self.timeout)
 
 
 @dataclass(slots=True)
 class Measured:
-    """What was seen of each load, by its name; all of it unless ``interrupted``."""
+    """The outcome of each load by name; incomplete if ``interrupted``."""
 
     outcomes: dict[str, Outcome]
     interrupted: bool = False
 
 
 def run_bench(args: argparse.Namespace) -> int:
-    """Measure a server: a table, a histogram of each load, and files for who wants them."""
+    """Measure a server; print a table and a histogram of each load, and write the files."""
     check_outputs(args.json, args.plot)
     try:
         plan = read_plan(args)
@@ -71,13 +71,13 @@ def run_bench(args: argparse.Namespace) -> int:
             show(f"{name}: {remark}")
     for name, outcome in measured.outcomes.items():
         if outcome.latencies:
-            show("", f"{name}, latency from due to answered", *histogram(outcome.latencies))
+            show("", f"{name}, latency from due time to answer", *histogram(outcome.latencies))
     try:
         write_files(args, plan, health, measured)
     except OSError as error:
         return complain(f"{error.filename}: {error.strerror}")
     if measured.interrupted:
-        return complain("interrupted: this is what was measured so far", code=INTERRUPTED)
+        return complain("interrupted: the results are incomplete", code=INTERRUPTED)
     if not any(outcome.latencies for outcome in measured.outcomes.values()):
         return complain("no request succeeded")
     return 0
@@ -94,12 +94,12 @@ def read_plan(args: argparse.Namespace) -> Plan:
         rates=numbers("rate", args.rate, float) if args.rate else [],
         seconds=number("seconds", args.seconds),
         warm_up=number("warmup", args.warmup),
-        patience=timeout(args),
+        timeout=timeout(args),
     )
 
 
 async def measure(plan: Plan) -> Measured:
-    """Each load after a warm-up of its own kind, its line shown as soon as it is done."""
+    """Apply each load after a warm-up of the same kind, and print its row when it is done."""
     measured = Measured({})
     requests = [encode_post(plan.url, "/predict", plan.headers, image) for image in plan.images]
     warm_ups = plan.loads(plan.warm_up)
@@ -111,7 +111,7 @@ async def measure(plan: Plan) -> Measured:
                 await apply_load(plan.url, requests, load, outcome)
             finally:
                 show(table_row(load.name, outcome))
-    except asyncio.CancelledError:  # by an interrupt from the keyboard
+    except asyncio.CancelledError:  # a keyboard interrupt
         measured.interrupted = True
     return measured
 
@@ -128,7 +128,7 @@ def describe(plan: Plan, health: Health) -> str:
 
 
 def check_outputs(json_file: Path | None, plot: Path | None) -> None:
-    """Before anything is measured, whether the results can be kept."""
+    """Raises `SettingsError` if the results could not be written."""
     if plot:
         if plot.suffix.lower() != ".png":
             raise SettingsError(f"--plot={plot}: the name must end in .png")
@@ -136,7 +136,7 @@ def check_outputs(json_file: Path | None, plot: Path | None) -> None:
             import matplotlib  # noqa: F401
     for file in (json_file, plot):
         if file and not file.parent.is_dir():
-            raise SettingsError(f"{file}: there is no directory {file.parent}")
+            raise SettingsError(f"{file}: the directory {file.parent} does not exist")
 
 
 def write_files(args: argparse.Namespace, plan: Plan, health: Health, measured: Measured) -> None:

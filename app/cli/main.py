@@ -1,7 +1,6 @@
 """The command ``xcit-serve`` and its subcommands.
 
-Each command imports what it needs when it runs: PyTorch takes seconds to import, ``--help`` must
-not.
+Each command imports its dependencies when it runs, because PyTorch takes seconds to import.
 """
 
 import argparse
@@ -42,7 +41,7 @@ COMMANDS = {
 
 
 class ShowVersion(argparse.Action):
-    """Looks the version up only when it is printed."""
+    """Prints the version, which is looked up only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         show(f"{parser.prog} {version('xcit-serve')}")
@@ -76,7 +75,6 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def build_parser() -> Parser:
-    """The parser of all commands."""
     parser = Parser(prog="xcit-serve", description="Serve XCiT image classifiers over HTTP.")
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

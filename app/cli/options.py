@@ -1,4 +1,4 @@
-"""What several commands share: arguments, settings, and optional dependencies."""
+"""Arguments, settings and optional dependencies that several commands share."""
 
 import argparse
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from app.config.settings import (
 from app.config.unknown_variables import unknown_variables
 
 CHECKPOINT = "weight file, name of a published variant, or hf-hub:OWNER/NAME[@REVISION]"
-# Settings that are flags of commands other than serve, too.
+# Settings that other commands than serve have as flags, too.
 CHECKPOINT_SETTINGS = ("labels", "image_size", "preprocess", "hyperparameters")
 DEVICE_SETTINGS = ("backend", "device", "precision", "compile", "cache_dir")
 SERVER_OPTIONS = ("api_key", "timeout", "concurrency")  # not settings: flags of commands with --url
-BATCH_SIZE = 16  # of commands that classify files
+BATCH_SIZE = 16  # images per batch, in commands that classify files
 
 
-def read_given(args: argparse.Namespace) -> Settings:
+def read_command_settings(args: argparse.Namespace) -> Settings:
     """Settings from flags, environment and ``.env``, with a warning for each unknown variable."""
     settings = read_settings(**settings_in(args))
     complain(*unknown_variables())
@@ -33,18 +33,18 @@ def read_given(args: argparse.Namespace) -> Settings:
 def add_server_options(parser: Parser) -> None:
     parser.add_argument("--api-key", metavar="KEY", help=f"API key for the server [{CLIENT_KEY}]")
     parser.add_argument(
-        "--timeout", metavar="SECONDS", help="longest wait for an answer of the server [30]"
+        "--timeout", metavar="SECONDS", help="maximum time to wait for a response [30]"
     )
     parser.add_argument("--concurrency", metavar="N", help="requests in flight at once [8]")
 
 
-def check_top_k(given: int | None, classes: float) -> int:
+def check_top_k(requested: int | None, classes: float) -> int:
     """The number of classes to print: by default 5, or all if there are fewer.
 
     Raises:
-        SettingsError: ``given`` is not from 1 to ``classes``.
+        SettingsError: ``requested`` is not from 1 to ``classes``.
     """
-    top_k = int(min(DEFAULT_TOP_K, classes)) if given is None else given
+    top_k = int(min(DEFAULT_TOP_K, classes)) if requested is None else requested
     if not 1 <= top_k <= classes:
         raise SettingsError(f"--top-k={top_k}: must be from 1 to {classes}")
     return top_k

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-INTERRUPTED = 130  # the exit code, as shells have it
+INTERRUPTED = 130  # exit code of a process that SIGINT ended, in shells
 
 
 def complain(*lines: str, code: int = 1) -> int:
@@ -16,14 +16,14 @@ def complain(*lines: str, code: int = 1) -> int:
 
 
 def printable(text: str) -> str:
-    """A text on one line, without control characters: it may come from a server."""
+    """A text on one line, with control characters escaped: it may come from a server."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
     )
 
 
 def show(*lines: str) -> None:
-    """Print a result, a line each."""
+    """Print each line on stdout."""
     for line in lines:
         print(line)
 

@@ -1,4 +1,4 @@
-"""The parser of the command line: flags made from settings, mistakes reported on one line."""
+"""The command-line parser: makes flags from settings, and reports each mistake on one line."""
 
 import argparse
 import difflib
@@ -9,14 +9,14 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from app.config.settings import Settings, SettingsError, flag_of
 
-_FLAG = re.compile(r"--?[A-Za-z]")  # and not a negative number
+_FLAG = re.compile(r"--?[A-Za-z]")  # does not match a negative number
 
 
 class Parser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that raises `SettingsError` instead of printing its usage.
 
     Attributes:
-        flags: its flags, as they are typed.
+        flags: the flags as they are typed, with their dashes.
         commands: the parser of each command, by name.
     """
 
@@ -64,7 +64,7 @@ def _unknown(kind: str, name: str, known: Iterable[str], program: str) -> str:
 
 
 def add_settings(parser: Parser, names: Iterable[str]) -> None:
-    """Add a flag for each of these settings; what is given is read by `settings_in`."""
+    """Add a flag for each of these settings; `settings_in` returns the values."""
     for name in names:
         field = Settings.model_fields[name]
         default = "" if field.default in (None, "") else f" [{field.default}]"
@@ -85,7 +85,7 @@ def add_settings(parser: Parser, names: Iterable[str]) -> None:
 
 
 def _metavar(name: str) -> str:
-    """The choices of a setting, or what kind of value it is."""
+    """The choices of a setting, or the last word of its name."""
     annotation = Settings.model_fields[name].annotation
     for kind in (annotation, *get_args(annotation)):
         if get_origin(kind) is Literal:

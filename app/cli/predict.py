@@ -17,7 +17,7 @@ from app.cli.options import (
     add_server_options,
     check_top_k,
     extra,
-    read_given,
+    read_command_settings,
 )
 from app.cli.output import complain, show_answers
 from app.cli.parser import Parser, add_settings, settings_in
@@ -42,7 +42,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     check_where(args)
     if args.url is None:
-        return predict_files(args, read_given(args))
+        return predict_files(args, read_command_settings(args))
     with extra("client"):
         from app.cli.remote import predict_remotely
 
@@ -50,12 +50,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_where(args: argparse.Namespace) -> None:
-    """Raises `SettingsError` for a flag of a server without ``--url``, or of a model with it."""
+    """Raises `SettingsError` for a server's flag without ``--url``, or a model's flag with it."""
     local = args.url is None
     unused = [n for n in SERVER_OPTIONS if getattr(args, n)] if local else settings_in(args)
     for name in unused:
-        hint = "a server: name it by --url" if local else "a model on this machine, not at --url"
-        raise SettingsError(f"{flag_of(name)} is for {hint}")
+        hint = "requires --url" if local else "applies to a local model; remove it, or --url"
+        raise SettingsError(f"{flag_of(name)} {hint}")
 
 
 def predict_files(args: argparse.Namespace, settings: Settings) -> int:
@@ -69,9 +69,9 @@ def predict_files(args: argparse.Namespace, settings: Settings) -> int:
     except ModelError as error:
         return complain(str(error))
     top_k = check_top_k(args.top_k, classifier.spec.num_classes)
-    answers, mistakes = classify_files(classifier, args.images, top_k)
+    answers, failures = classify_files(classifier, args.images, top_k)
     show_answers(answers, as_json=args.json)
-    return complain(*mistakes) if mistakes else 0
+    return complain(*failures) if failures else 0
 
 
 def classify_files(
@@ -81,25 +81,25 @@ def classify_files(
     from model.errors import ImageError
 
     answers: list[dict[str, Any]] = []
-    mistakes: list[str] = []
+    failures: list[str] = []
     quiet = len(paths) <= BATCH_SIZE or not sys.stderr.isatty()
     with tqdm(total=len(paths), unit="image", disable=quiet) as progress:
         for start in range(0, len(paths), BATCH_SIZE):
-            some = paths[start : start + BATCH_SIZE]
+            batch = paths[start : start + BATCH_SIZE]
             items = []
-            for path in some:
+            for path in batch:
                 try:
                     items.append((path, classifier.preprocess(path.read_bytes())))
                 except OSError as error:
-                    mistakes.append(f"{path}: {error.strerror}")
+                    failures.append(f"{path}: {error.strerror}")
                 except ImageError as error:
-                    mistakes.append(f"{path}: {error}")
+                    failures.append(f"{path}: {error}")
             found = classifier.predict([item for _, item in items], top_k) if items else []
             for (path, _), classification in zip(items, found, strict=True):
                 rows = [*map(row, classification.predictions)]
                 answers.append({"file": str(path), "predictions": rows})
-            progress.update(len(some))
-    return answers, mistakes
+            progress.update(len(batch))
+    return answers, failures
 
 
 def row(prediction: "Prediction") -> dict[str, Any]:

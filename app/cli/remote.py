@@ -1,4 +1,4 @@
-"""Files classified by a server; and what every command that asks one has in common."""
+"""Classify files by a server, and what all commands with ``--url`` share."""
 
 import argparse
 import asyncio
@@ -27,9 +27,9 @@ from app.cli.output import complain, show_answers
 from app.config.secret_files import read_secret
 from app.config.settings import CLIENT_KEY, CLIENT_KEY_FILE, SettingsError, read_dotenv
 
-OF_EVERY_IMAGE = (Unreachable, Unauthorized, UnexpectedAnswer)  # no use in asking on
+FATAL = (Unreachable, Unauthorized, UnexpectedAnswer)  # every further image would fail as well
 DEFAULT_CONCURRENCY = "8"
-FEW = 16  # images, for which no progress is shown
+FEW = 16  # images; no progress is shown for so few
 BOUNDS = {
     "concurrency": (1, 512),
     "rate": (0.01, 10_000),
@@ -42,22 +42,22 @@ Number = TypeVar("Number", int, float)
 
 
 def predict_remotely(args: argparse.Namespace) -> int:
-    """Print the best classes of each image; one that cannot be had is told and skipped."""
+    """Print the best classes of each image; images that fail are reported and skipped."""
     try:
-        answers, mistakes = asyncio.run(ask(args))
+        answers, failures = asyncio.run(classify(args))
     except InvalidOption as error:
         raise SettingsError(str(error)) from error
     except ClientError as error:
         return complain(str(error))
     show_answers(answers, as_json=args.json)
-    return complain(*mistakes) if mistakes else 0
+    return complain(*failures) if failures else 0
 
 
-async def ask(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
-    """An answer for each image that has one, and a line for each that has not."""
+async def classify(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
+    """An answer for each image that was classified, and a message for each that was not."""
     (concurrency,) = numbers("concurrency", args.concurrency or DEFAULT_CONCURRENCY, int)
     answers: list[dict[str, Any]] = []
-    mistakes: list[str] = []
+    failures: list[str] = []
     model = (await read_health(args)).model  # not known while it loads
     async with AsyncClient(args.url, api_key(args), timeout(args)) as client:
         if args.top_k is not None:
@@ -75,12 +75,12 @@ async def ask(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]
                 if isinstance(outcome, Prediction):
                     answers.append({"file": str(path), "predictions": rows(outcome)})
                 elif isinstance(outcome, UnreadableImage):
-                    mistakes.append(str(outcome))
+                    failures.append(str(outcome))
                 else:
-                    mistakes.append(f"{path}: {outcome}")
-                if isinstance(outcome, OF_EVERY_IMAGE):
+                    failures.append(f"{path}: {outcome}")
+                if isinstance(outcome, FATAL):
                     break
-    return answers, mistakes
+    return answers, failures
 
 
 async def read_health(args: argparse.Namespace) -> Health:
@@ -90,7 +90,7 @@ async def read_health(args: argparse.Namespace) -> Health:
 
 
 def rows(prediction: Prediction) -> list[dict[str, Any]]:
-    """As the service writes them: what is not known is left out."""
+    """The rows of a prediction, without the fields that are unknown."""
     return [
         {name: value for name, value in asdict(row).items() if value is not None}
         for row in prediction.rows
@@ -98,7 +98,7 @@ def rows(prediction: Prediction) -> list[dict[str, Any]]:
 
 
 def api_key(args: argparse.Namespace) -> str | None:
-    """The API key to send: of the flag, else of the environment, else of ``.env``.
+    """The API key to send, from the flag, the environment or ``.env``, in this order.
 
     Raises:
         SettingsError: it cannot be read.
@@ -117,20 +117,20 @@ def timeout(args: argparse.Namespace) -> float:
 
 
 def numbers(name: str, text: str, kind: type[Number]) -> list[Number]:
-    """Those of the flag ``name``, separated by commas; raises `SettingsError` out of bounds."""
+    """The comma-separated values of the flag ``name``; raises `SettingsError` out of bounds."""
     low, high = BOUNDS[name]
     try:
         found = [kind(part) for part in text.split(",")]
     except ValueError as error:
-        what = "whole numbers" if kind is int else "numbers"
-        raise SettingsError(f"--{name}={text}: must be {what}, separated by commas") from error
+        noun = "whole numbers" if kind is int else "numbers"
+        raise SettingsError(f"--{name}={text}: must be {noun}, separated by commas") from error
     if not all(low <= number <= high for number in found):
         raise SettingsError(f"--{name}={text}: must be from {low} to {high:,}")
     return found
 
 
 def number(name: str, text: str) -> float:
-    """The one of the flag ``name``; raises `SettingsError` out of bounds."""
+    """The value of the flag ``name``; raises `SettingsError` out of bounds."""
     found = numbers(name, text, float)
     if len(found) > 1:
         raise SettingsError(f"--{name}={text}: must be one number")

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def add_arguments(parser: Parser) -> None:
     parser.description = (
         f"Serve a checkpoint. Each flag is also an environment variable: --max-batch-size is "
-        f"{ENV_PREFIX}MAX_BATCH_SIZE. Flags win."
+        f"{ENV_PREFIX}MAX_BATCH_SIZE. Flags take precedence."
     )
     add_settings(parser, Settings.model_fields)
 
@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> NoReturn:
     settings = follow_cloud(read_settings(**settings_in(args)), os.environ)
 
-    gc.disable()  # until the model is loaded: a tenth of the time to import and load
+    gc.disable()  # until the model is loaded: collections take a tenth of the start-up time
     from app.loading import load_model
     from app.observability.logs import set_up_logs
 
@@ -65,7 +65,7 @@ def serve_and_exit(settings: Settings, load: Callable[[], Classifier]) -> NoRetu
 
 
 def end_process(code: int, *lines: str) -> NoReturn:
-    """Print these lines on stderr and end the process, even if one of its threads hangs."""
+    """Print lines on stderr and end the process, even if a thread hangs."""
     complain(*lines)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -9,7 +9,7 @@ from app.cli.parser import Parser, check_spelling
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds none: the flags are made from the recipe, see `run`."""
+    """Add no arguments: `run` makes the flags from the recipe."""
 
 
 def run(args: argparse.Namespace) -> int:

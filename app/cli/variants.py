@@ -8,8 +8,8 @@ from app.cli.parser import Parser
 
 def add_arguments(parser: Parser) -> None:
     parser.description = (
-        "List the models that the authors of XCiT published. Each name can be given as a "
-        "checkpoint: the weights are downloaded when they are first used."
+        "List the models that the authors of XCiT published. Each name can be used as a "
+        "checkpoint: the weights are downloaded on first use."
     )
 
 

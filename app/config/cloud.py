@@ -1,4 +1,4 @@
-"""What a cloud's model hosting asks of a container: a port, two routes, a place for weights.
+"""The container contracts of SageMaker and Vertex AI: a port, two routes, a weights directory.
 
 SageMaker: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html
 Vertex AI: https://cloud.google.com/vertex-ai/docs/predictions/custom-container-requirements
@@ -13,13 +13,13 @@ from app.config.settings import Settings, SettingsError
 
 Cloud = Literal["sagemaker", "vertex"]
 
-DEFAULT_PORT = 8080  # of both
+DEFAULT_PORT = 8080  # of both clouds
 SAGEMAKER_MODEL = Path("/opt/ml/model")
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """Where the cloud asks whether the service is ready, and where for predictions."""
+    """The routes that the cloud uses for health checks and for predictions."""
 
     cloud: Cloud
     health_route: str
@@ -27,7 +27,7 @@ class Contract:
 
 
 def read_contract(settings: Settings, environ: Mapping[str, str]) -> Contract | None:
-    """The contract that ``settings`` name, if any; raises `SettingsError` if it cannot be kept."""
+    """The contract that ``settings`` name, if any; raises `SettingsError` for an invalid route."""
     if settings.cloud is None:
         return None
     if settings.cloud == "sagemaker":
@@ -36,16 +36,16 @@ def read_contract(settings: Settings, environ: Mapping[str, str]) -> Contract | 
     for name, default in (("AIP_HEALTH_ROUTE", "/health"), ("AIP_PREDICT_ROUTE", "/predict")):
         route = environ.get(name, default)
         if not route.startswith("/") or set(route) & set("{}?#"):
-            raise SettingsError(f"{name}={route}: must be a path, as {default}")
+            raise SettingsError(f"{name}={route}: must be a path, such as {default}")
         routes.append(route)
     return Contract(settings.cloud, *routes)
 
 
 def follow_cloud(settings: Settings, environ: Mapping[str, str]) -> Settings:
-    """Settings with what the cloud prescribes: all addresses, its port, its weights.
+    """Settings with the host, port and checkpoint that the cloud prescribes.
 
     Raises:
-        SettingsError: the environment is not as the cloud's documentation has it.
+        SettingsError: a variable of the cloud is invalid.
     """
     if settings.cloud is None:
         return settings
@@ -61,10 +61,10 @@ def follow_cloud(settings: Settings, environ: Mapping[str, str]) -> Settings:
 
 
 def find_weights(directory: Path) -> str | None:
-    """``directory`` if the cloud has put anything there: the model's side finds the weights in it.
+    """``directory`` if it holds any file; the loader then finds the weights in it.
 
     Raises:
-        SettingsError: it cannot be read.
+        SettingsError: the directory cannot be read.
     """
     try:
         names = [path.name for path in directory.iterdir()]

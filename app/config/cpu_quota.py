@@ -1,4 +1,4 @@
-"""How many cores this process may really use."""
+"""The number of cores that this process may use."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores(cgroups: Path = CGROUPS) -> int:
-    """Cores by affinity and, where a container's quota is lower, by that; at least 1."""
+    """The cores of the process's affinity or, if lower, of the container's quota; at least 1."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -20,7 +20,7 @@ def usable_cores(cgroups: Path = CGROUPS) -> int:
 
 
 def _quota(cgroups: Path) -> tuple[int, int]:
-    """Microseconds of CPU time a period, and the period; at most 0 for no limit."""
+    """Microseconds of CPU time per period, and the period; 0 or less means no limit."""
     if (unified := cgroups / "cpu.max").exists():
         quota, period = unified.read_text().replace("max", "0").split()
     else:  # cgroup v1

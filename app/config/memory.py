@@ -1,4 +1,4 @@
-"""How much memory the service may need at most, and how much its container may have."""
+"""The peak memory of the service, and the memory limit of its container."""
 
 import logging
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from app.config.settings import Settings
 
 MIB = 2**20
 BASE = 450 * MIB  # Python, PyTorch, OpenVINO
-MODEL = 330 * MIB  # without its weights: compiled graphs, activations, remains of building it
-WEIGHT_COPIES = 8  # in the layouts of the batch sizes, and while a graph is made
+MODEL = 330 * MIB  # without weights: compiled graphs, activations, leftovers of compilation
+WEIGHT_COPIES = 8  # one layout per batch size, and copies while a graph is compiled
 MODELS = 2  # the old and the new one during a reload
-EXPLANATIONS = 1  # decoded at once
-# Of the worst picture of any format, while it is decoded and converted: a WebP image, where Pillow
-# has to decode it (see `model.images.webp`; else it takes 4, and the others up to 8).
+EXPLANATIONS = 1  # images decoded for explanations at the same time
+# Peak while an image is decoded and converted. The worst case is WebP decoded by Pillow; WebP
+# otherwise takes 4 (see `model.images.webp`), and other formats up to 8.
 BYTES_PER_PIXEL = 17
 OWN_GROUPS = Path("/proc/self/cgroup")
 NO_LIMIT = 2**60  # cgroup v1 writes a larger number for an unlimited group
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes that the parts of the service take at most.
+    """The peak memory of each part of the service, in bytes.
 
     Attributes:
-        models: the served one, and the one that replaces it during a reload.
-        bodies: of requests that are not yet answered.
-        decoding: images in the decoding threads, and one that is explained.
+        models: the served model, and the model that replaces it during a reload.
+        bodies: bodies of unanswered requests.
+        decoding: images in the decoding threads, and one that is being explained.
     """
 
     base: int
@@ -44,10 +44,10 @@ class MemoryEstimate:
 
 
 def estimate_peak_memory(settings: Settings, cores: int, weights: int) -> MemoryEstimate:
-    """The bytes that the service takes at most, each part at its bound at the same time.
+    """The memory that the service takes when every part is at its limit at the same time.
 
     Args:
-        cores: that the process may use.
+        cores: cores that the process may use.
         weights: bytes of the model's weights.
     """
     threads = (settings.preprocess_workers or cores) + EXPLANATIONS
@@ -60,7 +60,7 @@ def estimate_peak_memory(settings: Settings, cores: int, weights: int) -> Memory
 
 
 def memory_limit(cgroups: Path = CGROUPS, own_groups: Path = OWN_GROUPS) -> int | None:
-    """The lowest memory limit, in bytes, of this process's control groups; ``None`` without any."""
+    """The lowest memory limit, in bytes, of this process's control groups, if there is one."""
     limits = (_read_limit(path) for path in _limit_files(cgroups, own_groups))
     return min((limit for limit in limits if limit is not None), default=None)
 
@@ -70,8 +70,8 @@ def warn_of_memory(settings: Settings, cores: int, weights: int, limit: int | No
     needed = estimate_peak_memory(settings, cores, weights)
     if limit is not None and limit < needed.total:
         logger.warning(
-            "the memory limit is %d MiB, and at its bounds the service needs %d MiB: %d for itself "
-            "and the model, %d for request bodies, %d for decoding; raise the limit, or lower "
+            "the memory limit is %d MiB, but the service can need %d MiB: %d for itself and the "
+            "model, %d for request bodies, %d for decoding; raise the limit, or lower "
             "XCIT_PREPROCESS_WORKERS, XCIT_MAX_PIXELS or XCIT_MAX_QUEUE_BYTES",
             limit // MIB,
             needed.total // MIB,
@@ -82,13 +82,13 @@ def warn_of_memory(settings: Settings, cores: int, weights: int, limit: int | No
 
 
 def _limit_files(cgroups: Path, own_groups: Path) -> Iterator[Path]:
-    """Where limits are written: of the process's own groups, and of all above them."""
+    """The limit files of the process's control groups and of all their ancestors."""
     yield cgroups / "memory.max"
     yield cgroups / "memory" / "memory.limit_in_bytes"
     try:
         lines = own_groups.read_text().splitlines()
     except OSError:
-        return  # no Linux
+        return  # not Linux
     for line in lines:
         _, controllers, group = line.split(":", 2)
         root = cgroups / "memory" if controllers == "memory" else cgroups

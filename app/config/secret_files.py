@@ -1,4 +1,4 @@
-"""Secrets, given directly or by the path of a file, as Docker and Kubernetes mount them."""
+"""Secrets in variables or in files, as Docker and Kubernetes mount them."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ def read_secret(name: str, value: str | None, path: Path | str | None) -> str | 
     """The secret, from ``value`` or from the file at ``path``; ``None`` if neither is given.
 
     Args:
-        name: its variable; that of the path is the same with ``_FILE``.
+        name: the variable of the secret; the variable of the path has the suffix ``_FILE``.
 
     Raises:
-        SettingsError: both are given, the file cannot be read, or it holds no usable secret.
+        SettingsError: both are given, the file cannot be read, or the secret is invalid.
     """
     if value and path:
         raise SettingsError(f"{name} and {name}_FILE are both set; set one of them")
@@ -31,11 +31,11 @@ def _read(source: str, path: Path) -> str:
         raise SettingsError(f"{source}: cannot be read: {error.strerror}") from error
     if len(content) > MAX_BYTES:
         raise SettingsError(f"{source}: over {MAX_BYTES} bytes, too long for a secret")
-    return content.decode("latin-1").strip(" \t\r\n")  # whether it is ASCII is checked next
+    return content.decode("latin-1").strip(" \t\r\n")  # `_checked` refuses other than ASCII
 
 
 def _checked(source: str, secret: str) -> str:
-    """Only what a client can send in a header field would ever match."""
+    """The secret, if clients can send it in a header field; raises `SettingsError` otherwise."""
     if not secret:
         raise SettingsError(f"{source}: the file is empty; it must hold the secret")
     if not (secret.isascii() and secret.isprintable()):

@@ -25,11 +25,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 ENV_PREFIX = "XCIT_"
 CLIENT_KEY = f"{ENV_PREFIX}CLIENT_KEY"  # not a setting: the API key that commands send to a server
 CLIENT_KEY_FILE = f"{CLIENT_KEY}_FILE"  # the same, as the path of a file
-DEFAULT_TOP_K = 5  # classes that are answered when a caller does not say; no setting either
+DEFAULT_TOP_K = 5  # not a setting: the classes in an answer if the client does not set top_k
 DOTENV = Path(".env")
 DOTENV_ENCODING = "utf-8-sig"  # Windows editors begin a file with a byte-order mark
-SHOWN = 100  # characters of a bad value in its message
-REASONS = {  # by pydantic's type of the mistake, where its words are not for users
+SHOWN = 100  # characters of an invalid value in its message
+MESSAGES = {  # replace pydantic's messages, by error type
     "bool_parsing": "must be true or false",
     "float_parsing": "must be a number",
     "int_parsing": "must be a whole number",
@@ -39,7 +39,7 @@ ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~-]+)*", re.ASCII)
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used; one line of text for each."""
+    """Invalid settings; the message has one line for each."""
 
 
 def _check_device(value: str) -> str:
@@ -57,7 +57,7 @@ def _check_root_path(value: str) -> str:
 
 
 def parse_object(value: Any) -> Any:
-    """JSON text to the object that it holds; a value that is no text is left as it is."""
+    """The object in a JSON text; any other value is returned unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -69,12 +69,12 @@ def parse_object(value: Any) -> Any:
     return found
 
 
-# Text from every source, parsed here: pydantic-settings would parse the environment's only.
+# Parsed by the validator: pydantic-settings itself would parse only environment variables.
 JsonObject = Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(parse_object)]
 
 
 class Settings(BaseSettings):
-    """Settings: ``XCIT_…`` in the environment or ``.env``, or ``--…`` as a flag, which wins."""
+    """All settings, from flags, ``XCIT_…`` environment variables or ``.env``, in this order."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _unset_if_empty(cls, value: Any, info: ValidationInfo) -> Any:
-        """An empty variable counts as none where a setting can be absent."""
+        """An empty variable means that an optional setting is not set."""
         optional = NoneType in get_args(cls.model_fields[info.field_name or ""].annotation)
         return None if value == "" and optional else value
 
@@ -105,13 +105,13 @@ class Settings(BaseSettings):
     """Weight file, published variant or hf-hub:OWNER/NAME. Default: the bundled checkpoint."""
 
     labels: Path | None = None
-    """File of class names, one per line or JSON; overrides the checkpoint's own."""
+    """File of class names, one per line or as JSON; overrides the checkpoint's labels."""
 
     preprocess: JsonObject = None
-    """Preprocessing that overrides the checkpoint's own, as JSON: {"crop_pct": 0.875}."""
+    """Preprocessing options that override the checkpoint's, as JSON: {"crop_pct": 0.875}."""
 
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Side of the model's input in pixels, for families that accept any size."""
+    """Side of the model's input in pixels, for model families that accept any size."""
 
     hyperparameters: JsonObject = None
     """Hyper-parameters that cannot be inferred from the weights, as JSON: {"tokens_norm": true}."""
@@ -120,19 +120,19 @@ class Settings(BaseSettings):
     """Device: auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
 
     backend: Literal["auto", "torch", "openvino"] = "auto"
-    """Inference backend; auto is OpenVINO on a CPU if it is installed, else PyTorch."""
+    """Inference backend; auto selects OpenVINO on a CPU if it is installed, else PyTorch."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the forward pass; auto is 16 bits where the hardware supports it, else 32."""
+    """Precision of the forward pass; auto selects 16 bits if the hardware supports it, else 32."""
 
     compile: bool = False
-    """Compile the network on a CUDA device: faster passes, but minutes for the first start."""
+    """Compile the network on a CUDA device: faster inference, but the first start takes minutes."""
 
     streams: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Batches that run in parallel. Default: 2 on a GPU, on a CPU the fastest measured number."""
+    """Batches that run in parallel. Default: 2 on a GPU; on a CPU, the fastest by measurement."""
 
     cache_dir: Path | None = Path("~/.cache/xcit-serve")
-    """Directory where compiled models are kept for the next start; empty for no cache."""
+    """Directory in which compiled models are cached between starts; empty for no cache."""
 
     preprocess_workers: Annotated[int, Field(ge=1, le=256)] | None = None
     """Threads that decode images. Default: one per core."""
@@ -141,13 +141,13 @@ class Settings(BaseSettings):
     """Maximum batch size. Default: the smallest within 3 % of the best measured throughput."""
 
     max_batch_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    """Longest time an image may wait for a fuller batch while a stream is free."""
+    """Maximum milliseconds for which an image waits for a fuller batch."""
 
     max_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 256
-    """Maximum number of images admitted and not yet answered; more are refused with 503."""
+    """Maximum number of admitted, unanswered images; more are refused with 503."""
 
     max_queue_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
-    """Maximum total size of the encoded images admitted and not yet answered, in bytes."""
+    """Maximum total size of the bodies of unanswered requests, in bytes."""
 
     max_body_bytes: Annotated[int, Field(ge=1)] = 20 * 2**20
     """Maximum size of a request body in bytes; larger ones are refused with 413."""
@@ -156,13 +156,13 @@ class Settings(BaseSettings):
     """Maximum number of pixels of an image, by its header; larger ones are refused with 413."""
 
     request_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """Seconds from a request's head until it is answered with 504; with 408 if its body is late."""
+    """Seconds for a request, from its head to its answer; then 504, or 408 for a late body."""
 
     batch_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
-    """Seconds that a batch may take; after that it counts as hung and the process exits."""
+    """Seconds for a batch; after that it counts as hung and the process exits."""
 
     reload_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    """Seconds that loading another model may take; after that the old one stays."""
+    """Seconds for a reload; after that it fails and the old model is still served."""
 
     head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds for the request line and the headers of a request to arrive."""
@@ -183,10 +183,10 @@ class Settings(BaseSettings):
     """Whether /metrics requires a key when API keys are on."""
 
     admin_token: SecretStr | None = None
-    """Token for POST /admin/reload; without one the route does not exist."""
+    """Token for POST /admin/reload. Without it the route does not exist."""
 
     admin_token_file: Path | None = None
-    """Path of a file that holds the admin token, instead of XCIT_ADMIN_TOKEN."""
+    """Path of a file that holds the admin token; replaces XCIT_ADMIN_TOKEN."""
 
     allowed_hosts: str = ""
     """Host names to answer to, separated by commas. Default: loopback names on loopback, else *."""
@@ -208,19 +208,19 @@ class Settings(BaseSettings):
 
 
 def read_settings(**flags: Any) -> Settings:
-    """Settings from environment, ``.env`` and flags.
+    """Settings from flags, environment and ``.env``.
 
     Raises:
-        SettingsError: a line for each value that cannot be used, or one for ``.env`` itself.
+        SettingsError: a value is invalid, or ``.env`` cannot be read.
     """
     dotenv = read_dotenv()
     try:
         return Settings(**flags)
     except ValidationError as error:
         lines = []
-        for mistake in error.errors():
-            source = _source_of(str(mistake["loc"][0]), flags, dotenv)
-            lines.append(f"{source}={_shown(mistake['input'])}: {_reason(mistake)}")
+        for detail in error.errors():
+            source = _source_of(str(detail["loc"][0]), flags, dotenv)
+            lines.append(f"{source}={_shown(detail['input'])}: {_reason(detail)}")
         raise SettingsError("\n".join(lines)) from error
 
 
@@ -235,7 +235,7 @@ def flag_of(name: str) -> str:
 
 
 def _source_of(name: str, flags: Collection[str], dotenv: Collection[str]) -> str:
-    """The flag or the variable that a setting was given by; case does not matter in variables."""
+    """The flag or variable that set a setting; variables ignore case."""
     if name in flags:
         return flag_of(name)
     variable = variable_of(name)
@@ -244,30 +244,29 @@ def _source_of(name: str, flags: Collection[str], dotenv: Collection[str]) -> st
 
 
 def _shown(value: object) -> str:
-    """A bad value on one line of bounded length."""
+    """An invalid value, on one line of bounded length."""
     text = str(value)
     printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:SHOWN])
     return printable + "…" if len(text) > SHOWN else printable
 
 
-def _reason(mistake: Mapping[str, Any]) -> str:
-    """What pydantic says of a bad value, in this project's words."""
-    if mistake["type"] == "value_error":
-        return str(mistake["ctx"]["error"])
-    default = str(mistake["msg"]).replace("Input should be", "must be", 1)
-    return REASONS.get(mistake["type"], default)
+def _reason(detail: Mapping[str, Any]) -> str:
+    """The message about an invalid value."""
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    default = str(detail["msg"]).replace("Input should be", "must be", 1)
+    return MESSAGES.get(detail["type"], default)
 
 
 def read_dotenv() -> Mapping[str, str | None]:
-    """The variables in ``.env``, none if there is no such file; raises `SettingsError`."""
-    logging.getLogger("dotenv").setLevel(
-        logging.ERROR
-    )  # `app.config.unknown_variables` has better words
+    """The variables in ``.env``, if the file exists; raises `SettingsError`."""
+    # `app.config.unknown_variables` reports invalid lines instead.
+    logging.getLogger("dotenv").setLevel(logging.ERROR)
     return dotenv_values(stream=StringIO(dotenv_text()))
 
 
 def dotenv_text() -> str:
-    """The content of ``.env``, empty if there is no such file; raises `SettingsError`."""
+    """The content of ``.env``, or an empty text if the file is absent; raises `SettingsError`."""
     try:
         text = DOTENV.read_text(DOTENV_ENCODING)
     except FileNotFoundError as error:
@@ -278,6 +277,6 @@ def dotenv_text() -> str:
         raise SettingsError(f"{DOTENV}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{DOTENV}: not UTF-8 text; save it as UTF-8") from error
-    if "\0" in text:  # as UTF-16 has them
-        raise SettingsError(f"{DOTENV}: holds NUL bytes; save it as UTF-8 text")
+    if "\0" in text:  # most likely UTF-16
+        raise SettingsError(f"{DOTENV}: contains NUL bytes; save it as UTF-8 text")
     return text

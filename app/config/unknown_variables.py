@@ -18,12 +18,12 @@ from app.config.settings import (
     variable_of,
 )
 
-# The last two are those of docker-compose.yml.
+# The last two are variables of docker-compose.yml.
 NOT_SETTINGS = {CLIENT_KEY, CLIENT_KEY_FILE, f"{ENV_PREFIX}PUBLISH", f"{ENV_PREFIX}IMAGE"}
 
 
 def unknown_variables() -> list[str]:
-    """A line for each ``XCIT_`` variable that is not a setting, and for each bad line of ``.env``.
+    """A message for each ``XCIT_`` variable that is not a setting, and each bad line of ``.env``.
 
     Raises:
         SettingsError: ``.env`` cannot be read.

@@ -1,1 +1,1 @@
-"""The API over HTTP: the application, the policy of its routes, and what they share."""
+"""The HTTP API: application, routes and middleware."""

@@ -1,4 +1,4 @@
-"""Predictions as JSON, encoded in steps: one answer may have a hundred thousand rows."""
+"""Predictions as JSON, encoded in steps because an answer may have a hundred thousand rows."""
 
 from collections.abc import Sequence
 
@@ -12,25 +12,25 @@ from app.serving.classifier import ModelInfo, Prediction
 from app.serving.errors import ServiceError
 from app.serving.side_thread import Steps
 
-ROWS = 500  # that a step encodes
+ROWS = 500  # encoded per step
 _ROWS = TypeAdapter(list[PredictionRow])
 _FILENAME = TypeAdapter(str)
 
 
 def write_answer(answer: Answer) -> Steps[bytes]:
-    """What ``/predict`` answers: `Predictions`."""
+    """The answer of ``/predict``: `Predictions`."""
     if len(answer.predictions) <= ROWS:
         return Predictions.model_validate(answer).model_dump_json(exclude_none=True).encode()
     return b"".join((yield from _pieces_of(answer)))
 
 
 def write_answers(answers: Sequence[Answer]) -> Steps[bytes]:
-    """What a request of Vertex AI is answered: a list of `Predictions`."""
+    """The answer to a request of Vertex AI: a list of `Predictions`."""
     pieces = [b'{"predictions":[']
     for number, answer in enumerate(answers):
         pieces += [b","] if number else []
         pieces += yield from _pieces_of(answer)
-    return b"".join((*pieces, b"]}"))  # the only copy: of tens of megabytes each takes its time
+    return b"".join((*pieces, b"]}"))  # joined once: each copy takes long
 
 
 def write_results(
@@ -38,7 +38,7 @@ def write_results(
     results: Sequence[tuple[str | None, Answer | ServiceError]],
     record: RequestRecord,
 ) -> Steps[bytes]:
-    """What ``/predict/batch`` answers: `BatchPredictions`, of file names and outcomes."""
+    """The answer of ``/predict/batch``: `BatchPredictions`, from file names and outcomes."""
     pieces = [_model(model), b',"results":[']
     for number, (filename, outcome) in enumerate(results):
         pieces.append(b",{" if number else b"{")

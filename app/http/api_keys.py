@@ -1,7 +1,7 @@
-"""Who may ask: named keys, of which only hashes are kept.
+"""Named API keys, stored as hashes.
 
-A keys file has a line ``NAME:SHA-256 of the key in hex`` for each; empty lines and those that
-begin with ``#`` do not count. Keys are long and random, so a plain hash gives nothing away.
+A key file has one line ``NAME:SHA-256 of the key in hex`` per key, and may have empty lines and
+comments with ``#``. Keys are long and random, so an unsalted hash is safe.
 """
 
 import hashlib
@@ -19,21 +19,21 @@ LINE = re.compile(rf"(?P<name>{NAME.pattern}):(?P<digest>[0-9a-f]{{64}})", re.AS
 
 
 class KeysError(SettingsError):
-    """A keys file that cannot be used; the text says why."""
+    """An invalid key file or key name."""
 
 
 class ApiKeys:
-    """The keys of a file; raises `KeysError` if it is not as it should be."""
+    """The keys of a file; raises `KeysError` if the file is invalid."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._names: dict[bytes, str] = read_keys(path)
 
     def read_again(self) -> Callable[[], None]:
-        """Read the file; the keys in it are used once the result is called.
+        """Read the file, and return a function that activates its keys.
 
         Raises:
-            KeysError: the file cannot be used.
+            KeysError: the file is invalid.
         """
         names = read_keys(self._path)
 
@@ -46,23 +46,23 @@ class ApiKeys:
         """The name of the key in ``Authorization: Bearer …`` or ``X-API-Key``.
 
         Raises:
-            Unauthorized: there is none, or it is unknown.
+            Unauthorized: the key is missing or invalid.
         """
         key = bearer(headers) or headers.get("x-api-key", "")
         if not key:
-            raise Unauthorized("a key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY")
+            raise Unauthorized("API key required: send Authorization: Bearer KEY or X-API-Key: KEY")
         digest = hashlib.sha256(key.encode()).digest()
         found = None
-        for known, name in self._names.items():  # all of them: time tells nothing of which
+        for known, name in self._names.items():  # no early exit: constant time
             if hmac.compare_digest(digest, known):
                 found = name
         if found is None:
-            raise Unauthorized("the key is unknown; ask for one, or look for a slip of the pen")
+            raise Unauthorized("invalid API key; check it for typing errors, or request a new one")
         return found
 
 
 def read_keys(path: Path) -> dict[bytes, str]:
-    """Names by hash."""
+    """The names of the keys in a file, by hash."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except OSError as error:
@@ -77,7 +77,7 @@ def read_keys(path: Path) -> dict[bytes, str]:
         if not match:
             raise KeysError(f"{path}, line {number}: must be NAME:SHA-256 of the key")
         if match["name"] in names.values():
-            raise KeysError(f"{path}, line {number}: the name {match['name']} is there twice")
+            raise KeysError(f"{path}, line {number}: duplicate name {match['name']}")
         digest = bytes.fromhex(match["digest"])
         if digest in names:
             raise KeysError(
@@ -86,21 +86,23 @@ def read_keys(path: Path) -> dict[bytes, str]:
             )
         names[digest] = match["name"]
     if not names:
-        raise KeysError(f"{path}: there is no key in it; xcit-serve key makes one")
+        raise KeysError(f"{path}: contains no key; make one with xcit-serve key")
     return names
 
 
 def new_key(name: str) -> tuple[str, str]:
     """A key, and its line for the file."""
     if not NAME.fullmatch(name):
-        raise KeysError(f"{name!r} is no name: up to 64 letters, digits, '.', '_', '-' and '@'")
+        raise KeysError(
+            f"invalid name {name!r}: must be 1 to 64 letters, digits, '.', '_', '-' or '@'"
+        )
     key = secrets.token_urlsafe(32)
-    while key.startswith("-"):  # a command line would take it for a flag
+    while key.startswith("-"):  # command lines would read it as a flag
         key = secrets.token_urlsafe(32)
     return key, f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def bearer(headers: Mapping[str, str]) -> str:
-    """The token of ``Authorization: Bearer …``; empty if there is none."""
+    """The token in ``Authorization: Bearer …``, or an empty text."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""

@@ -1,4 +1,4 @@
-"""The service as one ASGI application: its routes and what every request goes through."""
+"""The ASGI application: routes, middleware and error handlers."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -43,15 +43,14 @@ def create_app(
     on_loaded: Callable[[], None] = lambda: None,
     environ: Mapping[str, str] = os.environ,
 ) -> FastAPI:
-    """The whole service as one ASGI application; its parts are in ``state.service``.
+    """The whole service as one ASGI application, with its `Service` in ``state.service``.
 
     Args:
         load, lifecycle, on_loaded, environ: see `Service`.
 
     Raises:
-        KeysError: the file of API keys cannot be used.
-        SettingsError: a cloud's contract cannot be kept, requests cannot be traced, or a secret,
-            a host, an origin or the path prefix cannot be used.
+        KeysError: the API key file is invalid.
+        SettingsError: another setting is invalid.
     """
     service = Service(settings, load, lifecycle or Lifecycle(), on_loaded, environ)
 
@@ -60,10 +59,10 @@ def create_app(
 
     app = FastAPI(
         title="xcit-serve",
-        summary="XCiT image classification: send an image, get its most likely classes.",
+        summary="Image classification with XCiT: send an image, get its most likely classes.",
         lifespan=lifespan,
-        openapi_url=None,  # this, and the pages of the API, are in app.http.routes.pages
-        redirect_slashes=False,  # a redirect would lead to the Host that the client chose
+        openapi_url=None,  # see `app.http.routes.pages`
+        redirect_slashes=False,  # a redirect would go to the Host that the client sent
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = service
@@ -89,12 +88,12 @@ def create_app(
 
 
 def make_routers(service: Service) -> list[APIRouter]:
-    """Every router; routes of a cloud's contract replace ours with the same path."""
+    """All routers; routes of a cloud's contract replace others with the same path."""
     routers = [make(service) for make in ROUTERS]
     if service.contract:
-        of_cloud = cloud.router(service, service.contract)
+        cloud_router = cloud.router(service, service.contract)
         remove_routes(routers, {service.contract.health_route, service.contract.predict_route})
-        routers.insert(0, of_cloud)
+        routers.insert(0, cloud_router)
     return routers
 
 
@@ -108,9 +107,9 @@ def remove_routes(routers: Sequence[APIRouter], paths: set[str]) -> None:
 
 
 def check_root_path(root_path: str, routes: Sequence[BaseRoute]) -> None:
-    """Refuse a prefix that could be the beginning of a route: raises `SettingsError`.
+    """Raises `SettingsError` for a prefix that is also the first segment of a route.
 
-    Behind a proxy that strips the prefix, such a route would lose its own beginning.
+    The service would take the segment of such a route for the prefix.
     """
     first = root_path.split("/")[1:2]
     for route in routes:
@@ -122,7 +121,7 @@ def check_root_path(root_path: str, routes: Sequence[BaseRoute]) -> None:
 
 
 def describe_access(app: FastAPI, routes: Sequence[BaseRoute], auth: Authenticator) -> None:
-    """Say in the OpenAPI document which operations require credentials."""
+    """Declare in the OpenAPI document which operations require credentials."""
     requirements = [
         (route, auth.requirement(policy_of(route.endpoint).access))
         for route in routes

@@ -10,15 +10,15 @@ from app.http.policy import Access
 from app.observability.record import RequestRecord
 from app.serving.errors import Unauthorized
 
-SCHEME = "HTTPBearer"  # its name in the OpenAPI document
+SCHEME = "HTTPBearer"  # name of the security scheme in the OpenAPI document
 
 
 class Authenticator:
     """Checks the credentials that a route's policy requires.
 
     Args:
-        keys: the API keys; without them, routes that require one are open.
-        admin_token: without it, no request has the access `Access.ADMIN`.
+        keys: the API keys; without them, routes with `Access.KEY` are open.
+        admin_token: without it, no request gets `Access.ADMIN`.
     """
 
     def __init__(self, keys: ApiKeys | None, admin_token: str | None) -> None:
@@ -26,7 +26,7 @@ class Authenticator:
         self._admin_token = admin_token
 
     def check(self, access: Access, headers: Headers, record: RequestRecord) -> None:
-        """Record the client's name; raises `Unauthorized` without the required credentials."""
+        """Check credentials and record the client's name; raises `Unauthorized`."""
         if access is Access.KEY and self._keys:
             record.client = self._keys.name_of(headers)
         elif access is Access.ADMIN:
@@ -35,7 +35,7 @@ class Authenticator:
                 raise Unauthorized("admin token required: send Authorization: Bearer TOKEN")
 
     def requirement(self, access: Access) -> list[dict[str, list[str]]]:
-        """What the OpenAPI document says of access to an operation; empty if it is open."""
+        """The security requirement of an operation in OpenAPI; empty if it is open."""
         required = access is Access.ADMIN or (access is Access.KEY and self._keys is not None)
         return [{SCHEME: []}] if required else []
 

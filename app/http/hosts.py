@@ -1,7 +1,7 @@
 """The ``Host`` names that the service answers to.
 
-A web page can make its own name resolve to 127.0.0.1 (DNS rebinding), and its scripts may then read
-whatever a service there answers. Such a request still has the page's name in its ``Host`` field.
+An attacker's domain can resolve to 127.0.0.1 (DNS rebinding), so that scripts of its pages can read
+the answers of a local service. The ``Host`` field of such a request still has the domain's name.
 """
 
 import ipaddress
@@ -39,7 +39,7 @@ class AllowedHosts:
 
         Args:
             by_address: whether any IP address is allowed. Orchestrators send probes and scrapes to
-                addresses, and the name of DNS rebinding is never an address.
+                addresses, and DNS rebinding needs a name.
         """
         if self._any:
             return
@@ -54,11 +54,12 @@ class AllowedHosts:
 
 
 def allowed_hosts(setting: str, bound_to: str) -> set[str] | None:
-    """The names of a setting, by default those of the loopback interface; ``None`` for any.
+    """The allowed names; ``None`` for any.
 
     Args:
-        bound_to: the address that the service listens on. Only on loopback is there a default:
-            elsewhere the service cannot know its names.
+        setting: names, separated by commas. If it is empty, loopback names are allowed on a
+            loopback address; on other addresses the service cannot know its names and allows any.
+        bound_to: the address that the service listens on.
 
     Raises:
         SettingsError: a name in the setting is malformed.
@@ -74,7 +75,7 @@ def parse_host(text: str) -> str:
     """A name of the setting as `host_name` returns it; a port is ignored.
 
     Raises:
-        SettingsError: it is malformed.
+        SettingsError: the name is malformed.
     """
     if text == "*":
         return text
@@ -89,7 +90,7 @@ def parse_host(text: str) -> str:
 
 
 def host_name(field: str) -> str:
-    """The host of a ``Host`` field in its usual form, without port; empty if it is malformed."""
+    """The normalised host of a ``Host`` field, without port; empty if it is malformed."""
     match = FIELD.fullmatch(field)
     if not match:
         return ""
@@ -100,14 +101,14 @@ def host_name(field: str) -> str:
 
 
 def bracketed(host: str) -> str:
-    """An IPv6 address in brackets, as in URLs; any other host as it is."""
+    """The host, in brackets if it is an IPv6 address."""
     inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     address = f"[{inner}]"
     return address if ":" in host and is_address(address) else host
 
 
 def is_address(name: str) -> bool:
-    """Whether a host is an IP address, of version 6 if it is in brackets, else of version 4."""
+    """Whether a host is an IPv6 address in brackets or an IPv4 address without."""
     version = 6 if name.startswith("[") else 4
     try:
         return ipaddress.ip_address(name.strip("[]")).version == version

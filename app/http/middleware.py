@@ -1,7 +1,7 @@
-"""What happens to every request: its record, its route's policy, and its one observation.
+"""The middleware of every request: record, route policy, errors and observation.
 
-HEAD is answered as GET is, without the body. Pure ASGI, so that a client's disconnect reaches the
-endpoint.
+HEAD is answered like GET, without the body. The middleware is pure ASGI, so that a client's
+disconnect reaches the endpoint.
 """
 
 import asyncio
@@ -27,17 +27,17 @@ from app.observability.record import RequestRecord, current_record
 from app.serving.errors import BodyTooLarge, Draining, InternalError, ServiceError, drop_tracebacks
 from app.serving.trace import current_trace
 
-SANE_REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
+REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 
 logger = logging.getLogger(__name__)
 
 
 class RequestMiddleware:
-    """Finds a request's route, applies its policy, and answers and observes it, whatever happens.
+    """Finds the route of a request, applies its policy, and answers and observes every request.
 
     Args:
         service: authenticates, admits, traces and observes requests.
-        hosts, cross_site: refuse requests to any route.
+        hosts, cross_site: checks of requests to all routes.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RequestMiddleware:
         if self._service.tracing:
             record.trace = self._service.tracing.begin(record, scope)
         if head_only:
-            scope = {**scope, "method": "GET"}  # the server's own keeps its method
+            scope = {**scope, "method": "GET"}  # a copy: the server's scope keeps its method
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -120,7 +120,7 @@ class RequestMiddleware:
                 await response(scope, body.receive, send)
             else:
                 await self._app(scope, body.receive, send)
-        except asyncio.CancelledError:  # by the server, which does not wait any longer
+        except asyncio.CancelledError:  # the server does not wait any longer
             if not record.status:
                 error = Draining("the service stopped before it could answer", retry_after=1)
                 record.rejection = error.reason()
@@ -132,15 +132,15 @@ class RequestMiddleware:
             raised: Exception = error
             if not isinstance(error, ServiceError):
                 logger.exception("unexpected error")
-                error = InternalError("the service failed; its log has the request id")
+                error = InternalError("internal error; search the service's log for the request id")
             if record.status:
-                raise  # half an answer has been sent: the connection can only be closed
+                raise  # the answer has been started, so the connection can only be closed
             drop_tracebacks(raised)
             record.rejection = error.reason()
             await problem_response(error, record, error_format)(scope, body.receive, send)
 
     def _apply(self, policy: Policy, headers: Headers, record: RequestRecord) -> None:
-        """Raises a `ServiceError` for a request that the policy of its route refuses."""
+        """Apply a policy; raises a `ServiceError` if it refuses the request."""
         self._hosts.check(headers, by_address=policy.routine)
         self._cross_site.check(record, headers)
         self._service.auth.check(policy.access, headers, record)
@@ -152,7 +152,7 @@ class RequestMiddleware:
 
 
 class BoundedBody:
-    """A request's body, refused as soon as it is, or says it will be, over ``limit`` bytes."""
+    """A request's body, refused if its declared or actual size exceeds ``limit`` bytes."""
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
@@ -168,18 +168,17 @@ class BoundedBody:
         message = await self._receive()
         self._size += len(message.get("body", b""))
         if self._size > self._limit:
-            raise self._too_large("longer")
+            raise self._too_large("too large")
         return message
 
     def _too_large(self, size: str) -> BodyTooLarge:
-        return BodyTooLarge(f"the body is {size}; at most {self._limit} bytes are accepted")
+        return BodyTooLarge(f"the body is {size}; the maximum is {self._limit} bytes")
 
 
 def add_root_path(scope: MutableMapping[str, Any], root_path: str) -> str:
-    """The path of a request below ``root_path``, whether or not the proxy has taken that away.
+    """The path of a request without ``root_path``, whether or not a proxy has stripped it.
 
-    In the scope the path begins with ``root_path``, as ASGI demands: whoever splits it again, as
-    Starlette does, gets the same path below.
+    In the scope, the path then begins with ``root_path``, as ASGI requires.
     """
     path: str = scope["path"]
     if not root_path:
@@ -195,6 +194,6 @@ def add_root_path(scope: MutableMapping[str, Any], root_path: str) -> str:
 
 
 def choose_request_id(headers: Headers) -> str:
-    """The caller's ``X-Request-ID`` where it is a sane one, else a new one."""
-    offered = headers.get("x-request-id", "")
-    return offered if SANE_REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
+    """The client's ``X-Request-ID`` if it is valid, otherwise a new one."""
+    proposed = headers.get("x-request-id", "")
+    return proposed if REQUEST_ID.fullmatch(proposed) else uuid.uuid4().hex

@@ -1,6 +1,6 @@
-"""Which pages may call the service from a browser: CORS, and the refusal of all other pages.
+"""The web pages that may call the service: CORS, and the refusal of requests from other pages.
 
-CORS keeps a page from reading answers; it does not keep it from sending. A form or a ``no-cors``
+CORS prevents a page from reading answers, but not from sending requests. A form or a ``no-cors``
 fetch of any page can post to a service on the visitor's loopback interface or network.
 """
 
@@ -24,7 +24,7 @@ ORIGIN = re.compile(
 NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
 PORTS = {"http": "80", "https": "443"}
 SAFE = {"GET", "HEAD", "OPTIONS"}
-TENSOR_HEADER = "Inference-Header-Content-Length"  # of the Open Inference Protocol, both ways
+TENSOR_HEADER = "Inference-Header-Content-Length"  # in requests and answers with binary tensors
 CORS: dict[str, Any] = {  # arguments of Starlette's CORSMiddleware
     "allow_methods": ["GET", "HEAD", "OPTIONS", "POST"],
     "allow_headers": [
@@ -36,13 +36,13 @@ CORS: dict[str, Any] = {  # arguments of Starlette's CORSMiddleware
         *("Allow", "ETag", TENSOR_HEADER, "Retry-After", "Server-Timing", "WWW-Authenticate"),
         *("X-Request-ID", "traceresponse"),
     ],
-    "allow_private_network": True,  # of the origins that are allowed
-    "max_age": 7200,  # seconds, the most that Chromium keeps a preflight
+    "allow_private_network": True,  # for allowed origins
+    "max_age": 7200,  # seconds; Chromium's maximum
 }
 
 
 class CrossSiteCheck:
-    """Refuses what pages of other origins send, unless CORS allows the origin.
+    """Refuses requests from pages of other origins, unless CORS allows the origin.
 
     Args:
         allowed: origins as `parse_origins` returns them.
@@ -53,22 +53,23 @@ class CrossSiteCheck:
         self._allowed = frozenset(allowed)
 
     def check(self, record: RequestRecord, headers: Headers) -> None:
-        """Raises `CrossSiteRequest`. Clients that are not browsers send neither field."""
+        """Raises `CrossSiteRequest`. Only browsers send ``Origin`` and ``Sec-Fetch-Site``."""
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if record.method in SAFE or self._any or origin in self._allowed:
             return
-        if site in (None, "same-origin", "none") and (site or not origin or own(origin, headers)):
+        same_site = site in (None, "same-origin", "none")
+        if same_site and (site or not origin or is_same_origin(origin, headers)):
             return
         page = f"a page of {shorten(origin)}" if origin else "a page of another site"
         raise CrossSiteRequest(
-            f"{page} may not send requests; {VARIABLE} lists the origins whose pages may"
+            f"{page} may not send requests; add its origin to {VARIABLE} to allow it"
         )
 
 
-def own(origin: str, headers: Headers) -> bool:
-    """Whether an origin is the service's own, as the client or a proxy names its host.
+def is_same_origin(origin: str, headers: Headers) -> bool:
+    """Whether an origin is the service's, by ``Host`` or ``X-Forwarded-Host``.
 
-    ``X-Forwarded-Host`` can be believed: no page can set it without a preflight.
+    ``X-Forwarded-Host`` can be trusted here: no page can set it without a preflight.
     """
     expected, scheme = canonical(origin), origin.partition("://")[0]
     forwarded = headers.get("x-forwarded-host", "").split(",")
@@ -79,10 +80,10 @@ def own(origin: str, headers: Headers) -> bool:
 
 
 def parse_origins(setting: str) -> list[str]:
-    """The origins of a setting as browsers send them; ``*`` stands for any.
+    """The origins in a setting, as browsers send them; ``*`` means any.
 
     Raises:
-        SettingsError: one is not an origin.
+        SettingsError: an origin is malformed.
     """
     return [_parse(text) for text in setting.replace(",", " ").split()]
 
@@ -98,9 +99,9 @@ def _parse(text: str) -> str:
 
 
 def canonical(text: str) -> str | None:
-    """An origin in the one form that browsers send; ``None`` if it is malformed.
+    """An origin in the form that browsers send; ``None`` if it is malformed.
 
-    Lower-case, without default port and final slash, names of other scripts in Punycode.
+    That is in lower case, without default port and final slash, and with Punycode names.
     """
     match = ORIGIN.fullmatch(text)
     if not match or int(match["port"] or 0) > 65535:
@@ -111,7 +112,7 @@ def canonical(text: str) -> str | None:
             host = f"[{ipaddress.IPv6Address(host[1:-1])}]"
         elif not host.isascii():
             host = host.encode("idna").decode()
-    except ValueError:  # UnicodeError is one
+    except ValueError:  # includes UnicodeError
         return None
     if not (host.startswith("[") or NAME.fullmatch(host)):
         return None

@@ -1,4 +1,4 @@
-"""Parameters of requests for predictions: in the query, in headers, or beside the images."""
+"""Parameters of prediction requests, in the query, in headers or in the body."""
 
 import difflib
 import math
@@ -14,9 +14,9 @@ from app.http.quoting import quoted
 from app.serving.errors import InvalidParameter
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
-MOST_QUERY = 1_000  # bytes
+MAX_QUERY = 1_000  # bytes
 
-# Only described to OpenAPI: reading a declared parameter costs FastAPI as much as the answer.
+# Only for the OpenAPI document: FastAPI takes as long to read a declared parameter as to answer.
 TIMEOUT_PARAMETER = {
     "name": TIMEOUT_HEADER,
     "in": "header",
@@ -28,7 +28,7 @@ PARAMETERS: list[dict[str, Any]] = [
         "name": "top_k",
         "in": "query",
         "description": (
-            "How many classes to answer, from 1 to the number of classes. By default "
+            "Number of classes to return, from 1 to all. By default "
             f"{DEFAULT_TOP_K}, or all classes of a model with fewer."
         ),
         "schema": {"type": "integer", "minimum": 1},
@@ -42,24 +42,24 @@ def read_query(request: Request, *known: str, instead: str = "") -> Mapping[str,
 
     Args:
         known: the names that the route reads.
-        instead: how to say to the route what others are told in the query.
+        instead: a hint for unknown parameters, on routes with parameters in the body.
 
     Raises:
-        InvalidParameter: one is unknown or given twice, or the query is long.
+        InvalidParameter: a parameter is unknown or repeated, or the query is too long.
     """
     query: bytes = request.scope["query_string"]
     if not query:
         return {}
-    if len(query) > MOST_QUERY:
-        raise InvalidParameter(f"the query has {len(query)} bytes; at most {MOST_QUERY} are read")
-    given: dict[str, str] = {}
+    if len(query) > MAX_QUERY:
+        raise InvalidParameter(f"the query has {len(query)} bytes; the maximum is {MAX_QUERY}")
+    parameters: dict[str, str] = {}
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name not in known:
             raise InvalidParameter(_unknown(name, known, instead))
-        if name in given:
-            raise InvalidParameter(f"{name} is given twice in the query; give it once")
-        given[name] = value
-    return given
+        if name in parameters:
+            raise InvalidParameter(f"duplicate query parameter {name}; send it once")
+        parameters[name] = value
+    return parameters
 
 
 def _unknown(name: str, known: tuple[str, ...], instead: str) -> str:
@@ -69,28 +69,28 @@ def _unknown(name: str, known: tuple[str, ...], instead: str) -> str:
         return f"{message}; did you mean {close[0]}?"
     if instead:
         return f"{message}; {instead}"
-    there = ", ".join(known) or "none"
-    return f"{message}; this route reads {there}"
+    names = ", ".join(known) or "none"
+    return f"{message}; this route reads {names}"
 
 
 def parse_top_k(text: str | None, classes: int) -> int:
-    """The number of classes to answer; by default 5, or all where there are fewer."""
+    """The number of classes to return; by default 5, or all if there are fewer."""
     if text is None:
         return min(DEFAULT_TOP_K, classes)
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not 1 <= int(text) <= classes:
         raise InvalidParameter(
-            f"top_k is {quoted(text, 20)}; it must be a number from 1 to {classes}"
+            f"top_k is {quoted(text, 20)}; it must be a whole number from 1 to {classes}"
         )
     return int(text)
 
 
 def parse_timeout(text: str | None) -> float:
-    """The timeout that a client gives its request, in seconds; infinite if it gives none."""
+    """The timeout of a request, in seconds; infinite without the header."""
     if text is None:
         return math.inf
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not int(text):
         raise InvalidParameter(
             f"{TIMEOUT_HEADER} is {quoted(text, 20)}; "
-            "it must be a number of milliseconds, at least 1"
+            "it must be a whole number of milliseconds, at least 1"
         )
     return int(text) / 1e3

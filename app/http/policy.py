@@ -1,6 +1,6 @@
-"""The policy of a route: what a request must show and how it is treated.
+"""The policy of a route: access, admission, logging and headers.
 
-A route declares its policy where it is declared itself:
+A route declares its policy next to its path:
 
     @routes.post("/predict")
     @policy(admission=True)
@@ -28,7 +28,7 @@ class Access(Enum):
 
 
 class ErrorFormat(Enum):
-    """The form of error documents."""
+    """The format of error documents."""
 
     PROBLEM = "RFC 9457"
     V2 = "RFC 9457, with the member `error` that the Open Inference Protocol prescribes"
@@ -36,16 +36,16 @@ class ErrorFormat(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a route requires of requests, and how they are treated.
+    """How requests to a route are handled.
 
     Attributes:
-        access: the credentials that are required.
+        access: the required credentials.
         admission: whether requests are refused before their body is read if the service is not
             ready, is overloaded, or cannot answer before their deadline.
-        routine: whether machines poll the route. Its requests are logged at DEBUG level and not
-            traced, and may address the service by IP address, as orchestrators do.
-        error_format: of answers that are errors.
-        content_security_policy: of answers to browsers.
+        routine: whether orchestrators or monitoring poll the route. Its requests are logged at
+            DEBUG level, are not traced, and may address the service by IP address.
+        error_format: the format of error documents.
+        content_security_policy: the value of ``Content-Security-Policy``.
     """
 
     access: Access = Access.KEY
@@ -59,7 +59,7 @@ GUARDED = Policy()
 
 
 def policy(**choices: Any) -> Callable[[Endpoint], Endpoint]:
-    """Declare the policy of an endpoint; takes the attributes of `Policy`."""
+    """Declare the policy of an endpoint, by the attributes of `Policy`."""
     declared = Policy(**choices)
 
     def declare(endpoint: Endpoint) -> Endpoint:
@@ -70,6 +70,6 @@ def policy(**choices: Any) -> Callable[[Endpoint], Endpoint]:
 
 
 def policy_of(endpoint: Callable[..., Any]) -> Policy:
-    """The policy that an endpoint declares, or else `GUARDED`."""
+    """The policy that an endpoint declares, or `GUARDED`."""
     declared: Policy = getattr(endpoint, "policy", GUARDED)
     return declared

@@ -1,4 +1,4 @@
-"""Every error as an RFC 9457 problem document, whoever raised it."""
+"""Errors as RFC 9457 problem documents."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -34,9 +34,8 @@ from app.serving.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-MAX_DETAIL = 1024  # characters; texts of clients in it have been shortened one by one
-# What any request for a prediction may meet, and what any image.
-OF_THE_REQUEST = (
+MAX_DETAIL = 1024  # characters; the texts of clients in it have already been shortened
+REQUEST_ERRORS = (  # of every prediction request
     BadRequest,
     Unauthorized,
     CrossSiteRequest,
@@ -50,17 +49,17 @@ OF_THE_REQUEST = (
     Draining,
     DeadlineExceeded,
 )
-OF_THE_IMAGE = (InvalidImage, ImageTooLarge, UnsupportedMediaType)
+IMAGE_ERRORS = (InvalidImage, ImageTooLarge, UnsupportedMediaType)
 
 RETRY_AFTER = {
-    "description": "Seconds until it is worth another try.",
+    "description": "Seconds to wait before retrying.",
     "required": True,
     "schema": {"type": "integer", "minimum": 1},
 }
 
 
 def problem_of(error: ServiceError, record: RequestRecord) -> Problem:
-    """What a client is told of an error of its request."""
+    """The problem document of an error."""
     return Problem(
         type=f"/problems/{error.problem}",
         title=error.title,
@@ -74,18 +73,18 @@ def problem_of(error: ServiceError, record: RequestRecord) -> Problem:
 def problem_response(
     error: ServiceError, record: RequestRecord, error_format: ErrorFormat = ErrorFormat.PROBLEM
 ) -> Response:
-    """The answer to a request that met an error."""
+    """The answer to a request that failed."""
     return _respond(problem_of(error, record), error_format, error.headers)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Errors of the framework take the same form; a `ServiceError` goes up to the middleware."""
+    """Convert the framework's errors; a `ServiceError` propagates to the middleware."""
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
     app.add_exception_handler(HTTPException, _refuse_route)
 
 
 def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI is told of the errors of a route."""
+    """The error responses of a route, for OpenAPI."""
     responses: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         response = responses.setdefault(
@@ -104,14 +103,13 @@ def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
 async def _refuse_parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     details = (
-        f"{shorten(str(mistake['loc'][-1]))}: {shorten(mistake['msg'])}"
-        for mistake in error.errors()
+        f"{shorten(str(detail['loc'][-1]))}: {shorten(detail['msg'])}" for detail in error.errors()
     )
     raise InvalidParameter("; ".join(details))
 
 
 async def _refuse_route(request: Request, error: Exception) -> Response:
-    """404 and 405."""
+    """Answer 404 or 405."""
     assert isinstance(error, HTTPException)
     record: RequestRecord = request.state.record
     routes: RouteTable = request.state.routes

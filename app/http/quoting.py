@@ -1,4 +1,4 @@
-"""Values of clients inside messages: short, printable, and without Python's notation."""
+"""Clients' values in messages: short, printable, and not in Python's notation."""
 
 import json
 
@@ -6,9 +6,9 @@ MOST = 80  # characters of a value
 
 
 def quoted(value: object, most: int = MOST) -> str:
-    """Text in single quotes, anything else as JSON; cut after ``most`` characters.
+    """Text in single quotes, other values as JSON; cut after ``most`` characters.
 
-    Bytes are read as UTF-8. Characters that a terminal or a log would act on become U+FFFD.
+    Bytes are decoded as UTF-8. Control characters become U+FFFD.
     """
     if isinstance(value, bytes):
         value = value[: 4 * most].decode(errors="replace")
@@ -18,6 +18,6 @@ def quoted(value: object, most: int = MOST) -> str:
 
 
 def printable(text: str, most: int = MOST) -> str:
-    """Text without the characters that a terminal or a log would act on, cut after ``most``."""
+    """Text without control characters, cut after ``most`` characters."""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:most])
     return shown + "\N{HORIZONTAL ELLIPSIS}" if len(text) > most else shown

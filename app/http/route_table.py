@@ -1,4 +1,4 @@
-"""The lookup of a request's route and policy, which every request goes through once."""
+"""The lookup of a request's route and policy."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,9 +18,10 @@ class RouteMatch:
     """The route of a request.
 
     Attributes:
-        path: the route's path, with its parameters in braces; "unmatched" if there is none.
-        endpoint: the endpoint, if it takes a request and returns a response. FastAPI, which costs
-            a tenth of the web side, handles all others, and requests that match no route.
+        path: the route's path, with parameters in braces, or "unmatched".
+        endpoint: the endpoint, if it takes a request and returns a response. Other endpoints, and
+            requests that match no route, are left to FastAPI, whose overhead is a tenth of the
+            time outside of inference.
     """
 
     path: str
@@ -33,7 +34,7 @@ class RouteTable:
     """Finds routes by method and path.
 
     Args:
-        routes: of the application, in order: the first that matches counts.
+        routes: the routes of the application; the first that matches is used.
     """
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
@@ -73,7 +74,7 @@ class RouteTable:
         return self._unmatched(path)
 
     def methods(self, path: str) -> list[str]:
-        """The methods that some route accepts at a path, in order; HEAD wherever GET is."""
+        """The allowed methods at a path, sorted; with HEAD if GET is allowed."""
         methods = {
             method
             for route in self._routes
@@ -83,7 +84,7 @@ class RouteTable:
         return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
     def _unmatched(self, path: str) -> RouteMatch:
-        """No route; errors have the form that the routes with the same first segment use."""
+        """No route, with the error format of the routes with the same first segment."""
         here = [route for route in self._routes if route.path_regex.match(path)]
         siblings = [
             route for route in self._routes if first_segment(route.path) == first_segment(path)

@@ -1,4 +1,4 @@
-"""What goes over the wire, in and out."""
+"""The bodies of requests and answers, as Pydantic models."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ PIXEL = (  # the base64 of an image of one pixel, for examples
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it."""
+    """An error, in the format of RFC 9457."""
 
     type: Annotated[str, Field(examples=["/problems/invalid-image"])]
     title: str
@@ -25,7 +25,7 @@ class Problem(BaseModel):
 
 
 def check_number(value: Any) -> Any:
-    """A whole number, or text that may hold one; JSON writes one as 2 or 2.0."""
+    """Accept whole numbers, which JSON may write as 2.0, and text that may hold one."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool | float | list | dict):
@@ -37,7 +37,7 @@ Number = Annotated[int | Text, BeforeValidator(check_number)]
 
 
 class JsonImage(BaseModel):
-    """An image as JSON, with parameters beside it; a parameter that is null is absent."""
+    """An image and parameters; null means that a parameter is absent."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,29 +45,31 @@ class JsonImage(BaseModel):
 
     @classmethod
     def parameters(cls) -> tuple[str, ...]:
-        """Names of the parameters that may stand beside the image, here and in a form."""
+        """The names of the parameters, in JSON and in a form."""
         return tuple(name for name in cls.model_fields if name != "image")
 
-    def given(self) -> dict[str, str]:
-        """The parameters that are given, as text, as they are in a query."""
-        given = {name: getattr(self, name) for name in self.parameters()}
-        return {name: str(value) for name, value in given.items() if value is not None}
+    def values(self) -> dict[str, str]:
+        """The parameters that are present, as text, as in a query."""
+        values = {name: getattr(self, name) for name in self.parameters()}
+        return {name: str(value) for name, value in values.items() if value is not None}
 
 
 class ImageToPredict(JsonImage):
     """An image to classify."""
 
-    top_k: Annotated[Number | None, Field(description="How many classes to answer.")] = None
+    top_k: Annotated[Number | None, Field(description="Number of classes to return.")] = None
 
 
 class ImageToExplain(JsonImage):
     """An image to explain."""
 
-    head: Annotated[Number | None, Field(description="A head's number, or mean.")] = None
+    head: Annotated[Number | None, Field(description="Number of an attention head, or mean.")] = (
+        None
+    )
 
 
 class Model(BaseModel):
-    """Which model answered."""
+    """The model that classified the image."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -76,7 +78,7 @@ class Model(BaseModel):
 
 
 class PredictionRow(BaseModel):
-    """One class; the score is a softmax probability, the synset WordNet's id where it is known."""
+    """A class with its softmax probability, and its WordNet synset if known."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -96,7 +98,7 @@ class Predictions(BaseModel):
 
 
 class BatchResult(BaseModel):
-    """What became of one image: its best classes, or the error that it met."""
+    """The best classes of one image, or its error."""
 
     filename: str | None = None
     predictions: list[PredictionRow] | None = None
@@ -112,13 +114,13 @@ class BatchPredictions(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadedModel(ModelInfo):
-    """The model that serves after a reload, and the one that it replaced."""
+    """The model that is served after a reload, and the model that it replaced."""
 
     replaced: Model
 
 
 class Health(BaseModel):
-    """Everything a person wants to know at a glance."""
+    """The state of the service."""
 
     alive: bool
     ready: bool
@@ -126,21 +128,21 @@ class Health(BaseModel):
     failure: str | None
     model: ModelInfo | None
     queue_depth: int
-    images_total: Annotated[int, Field(description="Classified since the start.")]
+    images_total: Annotated[int, Field(description="Images classified since the start.")]
     batches_total: int
 
 
 class Probe(BaseModel):
-    """The answer of a probe."""
+    """The state of the process."""
 
     state: str
 
 
 def image_body(form: type[JsonImage]) -> dict[str, Any]:
-    """OpenAPI's description of a body with one image.
+    """The OpenAPI description of a body with one image.
 
-    The parameters of ``form`` are described for the query alone: a page that fills in every field
-    would otherwise send them twice.
+    It leaves out the form fields for the parameters of ``form``, which the query describes:
+    Swagger UI sends every field, and would send them twice.
     """
     binary = {"schema": {"type": "string", "format": "binary"}}
     file = {"type": "object", "required": ["file"], "properties": {"file": binary["schema"]}}
@@ -157,10 +159,7 @@ def image_body(form: type[JsonImage]) -> dict[str, Any]:
 
 
 def body_schema(body: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a body that is not read by FastAPI, for the OpenAPI document.
-
-    In one piece: what it refers to among its own definitions would not be found there.
-    """
+    """The JSON schema of a body for the OpenAPI document, with its definitions inlined."""
     schema = body.model_json_schema()
     definitions = schema.pop("$defs", {})
 

@@ -1,4 +1,4 @@
-"""The parts of the service, built from settings and connected; routes find them here."""
+"""The parts of the service, built from the settings."""
 
 import asyncio
 import logging
@@ -32,21 +32,20 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Everything behind the routes.
+    """The parts of the service that routes and middleware use.
 
     Args:
         load: makes the classifier, in an inference thread; see `app.loading.load_model`.
-        lifecycle: the state, which the server reads and changes.
-        on_loaded: called after each model that begins to serve.
+        lifecycle: the state of the process, which the server changes, too.
+        on_loaded: called each time after a model has started to serve.
         environ: variables of a cloud's contract; see `app.config.cloud`.
 
     Attributes:
         has_admin_token: whether the routes below ``/admin`` exist.
 
     Raises:
-        KeysError: the file of API keys cannot be used.
-        SettingsError: a cloud's contract cannot be kept, requests cannot be traced, or a secret
-            cannot be used.
+        KeysError: the API key file is invalid.
+        SettingsError: another setting is invalid.
     """
 
     def __init__(
@@ -80,10 +79,10 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Load the model in the background, and in the end stop everything."""
+        """Load the model in the background, and stop everything on exit."""
         loading = asyncio.create_task(self.pipeline.start())
         loading.add_done_callback(partial(_report_defect, self.lifecycle))
-        with suppress(asyncio.CancelledError):  # the process ends at once
+        with suppress(asyncio.CancelledError):  # the process is stopped at once
             yield
             loading.cancel()
             with suppress(asyncio.CancelledError, Exception):
@@ -94,7 +93,7 @@ class Service:
                 await self.tracing.close()
 
     async def reload(self) -> Replacement:
-        """Load model and API keys again, and use both or neither; see `EngineManager.reload`."""
+        """Reload the model and the API keys, both or neither; see `EngineManager.reload`."""
         try:
             replacement = await self.pipeline.reload(self._read_new_keys())
         except ReloadFailed:
@@ -116,24 +115,24 @@ class Service:
             self.tracing.observe_batch(batch, padding, jobs)
 
     def _read_new_keys(self) -> Callable[[], None]:
-        """A function that puts the keys in the file into use; raises `ReloadFailed`."""
+        """Read the API keys, and return a function that activates them; raises `ReloadFailed`."""
         if not self._keys:
             return lambda: None
         try:
             return self._keys.read_again()
         except KeysError as error:
             logger.warning("not reloaded: %s", error)
-            raise ReloadFailed(f"{error}; keys and model stay as they are") from error
+            raise ReloadFailed(f"{error}; the keys and the model are unchanged") from error
 
 
 def read_admin_token(settings: Settings) -> str | None:
-    """The admin token, given directly or in a file; raises `SettingsError` if it is unusable."""
+    """The admin token, from its variable or file; raises `SettingsError` if it is invalid."""
     token = settings.admin_token.get_secret_value() if settings.admin_token else None
     return read_secret(f"{ENV_PREFIX}ADMIN_TOKEN", token, settings.admin_token_file)
 
 
 def open_tracing() -> "Tracing":
-    """The tracing of requests; raises `SettingsError` if OpenTelemetry cannot be used."""
+    """Start tracing; raises `SettingsError` if OpenTelemetry cannot be used."""
     try:
         from app.observability.tracing import Tracing
 
@@ -143,13 +142,11 @@ def open_tracing() -> "Tracing":
             f"{ENV_PREFIX}TRACING needs OpenTelemetry: pip install 'xcit-serve[tracing]'"
         ) from error
     except ValueError as error:  # from OpenTelemetry
-        raise SettingsError(
-            f"an OTEL_… variable has a value that cannot be used: {error}"
-        ) from error
+        raise SettingsError(f"an OTEL_… variable has an invalid value: {error}") from error
 
 
 def _report_defect(lifecycle: Lifecycle, loading: "asyncio.Task[None]") -> None:
-    """Fail after an exception: without a defect, loading ends by itself with READY or FAILED."""
+    """Fail after an unexpected exception; otherwise loading has ended with READY or FAILED."""
     if not loading.cancelled() and (error := loading.exception()):
         logger.error("unexpected error while loading", exc_info=error)
         lifecycle.fail(f"loading failed: {error!r}")

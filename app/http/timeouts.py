@@ -1,4 +1,4 @@
-"""Timeouts of a request's body and of the work on it, and the client's disconnect."""
+"""Timeouts for a request's body and for the work on it, and cancellation on disconnect."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -23,14 +23,16 @@ async def receive(record: RequestRecord, reading: Coroutine[Any, Any, Result]) -
             async with asyncio.timeout_at(record.deadline):
                 return await reading
     except TimeoutError as error:
-        raise RequestTimeout("the body did not arrive in time; send it at once") from error
+        raise RequestTimeout(
+            "the body did not arrive in time; send all of it right after the headers"
+        ) from error
 
 
 async def in_time(record: RequestRecord, work: Coroutine[Any, Any, Result]) -> Result:
     """The result of ``work`` on a body that has arrived, as phase ``read``.
 
     Raises:
-        DeadlineExceeded: it was not done before the request's deadline.
+        DeadlineExceeded: the work was not finished before the request's deadline.
     """
     try:
         with record.timings.phase("read"):
@@ -42,7 +44,7 @@ async def in_time(record: RequestRecord, work: Coroutine[Any, Any, Result]) -> R
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of ``work``, which is cancelled if the client leaves before it is done."""
+    """The result of ``work``, which is cancelled if the client disconnects."""
     handler = asyncio.current_task()
     assert handler is not None
     left = False
@@ -50,7 +52,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
     async def watch() -> None:
         nonlocal left
         while (await request.receive())["type"] != "http.disconnect":
-            pass  # the body has been read before
+            pass  # the body has already been read
         left = True
         handler.cancel()
 
@@ -61,6 +63,6 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
         if not left:
             raise
         handler.uncancel()
-        raise ClientDisconnected("the client left before its answer was there") from None
+        raise ClientDisconnected("the client disconnected before it was answered") from None
     finally:
         watching.cancel()

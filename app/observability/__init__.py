@@ -1,1 +1,1 @@
-"""What the service reports about itself: request records, metrics, logs and traces."""
+"""Request records, metrics, logs and traces."""

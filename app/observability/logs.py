@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object or one line of text an event, with the request's ids."""
+"""Structured logs: one JSON object or one line of text per event, with the request's ids."""
 
 import json
 import logging
@@ -9,23 +9,23 @@ from typing import Any
 
 from app.observability.record import RequestRecord, current_record, shorten
 
-MAX_LINE = 4096  # characters of a message or of a line of a traceback: others log what clients send
-OWN = {"app", "model", "uvicorn"}  # who say nothing as a client sent it
+MAX_LINE = 4096  # characters of a message or a traceback line, which may contain a client's text
+TRUSTED = {"app", "model", "uvicorn"}  # loggers whose messages contain no unescaped client text
 
 access_logger = logging.getLogger("app.access")
 
 
 def set_up_logs(level: str, log_format: str) -> None:
-    """Send all logs of this process to stderr, in one form."""
+    """Send all logs of this process to stderr, in one format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of files: a hundred lines for a bad one
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # up to a hundred lines per invalid file
 
 
 def log_request(record: RequestRecord) -> None:
-    """Log a finished request, at DEBUG level if it is a routine one."""
+    """Log a finished request, at DEBUG level if it is routine."""
     timings = record.timings
     fields: dict[str, Any] = {
         "method": record.method,
@@ -45,7 +45,7 @@ def log_request(record: RequestRecord) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, ids, and the event's fields."""
+    """One JSON object per line: time, level, logger, message, ids, and the event's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         event = {
@@ -57,7 +57,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             event["exception"] = _exception(self, record)
-        return json.dumps(event, default=str)  # in ASCII: nothing that a terminal obeys
+        return json.dumps(event, default=str)  # ASCII, without control characters
 
 
 class TextFormatter(logging.Formatter):
@@ -66,14 +66,14 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={_quote(value)}" for key, value in _fields(record).items())
         message = _message(record)
-        if record.name.partition(".")[0] not in OWN:
+        if record.name.partition(".")[0] not in TRUSTED:
             message = _quote(message)
         line = f"{_timestamp(record)} {record.levelname:<7} {record.name}: {message}{fields}"
         return f"{line}\n{_exception(self, record)}" if record.exc_info else line
 
 
-class Seldom(logging.Filter):
-    """Lets each logger say one thing a minute."""
+class RateLimit(logging.Filter):
+    """Passes one record per logger and minute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,14 +92,14 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    """The traceback; the last line of one may have a text of a client in it."""
+    """The traceback, with long lines shortened: the last may contain a client's text."""
     assert record.exc_info
     lines = formatter.formatException(record.exc_info).splitlines()
     return "\n".join(shorten(line, MAX_LINE) for line in lines)
 
 
 def _quote(value: object) -> str:
-    """A value as one word: what a client sent must not look like another field or line."""
+    """A value as one word, so that a client's text cannot look like another field or line."""
     text = str(value)
     return text if text.isprintable() and not set(text) & set(' ="') else json.dumps(text)
 

@@ -32,11 +32,7 @@ MODEL_LABELS = (
 
 
 class Metrics:
-    """The metrics of one service, in one registry. Called from the event loop alone.
-
-    Attributes:
-        requests, batches, serving, connections: metrics by what they are about.
-    """
+    """The metrics of one service, in one registry. Used only on the event loop."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -49,7 +45,7 @@ class Metrics:
         self.connections = ConnectionMetrics(registry)
         self.reload_failed = Gauge(
             "xcit_reload_failed",
-            "1 after a reload that failed, until one succeeds.",
+            "1 after a failed reload, until one succeeds.",
             registry=registry,
         )
         self._state = Gauge("xcit_state", "1 for the current state.", ["state"], registry=registry)
@@ -64,7 +60,7 @@ class Metrics:
 
 
 class RequestMetrics:
-    """Finished requests: how many, how long, and why some were rejected."""
+    """Counts, durations and rejections of finished requests."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
@@ -78,7 +74,7 @@ class RequestMetrics:
         )
         self._duration = Histogram(
             "xcit_request_duration_seconds",
-            "From the first byte read to the last byte handed over.",
+            "Duration of requests, from the first byte received to the last byte sent.",
             ["endpoint"],
             buckets=SECONDS,
             registry=registry,
@@ -97,11 +93,11 @@ class RequestMetrics:
             ["reason"],
             registry=registry,
         )
-        for reason in rejection_reasons():  # from 0, so that the first one is an increase
+        for reason in rejection_reasons():  # start at 0, so that the first one is an increase
             self._rejected.labels(reason)
 
     def observe(self, record: RequestRecord) -> None:
-        """Count a finished request; called once for each."""
+        """Count a finished request; called once per request."""
         code = str(record.status)
         exemplar = record.trace.ids if record.trace and record.trace.sampled else None
         self._requests.labels(record.endpoint, code).inc()
@@ -114,18 +110,18 @@ class RequestMetrics:
             self._client_requests.labels(record.client, code).inc()
 
     def observe_refusal(self, error: ServiceError) -> None:
-        """Count a request whose head was too late, too large or not HTTP; called once for each."""
+        """Count a request whose head was late, too large or invalid; called once per request."""
         self._requests.labels("unmatched", str(error.status)).inc()
         self._rejected.labels(error.reason()).inc()
 
 
 class BatchMetrics:
-    """Batches that succeeded."""
+    """Sizes and durations of successful batches."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._size = Histogram(
             "xcit_batch_size",
-            "Images per batch; the sum is the number of images inferred.",
+            "Images per batch; the sum is the number of classified images.",
             buckets=BATCH_SIZES,
             registry=registry,
         )
@@ -134,7 +130,7 @@ class BatchMetrics:
         )
         self._busy = Counter(
             "xcit_stream_busy_seconds",
-            "Seconds spent on batches, summed over all streams.",
+            "Seconds spent on batches, summed over all inference threads.",
             registry=registry,
         )
 
@@ -147,7 +143,7 @@ class BatchMetrics:
 
 
 class ServingMetrics:
-    """Queues, bodies and decoders, with their limits."""
+    """Gauges of queues, bodies and decoders, with their limits."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def gauge(name: str, text: str) -> Gauge:
@@ -156,25 +152,27 @@ class ServingMetrics:
         self._queue_depth = gauge("xcit_queue_depth", "Decoded images waiting for a batch.")
         self._admitted = gauge("xcit_inflight_requests", "Images admitted and not yet answered.")
         self._max_queue_size = gauge(
-            "xcit_max_queue_size", "Maximum of images admitted and not yet answered."
+            "xcit_max_queue_size", "Maximum number of images admitted and not yet answered."
         )
         self._held_bytes = gauge(
             "xcit_held_bytes",
-            "Bytes of bodies of unanswered requests, and of those that are still being decoded.",
+            "Bytes held by bodies of unanswered requests and of images still being decoded.",
         )
-        self._max_queue_bytes = gauge("xcit_max_queue_bytes", "Maximum of bytes of bodies held.")
+        self._max_queue_bytes = gauge(
+            "xcit_max_queue_bytes", "Maximum number of bytes held by bodies."
+        )
         self._stuck_decoders = gauge(
             "xcit_stuck_decoders",
-            "Decoding threads whose image does not end; they have been replaced.",
+            "Decoding threads that are stuck in an image; they have been replaced.",
         )
         self._max_batch_size = gauge(
-            "xcit_max_batch_size", "Maximum batch size; lower after a lack of device memory."
+            "xcit_max_batch_size", "Maximum batch size; lower after running out of device memory."
         )
-        self._streams = gauge("xcit_streams", "Maximum of batches run at the same time.")
+        self._streams = gauge("xcit_streams", "Maximum number of batches run in parallel.")
         self._cores = gauge("xcit_cores", "Cores that the process may use, by affinity and quota.")
 
     def watch(self, pipeline: Pipeline, settings: Settings) -> None:
-        """Show ``pipeline`` and its limits: each scrape reads them."""
+        """Read the state of ``pipeline`` at each scrape, and set its limits."""
         self._queue_depth.set_function(lambda: pipeline.queue_depth)
         self._admitted.set_function(lambda: pipeline.admitted)
         self._held_bytes.set_function(lambda: pipeline.held_bytes)
@@ -189,17 +187,17 @@ class ServingMetrics:
 
 
 class ConnectionMetrics:
-    """Connections of the server, which sets these metrics itself."""
+    """Connections; the server sets these metrics."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.open = Gauge("xcit_connections", "Open connections.", registry=registry)
         self.max = Gauge(
             "xcit_max_connections",
-            "Maximum of open connections; chosen at start-up below the limit on open files.",
+            "Maximum number of open connections; chosen at start-up from the limit on open files.",
             registry=registry,
         )
         self.refused = Counter(
             "xcit_connections_refused",
-            "Connections closed or refused because the maximum was open.",
+            "Connections closed or refused because the maximum number was open.",
             registry=registry,
         )

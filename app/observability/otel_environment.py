@@ -1,4 +1,4 @@
-"""OpenTelemetry's variables: hidden from an import, and checked before they are obeyed."""
+"""The environment variables of OpenTelemetry, hidden from an import and checked before use."""
 
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -21,7 +21,7 @@ CHOICES = {
     "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": COMPRESSIONS,
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": {"http/protobuf"},
 }
-PLUGINS = {  # variables that name an entry point, and its group
+PLUGINS = {  # variables that name an entry point, with the entry point's group
     "OTEL_PYTHON_METER_PROVIDER": "opentelemetry_meter_provider",
     "OTEL_TRACES_SAMPLER": "opentelemetry_traces_sampler",
 }
@@ -39,10 +39,10 @@ NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 
 @contextmanager
 def without_opentelemetry(environ: MutableMapping[str, str]) -> Iterator[None]:
-    """Hide the variables for a while.
+    """Hide the variables.
 
-    FastAPI imports OpenTelemetry's API, whether or not requests are traced, and that import fails
-    for some of their values, such as a propagator that is not installed.
+    FastAPI imports OpenTelemetry's API whether or not requests are traced, and the import fails for
+    some values, such as a propagator that is not installed.
     """
     hidden = {name: environ.pop(name) for name in list(environ) if name.startswith(PREFIX)}
     try:
@@ -52,7 +52,7 @@ def without_opentelemetry(environ: MutableMapping[str, str]) -> Iterator[None]:
 
 
 def check_environment(environ: Mapping[str, str]) -> None:
-    """Refuse values that OpenTelemetry would ignore or fail on: raises `SettingsError`."""
+    """Raises `SettingsError` for a value that OpenTelemetry would ignore or fail on."""
     plugins = {name: entry_points(group=group).names for name, group in PLUGINS.items()}
     for name, known in (CHOICES | plugins).items():
         value = environ.get(name)
@@ -69,12 +69,12 @@ def check_environment(environ: Mapping[str, str]) -> None:
 
 
 def read_propagators(environ: Mapping[str, str]) -> "list[TextMapPropagator]":
-    """The formats in which callers may send their trace, as ``OTEL_PROPAGATORS`` lists them.
+    """The propagators in ``OTEL_PROPAGATORS``, which extract the trace of the caller.
 
-    Baggage is left out: the service calls nobody that it could be passed on to.
+    Baggage is left out, because the service calls no other service.
 
     Raises:
-        SettingsError: one of them is not installed, or cannot be loaded.
+        SettingsError: a propagator is not installed, or cannot be loaded.
     """
     names = [name.strip() for name in (environ.get(PROPAGATORS) or "tracecontext").split(",")]
     if "none" in names:

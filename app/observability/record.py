@@ -1,4 +1,4 @@
-"""What is known of one request: filled on its way, told once at its end."""
+"""The record of one request, which logs, metrics and traces are made from at its end."""
 
 import math
 from contextvars import ContextVar
@@ -8,11 +8,11 @@ from typing import Protocol
 from app.serving.timings import Timings
 from app.serving.trace import Trace
 
-SHOWN = 256  # characters shown of a text that a client chose, in logs, answers and spans
+SHOWN = 256  # characters of a client's text in logs, answers and spans
 
 
 class RequestTrace(Trace, Protocol):
-    """The trace of a request, from its beginning to its end."""
+    """The trace of a request."""
 
     @property
     def ids(self) -> dict[str, str]:
@@ -23,7 +23,7 @@ class RequestTrace(Trace, Protocol):
         """The value of ``traceresponse``."""
 
     def end(self, record: "RequestRecord") -> None:
-        """Write the finished request into the trace."""
+        """Add the finished request to the trace."""
 
 
 @dataclass(slots=True)
@@ -35,10 +35,10 @@ class RequestRecord:
     path: str
     timings: Timings = field(default_factory=Timings)
     endpoint: str = "unmatched"
-    routine: bool = False  # polled by machines
+    routine: bool = False  # see `app.http.policy.Policy`
     status: int = 0
     rejection: str | None = None
-    deadline: float = math.inf  # on the clock of the timings
+    deadline: float = math.inf  # on the clock of ``timings``
     client: str | None = None  # the name of its API key
     trace: RequestTrace | None = None
 
@@ -47,5 +47,5 @@ current_record: ContextVar[RequestRecord | None] = ContextVar("current_record", 
 
 
 def shorten(text: str, most: int = SHOWN) -> str:
-    """A text that a client chose, cut to ``most`` characters where it is longer."""
+    """A client's text, cut to ``most`` characters if it is longer."""
     return text if len(text) <= most else text[: most - 1] + "…"

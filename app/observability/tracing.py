@@ -1,10 +1,8 @@
-"""Spans of requests and batches, by OpenTelemetry, sent to a collector by OTLP over HTTP.
+"""OpenTelemetry spans of requests and batches, sent to a collector by OTLP over HTTP.
 
-Imported only where requests are traced. The span of a request begins and ends with it; those of its
-phases are made at its end, of what was measured anyway. A batch has a trace of its own, as it
-belongs to many requests: each links to the other.
-
-What is sent waits in a bounded queue, and a thread sends it. Nobody ever waits for the collector.
+Imported only if requests are traced. The spans of a request's phases are made at its end from the
+measured timings. A batch belongs to many requests, so it has a separate trace, and both link to
+each other. A thread sends spans from a bounded queue, so no request waits for the collector.
 """
 
 import asyncio
@@ -39,18 +37,18 @@ from opentelemetry.trace import (
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from app.observability.logs import Seldom
+from app.observability.logs import RateLimit
 from app.observability.otel_environment import check_environment, read_propagators
 from app.observability.record import SHOWN, RequestRecord
 from app.serving.engine import Job
 from app.serving.errors import ServiceError
 from app.serving.timings import Batch
 
-FLUSH = 2.0  # seconds, at the end, for what has not been sent
+FLUSH = 2.0  # seconds to send the remaining spans when the service ends
 
 METHODS = frozenset(HTTPMethod)
 HOST = re.compile(r"(\[[\da-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?", re.ASCII | re.IGNORECASE)
-CHATTY = (  # they have a line for each batch that is not sent, and for each header that is wrong
+NOISY = (  # these loggers write a line for each failed export and for each invalid header
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "opentelemetry.trace.propagation.tracecontext",
     "opentelemetry.trace.span",
@@ -60,29 +58,32 @@ logger = logging.getLogger(__name__)
 
 
 class Tracing:
-    """Makes spans and has them sent, as OpenTelemetry's variables say.
+    """Makes and sends spans, as configured by OpenTelemetry's environment variables.
 
     Raises:
-        SettingsError: one of the variables cannot be obeyed.
+        SettingsError: a variable has an invalid value.
     """
 
     def __init__(self) -> None:
         check_environment(os.environ)
-        told = OTELResourceDetector().detect().attributes
-        self._resource = Resource.create({SERVICE_NAME: "xcit-serve"} | dict(told))
+        detected = OTELResourceDetector().detect().attributes
+        self._resource = Resource.create({SERVICE_NAME: "xcit-serve"} | dict(detected))
         self._sender = None
         if os.environ.get("OTEL_TRACES_EXPORTER") != "none":
             self._sender = BatchSpanProcessor(OTLPSpanExporter())
         self._requests = self._tracer(None)
-        self._batches = self._tracer(ALWAYS_ON)  # where one of its requests is sampled
+        self._batches = self._tracer(ALWAYS_ON)  # only used if a request of the batch is sampled
         self._spans_of_batches: WeakKeyDictionary[Batch, SpanContext] = WeakKeyDictionary()
         self._propagator = CompositePropagator(read_propagators(os.environ))
-        self._seldom = Seldom()
-        for name in CHATTY:
-            logging.getLogger(name).addFilter(self._seldom)
+        self._rate_limit = RateLimit()
+        for name in NOISY:
+            logging.getLogger(name).addFilter(self._rate_limit)
 
     def begin(self, record: RequestRecord, scope: Scope) -> "RequestSpan | None":
-        """The trace of a request, its caller's where it says so; ``None`` where it has none."""
+        """Start the span of a request, in the caller's trace if there is one.
+
+        ``None`` if the request is not traced.
+        """
         if record.routine:
             return None
         shift = time.time_ns() - time.monotonic_ns()
@@ -99,7 +100,7 @@ class Tracing:
         return RequestSpan(self._requests, span, shift, self._spans_of_batches)
 
     def observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
-        """The span of a batch, if a request of it is sampled."""
+        """Make the span of a batch, if one of its requests is sampled."""
         traces = dict.fromkeys(job.trace for job in jobs if job.trace and job.trace.sampled)
         if not traces:
             return
@@ -111,7 +112,7 @@ class Tracing:
                 "xcit.batch.number": batch.number,
                 "xcit.batch.size": batch.size,
                 "xcit.batch.padding": padding,
-                "xcit.stream": batch.stream,
+                "xcit.stream": batch.thread,
             },
             links=[Link(trace.context) for trace in traces if isinstance(trace, RequestSpan)],
             start_time=nanoseconds(batch.started) + shift,
@@ -124,18 +125,18 @@ class Tracing:
         span.end(nanoseconds(batch.started + batch.seconds) + shift)
 
     async def close(self) -> None:
-        """Send what is left, for at most `FLUSH` seconds."""
+        """Send the remaining spans, for at most `FLUSH` seconds."""
         if self._sender:
             sending = Thread(target=self._sender.shutdown, daemon=True)
             sending.start()
             await asyncio.to_thread(sending.join, FLUSH)
             if sending.is_alive():
                 logger.warning("the last spans could not be sent within %g s", FLUSH)
-        for name in CHATTY:
-            logging.getLogger(name).removeFilter(self._seldom)
+        for name in NOISY:
+            logging.getLogger(name).removeFilter(self._rate_limit)
 
     def _tracer(self, sampler: Sampler | None) -> Tracer:
-        """By ``sampler``, or by the one that the environment names."""
+        """A tracer with ``sampler``, or with the one that the environment names."""
         provider = TracerProvider(sampler, self._resource, shutdown_on_exit=False)
         if self._sender:
             provider.add_span_processor(self._sender)
@@ -146,8 +147,8 @@ class RequestSpan:
     """The span of a request; see `app.observability.record.RequestTrace`.
 
     Args:
-        shift: nanoseconds from the clock of the timings to the time of day.
-        spans_of_batches: of those that have one.
+        shift: nanoseconds to add to the clock of the timings to get the time of day.
+        spans_of_batches: the spans of the sampled batches.
     """
 
     def __init__(
@@ -168,10 +169,10 @@ class RequestSpan:
         self.header = f"00-{trace_id}-{span_id}-{context.trace_flags:02x}".encode()
 
     def note(self, error: Exception) -> None:
-        """An error as an event of the span; a defect with its stack."""
+        """Record an error as an event of the span; a defect with its stack trace."""
         if isinstance(error, ServiceError):
-            told = {"exception.type": error.problem, "exception.message": error.detail}
-            self._span.add_event("exception", told)
+            attributes = {"exception.type": error.problem, "exception.message": error.detail}
+            self._span.add_event("exception", attributes)
         else:
             self._span.record_exception(error)
 
@@ -179,7 +180,7 @@ class RequestSpan:
         """End the span, with a child for each interval of each phase."""
         ended = time.monotonic()
         if self.sampled:
-            self._tell_phases(record)
+            self._add_phases(record)
         if record.endpoint != "unmatched":
             self._span.set_attribute("http.route", record.endpoint)
             self._span.update_name(f"{record.method} {record.endpoint}")
@@ -194,7 +195,7 @@ class RequestSpan:
             self._span.set_attribute("error.type", record.rejection or "no_answer")
         self._span.end(nanoseconds(ended) + self._shift)
 
-    def _tell_phases(self, record: RequestRecord) -> None:
+    def _add_phases(self, record: RequestRecord) -> None:
         parent = set_span_in_context(self._span, Context())
         timings = record.timings
         for phase, begun, ended in timings.intervals:
@@ -209,7 +210,7 @@ class RequestSpan:
 
 
 class Fields(Getter[Headers]):
-    """Header fields as the propagator asks for them; those that come twice as one list."""
+    """Reads header fields for the propagators; repeated fields are joined with commas."""
 
     def get(self, carrier: Headers, key: str) -> list[str] | None:
         fields = carrier.getlist(key)
@@ -220,7 +221,7 @@ class Fields(Getter[Headers]):
 
 
 def attributes_of(scope: Scope, headers: Headers) -> dict[str, str | int]:
-    """What OpenTelemetry's conventions ask of a request that has come."""
+    """The attributes of a server span at its start, by OpenTelemetry's semantic conventions."""
     method, known = scope["method"], scope["method"] in METHODS
     found: dict[str, str | int] = {
         "http.request.method": method if known else "_OTHER",

@@ -1,1 +1,1 @@
-"""The network side of HTTP: sockets, connections, and uvicorn behind its limits."""
+"""Sockets, connections and signals: uvicorn, with limits on connections."""

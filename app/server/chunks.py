@@ -1,17 +1,17 @@
-"""A bound on the chunks of a body (``Transfer-Encoding: chunked``).
+"""A limit on the chunks of a body (``Transfer-Encoding: chunked``).
 
-A chunk of one byte takes the parser as long as one of kilobytes, so a body in tiny chunks would
-hold the event loop for seconds.
+The parser takes as long for a chunk of one byte as for one of kilobytes, so a body in tiny chunks
+would block the event loop for seconds.
 """
 
 from app.serving.errors import BadRequest
 
-ANY_CHUNKS = 1_000  # chunks of any size at the beginning of a body
-MEAN_CHUNK = 256  # bytes of a chunk, on average, from then on
+ANY_CHUNKS = 1_000  # chunks of any size that a body may have
+MEAN_CHUNK = 256  # minimum mean size of further chunks, in bytes
 
 
 class ChunkCount:
-    """The chunks of a body and their bytes so far."""
+    """Counts the chunks of a body and their bytes."""
 
     def __init__(self) -> None:
         self._chunks = 0
@@ -28,6 +28,6 @@ class ChunkCount:
         self._chunks += 1
         if self._chunks > ANY_CHUNKS + self._bytes // MEAN_CHUNK:
             raise BadRequest(
-                f"the body has over {ANY_CHUNKS:,} chunks of fewer than {MEAN_CHUNK} bytes on "
+                f"the body has over {ANY_CHUNKS:,} chunks, with fewer than {MEAN_CHUNK} bytes on "
                 "average; send larger chunks, or Content-Length"
             )

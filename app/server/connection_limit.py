@@ -1,8 +1,7 @@
-"""A bound on open connections, below the limit on open files.
+"""A limit on open connections, below the limit on open files.
 
-At the bound the connection that has been idle longest is closed to make room for a new one. Busy
-ones cannot take all of the room: a reserve is kept for requests without a body, so that probes are
-answered at all times.
+At the limit, the connection that has been idle longest is closed in favour of a new one. Some
+connections are reserved for requests without a body, so that probes are always answered.
 """
 
 import logging
@@ -19,9 +18,9 @@ except ImportError:  # Windows has no such limit
 
 MAX_OPEN_FILES = 65_536  # the limit is not raised beyond this
 MAX_CONNECTIONS = 4096  # each may hold 64 KiB of a request head
-SPARE_FILES = 64  # for listeners, models being loaded, and connections just being closed
-LEAST = 16  # connections, however few files may be open
-RESERVE = 64  # connections kept for requests without a body, at most
+SPARE_FILES = 64  # for listeners, loading of models, and connections that are being closed
+MIN_CONNECTIONS = 16
+RESERVE = 64  # connections for requests without a body, at most
 LOG_INTERVAL = 60.0  # seconds between two warnings
 
 logger = logging.getLogger(__name__)
@@ -35,13 +34,13 @@ class Connection(Protocol):
 
 
 class ConnectionLimit:
-    """The open connections, at most ``most``.
+    """Limits the open connections.
 
     Args:
-        most: open connections.
-        reserve: how many of them are kept for requests without a body.
-        on_refused: called for each connection that is closed or refused to keep the limit.
-        clock: seconds, monotonic.
+        most: maximum number of open connections.
+        reserve: how many of them are reserved for requests without a body.
+        on_refused: called for each connection that is closed or refused because of the limit.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -57,17 +56,17 @@ class ConnectionLimit:
         self._clock = clock
         self._quiet_until = clock()
         self._open: set[Connection] = set()
-        self._idle: dict[Connection, None] = {}  # in order, longest idle first
+        self._idle: dict[Connection, None] = {}  # longest idle first
 
     def __len__(self) -> int:
-        """Open connections."""
+        """The number of open connections."""
         return len(self._open)
 
     def __contains__(self, connection: Connection) -> bool:
         return connection in self._open
 
     def enter(self, connection: Connection) -> bool:
-        """Add a new, idle connection. False: all the others are busy, and it must be refused."""
+        """Add a new, idle connection; false if it must be refused because all others are busy."""
         if len(self._open) >= self.most:
             self._warn()
             self._on_refused()
@@ -83,16 +82,16 @@ class ConnectionLimit:
         self._idle.pop(connection, None)
 
     def has_room_for_body(self, connection: Connection) -> bool:
-        """Whether a request with a body may come in on ``connection``, outside the reserve."""
+        """Whether ``connection`` may accept a request with a body, outside the reserve."""
         busy = len(self._open) - len(self._idle)
         return connection not in self._idle or busy < self.most - self._reserve
 
     def busy(self, connection: Connection) -> None:
-        """A client waits for an answer on this connection."""
+        """Mark a connection on which a client waits for an answer."""
         self._idle.pop(connection, None)
 
     def idle(self, connection: Connection) -> None:
-        """No client waits for an answer on this connection from now on."""
+        """Mark a connection on which no client waits for an answer."""
         if connection in self._open:
             self._idle.pop(connection, None)
             self._idle[connection] = None
@@ -107,35 +106,35 @@ class ConnectionLimit:
             return
         self._quiet_until = self._clock() + LOG_INTERVAL
         logger.warning(
-            "%d connections are open, the most that the limit on open files allows: idle ones "
-            "are closed, and new ones may be refused; raise the limit (ulimit -n) or look for "
-            "clients that do not close their connections",
+            "%d connections are open, the maximum under the limit on open files: idle ones are "
+            "closed, and new ones may be refused; raise the limit (ulimit -n) or look for clients "
+            "that do not close their connections",
             len(self._open),
         )
 
 
 def raise_open_files() -> int:
-    """Raise the soft limit on open files to the hard one; the number that may be open."""
+    """Raise the soft limit on open files to the hard limit, and return it."""
     if resource is None:
         return MAX_OPEN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     most = MAX_OPEN_FILES if hard == unlimited else min(hard, MAX_OPEN_FILES)
     if soft != unlimited and soft < most:
-        with suppress(ValueError, OSError):  # macOS has a lower limit still
+        with suppress(ValueError, OSError):  # macOS may have an even lower limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_OPEN_FILES if soft == unlimited else min(soft, MAX_OPEN_FILES)
 
 
 def choose_bound(max_open_files: int, open_files: int) -> tuple[int, int]:
-    """How many connections there may be, and how many of them are the reserve."""
-    most = min(max(LEAST, max_open_files - open_files - SPARE_FILES), MAX_CONNECTIONS)
+    """The maximum number of connections, and how many of them are reserved."""
+    most = min(max(MIN_CONNECTIONS, max_open_files - open_files - SPARE_FILES), MAX_CONNECTIONS)
     return most, min(RESERVE, most // 8)
 
 
 def count_open_files() -> int:
-    """Files that this process has open now."""
+    """The number of files that this process has open."""
     try:
         return len(os.listdir("/dev/fd"))  # noqa: PTH208 - names are all that is needed
     except OSError:

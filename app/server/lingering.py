@@ -1,8 +1,8 @@
 """Closing a TCP connection so that the client can still read the last answer.
 
-TCP resets a connection that is closed while received bytes are unread, and a reset can overtake
-the answer. So our side is shut down first, what still arrives is discarded, and the connection ends
-when the client closes its side, or after some seconds.
+TCP resets a connection that is closed while received bytes are unread, and the client may then lose
+the answer. So only our side is shut down, further bytes are discarded, and the connection ends when
+the client closes its side, or after a timeout.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-FLUSH = 5.0  # seconds for a client to take the end of an answer from a connection being closed
+FLUSH = 5.0  # seconds for a client to read the end of an answer before its connection is closed
 
 
 class LingeringTransport(asyncio.Transport):
@@ -21,9 +21,9 @@ class LingeringTransport(asyncio.Transport):
     the connection is lost.
 
     Args:
-        transport: the connection's own.
-        linger: seconds to wait for the client's end, asked at `close`; 0 where the client cannot be
-            sending.
+        transport: the transport of the connection.
+        linger: called at `close`; returns the seconds to wait for the client to close its side, or
+            0 if the client cannot be sending.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LingeringTransport(asyncio.Transport):
             self.close_within(FLUSH)
 
     def close_within(self, seconds: float) -> None:
-        """Wait at most ``seconds`` more for a connection that is being closed."""
+        """Abort the connection, which is being closed, after ``seconds``."""
         self._cancel_deadline()
         self._deadline = self._loop.call_later(seconds, self.abort)
 
@@ -64,13 +64,13 @@ class LingeringTransport(asyncio.Transport):
         self._transport.abort()
 
     def reset(self) -> None:
-        """Close at once, and let the kernel drop what the client has not read."""
+        """Close at once, and drop what the client has not read."""
         connection = self.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.abort()
 
     def lost(self) -> None:
-        """To be called when the connection is lost."""
+        """Record that the connection is lost."""
         self._closing = True
         self._cancel_deadline()
 

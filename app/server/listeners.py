@@ -1,4 +1,4 @@
-"""The sockets that the server listens on, opened before anything slow is done."""
+"""The sockets that the server listens on."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from app.config.settings import ENV_PREFIX, SettingsError
 BACKLOG = 2048  # connections that may wait to be accepted
 HOST_SETTING = f"--host or {ENV_PREFIX}HOST"
 PORT_SETTING = f"--port or {ENV_PREFIX}PORT"
-# Where a name stands for several addresses, those that this machine does not have are left out.
+# Addresses of a host name that this machine does not have are skipped.
 ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
@@ -20,7 +20,7 @@ def open_listeners(host: str, port: int) -> list[socket.socket]:
     """Listen at every address of ``host``, which may be an IPv6 address in brackets.
 
     Raises:
-        SettingsError: that is impossible; one line that says why and what to do.
+        SettingsError: no socket can be opened there.
     """
     listeners: list[socket.socket] = []
     absent: OSError | None = None
@@ -41,7 +41,7 @@ def open_listeners(host: str, port: int) -> list[socket.socket]:
 
 
 def resolve(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
-    """Families and socket addresses of a host; raises `SettingsError` if it has none."""
+    """The address families and socket addresses of a host; raises `SettingsError` without any."""
     name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not name:
         raise SettingsError(f"the host is empty; set {HOST_SETTING} to an address of this machine")
@@ -56,16 +56,16 @@ def resolve(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
 
 
 def listen(family: int, address: tuple[Any, ...]) -> socket.socket:
-    """One listening socket; raises `OSError`."""
+    """Open a listening socket; raises `OSError`."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":  # elsewhere it would let others take the port
+        if os.name == "posix":  # on Windows, other processes could take the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
-        listener.setblocking(False)  # noqa: FBT003 - it has no other form
+        listener.setblocking(False)  # noqa: FBT003 - the parameter is positional-only
     except BaseException:
         listener.close()
         raise
@@ -73,7 +73,7 @@ def listen(family: int, address: tuple[Any, ...]) -> socket.socket:
 
 
 def explain(error: OSError, host: str, port: int) -> str:
-    """Why nothing can be listened to there, and what to do about it."""
+    """A message that says why listening failed, and what to do."""
     if error.errno == errno.EADDRINUSE:
         return (
             f"port {port} of {host} is already in use; stop the process that uses it, or choose "
@@ -81,8 +81,8 @@ def explain(error: OSError, host: str, port: int) -> str:
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
-            f"port {port} of {host} needs a permission that this user does not have; choose a port "
-            f"from 1024 on with {PORT_SETTING}"
+            f"no permission to listen on port {port} of {host}; choose a port from 1024 on with "
+            f"{PORT_SETTING}"
         )
     if error.errno in ABSENT:
         return (
@@ -99,15 +99,15 @@ def url_of(listener: socket.socket) -> str:
 
 
 def duplicate(listener: socket.socket) -> socket.socket:
-    """The same socket under another file descriptor."""
+    """The same socket with another file descriptor."""
     return socket.socket(fileno=os.dup(listener.fileno()))
 
 
 def accept_all(listeners: Iterable[socket.socket]) -> list[socket.socket]:
-    """The connections that wait to be accepted on sockets that do not block."""
+    """Accept all waiting connections on non-blocking sockets."""
     found = []
     for listener in listeners:
-        with suppress(OSError):  # none is left, or no file may be opened any more
+        with suppress(OSError):  # no connection is left, or too many files are open
             while True:
                 found.append(listener.accept()[0])
     return found

@@ -1,9 +1,9 @@
-"""HTTP/1.1 with limits on what a slow or hostile client can hold.
+"""HTTP/1.1 with limits on the time and memory that a slow or hostile client can take.
 
 uvicorn waits without a limit for a request, for the rest of a head and for a client that does not
-read; it accepts heads and trailers of any length and any number of pipelined requests; and it reads
-what follows a request for another protocol as the next request, even if it is that request's body.
-Here all of these are limited, and what is not valid HTTP is answered with a problem document.
+read; it accepts heads and trailers of any length and any number of pipelined requests; and it
+parses the bytes after an upgrade request as the next request, even if they are a body. Here all of
+these are limited, and invalid HTTP is answered with a problem document.
 """
 
 import asyncio
@@ -33,10 +33,10 @@ from app.server.request_head import (
 from app.server.uvicorn_private import HttpToolsProtocol, RequestResponseCycle
 from app.serving.errors import BadRequest, Overloaded, RequestTimeout, ServiceError
 
-PIECE = 16 * 2**10  # bytes parsed at once: the precision with which a head's bytes are counted
-MAX_WAITING = 16  # pipelined requests behind the one that is being answered
-LAST_CALL = 0.5  # seconds for a request to arrive before its connection is closed for good
-LINGER = 5.0  # seconds to send the rest of a body whose request has been answered, or to read
+PIECE = 16 * 2**10  # bytes parsed at once: the precision with which the size of a head is counted
+MAX_WAITING = 16  # pipelined requests after the one that is being answered
+LAST_CALL = 0.5  # seconds for a last request to arrive before its connection is closed
+LINGER = 5.0  # seconds for a client to send the rest of an answered request, or to read an answer
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +44,15 @@ logger = logging.getLogger(__name__)
 class BoundedProtocol(HttpToolsProtocol):
     """One connection.
 
-    Callbacks of the parser raise the `ServiceError` with which a request is refused.
+    Callbacks of the parser refuse a request by raising a `ServiceError`.
 
     Args:
-        head_timeout: seconds for a request head, from the moment one is due.
-        keeps_alive: whether connections outlive their answers. Not when the service is about to
-            end, as they would be closed under a client's next request.
-        limit: the connections of the service, of which this is one.
-        on_refusal: called with the reason for refusing a request that the application never saw.
+        head_timeout: seconds for a request head to arrive.
+        keeps_alive: whether connections remain open after an answer. While the service ends they
+            do not, because closing them later could break a client's next request.
+        limit: the limit on the connections of the service.
+        on_refusal: called with the error when a request is refused before it reaches the
+            application.
     """
 
     def __init__(
@@ -69,12 +70,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self.url = b""  # of the latest request
         self._limit = limit
         self._on_refusal = on_refusal
-        self._timer: asyncio.TimerHandle | None = None  # until a head or a body must be there
-        self._reading: asyncio.TimerHandle | None = None  # until the client must have read
+        self._timer: asyncio.TimerHandle | None = None  # for a head or the rest of a body to arrive
+        self._reading: asyncio.TimerHandle | None = None  # for the client to read
         self._held = 0  # bytes that the parser may keep: since the last head, body or end
         self._chunks = ChunkCount()
-        self._latest: RequestResponseCycle | None = None  # the last one started
-        self._refusal: ServiceError | None = None  # the last answer, after all requests before it
+        self._latest: RequestResponseCycle | None = None  # the latest request passed to the app
+        self._refusal: ServiceError | None = None  # the last answer, sent after all others
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._wire = LingeringTransport(transport, self.loop, self._seconds_to_linger)
@@ -90,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._unset_keepalive_if_required()
         self.resume_writing()
-        self.pipeline.clear()  # with a client that has left, uvicorn ends the newest request alone
+        self.pipeline.clear()  # after a disconnect, uvicorn ends only the newest request
         if self._latest:
             self._latest.disconnected = True
             self._latest.message_event.set()
@@ -113,7 +114,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(error)
         else:
             if not self._timer and self.cycle.response_complete and not self.cycle.more_body:
-                self._await_head()  # empty lines between two requests do not keep it open
+                self._await_head()  # empty lines between requests do not keep a connection open
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -133,7 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.url = check_head(self.parser.get_http_version(), self.url, self.headers)
         self._check_room()
         super().on_headers_complete()
-        self.headers = []  # trailers are not header fields
+        self.headers = []  # so that trailers do not become header fields
         self._limit.busy(self)
 
     def on_chunk_header(self) -> None:
@@ -149,7 +150,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._held = 0
         if not self.parser.should_upgrade():
             super().on_message_complete()
-            self.cycle.more_body = False  # which uvicorn leaves as it is after an early answer
+            self.cycle.more_body = False  # uvicorn does not reset this after an early answer
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -167,7 +168,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer = self.loop.call_later(LINGER, self._wire.reset)
 
     def shutdown(self) -> None:
-        """uvicorn's, at the end. A request that is on its way to a quiet connection is answered."""
+        """Close the connection, after a short wait for a request that is on its way."""
         if self.transport.is_closing():
             self._wire.close_within(LAST_CALL)
         elif self.cycle is None or self.cycle.response_complete:
@@ -187,7 +188,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._reading = None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
-        """Begin to answer a request."""
+        """Pass a request to the application."""
         self._latest = cycle
         cycle.keep_alive = cycle.keep_alive and self._keeps_alive()
         super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
@@ -197,7 +198,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._latest if self._latest and not self._latest.response_complete else None
 
     def _parse(self, data: bytes) -> None:
-        """Feed the parser, which stops at each request for another protocol."""
+        """Feed the parser, which stops at each request with ``Upgrade``."""
         self._held += len(data)
         while data:
             try:
@@ -209,7 +210,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise head_too_large()
 
     def _without_upgrade(self) -> bytes:
-        """The head of the last request, to be read by a new parser as one for HTTP/1.1."""
+        """The head of the last request without ``Upgrade``, for a new parser."""
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
             raise BadRequest("CONNECT is not supported; this server is not a proxy")
@@ -222,8 +223,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse a request that this connection has no room for."""
         if len(self.pipeline) >= MAX_WAITING:
             raise BadRequest(
-                f"more than {MAX_WAITING} requests wait on this connection; read the answers to "
-                "some before sending more"
+                f"more than {MAX_WAITING} pipelined requests wait on this connection; read some "
+                "answers before sending more"
             )
         bodiless = self.parser.get_method() in (b"GET", b"HEAD")
         if not bodiless and not self._limit.has_room_for_body(self):
@@ -243,18 +244,18 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _seconds_to_linger(self) -> float:
-        """Seconds for a client to finish sending after the last answer."""
+        """Seconds to wait for the client to finish sending after the last answer."""
         unread = self._refusal or self.flow.read_paused or (self.cycle and self.cycle.more_body)
         if not unread or self not in self._limit:
             return 0.0
         return LINGER if self._keeps_alive() else LAST_CALL
 
     def _refuse(self, error: ServiceError) -> None:
-        """Read no further, and answer with ``error`` once all requests before it are answered."""
+        """Stop reading, and answer with ``error`` after all earlier requests."""
         self._stop_timer()
         if self.transport.is_closing():
             return
-        self._refusal = error.with_traceback(None)  # whose frames hold this connection
+        self._refusal = error.with_traceback(None)  # its frames refer to this connection
         if self in self._limit:
             logger.info("connection closed: %s", error)
         cycle, running = self.cycle, self._running()
@@ -272,7 +273,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._answer(error)
 
     def _answer_instead(self, running: RequestResponseCycle, error: ServiceError) -> None:
-        """Answer a request whose body is invalid, while the application waits for the rest."""
+        """Answer a request with an invalid body, while the application waits for the rest."""
         running.disconnected = True
         running.message_event.set()
         if running.response_started:

@@ -1,4 +1,4 @@
-"""Checks of a request's head: the number of its fields, its size, its target and its Host."""
+"""Checks of a request's head: number of fields, size, target and Host."""
 
 import ipaddress
 import re
@@ -8,12 +8,12 @@ from httptools import HttpParserError
 
 from app.serving.errors import BadRequest, HeadTooLarge, ServiceError
 
-MAX_HEAD_BYTES = 64 * 2**10  # request line and fields; trailers and chunk extensions as well
+MAX_HEAD_BYTES = 64 * 2**10  # request line and fields; also trailers and chunk extensions
 MAX_FIELDS = 100  # in a head, and in the trailers after a body
 
 Fields = list[tuple[bytes, bytes]]
 
-# RFC 3986: an IPv6 address in brackets or a registered name, and perhaps a port.
+# RFC 3986: an IPv6 address in brackets or a registered name, and an optional port.
 _HOST = re.compile(
     rb"(?:\[(?P<address>[\da-fA-F:.]+)\]|(?:[\w\-.~!$&'()*+,;=]|%[\da-fA-F]{2})+)"
     rb"(?::(?P<port>\d{0,5}))?"
@@ -32,11 +32,11 @@ def too_many_fields() -> HeadTooLarge:
 def check_head(version: str, target: bytes, fields: Fields) -> bytes:
     """Check a request's head and return its target in origin form.
 
-    The authority of a target in absolute form replaces the value of Host in ``fields``.
+    If the target is in absolute form, its authority replaces Host in ``fields``.
 
     Args:
-        version: of HTTP, such as ``1.1``.
-        target: as in the request line.
+        version: the HTTP version, such as ``1.1``.
+        target: the target in the request line.
         fields: names in lower case, and values.
 
     Raises:
@@ -55,7 +55,7 @@ def check_head(version: str, target: bytes, fields: Fields) -> bytes:
 
 
 def _check_hosts(version: str, hosts: Sequence[bytes]) -> None:
-    """RFC 9112, section 3.2: exactly one. It may be empty."""
+    """Require one Host field, which may be empty (RFC 9112, section 3.2)."""
     if len(hosts) > 1:
         raise BadRequest(f"the request has {len(hosts)} Host header fields; send exactly one")
     if not hosts and version != "1.0":
@@ -78,7 +78,7 @@ def is_host(value: bytes) -> bool:
 
 
 def _adopt_authority(target: bytes, fields: Fields) -> bytes:
-    """The path and query of an absolute target, whose authority becomes the Host."""
+    """The path and query of an absolute target; its authority replaces Host."""
     found = _ABSOLUTE.fullmatch(target)
     if not found or not is_host(found["authority"]):
         raise BadRequest("the request target is invalid; send a path, such as /predict")
@@ -89,7 +89,7 @@ def _adopt_authority(target: bytes, fields: Fields) -> bytes:
 
 
 def cause_of(error: HttpParserError) -> ServiceError:
-    """The error that a callback of the parser raised, or else that the parser found."""
+    """The error that a callback raised inside the parser, or one for the parser's own error."""
     if isinstance(error.__context__, ServiceError):
         return error.__context__
     return BadRequest("the request is not valid HTTP/1.1")

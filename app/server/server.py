@@ -1,7 +1,7 @@
-"""uvicorn, with a drain: after the first SIGTERM the service is not ready, and later it stops.
+"""uvicorn with a drain: after SIGTERM the service serves for a while without being ready.
 
-uvicorn closes its sockets first and informs the application last, so the drain begins in the signal
-handler. uvicorn's own handlers are replaced, so that a stop by a signal has exit code 0.
+uvicorn closes its sockets before it informs the application, so the drain starts in the signal
+handler. uvicorn's handlers are replaced, so that a stop by a signal has exit code 0.
 """
 
 import asyncio
@@ -45,10 +45,10 @@ from app.serving.lifecycle import Lifecycle, State
 logger = logging.getLogger(__name__)
 
 ACCEPTED_AT_ONCE = 16
-HANGUP = getattr(signal, "SIGHUP", None)  # which Windows does not have
+HANGUP = getattr(signal, "SIGHUP", None)  # absent on Windows
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, *((HANGUP,) if HANGUP else ()))
-# Seconds for which a thread may keep the interpreter from others. With Python's 5 ms, a thread that
-# has decoded an image or run a batch waits for the event loop, and cores are idle meanwhile.
+# Switch interval of Python threads. With the default of 5 ms, a thread that has decoded an image or
+# run a batch waits for the event loop while cores are idle.
 TURN_SECONDS = 5e-5
 
 
@@ -97,7 +97,7 @@ def create_server(
         timeout_keep_alive=settings.keep_alive_timeout_s,  # type: ignore[arg-type]
         log_config=None,
         reset_contextvars=True,  # a request must not run in the context of the one before it
-        log_level=logging.WARNING,  # its progress says nothing of the model's
+        log_level=logging.WARNING,  # "startup complete" would be logged before the model is loaded
         access_log=False,
         server_header=False,
         ws="none",
@@ -107,7 +107,7 @@ def create_server(
 
 
 def limit_connections(metrics: ConnectionMetrics, listeners: int) -> ConnectionLimit:
-    """The limit that the open files of this process allow, with its metrics."""
+    """The connection limit for this process's limit on open files, with its metrics."""
     open_files = count_open_files() + listeners * ACCEPTED_AT_ONCE
     most, reserve = choose_bound(raise_open_files(), open_files)
     limit = ConnectionLimit(most, reserve, metrics.refused.inc)
@@ -117,7 +117,7 @@ def limit_connections(metrics: ConnectionMetrics, listeners: int) -> ConnectionL
 
 
 def stoppable(app: ASGIApp) -> ASGIApp:
-    """The application, whose requests may be cancelled: they have been answered, see middleware."""
+    """Suppress the cancellation of requests: the middleware has answered them."""
 
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(asyncio.CancelledError):
@@ -127,9 +127,9 @@ def stoppable(app: ASGIApp) -> ASGIApp:
 
 
 def keep_heap() -> None:
-    """Take what is there out of garbage collection, and collect from now on.
+    """Exclude all present objects from garbage collection, and enable it.
 
-    Else every full collection would stop the service for a tenth of a second, to walk PyTorch.
+    Otherwise every full collection would walk PyTorch and stop the service for a tenth of a second.
     """
     gc.unfreeze()
     gc.collect()
@@ -138,7 +138,7 @@ def keep_heap() -> None:
 
 
 class Server(uvicorn.Server):
-    """Runs on sockets that listen, until a signal or the lifecycle ends it."""
+    """Serves on listening sockets until a signal or a failure ends it."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Server(uvicorn.Server):
         self._reload = reload
         self._reloading: asyncio.Task[None] | None = None
         self._drain_delay = drain_delay
-        self._grace = 0.0  # nobody routes to a service that was never ready
+        self._grace = 0.0  # no traffic is routed to a service that was never ready
         self._loop: asyncio.AbstractEventLoop | None = None
         self._serving: asyncio.Task[Any] | None = None
 
@@ -162,7 +162,7 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         self._serving = asyncio.current_task()
         self._lifecycle.listen(self._on_state)
-        for handled in HANDLED_SIGNALS:  # uvicorn replaces these and in the end puts them back
+        for handled in HANDLED_SIGNALS:  # uvicorn saves these handlers and restores them
             signal.signal(handled, self.handle_exit)
         try:
             await super().serve(sockets)
@@ -172,10 +172,10 @@ class Server(uvicorn.Server):
             await self._cancel_requests()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept connections, on each socket several times.
+        """Accept connections on several duplicates of each socket.
 
-        In a turn of its loop uvloop takes one connection from each, and under overload a turn is
-        long: an orchestrator's probes, on new connections, must not wait for dozens of them.
+        In each iteration uvloop accepts one connection per server, and under overload iterations
+        are long: probes, on new connections, must not wait for dozens of them.
         """
         await super().startup([])
         loop = asyncio.get_running_loop()
@@ -192,7 +192,7 @@ class Server(uvicorn.Server):
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer every connection that the kernel has accepted: none is reset."""
+        """Stop, and serve the connections that the kernel has accepted, so that none is reset."""
         for server in self.servers:
             server.close()
         self.servers.clear()
@@ -205,17 +205,16 @@ class Server(uvicorn.Server):
         await super().shutdown([])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Hand a signal, which can interrupt any code, to the event loop.
+        """Pass a signal, which can interrupt any code, to the event loop.
 
-        The context is empty: the current one may be a request's, with its id. A signal that comes
-        when the loop has ended has no effect, since the process ends anyway.
+        The context is empty, because the current one may belong to a request.
         """
         assert self._loop is not None
-        with suppress(RuntimeError):  # the loop is closed
+        with suppress(RuntimeError):  # the loop is closed: the process is ending
             self._loop.call_soon_threadsafe(self._on_signal, sig, context=Context())
 
     def _on_signal(self, sig: int) -> None:
-        """The first one drains, an interrupt from the keyboard without delay; a second one cuts."""
+        """Drain at the first signal, without delay for SIGINT; stop at once at the second."""
         logger.info("%s in state %s", signal.Signals(sig).name, self._lifecycle.state)
         if sig == HANGUP:
             self._on_hangup()
@@ -228,7 +227,7 @@ class Server(uvicorn.Server):
 
     def _on_hangup(self) -> None:
         async def reload() -> None:
-            with suppress(ServiceError):  # it is in the log
+            with suppress(ServiceError):  # already logged
                 await self._reload()
 
         self._reloading = asyncio.create_task(reload())
@@ -247,12 +246,12 @@ class Server(uvicorn.Server):
         self._loop.call_later(seconds, self._stop)
 
     def _stop(self) -> None:
-        """No new requests; uvicorn closes its sockets and waits for those under way."""
+        """Refuse new requests; uvicorn closes its sockets and waits for the others."""
         self._lifecycle.refuse()
         self.should_exit = True
 
     def _stop_now(self) -> None:
-        """Wait for nothing, whatever uvicorn waits for at the moment."""
+        """Stop without waiting for requests."""
         assert self._serving is not None
         if self.force_exit:
             return
@@ -261,7 +260,7 @@ class Server(uvicorn.Server):
         self._serving.cancel()
 
     async def _cancel_requests(self) -> None:
-        """End the requests under way, each with an answer."""
+        """Cancel the requests in progress; the middleware answers them."""
         tasks = list(self.server_state.tasks)
         for task in tasks:
             task.cancel()

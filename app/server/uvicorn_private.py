@@ -1,15 +1,14 @@
-"""uvicorn's HTTP protocol, whose names are not documented.
+"""The undocumented names of uvicorn that `BoundedProtocol` and `Server` use.
 
-`BoundedProtocol` extends it. The names of uvicorn that may change without notice are listed here,
-and `tests/app/test_uvicorn.py` checks each: an upgrade that moves one fails there. Therefore
-`pyproject.toml` allows one minor version of uvicorn.
+They may change without notice. `tests/app/test_uvicorn.py` checks each of them, and
+`pyproject.toml` allows only one minor version of uvicorn.
 """
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 __all__ = ["CYCLE", "FLOW", "PROTOCOL", "SERVER", "HttpToolsProtocol", "RequestResponseCycle"]
 
-# Methods of the protocol that are extended, and attributes that are read or set.
+# Methods of the protocol that are overridden, and attributes that are used.
 PROTOCOL = {
     *("connection_lost", "connection_made", "data_received", "pause_writing", "resume_writing"),
     *("on_body", "on_chunk_header", "on_header", "on_headers_complete"),

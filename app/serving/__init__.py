@@ -1,1 +1,1 @@
-"""Admission, decoding, micro-batches and the model's life. Knows neither HTTP nor PyTorch."""
+"""Admission, decoding, micro-batching and engines, without HTTP and PyTorch."""

@@ -1,4 +1,4 @@
-"""Admission: bounds on images and bytes, and the estimated wait."""
+"""Admission control: limits on images and bytes, and the estimated wait."""
 
 import math
 import time
@@ -13,14 +13,14 @@ MAX_RETRY_AFTER = 60
 
 
 class Admission:
-    """Bounds on admitted, unanswered images and on the bytes that requests hold.
+    """Limits on admitted, unanswered images and on the bytes that requests hold.
 
-    A slow upload holds the bytes that have arrived, and no place among the images.
+    An upload in progress holds the bytes that have arrived, but no slot for an image.
 
     Args:
-        at_once: images that are worked on side by side. With fewer admitted, a request is not
-            refused for the wait that others had.
-        clock: seconds, monotonic; deadlines are on it.
+        at_once: images that are processed in parallel. While fewer are admitted, no request is
+            refused because of the estimated wait.
+        clock: monotonic seconds; the clock of all deadlines.
     """
 
     def __init__(
@@ -40,20 +40,20 @@ class Admission:
 
     @property
     def bytes(self) -> int:
-        """Bytes held by requests, and by decoders whose requests were given up."""
+        """Bytes held by requests, and by decoders whose requests have ended."""
         return self._held.total
 
     def upload(self) -> AbstractContextManager[Hold]:
-        """Count the bytes of one request; call the result with the size of each piece.
+        """Count the bytes of one request.
 
-        The call raises `Overloaded` when the bound is reached. At the end the bytes are given
-        back, except for those that a decoder still reads; see `app.serving.held_bytes`.
+        Call the `Hold` with the size of each piece; it raises `Overloaded` at the limit. On exit
+        the bytes are released, except for those that a decoder still reads.
         """
         return current(Hold(self._held, self._overloaded))
 
     @contextmanager
     def admit(self, deadline: float = math.inf, count: int = 1) -> Iterator[None]:
-        """Hold ``count`` places among the images; raises as `check` does."""
+        """Hold slots for ``count`` images; raises as `check` does."""
         self.check(deadline, count)
         self._throughput.begin()
         self.images += count
@@ -62,7 +62,7 @@ class Admission:
             yield
             served = True
         except ServiceError as error:
-            served = error.status < 500  # a refused image is finished work, too
+            served = error.status < 500  # an invalid image has been processed, too
             raise
         finally:
             self.images -= count
@@ -76,12 +76,10 @@ class Admission:
 
         Raises:
             Overloaded: the service is full, or the last image would miss its deadline.
-            TooManyImages: ``count`` is over the number of places.
+            TooManyImages: ``count`` exceeds the number of slots.
         """
         if count > self._max_images:
-            raise TooManyImages(
-                f"{count} images in one request; at most {self._max_images} are accepted"
-            )
+            raise TooManyImages(f"{count} images in one request; the maximum is {self._max_images}")
         if self.images + count > self._max_images:
             raise self._overloaded(f"{self.images} images are being served")
         if self._held.full:
@@ -89,24 +87,24 @@ class Admission:
         left, expected = deadline - self._clock(), self.expected_wait(count)
         if self.images >= self._at_once and 0 < left < expected:
             raise Overloaded(
-                f"the estimated wait of {expected:.1f} s exceeds the {left:.1f} s that are left",
+                f"estimated wait of {expected:.1f} s exceeds the remaining {left:.1f} s",
                 retry_after=self.retry_after(),
             )
 
     def expected_wait(self, more: int = 0) -> float:
-        """Seconds until the admitted images, and ``more`` of them, will have been served.
+        """Estimated seconds to serve the admitted images and ``more`` new ones.
 
         0 while the throughput is unknown.
         """
         return self._throughput.seconds_for(self.images + more)
 
     def retry_after(self) -> int:
-        """Whole seconds until the images admitted now will have been served."""
+        """Estimated whole seconds to serve the admitted images."""
         return max(1, min(MAX_RETRY_AFTER, math.ceil(self.expected_wait())))
 
     def _overloaded(self, full: str) -> Overloaded:
         seconds = self.retry_after()
         return Overloaded(
-            f"{full}, the most that the service accepts; try again in {seconds} s",
+            f"{full}, which is the limit; try again in {seconds} s",
             retry_after=seconds,
         )

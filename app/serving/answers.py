@@ -1,4 +1,4 @@
-"""Answers to images."""
+"""The results of classifying one image, and several images of one request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from app.serving.errors import ServiceError
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was said of an image, its best classes, and which model says so."""
+    """The model that classified an image, the best classes, and the whole classification."""
 
     model: ModelInfo
     predictions: Sequence[Prediction]
@@ -18,13 +18,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What became of images that came in together, in order, and which model was asked."""
+    """The outcomes of the images in one request, in order, and the model that was used."""
 
     model: ModelInfo
     outcomes: Sequence[Answer | ServiceError]
 
     def all(self) -> list[Answer]:
-        """An answer to each; raises the first error there is."""
+        """The answers to all images; raises the first error, if there is one."""
         answers = []
         for number, outcome in enumerate(self.outcomes):
             if isinstance(outcome, ServiceError):
@@ -34,6 +34,6 @@ class Answers:
         return answers
 
     def raise_if_service_failed(self) -> None:
-        """Raise the first error if no image was answered for reasons that are none of its own."""
+        """Raise the first error if every image failed because of the service."""
         if all(isinstance(o, ServiceError) and o.status >= 500 for o in self.outcomes):
             self.all()

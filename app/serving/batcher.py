@@ -1,18 +1,18 @@
-"""Dynamic batching: many callers with one item each, a few streams that run batches.
+"""Dynamic batching: many callers submit one item each, a few threads run batches.
 
-A stream first becomes free and only then looks at the queue. So a batch forms as late as it can:
-it grows while the streams are busy, and a lone item never waits for company. What waits is split
-over the streams that are free; with a delay, batches are filled instead. Nothing polls: an idle
-stream sleeps until an item arrives.
+A thread takes a batch only when it is free. So batches form as late as possible: they grow while
+all threads are busy, and a single item runs at once on a free thread. Waiting items are divided
+among the free threads; with a delay, batches are filled instead. An idle thread sleeps until an
+item arrives.
 
-Promises, whatever callers and batches do:
+Guarantees:
 
-- every submitted item ends: with a result, an error, or its caller's cancellation;
-- an item that nobody waits for any more leaves the queue, and takes no place in a batch;
-- a batch that fails is tried again item by item, so that one bad item fails alone;
-- a batch that is too large for the device is tried again in halves, and none is as large again;
+- every submitted item ends with a result, an error, or the cancellation of its caller;
+- an item whose caller has left is removed from the queue;
+- a batch that fails is retried item by item, so that one bad item fails alone;
+- a batch that does not fit into memory is retried in halves, and later batches are smaller;
 - a batch that hangs ends the batcher;
-- no two callers get the same exception, which would keep the frames of both, and what they hold;
+- each caller gets a separate exception: a shared one would keep the frames of all callers alive;
 - at most ``max_queue_size`` items wait.
 """
 
@@ -38,16 +38,16 @@ logger = logging.getLogger(__name__)
 
 
 class QueueFull(Exception):
-    """The queue holds as many items as it may."""
+    """The queue is full."""
 
 
 class BatcherClosed(Exception):
-    """No stream runs items any more."""
+    """The batcher runs no more items."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[Result]):
-    """The result of one item, the seconds that it waited, and the batch that it ran in."""
+    """The result of one item, its seconds in the queue, and its batch."""
 
     result: Result
     queue: float
@@ -56,7 +56,7 @@ class Outcome(Generic[Result]):
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[Item, Result]):
-    """An item in the queue, the future of its caller, its arrival and its deadline."""
+    """An item in the queue, with its caller's future."""
 
     item: Item
     future: asyncio.Future[Outcome[Result]]
@@ -65,29 +65,29 @@ class Entry(Generic[Item, Result]):
 
 
 class MicroBatcher(Generic[Item, Result]):
-    """Runs ``run_batch`` on streams, one thread each, over what callers `submit`.
+    """Runs submitted items in batches.
 
     Args:
-        run_batch: items to as many results, in order; called in a stream's thread. A
-            `DeviceFailure` out of it ends the batcher: every item, and ``on_failure``, get it.
-            `OutOfMemory` halves the batch.
-        streams: one single-threaded executor each.
+        run_batch: returns one result per item, in order; called in one of the threads. If it
+            raises `DeviceFailure`, the batcher ends: all items fail and ``on_failure`` is called.
+            If it raises `OutOfMemory`, the batch is halved.
+        threads: single-threaded executors.
         max_batch_size: maximum number of items per batch.
-        max_batch_delay: seconds that the oldest item may wait for a full batch. A full batch runs
-            at once and whole. By default items wait for nothing but a free stream.
-        max_queue_size: items waiting, at most.
-        batch_timeout: seconds after which a batch hangs.
-        on_batch: called with each batch, also those that failed, and its items.
-        clock: seconds, monotonic; deadlines are on it.
+        max_batch_delay: seconds for which the oldest item may wait until a batch is full. By
+            default items wait only for a free thread.
+        max_queue_size: maximum number of waiting items.
+        batch_timeout: seconds after which a batch counts as hung.
+        on_batch: called with every batch, failed or not, and its items.
+        clock: monotonic seconds; the clock of all deadlines.
 
     Attributes:
-        max_batch_size: as given, or smaller after a lack of memory.
+        max_batch_size: the argument, or less after `OutOfMemory`.
     """
 
     def __init__(
         self,
         run_batch: Callable[[list[Item]], Sequence[Result]],
-        streams: Sequence[Executor],
+        threads: Sequence[Executor],
         *,
         max_batch_size: int,
         max_queue_size: int,
@@ -98,7 +98,7 @@ class MicroBatcher(Generic[Item, Result]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_batch = run_batch
-        self._streams = streams
+        self._threads = threads
         self.max_batch_size = max_batch_size
         self._max_queue_size = max_queue_size
         self._max_batch_delay = max_batch_delay
@@ -108,23 +108,23 @@ class MicroBatcher(Generic[Item, Result]):
         self._clock = clock
         self._queue: dict[Entry[Item, Result], None] = {}  # in order of arrival
         self._sleepers: deque[asyncio.Future[None]] = deque()
-        self._free = len(streams)
+        self._free = len(threads)
         self._batches_run = 0
-        self._end: Callable[[], Exception] | None = None  # makes the error of one caller
+        self._end: Callable[[], Exception] | None = None  # makes the exception for a caller
         self._tasks: list[asyncio.Task[None]] = []
 
     def __len__(self) -> int:
-        """Items waiting."""
+        """The number of waiting items."""
         return len(self._queue)
 
     def start(self) -> None:
-        """Begin to serve, on the running event loop."""
-        self._tasks = [asyncio.create_task(self._serve(i)) for i in range(len(self._streams))]
+        """Start to run batches, on the running event loop."""
+        self._tasks = [asyncio.create_task(self._serve(i)) for i in range(len(self._threads))]
         for task in self._tasks:
-            task.add_done_callback(self._stream_ended)
+            task.add_done_callback(self._thread_ended)
 
     async def close(self) -> None:
-        """Stop serving. Items still waiting end with an error."""
+        """Stop. Waiting items fail with `BatcherClosed`."""
         self._fail(partial(BatcherClosed, "the batcher was closed"))
         for task in self._tasks:
             task.cancel()
@@ -135,9 +135,9 @@ class MicroBatcher(Generic[Item, Result]):
 
         Raises:
             QueueFull: ``max_queue_size`` items are waiting.
-            BatcherClosed, DeviceFailure: no item will be run any more.
-            TimeoutError: no stream took the item before ``deadline``, on the batcher's clock.
-            Exception: what ``run_batch`` raised for this item alone.
+            BatcherClosed, DeviceFailure: the batcher has ended.
+            TimeoutError: no thread took the item before ``deadline``.
+            Exception: ``run_batch`` raised it for this item alone.
         """
         if self._end is not None:
             raise self._end()
@@ -151,33 +151,33 @@ class MicroBatcher(Generic[Item, Result]):
             return await future
         finally:
             self._queue.pop(entry, None)
-            del future, entry  # an error in them would refer to itself through this frame
+            del future, entry  # the future's exception refers to this frame: avoid a cycle
 
-    async def _serve(self, stream: int) -> None:
+    async def _serve(self, thread: int) -> None:
         while True:
             batch = await self._next_batch()
             self._free -= 1
             try:
-                await self._run(stream, batch)
+                await self._run(thread, batch)
             finally:
                 self._free += 1
-                reject(batch, partial(BatcherClosed, "the stream ended"))
-                del batch  # else its items would be kept until the next one
+                reject(batch, partial(BatcherClosed, "the thread ended"))
+                del batch  # otherwise its items would be kept until the next batch
 
     async def _next_batch(self) -> list[Entry[Item, Result]]:
-        """Sleep until there is something to run."""
+        """Sleep until a batch can run."""
         while True:
             if not self._queue:
                 await self._sleep(None)
                 continue
-            patience = next(iter(self._queue)).enqueued_at + self._max_batch_delay - self._clock()
-            if patience > 0 and len(self._queue) < self.max_batch_size:
-                await self._sleep(patience)
+            timeout = next(iter(self._queue)).enqueued_at + self._max_batch_delay - self._clock()
+            if timeout > 0 and len(self._queue) < self.max_batch_size:
+                await self._sleep(timeout)
             elif batch := self._take():
                 return batch
 
     def _take(self) -> list[Entry[Item, Result]]:
-        """Take this stream's share of the queue, oldest first."""
+        """Take one thread's share of the queue, oldest items first."""
         self._drop_dead_entries()
         share = self.max_batch_size
         if not self._max_batch_delay:
@@ -190,79 +190,83 @@ class MicroBatcher(Generic[Item, Result]):
         return batch
 
     def _drop_dead_entries(self) -> None:
-        """Drop entries that have expired, and those whose callers are about to leave."""
+        """Drop entries that have expired or whose callers have been cancelled."""
         now = self._clock()
         dead = [entry for entry in self._queue if entry.deadline <= now or entry.future.done()]
         for entry in dead:
             del self._queue[entry]
         reject(dead, partial(TimeoutError, "the deadline passed in the queue"))
 
-    async def _run(self, stream: int, entries: list[Entry[Item, Result]]) -> None:
+    async def _run(self, thread: int, entries: list[Entry[Item, Result]]) -> None:
         """Run a batch and answer its callers."""
         items = [entry.item for entry in entries]
         self._batches_run += 1
         number, started = self._batches_run, self._clock()
-        results, error = await self._execute(stream, items)
-        batch = Batch(number, stream, len(items), started, self._clock() - started, error)
+        results, error = await self._execute(thread, items)
+        batch = Batch(number, thread, len(items), started, self._clock() - started, error)
         self._on_batch(batch, items)
         if error:
-            await self._after_failure(stream, entries, error)
+            await self._after_failure(thread, entries, error)
             return
         for entry, result in zip(entries, results, strict=True):
             if not entry.future.done():
                 entry.future.set_result(Outcome(result, started - entry.enqueued_at, batch))
 
     async def _after_failure(
-        self, stream: int, batch: list[Entry[Item, Result]], error: Exception
+        self, thread: int, batch: list[Entry[Item, Result]], error: Exception
     ) -> None:
-        """Try a batch again, item by item or in halves, where that can help."""
+        """Retry a batch item by item or in halves; fail the items if that cannot help."""
         if isinstance(error, DeviceFailure):
-            lost = partial(DeviceFailure, str(error))
-            self._fail(lost)
-            reject(batch, lost)
+            make_error = partial(DeviceFailure, str(error))
+            self._fail(make_error)
+            reject(batch, make_error)
             self._on_failure(error)
         elif len(batch) == 1:
             reject(batch, lambda: error)
         elif isinstance(error, OutOfMemory):
-            await self._run_halves(stream, batch)
+            await self._run_halves(thread, batch)
         else:
-            logger.warning("a batch of %d failed, trying each item alone: %r", len(batch), error)
+            logger.warning("a batch of %d failed; retrying each item alone: %r", len(batch), error)
             for entry in batch:
                 if not entry.future.done():
-                    await self._run(stream, [entry])
+                    await self._run(thread, [entry])
 
-    async def _run_halves(self, stream: int, batch: list[Entry[Item, Result]]) -> None:
+    async def _run_halves(self, thread: int, batch: list[Entry[Item, Result]]) -> None:
         half = len(batch) // 2
         if half < self.max_batch_size:
             self.max_batch_size = half
-            logger.warning("out of memory with %d: batches of at most %d now", len(batch), half)
+            logger.warning(
+                "out of device memory with a batch of %d; the maximum is now %d", len(batch), half
+            )
         for part in (batch[:half], batch[half:]):
             if waiting := [entry for entry in part if not entry.future.done()]:
-                await self._run(stream, waiting)
+                await self._run(thread, waiting)
 
     async def _execute(
-        self, stream: int, items: list[Item]
+        self, thread: int, items: list[Item]
     ) -> tuple[Sequence[Result], Exception | None]:
-        """Run a batch in the stream's thread: its results, or none and why.
+        """Run a batch in a thread, and return the results or the error.
 
-        An error raised through frames that know its future would refer to itself.
+        The error is returned, not raised: a traceback through these frames would create a cycle.
         """
-        loop, thread = asyncio.get_running_loop(), self._streams[stream]
+        loop, executor = asyncio.get_running_loop(), self._threads[thread]
         try:
             async with asyncio.timeout(self._batch_timeout) as timeout:
-                results = await asyncio.shield(loop.run_in_executor(thread, self._run_batch, items))
+                results = await asyncio.shield(
+                    loop.run_in_executor(executor, self._run_batch, items)
+                )
             if len(results) != len(items):
                 raise RuntimeError(f"{len(results)} results for {len(items)} items")
         except Exception as error:
             if timeout.expired():
                 return (), DeviceFailure(
-                    f"a batch of {len(items)} has not ended within {self._batch_timeout:g} s"
+                    f"a batch of {len(items)} did not finish within {self._batch_timeout:g} s"
                 )
             return (), error
         return results, None
 
     async def _sleep(self, timeout: float | None) -> None:
-        """Until an item arrives or ``timeout`` seconds have passed."""
+        """Wait until an item arrives or ``timeout`` seconds have passed."""
         sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers.append(sleeper)
         await asyncio.wait((sleeper,), timeout=timeout)
@@ -270,25 +274,25 @@ class MicroBatcher(Generic[Item, Result]):
             self._sleepers.remove(sleeper)
 
     def _wake(self) -> None:
-        """Wake the stream that has slept longest, if any sleeps."""
+        """Wake the thread that has slept longest, if there is one."""
         if self._sleepers:
             self._sleepers.popleft().set_result(None)
 
-    def _stream_ended(self, task: "asyncio.Task[None]") -> None:
-        """A stream ends by `close` alone; any other end is a defect, and nobody may hang on it."""
+    def _thread_ended(self, task: "asyncio.Task[None]") -> None:
+        """Fail all items after an unexpected exception: nothing would run them."""
         if not task.cancelled() and (error := task.exception()):
-            self._fail(partial(BatcherClosed, f"a stream ended: {error!r}"))
+            self._fail(partial(BatcherClosed, f"an inference thread ended: {error!r}"))
             self._on_failure(error)
 
     def _fail(self, make_error: Callable[[], Exception]) -> None:
-        """Run nothing any more: end all that waits, refuse all that comes."""
+        """Fail all waiting items and all that are submitted later."""
         self._end = make_error
         waiting, self._queue = list(self._queue), {}
         reject(waiting, make_error)
 
 
 def reject(entries: Sequence[Entry[Item, Result]], make_error: Callable[[], Exception]) -> None:
-    """End the entries that still wait, each with a new exception."""
+    """Fail the entries that still wait, each with a new exception."""
     for entry in entries:
         if not entry.future.done():
             entry.future.set_exception(make_error())

@@ -1,4 +1,4 @@
-"""What the service needs of a classifier. It is met by the model's, and by a fake in tests."""
+"""The protocol of a classifier, and the types that it takes and returns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """The model that is served and how it is run: the model of ``/healthz``."""
+    """The model that is served and how it runs; ``model`` in the answer of ``/healthz``."""
 
     name: str
     version: str
@@ -31,10 +31,10 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """An image that its caller has decoded and normalised.
+    """An image that the client has decoded and normalised.
 
     Attributes:
-        values: ``(3, h, w)`` little-endian floats of 32 bits, in C order.
+        values: ``(3, h, w)`` little-endian 32-bit floats, in C order.
     """
 
     values: memoryview
@@ -44,7 +44,7 @@ Input = bytes | Tensor
 
 
 class Prediction(Protocol):
-    """One row of an answer."""
+    """One class of an answer."""
 
     @property
     def class_id(self) -> int: ...
@@ -57,7 +57,7 @@ class Prediction(Protocol):
 
 
 class Classification(Protocol):
-    """What is said of one image; logits and probabilities are buffers of 32-bit floats."""
+    """The result for one image; logits and probabilities are buffers of 32-bit floats."""
 
     @property
     def predictions(self) -> Sequence[Prediction]: ...
@@ -68,7 +68,7 @@ class Classification(Protocol):
 
 
 class Classifier(Protocol):
-    """Image to item, items to classifications.
+    """Makes items from images, and classifications from items.
 
     `preprocess` and `prepare_explanation` are called from several threads at once. `open`,
     `time_batches` and `warm_up` are called once in each inference thread, in this order, and
@@ -77,44 +77,41 @@ class Classifier(Protocol):
 
     @property
     def info(self) -> ModelInfo:
-        """What is being served; as it will be, once `settle` was called."""
+        """The model that is served; final once `choose_batch_size` has been called."""
 
     @property
     def streams(self) -> int:
-        """How many threads should run batches side by side."""
+        """The number of threads that should run batches in parallel."""
 
     def open(self) -> None:
-        """Prepare the thread; raises `StartupError` if the model cannot be served."""
+        """Prepare the calling thread; raises `StartupError` if the model cannot be served."""
 
     def time_batches(self) -> Mapping[int, float]:
-        """Seconds by batch size, in the calling inference thread, while the others do the same."""
+        """Measure the seconds of each batch size, while the other threads do the same."""
 
-    def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
-        """Choose what is to be chosen by what all threads measured."""
+    def choose_batch_size(self, timings: Sequence[Mapping[int, float]]) -> None:
+        """Choose the maximum batch size from the measurements of all threads."""
 
     def warm_up(self) -> None:
-        """Run every batch size that is to come."""
+        """Run every batch size that will be used."""
 
     def self_test(self) -> None:
-        """In an inference thread; raises `DeviceFailure` unless any image can be classified."""
+        """Classify a blank image; raises `DeviceFailure` if that fails."""
 
     def preprocess(self, image: Input) -> Any:
-        """The item of an encoded image or a tensor; raises a `ServiceError` if it is no good."""
+        """The item of an encoded image or a tensor; raises a `ServiceError` if it is invalid."""
 
     def prepare_explanation(self, data: bytes) -> Any:
-        """The item of `explain` for an encoded image; raises as `preprocess` does."""
+        """The item of an encoded image for `explain`; raises as `preprocess` does."""
 
     def explain(self, item: Any, head: int | None) -> bytes:
-        """Draw where the class token looks, as a PNG: by one head, or the mean of all heads.
-
-        From any thread.
-        """
+        """Draw the class attention of one head, or the mean of all, as a PNG; in any thread."""
 
     def padded_size(self, count: int) -> int:
-        """Rows that a batch of ``count`` items is computed with."""
+        """The number of rows, with padding, in a batch of ``count`` items."""
 
     def predict(self, items: Sequence[Any], top_k: int) -> Sequence[Classification]:
-        """What is said of each item, with its ``top_k`` best classes.
+        """Classify items, each with its ``top_k`` best classes.
 
         Raises `DeviceFailure` if the device is lost, `OutOfMemory` if there are too many items.
         """

@@ -1,4 +1,4 @@
-"""A classifier with the threads that run it and the queue before them."""
+"""A classifier with its queue and its inference threads."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An item on its way through a batch, how many classes its caller wants, and its trace."""
+    """An item, the number of classes that its caller wants, and its trace."""
 
     item: Any
     top_k: int
@@ -27,16 +27,16 @@ class Job:
 
 
 class Engine:
-    """Runs jobs in micro-batches, on as many threads as the classifier has streams.
+    """Runs jobs in micro-batches in inference threads.
 
-    Everything that touches the device happens in these threads: loading, warm-up, forward passes.
-    ``on_batch`` is told every batch, also those that failed, the rows of its padding, and its jobs.
+    Only these threads use the device: for loading, warm-up and forward passes. ``on_batch`` is
+    called with every batch, failed or not, its number of padding rows, and its jobs.
     """
 
     def __init__(
         self,
         classifier: Classifier,
-        streams: Sequence[ThreadPoolExecutor],
+        threads: Sequence[ThreadPoolExecutor],
         settings: Settings,
         *,
         on_batch: Callable[[Batch, int, Sequence[Job]], None],
@@ -44,10 +44,10 @@ class Engine:
     ) -> None:
         self.classifier = classifier
         self._info = classifier.info
-        self.streams = streams
+        self.threads = threads
         self._batcher: MicroBatcher[Job, Classification] = MicroBatcher(
             self._run_batch,
-            streams,
+            threads,
             max_batch_size=self._info.max_batch_size,
             batch_timeout=settings.batch_timeout_s,
             max_queue_size=settings.max_queue_size,
@@ -64,7 +64,7 @@ class Engine:
 
     @property
     def info(self) -> ModelInfo:
-        """What is being served; after a lack of memory, in batches of another size."""
+        """The model that is served, with the current maximum batch size."""
         if self._info.max_batch_size != self._batcher.max_batch_size:
             self._info = replace(self._info, max_batch_size=self._batcher.max_batch_size)
         return self._info
@@ -74,12 +74,12 @@ class Engine:
         return len(self._batcher)
 
     async def run(self, job: Job, deadline: float) -> Outcome[Classification]:
-        """See `MicroBatcher.submit` for what it raises."""
+        """Classify one item; raises as `MicroBatcher.submit` does."""
         return await self._batcher.submit(job, deadline=deadline)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """While a request counts on this engine; see `retire`."""
+        """Keep the engine open; see `retire`."""
         self._users += 1
         self._unused.clear()
         try:
@@ -90,19 +90,19 @@ class Engine:
                 self._unused.set()
 
     async def retire(self) -> None:
-        """Close as soon as nobody uses it any more."""
+        """Close the engine as soon as it is not in use."""
         await self._unused.wait()
         await self.close()
 
     async def close(self) -> None:
         await self._batcher.close()
-        for stream in self.streams:
-            stream.shutdown(wait=False, cancel_futures=True)
+        for thread in self.threads:
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def _run_batch(self, jobs: list[Job]) -> Sequence[Classification]:
-        """In an inference thread: one forward pass, one top-k that is enough for everybody.
+        """Run one forward pass, with the largest ``top_k`` of the jobs; in an inference thread.
 
-        When an image fails alone, the self-test tells whether it was the image or is everything.
+        If a single item fails, the self-test decides whether the item or the device is at fault.
         """
         items, top_k = [job.item for job in jobs], max(job.top_k for job in jobs)
         try:
@@ -115,33 +115,33 @@ class Engine:
             raise
 
 
-async def load_streams(
+async def load_and_warm_up(
     load: Callable[[], Classifier],
 ) -> tuple[Classifier, list[ThreadPoolExecutor]]:
-    """Load in the first inference thread, open the others, then measure and warm up all at once.
+    """Load in the first inference thread, open the others, then measure and warm up in parallel.
 
     Raises:
         StartupError: the model cannot be served.
     """
     loop = asyncio.get_running_loop()
-    streams = [new_stream(0)]
+    threads = [new_thread(0)]
 
     async def everywhere(work: Callable[[], T]) -> list[T]:
-        return await asyncio.gather(*(loop.run_in_executor(stream, work) for stream in streams))
+        return await asyncio.gather(*(loop.run_in_executor(thread, work) for thread in threads))
 
     try:
-        classifier = await loop.run_in_executor(streams[0], load)
-        streams += [new_stream(number) for number in range(1, classifier.streams)]
-        for stream in streams:
-            await loop.run_in_executor(stream, classifier.open)
-        classifier.settle(await everywhere(classifier.time_batches))
+        classifier = await loop.run_in_executor(threads[0], load)
+        threads += [new_thread(number) for number in range(1, classifier.streams)]
+        for thread in threads:
+            await loop.run_in_executor(thread, classifier.open)
+        classifier.choose_batch_size(await everywhere(classifier.time_batches))
         await everywhere(classifier.warm_up)
     except BaseException:
-        for stream in streams:
-            stream.shutdown(wait=False)
+        for thread in threads:
+            thread.shutdown(wait=False)
         raise
-    return classifier, streams
+    return classifier, threads
 
 
-def new_stream(number: int) -> ThreadPoolExecutor:
+def new_thread(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix=f"inference-{number}")

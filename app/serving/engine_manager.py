@@ -1,4 +1,4 @@
-"""The engine that serves: started, and replaced by another while requests go on."""
+"""The start of the engine, and its replacement while requests are served."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.config.settings import Settings
 from app.serving.classifier import Classifier, ModelInfo
-from app.serving.engine import Engine, Job, load_streams
+from app.serving.engine import Engine, Job, load_and_warm_up
 from app.serving.errors import (
     Draining,
     NotReady,
@@ -18,14 +18,14 @@ from app.serving.errors import (
 from app.serving.lifecycle import Lifecycle, State
 from app.serving.timings import Batch
 
-RETRY_ELSEWHERE = 2  # seconds; a replica in this state is soon gone or ready
+RETRY_ELSEWHERE = 2  # seconds; a replica in this state will soon have ended or be ready
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """The model that a reload put to work, and the one that it replaced."""
+    """The model that a reload started, and the model that it replaced."""
 
     new: ModelInfo
     old: ModelInfo
@@ -36,8 +36,8 @@ class EngineManager:
 
     Args:
         load: makes the classifier, in an inference thread; called again by `reload`.
-        on_model: called with each model that begins to serve.
-        on_loaded: called after that, when the model that it replaced has been released.
+        on_model: called with each model when it starts to serve.
+        on_loaded: called after ``on_model``, once the replaced model has been released.
         on_batch: see `Engine`.
     """
 
@@ -67,7 +67,7 @@ class EngineManager:
 
     @property
     def open(self) -> Engine:
-        """As `current`; raises `NotReady` or `Draining` if new requests are refused."""
+        """The engine that serves; raises `NotReady` or `Draining` if requests are refused."""
         state = self._lifecycle.state
         if self._engine and self._lifecycle.serving:
             return self._engine
@@ -77,30 +77,30 @@ class EngineManager:
     async def start(self) -> None:
         """Load and warm up, then become READY, or FAILED."""
         try:
-            self._put_to_work(await self._new_engine())
+            self._use(await self._new_engine())
         except StartupError as error:
             self._lifecycle.fail(str(error))
             return
         self._on_loaded()
-        if self._lifecycle.state is State.LOADING:  # and not asked to stop meanwhile
+        if self._lifecycle.state is State.LOADING:  # otherwise the service is stopping
             self._lifecycle.become_ready()
 
     async def reload(self, activate: Callable[[], None]) -> Replacement:
-        """Load once more beside what is served, and switch to it between two requests.
+        """Load a new engine while the old one serves, then switch to it.
 
-        Requests that were admitted before end on the old engine, which is closed after the last.
+        Requests admitted before the switch finish on the old engine, which is closed after them.
 
         Args:
-            activate: called in the moment of the switch, for what must change together with it.
+            activate: called at the switch, for other changes that must take effect with it.
 
         Raises:
             ReloadInProgress: another reload has not ended.
-            ReloadFailed: the new model cannot be served, or was not ready in time. The old one is
+            ReloadFailed: the new model cannot be served, or was not ready in time; the old one is
                 still served.
-            NotReady, Draining: there is nothing to replace.
+            NotReady, Draining: no model is served.
         """
         if self._reloading:
-            raise ReloadInProgress("a model is being loaded; try again when it is there")
+            raise ReloadInProgress("another reload is in progress; try again when it has ended")
         old = self.open
         self._reloading = True
         try:
@@ -110,7 +110,7 @@ class EngineManager:
             raise ReloadFailed(f"{error}; {old.info.title} is still served") from error
         finally:
             self._reloading = False
-        self._put_to_work(new)
+        self._use(new)
         activate()
         logger.info("%s is served instead of %s", new.info.title, old.info.title)
         replacement = Replacement(new.info, old.info)
@@ -124,10 +124,10 @@ class EngineManager:
             await self._engine.close()
 
     async def _load_in_time(self) -> Engine:
-        """A new engine, within the time that a reload may take.
+        """A new engine, loaded within ``reload_timeout_s``.
 
-        A thread cannot be ended from outside: after that time the step that it is in goes on to
-        its end, and what it made is dropped. No other step follows.
+        A thread cannot be interrupted: after a timeout its current step runs to the end, and the
+        result is dropped.
         """
         limit = self._settings.reload_timeout_s
         try:
@@ -139,15 +139,15 @@ class EngineManager:
             raise StartupError(f"the model was not ready within {limit:g} s") from error
 
     async def _new_engine(self) -> Engine:
-        classifier, streams = await load_streams(self._load)
+        classifier, threads = await load_and_warm_up(self._load)
         return Engine(
             classifier,
-            streams,
+            threads,
             self._settings,
             on_batch=self._on_batch,
             on_failure=lambda error: self._lifecycle.fail(f"inference failed: {error}"),
         )
 
-    def _put_to_work(self, engine: Engine) -> None:
+    def _use(self, engine: Engine) -> None:
         self._engine = engine
         self._on_model(engine.info)

@@ -1,22 +1,22 @@
-"""Every way a request can end without a prediction. Each class owns its status and problem.
+"""All errors of requests, with status and problem type, and three internal errors.
 
 ServiceError
-├── BadRequest              400  the request holds no image, or is not well formed
-├── InvalidImage            400  a known format that does not decode
-├── Unauthorized            401  a key is needed
+├── BadRequest              400  no image in the request, or a malformed request
+├── InvalidImage            400  a supported format that cannot be decoded
+├── Unauthorized            401  a missing or invalid credential
 ├── CrossSiteRequest        403  sent by a web page of another origin
-├── UnknownModel            404  of those that the Open Inference Protocol can name
-├── RequestTimeout          408  the body, or the request itself, did not arrive in time
-├── ReloadInProgress        409  one checkpoint at a time
+├── UnknownModel            404  a model name of the Open Inference Protocol
+├── RequestTimeout          408  the head or the body did not arrive in time
+├── ReloadInProgress        409
 ├── BodyTooLarge            413
-├── ImageTooLarge           413  pixels or work, judged from the file's structure
-├── TooManyImages           413  in one request
-├── UnsupportedMediaType    415  none of the formats
-├── MisdirectedRequest      421  for a host that is not allowed
+├── ImageTooLarge           413  too many pixels or too much work, by the file's structure
+├── TooManyImages           413  too many images in one request
+├── UnsupportedMediaType    415  not a supported image format
+├── MisdirectedRequest      421  a host that is not allowed
 ├── InvalidParameter        422
-├── ReloadFailed            422  the new checkpoint cannot be served; the old one is
+├── ReloadFailed            422  the new checkpoint cannot be served; the old one still is
 ├── HeadTooLarge            431  request line and headers
-├── ClientDisconnected      499  nobody is there to read it
+├── ClientDisconnected      499  only in logs and metrics
 ├── InternalError           500  a defect of the service
 ├── Unavailable             503  with Retry-After
 │   ├── NotReady                 loading, or failed
@@ -24,8 +24,8 @@ ServiceError
 │   └── Draining
 └── DeadlineExceeded        504
 
-Three are no answers. Two end the process: `StartupError`, the model cannot be served at all, and
-`DeviceFailure`, no batch can succeed any more. After `OutOfMemory` batches are smaller.
+The internal errors are `StartupError` and `DeviceFailure`, which end the process, and
+`OutOfMemory`, after which batches are smaller.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """Root of the tree. ``detail`` says what was wrong and what would be right."""
+    """The base class. ``detail`` says what was wrong and what would be right."""
 
     status: ClassVar[int] = 500
     problem: ClassVar[str] = "internal-error"
@@ -45,7 +45,7 @@ class ServiceError(Exception):
         self.detail = detail
 
     def name_image(self, number: int, count: int) -> None:
-        """Say which of ``count`` images in one request it was, where it is the image's fault."""
+        """Add the number of the image, of ``count`` in one request, unless the service failed."""
         if count > 1 and self.status < 500:
             self.detail = f"image {number} of {count}, counted from 0: {self.detail}"
 
@@ -97,7 +97,7 @@ class BodyTooLarge(ServiceError):
     status = 413
     problem = "body-too-large"
     title = "Body too large"
-    headers: Mapping[str, str] = {"Connection": "close"}  # the rest of the body is not wanted
+    headers: Mapping[str, str] = {"Connection": "close"}  # the rest of the body is not read
 
 
 class ImageTooLarge(ServiceError):
@@ -155,11 +155,11 @@ class ClientDisconnected(ServiceError):
 
 
 class InternalError(ServiceError):
-    """A defect of the service. The log has the details; the client gets none."""
+    """A defect of the service. Only the log has the details."""
 
 
 class Unavailable(ServiceError):
-    """Not now: try again after ``retry_after`` seconds."""
+    """A temporary refusal; the client may retry after ``retry_after`` seconds."""
 
     status = 503
 
@@ -203,10 +203,10 @@ def rejection_reasons() -> list[str]:
 
 
 def drop_tracebacks(error: BaseException | None) -> None:
-    """Let go of the frames that an error and its causes were raised through.
+    """Release the frames of an error and its causes.
 
-    Frames hold the body of their request. An error that one of them refers to would keep them all
-    until the next garbage collection.
+    Frames hold the body of their request. If a frame refers to its error, the cycle would keep the
+    body until the next garbage collection.
     """
     while error and error.__traceback__:
         error.__traceback__ = None
@@ -215,12 +215,12 @@ def drop_tracebacks(error: BaseException | None) -> None:
 
 
 class StartupError(Exception):
-    """The model cannot be loaded; the text says why in one line."""
+    """The model cannot be loaded; the message is one line."""
 
 
 class OutOfMemory(Exception):
-    """A batch does not fit into the device's memory; a smaller one may."""
+    """A batch does not fit into the device's memory."""
 
 
 class DeviceFailure(Exception):
-    """The device is lost: the process can only end and be started again."""
+    """The device is lost; the process must be restarted."""

@@ -1,4 +1,4 @@
-"""Bytes of requests, counted until nothing refers to them any more."""
+"""The memory that requests hold, in bytes, counted until it is released."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from app.serving.classifier import Input
 
 
 class HeldBytes:
-    """The bytes of all requests together, and the bound on them."""
+    """The bytes of all requests, and their limit."""
 
     def __init__(self, maximum: int) -> None:
         self.total = 0
@@ -21,50 +21,50 @@ class HeldBytes:
 
 
 class Hold:
-    """The bytes of one request.
+    """The bytes of one request, released when it ends.
 
-    It gives them back at its end. A decoder cannot be interrupted, so the bytes that
-    it still reads by then stay counted until it has ended: see `keep`.
+    A decoder cannot be interrupted, so the bytes that it still reads remain counted until it has
+    ended; see `keep`.
 
     Args:
-        overloaded: makes the error for a piece that is too much, of a text that says why.
+        overloaded: makes the exception at the limit, from a message.
     """
 
     def __init__(self, held: HeldBytes, overloaded: Callable[[str], Exception]) -> None:
         self._held = held
         self._overloaded = overloaded
-        self._own = 0  # of the request
-        self._kept = 0  # of those, what decoders read
+        self._size = 0
+        self._kept = 0  # bytes that decoders read
         self._counted = 0
         self._closed = False
 
     def __call__(self, size: int) -> None:
-        """Count ``size`` bytes more, or fewer if negative; raises where the bound is reached."""
+        """Add ``size`` bytes, which may be negative; raises at the limit."""
         if size > 0 and self._held.total + size > self._held.maximum:
             raise self._overloaded(f"{self._held.total} bytes of images are held")
-        self._own += size
-        self._count(self._own)
+        self._size += size
+        self._count(self._size)
 
-    def settle(self, size: int) -> None:
-        """Count ``size`` bytes from here on: all that is still referred to."""
-        self._own = size
+    def set_size(self, size: int) -> None:
+        """Replace the number of bytes, after others have been released."""
+        self._size = size
         self._count(size)
 
     def keep(self, size: int) -> Callable[[], None]:
-        """Keep ``size`` of the bytes counted until the result is called, once."""
+        """Keep ``size`` bytes counted until the returned function is called."""
         self._kept += size
 
         def release() -> None:
             self._kept -= size
             if self._closed:
-                self._count(min(self._own, self._kept))
+                self._count(min(self._size, self._kept))
 
         return release
 
     def close(self) -> None:
-        """Give the bytes back, except for those that are kept."""
+        """Release the bytes, except for those that are kept."""
         self._closed = True
-        self._count(min(self._own, self._kept))
+        self._count(min(self._size, self._kept))
 
     def _count(self, size: int) -> None:
         self._held.total += size - self._counted
@@ -76,7 +76,7 @@ _current: ContextVar[Hold | None] = ContextVar("current_hold", default=None)
 
 @contextmanager
 def current(hold: Hold) -> Iterator[Hold]:
-    """Let `keep` be that of ``hold``, which is closed at the end."""
+    """Make ``hold`` the current one for `keep`, and close it on exit."""
     token = _current.set(hold)
     try:
         yield hold
@@ -86,18 +86,18 @@ def current(hold: Hold) -> Iterator[Hold]:
 
 
 def keep(size: int) -> Callable[[], None]:
-    """`Hold.keep`, for the request that is being served."""
+    """Call `Hold.keep` of the current request, if there is one."""
     hold = _current.get()
     return hold.keep(size) if hold else lambda: None
 
 
 def size_of(image: Input) -> int:
-    """Bytes that the image keeps in memory: all those of the buffer that it is cut from."""
+    """The bytes that an image keeps in memory: the size of its whole buffer."""
     return memoryview(_buffer(image)).nbytes
 
 
 def size_of_all(images: Sequence[Input]) -> int:
-    """Bytes that images keep in memory, each buffer counted once."""
+    """The bytes that images keep in memory, with shared buffers counted once."""
     buffers = {id(_buffer(image)): size_of(image) for image in images}
     return sum(buffers.values())
 

@@ -1,12 +1,12 @@
-"""The states of the process, their legal moves, and what each promises.
+"""The states of the process and the transitions between them.
 
 LOADING ──> READY ──> DRAINING
    │  └───────┼───────────^ │
    └──> FAILED <────────────┘
 
-LOADING   alive, not to be routed to; requests are refused
+LOADING   alive, not ready; requests are refused
 READY     requests are served
-DRAINING  not to be routed to; served until `refuse` is called, then refused; admitted ones end
+DRAINING  not ready; requests are served until `refuse` is called, then only admitted ones
 FAILED    neither alive nor ready; the process is about to end with a non-zero exit code
 """
 
@@ -21,7 +21,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-_MOVES = {
+_TRANSITIONS = {
     State.LOADING: {State.READY, State.DRAINING, State.FAILED},
     State.READY: {State.DRAINING, State.FAILED},
     State.DRAINING: {State.FAILED},
@@ -30,7 +30,7 @@ _MOVES = {
 
 
 class Lifecycle:
-    """The current state. Listeners hear each move, in the thread that made it: the event loop."""
+    """The current state. Listeners are called with each new state, on the event loop."""
 
     def __init__(self) -> None:
         self.state = State.LOADING
@@ -59,22 +59,22 @@ class Lifecycle:
         self._move(State.READY)
 
     def drain(self) -> None:
-        """Ask not to be routed to. What is still routed here is served, until `refuse`."""
-        self._refusing = self.state is State.LOADING  # nothing can be served yet
+        """Stop being ready, so that no more traffic is routed here; serve until `refuse`."""
+        self._refusing = self.state is State.LOADING  # without a model, nothing can be served
         self._move(State.DRAINING)
 
     def refuse(self) -> None:
-        """Refuse new requests from here on."""
+        """Refuse new requests from now on."""
         self._refusing = True
 
     def fail(self, reason: str) -> None:
-        """The first failure is the one that is told."""
+        """Fail for ``reason``; only the first failure counts."""
         if self.state is not State.FAILED:
             self.failure = reason
             self._move(State.FAILED)
 
     def _move(self, state: State) -> None:
-        assert state in _MOVES[self.state], f"{self.state} cannot become {state}"
+        assert state in _TRANSITIONS[self.state], f"{self.state} cannot become {state}"
         self.state = state
         for listener in self._listeners:
             listener(state)

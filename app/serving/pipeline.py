@@ -1,4 +1,4 @@
-"""The path of an image: admission, preprocess pool, micro-batch, top-k."""
+"""The path of an image: admission, decoding, micro-batch, top-k."""
 
 import asyncio
 import logging
@@ -37,20 +37,19 @@ logger = logging.getLogger(__name__)
 
 Image = TypeVar("Image", bytes, Input)
 
-STUCK_AFTER = 20.0  # seconds of a core; no image takes a tenth of it at the default limits
-MAX_EXPLANATIONS = 8  # waiting; each takes as long as many predictions
+STUCK_AFTER = 20.0  # CPU seconds; at the default limits no image takes a tenth of that
+MAX_EXPLANATIONS = 8  # few, because each takes as long as many predictions
 
 
 class Pipeline:
-    """Takes images from admission to predictions, on an engine that can be replaced.
+    """Admits, decodes and classifies images, on an engine that can be replaced.
 
     Args:
         load, on_model, on_loaded: see `EngineManager`.
-        on_batch: called with each batch, also those that failed, the rows of its padding, and its
-            jobs.
+        on_batch: see `Engine`.
 
     Attributes:
-        images, batches: how many have been classified so far.
+        images, batches: the numbers of classified images and of their batches since the start.
     """
 
     def __init__(
@@ -80,39 +79,39 @@ class Pipeline:
         self._decoders = WorkerPool(
             workers, "decoder", stuck_after=STUCK_AFTER, on_lost=lifecycle.fail
         )
-        # One at a time, so that pictures take no more than a core from predictions.
+        # One thread, so that explanations take at most one core from predictions.
         self._explainers = WorkerPool(1, "explainer", stuck_after=STUCK_AFTER)
         self._explanations = Admission(MAX_EXPLANATIONS, settings.max_queue_bytes)
         self.images = self.batches = 0
 
     @property
     def info(self) -> ModelInfo | None:
-        """What is being served; ``None`` while it loads."""
+        """The model that is served; ``None`` while the first one loads."""
         return engine.info if (engine := self._engines.current) else None
 
     @property
     def served(self) -> ModelInfo:
-        """As `info`; raises `NotReady` or `Draining` if nothing is served."""
+        """The model that is served; raises `NotReady` or `Draining` if requests are refused."""
         return self._engines.open.info
 
     @property
     def queue_depth(self) -> int:
-        """Preprocessed images that wait for a batch."""
+        """The number of preprocessed images that wait for a batch."""
         return engine.queue_depth if (engine := self._engines.current) else 0
 
     @property
     def admitted(self) -> int:
-        """Images that have been admitted and not yet answered."""
+        """The number of admitted, unanswered images."""
         return self._admission.images
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of bodies in memory, of requests under way and of those still being decoded."""
+        """The bytes of bodies held by requests and by decoders whose requests have ended."""
         return self._admission.bytes
 
     @property
     def stuck_decoders(self) -> int:
-        """Decoding threads that were replaced because their image does not end."""
+        """The number of stuck decoding threads, which have been replaced."""
         return self._decoders.count_stuck()
 
     async def start(self) -> None:
@@ -128,12 +127,12 @@ class Pipeline:
         self._decoders.stop()
         self._explainers.stop()
 
-    def deadline(self, timings: Timings, patience: float = math.inf) -> float:
-        """When a request is given up: after its client's ``patience`` in seconds, or ours."""
-        return timings.started + min(patience, self._settings.request_timeout_s)
+    def deadline(self, timings: Timings, timeout: float = math.inf) -> float:
+        """The deadline of a request, by the client's ``timeout`` and the service's."""
+        return timings.started + min(timeout, self._settings.request_timeout_s)
 
     def check(self, deadline: float) -> None:
-        """Refuse early what `predict` would refuse later.
+        """Check that a request can be admitted, before its body is read.
 
         Raises:
             NotReady, Draining, Overloaded: the service cannot take a request now.
@@ -146,10 +145,10 @@ class Pipeline:
         return self._admission.upload()
 
     async def predict(self, image: Input, top_k: int, deadline: float, timings: Timings) -> Answer:
-        """The ``top_k`` best classes of an image, or all where there are fewer.
+        """The ``top_k`` best classes of an image, or all if there are fewer.
 
         Raises:
-            ServiceError: every way not to be answered, but for defects.
+            ServiceError: the image cannot be classified.
         """
         engine = self._engines.open
         with self._admission.admit(deadline), engine.in_use():
@@ -158,36 +157,39 @@ class Pipeline:
     async def predict_many(
         self, images: Sequence[Input], top_k: int, deadline: float, timings: Timings
     ) -> Answers:
-        """As `predict`, of images that come in together: all or none of them, if there is no room.
+        """Classify the images of one request. All are admitted or none; each fails alone.
 
-        Each fails alone. The phases are those of the image that took longest in each.
+        ``timings`` gets, for each phase, the longest time of any image.
 
         Raises:
-            ServiceError: none of them may come in.
+            ServiceError: the images cannot be admitted.
         """
         engine = self._engines.open
-        each = [Timings(timings.started) for _ in images]
+        image_timings = [Timings(timings.started) for _ in images]
         with self._admission.admit(deadline, len(images)), engine.in_use():
             found = await asyncio.gather(
                 *(
-                    self._classify(engine, image, top_k, deadline, its)
-                    for image, its in zip(images, each, strict=True)
+                    self._classify(engine, image, top_k, deadline, of_image)
+                    for image, of_image in zip(images, image_timings, strict=True)
                 ),
                 return_exceptions=True,
             )
-        timings.take_longest(each)
+        timings.take_longest(image_timings)
         return Answers(
             engine.info,
-            [outcome if isinstance(outcome, Answer) else _told(outcome) for outcome in found],
+            [
+                outcome if isinstance(outcome, Answer) else _service_error(outcome)
+                for outcome in found
+            ],
         )
 
     async def explain(
         self, data: bytes, head: int | None, deadline: float, timings: Timings
     ) -> bytes:
-        """A PNG of where the model looks in an encoded image; see `Classifier.explain`.
+        """The class attention in an encoded image, as a PNG; see `Classifier.explain`.
 
         Raises:
-            ServiceError: as `predict`.
+            ServiceError: the image cannot be explained.
         """
         engine = self._engines.open
         classifier = engine.classifier
@@ -215,7 +217,7 @@ class Pipeline:
             raise Overloaded(str(error), retry_after=self._admission.retry_after()) from error
         except OutOfMemory as error:
             raise Overloaded(
-                "the device has no memory left for the image; try again",
+                "the device is out of memory; try again",
                 retry_after=self._admission.retry_after(),
             ) from error
         except (DeviceFailure, BatcherClosed) as error:
@@ -231,12 +233,12 @@ class Pipeline:
     ) -> Any:
         """The item of an image. Waiting for a thread counts as queueing.
 
-        The image's bytes stay counted for as long as a thread reads them, even after the request.
+        The image's bytes remain counted while a thread reads them, even after the request ends.
         """
-        asked = time.monotonic()
+        queued = time.monotonic()
         timed = await self._decoders.run(partial(preprocess, image), keep(size_of(image)))
         timings.add("preprocess", timed.begun, timed.ended)
-        timings.add("queue", asked, timed.begun)
+        timings.add("queue", queued, timed.begun)
         return timed.result
 
     def _observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
@@ -250,8 +252,8 @@ def _too_late(deadline: float, timings: Timings) -> DeadlineExceeded:
     return DeadlineExceeded(f"not answered within {deadline - timings.started:g} s")
 
 
-def _told(error: BaseException) -> ServiceError:
-    """The error of an image among others, in the service's terms."""
+def _service_error(error: BaseException) -> ServiceError:
+    """The error of one image in a batch request, as a `ServiceError`; defects are logged."""
     if not isinstance(error, Exception):
         raise error
     if not isinstance(error, ServiceError):
@@ -261,4 +263,4 @@ def _told(error: BaseException) -> ServiceError:
     drop_tracebacks(error)
     if isinstance(error, ServiceError):
         return error
-    return InternalError("the service failed; its log has the request id")
+    return InternalError("internal error; search the service's log for the request id")

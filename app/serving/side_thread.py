@@ -1,4 +1,4 @@
-"""A thread beside the event loop for work on large requests and answers, done in steps."""
+"""A thread for work on large requests and answers, which is done in steps."""
 
 import asyncio
 import time
@@ -9,20 +9,20 @@ from typing import Generic, TypeAlias, TypeVar
 T = TypeVar("T")
 
 # Work in steps of about a millisecond, since some C functions hold the interpreter lock from start
-# to end. Each step yields the bytes that the work has come to hold: negative where it freed some.
+# to end. Each step yields the change in the bytes that the work holds.
 Steps: TypeAlias = Generator[int, None, T]
 
-PIECE = 64 * 2**10  # bytes that a step may take through a C function
-LARGE = 256 * 2**10  # bytes of work that is not begun on the event loop
-INLINE = 0.001  # seconds that smaller work may take there
-SLICE = 0.002  # seconds of work in the thread before the event loop is asked again
+PIECE = 64 * 2**10  # bytes that one step passes to a C function
+LARGE = 256 * 2**10  # work on more bytes never starts on the event loop
+INLINE = 0.001  # seconds that smaller work may take on the event loop
+SLICE = 0.002  # seconds of work in the thread before the event loop runs again
 
 
 class SideThread:
-    """Runs work in steps; pieces of work take turns, so that a large one does not delay others.
+    """Runs work in slices, in turn, so that a large task does not delay others.
 
-    Small work ends on the event loop before the thread is asked. One thread is enough: the work
-    needs the interpreter lock, so several threads would only slow the event loop down.
+    Small tasks finish on the event loop. One thread is enough: the work holds the interpreter lock,
+    so several threads would only slow the event loop down.
     """
 
     def __init__(self) -> None:
@@ -31,12 +31,12 @@ class SideThread:
     async def run(
         self, steps: Steps[T], hold: Callable[[int], None] = lambda _: None, *, size: int = 0
     ) -> T:
-        """The result of ``steps``; a cancelled caller's work ends with the slice it is in.
+        """The result of ``steps``. If the caller is cancelled, the work ends after its slice.
 
         Args:
-            size: bytes that the work is about. Even the first step on `LARGE` ones takes
-                milliseconds, and many requests can come in the same turn of the event loop.
-            hold: called on the event loop with the bytes that each slice came to hold; an
+            size: bytes of input. Above `LARGE` even the first step takes milliseconds, and many
+                requests can arrive in the same iteration of the event loop.
+            hold: called on the event loop with the change in held bytes after each slice; an
                 exception from it ends the work.
         """
         work = _Work(steps)
@@ -52,7 +52,7 @@ class SideThread:
 
 
 class _Work(Generic[T]):
-    """Steps with their result, once they have ``ended``."""
+    """Steps, and their result once they have ``ended``."""
 
     result: T
 
@@ -61,7 +61,7 @@ class _Work(Generic[T]):
         self.ended = False
 
     def advance(self, seconds: float) -> int:
-        """Do at least one step, and more until the time is over; the bytes that it came to hold."""
+        """Do steps for about ``seconds``, at least one; returns the change in held bytes."""
         until = time.monotonic() + seconds
         grown = 0
         try:
@@ -75,7 +75,7 @@ class _Work(Generic[T]):
 
 
 def finish(steps: Steps[T]) -> T:
-    """The result of ``steps``, all done here."""
+    """Do all steps, and return their result."""
     work = _Work(steps)
     while not work.ended:
         work.advance(SLICE)
@@ -83,7 +83,7 @@ def finish(steps: Steps[T]) -> T:
 
 
 def join(pieces: list[bytes]) -> Steps[bytes]:
-    """All ``pieces`` as one; the list is empty afterwards."""
+    """Join ``pieces``, and clear the list."""
     yield 0
     whole = b"".join(pieces)
     pieces.clear()

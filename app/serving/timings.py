@@ -1,4 +1,4 @@
-"""Where the time of one request went. One object feeds headers, log line, histograms and spans."""
+"""The time of one request by phase, for headers, logs, histograms and spans."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -10,15 +10,17 @@ PHASES = ("read", "preprocess", "queue", "inference")
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Batch:
-    """What ran in one go: the how-manieth, on which stream, with how many items, when.
+    """One executed batch.
 
     Attributes:
-        started, seconds: on the clock of whoever ran it.
-        error: why it has no results.
+        number: sequence number, from 1.
+        thread: number of the inference thread, from 0.
+        started, seconds: start and duration, on the batcher's clock.
+        error: why the batch has no results.
     """
 
     number: int
-    stream: int
+    thread: int
     size: int
     started: float
     seconds: float
@@ -30,9 +32,9 @@ class Timings:
     """Seconds by phase, on the clock of the event loop.
 
     Attributes:
-        phases: sums, by name.
-        intervals: name, begin and end of what was summed.
-        batches: those that the inference was part of.
+        phases: total seconds by phase.
+        intervals: phase, start and end of each summand.
+        batches: the batches that classified the request's images.
     """
 
     started: float = field(default_factory=time.monotonic)
@@ -42,11 +44,11 @@ class Timings:
 
     @property
     def batch_size(self) -> int | None:
-        """Of the largest batch; ``None`` without one."""
+        """The size of the largest batch; ``None`` without one."""
         return max((batch.size for batch in self.batches), default=None)
 
     def add(self, name: str, begun: float, ended: float) -> None:
-        """Count an interval to phase ``name``."""
+        """Add an interval to phase ``name``."""
         assert name in PHASES
         self.phases[name] = self.phases.get(name, 0.0) + ended - begun
         self.intervals.append((name, begun, ended))
@@ -61,7 +63,7 @@ class Timings:
             self.add(name, begun, time.monotonic())
 
     def take_longest(self, others: Iterable["Timings"]) -> None:
-        """Of work that went on side by side: each phase as of who took longest in it."""
+        """Take each phase from the object in which it took longest: work that ran in parallel."""
         longest: dict[str, Timings] = {}
         batches: dict[Batch, None] = {}
         for other in others:

@@ -1,4 +1,4 @@
-"""The trace of the request that is being served, as far as serving an image needs it."""
+"""The trace of the current request, as the serving code sees it."""
 
 from contextvars import ContextVar
 from typing import Protocol
@@ -12,7 +12,7 @@ class Trace(Protocol):
         """Whether the trace is recorded."""
 
     def note(self, error: Exception) -> None:
-        """Record why something could not be answered."""
+        """Record an error of the request."""
 
 
 current_trace: ContextVar[Trace | None] = ContextVar("current_trace", default=None)

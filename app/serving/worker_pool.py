@@ -1,4 +1,4 @@
-"""Threads that run calls. None is lost for good to a call that never ends."""
+"""A thread pool that replaces threads whose calls are stuck."""
 
 import asyncio
 import logging
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 def thread_cpu_clock() -> Clock:
-    """A clock, for any thread, of the seconds that the calling thread has computed.
+    """A clock of the calling thread's CPU time, which any thread may read.
 
-    Where the system has no such clock (macOS, Windows) it is the time of day that passes.
+    Systems without such a clock (macOS, Windows) use elapsed time instead.
     """
     if sys.platform == "linux":
         return partial(time.clock_gettime, time.pthread_getcpuclockid(threading.get_ident()))
@@ -30,7 +30,7 @@ def thread_cpu_clock() -> Clock:
 
 @dataclass(frozen=True, slots=True)
 class Timed(Generic[T]):
-    """The result of a call, with when a thread began it and when it ended, in seconds."""
+    """The result of a call, with its start and end in seconds."""
 
     result: T
     begun: float
@@ -40,15 +40,15 @@ class Timed(Generic[T]):
 class WorkerPool:
     """Runs calls in ``workers`` threads.
 
-    A thread cannot be ended from outside. So a thread whose call is stuck (see `Watch`) is
-    replaced, and ends when its call does. There are at most ``2 * workers`` threads; after that,
-    each further stuck call takes a worker away. When all threads are stuck, no call can run any
-    more, and ``on_lost`` is called with the reason.
+    A thread cannot be interrupted. So a thread whose call is stuck (see `Watch`) is replaced, and
+    ends when its call does. There are at most ``2 * workers`` threads; at that limit, each further
+    stuck call means one worker less. When all threads are stuck, ``on_lost`` is called with the
+    reason.
 
     Args:
-        name: of the threads, and of what they run, in messages.
-        stuck_after: seconds of computing, or of not computing at all, after which a call is stuck.
-        clock: seconds, monotonic.
+        name: the name of the threads, also in messages.
+        stuck_after: see `Watch`.
+        clock: monotonic seconds.
         cpu_clock: called in each thread; returns the clock of that thread's CPU time.
     """
 
@@ -69,8 +69,8 @@ class WorkerPool:
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._calls: SimpleQueue[_Call[Any] | None] = SimpleQueue()  # ``None`` ends a thread
-        self._lock = threading.Lock()  # of the threads and their watches
-        self._threads: dict[object, Watch | None] = {}  # the watch of its call, while one runs
+        self._lock = threading.Lock()  # guards the two attributes below
+        self._threads: dict[object, Watch | None] = {}  # with the watch of the running call
         self._stuck: set[object] = set()
 
     async def run(
@@ -78,11 +78,11 @@ class WorkerPool:
     ) -> Timed[T]:
         """The result of ``work`` in one of the threads.
 
-        If the caller is cancelled, its work leaves the queue. Work that has begun runs to its end.
+        If the caller is cancelled, its work leaves the queue; work that has started continues.
 
         Args:
             on_end: called on the event loop once the work has ended or left the queue, and no
-                thread refers to it any more.
+                thread refers to it.
         """
         self.count_stuck()
         loop = asyncio.get_running_loop()
@@ -92,10 +92,10 @@ class WorkerPool:
             return await call.future
         finally:
             call.give_up()
-            del call  # an error in its future would refer to itself through this frame
+            del call  # the future's exception refers to this frame: avoid a cycle
 
     def count_stuck(self) -> int:
-        """Count the stuck calls, and replace the threads of those that are new."""
+        """Count the stuck calls, and replace their threads."""
         with self._lock:
             found = {key for key, watch in self._threads.items() if watch and watch.is_stuck()}
             new = len(found - self._stuck)
@@ -110,7 +110,7 @@ class WorkerPool:
         return len(found)
 
     def stop(self) -> None:
-        """Cancel the waiting calls, and end each thread after the call that it runs."""
+        """Cancel the waiting calls, and end each thread after its current call."""
         try:
             while call := self._calls.get_nowait():
                 call.future.cancel()
@@ -127,24 +127,24 @@ class WorkerPool:
         self._threads[key] = None
 
     def _serve(self, key: object) -> None:
-        """The life of a thread."""
+        """Run calls until the thread is not needed any more."""
         cpu = self._cpu_clock()
-        staying = True
-        while staying and (call := self._calls.get()):
+        needed = True
+        while needed and (call := self._calls.get()):
             if work := call.begin():
                 with self._lock:
                     self._threads[key] = Watch(self._stuck_after, self._clock, cpu)
                 outcome = attempt(work)
                 del work
-                staying = self._finish_call(key)
+                needed = self._finish_call(key)
                 call.end(outcome)
                 del outcome
-            del call  # else it would be kept until the next one comes
+            del call  # otherwise it would be kept until the next call
         with self._lock:
             self._threads.pop(key, None)
 
     def _finish_call(self, key: object) -> bool:
-        """Note that a thread's call has ended; returns whether the thread is still needed."""
+        """Record the end of a thread's call; returns whether the thread is still needed."""
         with self._lock:
             self._stuck.discard(key)
             if len(self._threads) - len(self._stuck) > self._size:
@@ -155,21 +155,21 @@ class WorkerPool:
 
 
 class Watch:
-    """Decides whether the call that a thread begins now is stuck.
+    """Decides whether a call is stuck; created in the call's thread when the call starts.
 
-    A call is stuck when its thread has computed for ``stuck_after`` seconds, or has hardly computed
-    for as long, because it waits for something that never happens. Elapsed time alone is no sign:
-    calls that share cores or the interpreter lock take longer without being stuck.
+    A call is stuck if it has used ``stuck_after`` seconds of CPU time, or almost none within
+    ``stuck_after`` seconds, because it waits for something that never happens. Elapsed time alone
+    means nothing: calls that share cores or the interpreter lock take longer.
     """
 
-    HARDLY = 1e-3  # of the elapsed time; a hundred threads on one core get ten times as much
+    IDLE = 1e-3  # share of CPU time; a hundred threads on one core get ten times as much
 
     def __init__(self, stuck_after: float, clock: Clock, cpu: Clock) -> None:
         self._stuck_after = stuck_after
         self._clock = clock
         self._cpu = cpu
         self._begun = (clock(), cpu())
-        self._mark = self._begun  # when the thread was last seen to have computed
+        self._mark = self._begun  # when the thread was last seen to have used CPU time
         self._idle = False
 
     def is_stuck(self) -> bool:
@@ -179,7 +179,7 @@ class Watch:
         cpu = self._cpu()
         seconds, computed = now - self._mark[0], cpu - self._mark[1]
         if seconds >= self._stuck_after:
-            self._idle = computed < self.HARDLY * seconds
+            self._idle = computed < self.IDLE * seconds
             if not self._idle:
                 self._mark = (now, cpu)
         return self._idle or cpu - self._begun[1] >= self._stuck_after
@@ -192,20 +192,20 @@ class _Call(Generic[T]):
         self, work: Callable[[], T], on_end: Callable[[], None], future: "asyncio.Future[Timed[T]]"
     ) -> None:
         self.future = future
-        self._work = [work]  # empty once a thread has begun it, or its caller has given up
+        self._work = [work]  # empty once a thread has started it, or its caller has left
         self._on_end = on_end
 
     def begin(self) -> Callable[[], T] | None:
-        """In a thread: the work, or ``None`` if nobody waits for it."""
+        """The work, or ``None`` if the caller has left; called in a thread."""
         return self._take()
 
     def give_up(self) -> None:
-        """On the event loop: drop the work, unless a thread has begun it."""
+        """Drop the work, unless a thread has started it; called on the event loop."""
         if self._take():
             self._on_end()
 
     def end(self, outcome: Timed[T] | BaseException) -> None:
-        """In the thread that has begun it."""
+        """Deliver the outcome; called in the thread that ran the work."""
         with suppress(RuntimeError):  # the loop is closed: the service has stopped
             self.future.get_loop().call_soon_threadsafe(self._deliver, outcome)
 
@@ -219,13 +219,13 @@ class _Call(Generic[T]):
 
     def _take(self) -> Callable[[], T] | None:
         try:
-            return self._work.pop()  # one of two threads gets it
+            return self._work.pop()  # atomic: either the event loop or the thread gets it
         except IndexError:
             return None
 
 
 def attempt(work: Callable[[], T]) -> Timed[T] | BaseException:
-    """What ``work`` returned or raised."""
+    """The result of ``work``, or the exception that it raised."""
     begun = time.monotonic()
     try:
         return Timed(work(), begun, time.monotonic())

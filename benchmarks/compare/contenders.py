@@ -1,4 +1,4 @@
-"""Who is compared: how each is started, what it is sent, and where its answer is."""
+"""The servers that are compared: how to start each, what to send, and how to read its answers."""
 
 import json
 import os
@@ -15,22 +15,22 @@ BOUNDARY = "benchmark-boundary"
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A server, set up in one way.
+    """A server in one configuration.
 
     Attributes:
-        request: the HTTP request for an encoded image.
-        classes: the classes of a parsed answer, the best one first.
-        told: packages whose versions the report tells.
-        peer: the module that starts it, and the environment; None for this repository's service.
-        arguments: what the module is told beside checkpoint and port.
-        environment: variables set for it.
+        request: builds the HTTP request for an encoded image.
+        classes: reads the classes from a parsed answer, best first.
+        reported: packages whose versions the report lists.
+        peer: the module that starts it, and its environment; None for this repository's service.
+        arguments: command-line arguments in addition to checkpoint and port.
+        environment: environment variables.
     """
 
     name: str
     setup: str
     request: Callable[[bytes], bytes]
     classes: Callable[[Any], list[int]]
-    told: Sequence[str]
+    reported: Sequence[str]
     peer: str | None = None
     arguments: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -43,12 +43,12 @@ class Contender:
         return [str(interpreter(self.peer)), "-m", module, *where, *self.arguments]
 
     def variables(self) -> dict[str, str]:
-        """Its whole environment: settings of the service that are set outside do not reach it."""
+        """The whole environment; outside settings of the service do not reach it."""
         outside = {name: value for name, value in os.environ.items() if name[:5] != "XCIT_"}
         return {**outside, "PYTHONPATH": str(ROOT), **self.environment}
 
     def versions(self) -> dict[str, str]:
-        return versions(self.told, packages(self.peer))
+        return versions(self.reported, packages(self.peer))
 
 
 def http_post(path: str, head: Mapping[str, str], body: bytes) -> bytes:

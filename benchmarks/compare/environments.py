@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, below ``runs/compare``: their needs exclude each other."""
+"""A virtual environment for each peer, below ``runs/compare``; their requirements conflict."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = Path(__file__).parent / "peers"
 ENVIRONMENTS = ROOT / "runs" / "compare"
-# Each would replace the network or the build of PyTorch that all have in common.
+# Packages that would replace the network or the build of PyTorch that all share.
 FOREIGN = {"torchvision", "torchaudio", "triton"}
 
 
@@ -18,7 +18,7 @@ def interpreter(peer: str) -> Path:
 
 
 def set_up(peer: str) -> None:
-    """Create the environment of ``peer``, or bring it up to its requirements."""
+    """Create or update the environment of ``peer``."""
     subprocess.run([sys.executable, "-m", "venv", ENVIRONMENTS / peer], check=True)
     file = REQUIREMENTS / f"requirements-{peer}.txt"
     command = [
@@ -34,7 +34,7 @@ def set_up(peer: str) -> None:
     if found["torch"] != own["torch"]:
         raise RuntimeError(f"{peer}: torch {found['torch']}, not {own['torch']} as here")
     if foreign := FOREIGN & set(found):
-        raise RuntimeError(f"{peer}: {', '.join(sorted(foreign))} came along")
+        raise RuntimeError(f"{peer}: installing it also installed {', '.join(sorted(foreign))}")
 
 
 def packages(peer: str | None) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""One contender, one round: right answers first, then speed, then rest."""
+"""Measuring one contender in one round: check the answers, then measure under load, then idle."""
 
 import asyncio
 import json
@@ -17,14 +17,14 @@ WARM_UP_SECONDS = 3.0
 IDLE_SECONDS = 5.0
 CHECKED = 20  # images
 TOP_K = 5
-AGREEMENT = 0.9  # others resize and round in their own way
+AGREEMENT = 0.9  # peers resize and round differently
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen of a server in one round; latencies and CPU time in seconds.
+    """Measurements of a server in one round; latencies and CPU time in seconds.
 
-    ``choices`` are those that the service made at its start: they may differ between rounds.
+    ``choices`` are those that the service made at its start; they may differ between rounds.
     """
 
     throughput: float
@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Arena:
-    """What all contenders get; and the best classes, which the first of them has told."""
+    """What all contenders share, and the best classes according to the first of them."""
 
     checkpoint: Path
     images: Sequence[bytes]
@@ -73,7 +73,7 @@ class Arena:
         )
 
     def check(self, contender: Contender, found: list[int]) -> None:
-        """Raises `RuntimeError` where a contender's best classes are not the first one's."""
+        """Raises `RuntimeError` if a contender's best classes differ from the first one's."""
         self.expected = self.expected or found
         agreed = sum(a == b for a, b in zip(found, self.expected, strict=True))
         if agreed < AGREEMENT * len(found):
@@ -92,7 +92,7 @@ async def choices(server: Server) -> str:
 async def best_classes(
     server: Server, contender: Contender, requests: Sequence[bytes]
 ) -> list[int]:
-    """The best class of each image, one request after the other."""
+    """The best class of each image, one request after another."""
     found = []
     with closing(Connection(server.url)) as connection:
         for request in requests:

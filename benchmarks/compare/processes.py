@@ -1,4 +1,4 @@
-"""A server with all its processes: started, asked for their CPU time, ended. Needs Linux."""
+"""A server with all its processes: starting it, reading its CPU time, stopping it. Needs Linux."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from benchmarks.load.connection import Connection
 from benchmarks.ports import free_port
 
 LOADING_SECONDS = 120.0
-ENDING_SECONDS = 30.0  # for the first process; then as much for those it leaves behind
+ENDING_SECONDS = 30.0  # for the main process, and again for processes that it leaves behind
 SETTLING_SECONDS = 15.0
 QUIET = 0.1  # of a core
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -24,7 +24,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A line of ``/proc/PID/stat``; CPU time counts children that have ended."""
+    """A line of ``/proc/PID/stat``; CPU time includes children that have ended."""
 
     pid: int
     state: str
@@ -50,7 +50,7 @@ class Server:
         return (self.cpu_seconds() - before) / (time.monotonic() - begun)
 
     async def settle(self) -> None:
-        """Wait until it rests, as workers may still be loading; some never do."""
+        """Wait until it is idle, since workers may still be loading; some servers never are."""
         deadline = time.monotonic() + SETTLING_SECONDS
         while time.monotonic() < deadline and await self.load_over(1.0) > QUIET:
             pass
@@ -58,7 +58,7 @@ class Server:
 
 @asynccontextmanager
 async def started(contender: Contender, checkpoint: Path, probe: bytes) -> AsyncIterator[Server]:
-    """A server that has answered ``probe``. It runs in an empty directory of its own."""
+    """A server that has answered ``probe``, in an empty working directory."""
     port = free_port()
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory,
@@ -78,7 +78,7 @@ async def started(contender: Contender, checkpoint: Path, probe: bytes) -> Async
             yield server
         except BaseException as error:
             log.seek(0)
-            error.add_note(f"{contender.name} had logged, last:\n{log.read()[-4000:]}")
+            error.add_note(f"last log lines of {contender.name}:\n{log.read()[-4000:]}")
             raise
         finally:
             end(process)
@@ -100,7 +100,7 @@ async def answered(url: str, probe: bytes, *, running: Callable[[], bool]) -> No
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End the server, with whatever it leaves behind."""
+    """Stop the server and everything it leaves behind."""
     known = family(process.pid)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
@@ -116,7 +116,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def survivors(root: int, known: list[Process]) -> list[Process]:
-    """Those of ``known``, and of the session of ``root``, that still run."""
+    """Processes in ``known`` or in the session of ``root`` that still run."""
     ids = {(process.pid, process.started) for process in known}
     return [
         process
@@ -127,7 +127,7 @@ def survivors(root: int, known: list[Process]) -> list[Process]:
 
 
 def family(root: int) -> list[Process]:
-    """``root``, its descendants, and those of its session who have lost their parents."""
+    """``root``, its descendants, and orphans in its session."""
     found: dict[int, Process] = {}
     everyone = processes()
     while new := [
@@ -143,13 +143,13 @@ def family(root: int) -> list[Process]:
 def processes() -> list[Process]:
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             found.append(parse_stat((directory / "stat").read_text()))
     return found
 
 
 def parse_stat(text: str) -> Process:
-    head, _, tail = text.rpartition(")")  # the name before it may hold anything
+    head, _, tail = text.rpartition(")")  # the name before it may contain anything
     fields = tail.split()
     return Process(
         pid=int(head.split(maxsplit=1)[0]),

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown: medians over the rounds, and ratios within them."""
+"""Results as Markdown: medians over the rounds, and ratios within them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from benchmarks.compare.contenders import Contender
 from benchmarks.compare.measure import Sample
 from benchmarks.report import table
 
-Results = Mapping[str, Sequence[Sample]]  # of each round, by contender
+Results = Mapping[str, Sequence[Sample]]  # one sample per round, by contender
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def medians_table(results: Results) -> str:
 
 
 def ratios_table(results: Results, service: Sequence[str], peers: Sequence[str]) -> str:
-    """Each of ``service`` over the peer that is best by that figure's median."""
+    """The ratio of each of ``service`` to the best peer, by the figure's median."""
     rows = []
     for name in service:
         cells = [ratio_text(results, figure, name, peers) for figure in FIGURES]
@@ -63,7 +63,7 @@ def ratio_text(results: Results, figure: Figure, name: str, peers: Sequence[str]
 def setup_list(results: Results, contenders: Sequence[Contender]) -> str:
     lines = []
     for contender in contenders:
-        versions = ", ".join(f"{name} {told}" for name, told in contender.versions().items())
+        versions = ", ".join(f"{name} {version}" for name, version in contender.versions().items())
         lines.append(f"- {contender.name}: {contender.setup}; {versions}")
         if choices := [sample.choices for sample in results[contender.name] if sample.choices]:
             lines[-1] += f". It chose, by round: {'; '.join(choices)}"

@@ -1,6 +1,6 @@
-"""HTTP/1.1 with next to no cost: the load it makes may share its cores with what it measures.
+"""A minimal HTTP/1.1 client, cheap because the load may share its cores with the server.
 
-It knows what it needs: keep-alive, and answers with a Content-Length or in chunks.
+It supports only keep-alive, and answers with a Content-Length or in chunks.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from xcit_client.exchange import parse_server_timing
 
-MAX_BODY = 4 * 2**20  # bytes of an answer
+MAX_BODY = 4 * 2**20  # maximum bytes of an answer
 MAX_TRAILERS = 100
 _LENGTH = re.compile(rb"^content-length: *(\d+)", re.IGNORECASE | re.MULTILINE)
 _CHUNKED = re.compile(rb"^transfer-encoding: *chunked", re.IGNORECASE | re.MULTILINE)
@@ -26,20 +26,20 @@ class Answer:
     body: bytes
 
     def phases(self) -> dict[str, float]:
-        """Milliseconds by phase, as ``Server-Timing`` tells them."""
+        """Milliseconds by phase, from ``Server-Timing``."""
         found = _SERVER_TIMING.search(self.head)
         return parse_server_timing(found[1]) if found else {}
 
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One connection to ``http://host:port`` or https, opened when needed and kept."""
+    """A connection to ``http://host:port`` or https, opened on first use and kept alive."""
 
     url: str
     _streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send(self, request: bytes) -> Answer:
-        """Raises `OSError` or `EOFError` if the connection breaks or the answer is unusable."""
+        """Raises `OSError` or `EOFError` if the connection breaks or the answer is invalid."""
         reader, writer = await self._open()
         try:
             writer.write(request)
@@ -50,7 +50,7 @@ class Connection:
             self.close()
             raise ConnectionError("its answer is not HTTP, or too large") from error
         except BaseException:
-            self.close()  # half an answer may still come
+            self.close()  # the rest of an answer may still arrive
             raise
         if _LAST.search(head) or not (_LENGTH.search(head) or _CHUNKED.search(head)):
             self.close()
@@ -62,7 +62,7 @@ class Connection:
             self._streams = None
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """The streams; new ones if the server has closed the old, as it does after idle seconds."""
+        """The streams; new ones if the server closed the connection, as it does when idle."""
         if self._streams is None or self._streams[0].at_eof():
             self.close()
             address = urlsplit(self.url)
@@ -74,7 +74,7 @@ class Connection:
         return self._streams
 
     async def _read_body(self, reader: asyncio.StreamReader, head: bytes) -> bytes:
-        """Raises `ValueError` for one of more than `MAX_BODY` bytes."""
+        """Raises `ValueError` for a body of more than `MAX_BODY` bytes."""
         if length := _LENGTH.search(head):
             return await reader.readexactly(_checked(int(length[1])))
         if not _CHUNKED.search(head):
@@ -97,7 +97,7 @@ def _checked(size: int) -> int:
 
 
 def encode_post(url: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """A POST of ``body`` to ``path`` below ``url``, as it goes over the wire."""
+    """Encode a POST of ``body`` to ``path`` below ``url``."""
     address = urlsplit(url)
     lines = {"Host": address.netloc, **headers, "Content-Length": str(len(body))}
     fields = "".join(f"{name}: {value}\r\n" for name, value in lines.items())

@@ -1,4 +1,4 @@
-"""Load on a server: when each request is due, and what became of it."""
+"""Generating load on a server: when each request is due, and its outcome."""
 
 import asyncio
 import itertools
@@ -13,33 +13,34 @@ from xcit_client.os_errors import reason_of
 
 from benchmarks.load.connection import Answer, Connection
 
-BROKEN = 0  # the status of a request without an answer
-_REST = 0.1  # seconds that a caller rests after it; without, the next would fail at once
+BROKEN = 0  # status of a request without an answer
+_REST = 0.1  # seconds that a caller waits after a failure, since the next would fail at once
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """When requests are due, and how many may be under way. A schedule begins when first asked.
+    """When requests are due, and how many may be in flight. The schedule begins when first
+    iterated.
 
-    ``patience`` is the seconds from due after which a request is given up.
+    ``timeout`` is in seconds from when a request was due.
     """
 
     name: str
     schedule: Iterator[float]
     outstanding: int
-    patience: float = math.inf
+    timeout: float = math.inf
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a load saw.
+    """The outcome of a load.
 
     Attributes:
-        seconds: from its begin to its last answer; cpu_seconds: that this process used meanwhile.
-        latencies: seconds from due to answered, of good answers; refusals: of those with 503.
-        statuses: how many answers of each; `BROKEN` without one.
-        failures: reasons why there was none, and how often.
-        examples: an answer of each status but 200.
+        seconds: from its start to its last answer; cpu_seconds: used by this process meanwhile.
+        latencies: seconds from due to answered, of good answers; refusals: of answers with 503.
+        statuses: number of answers by status; `BROKEN` for none.
+        failures: reasons for requests without an answer, counted.
+        examples: an answer for each status but 200.
     """
 
     seconds: float = 0.0
@@ -52,11 +53,11 @@ class Outcome:
 
     @property
     def throughput(self) -> float:
-        """Good answers a second; 0 before any time has passed."""
+        """Good answers per second; 0 before any time has passed."""
         return len(self.latencies) / self.seconds if self.seconds else 0.0
 
     def percentile(self, percent: float) -> float:
-        """Seconds within which ``percent`` of the good answers came; NaN without any."""
+        """Seconds within which ``percent`` of the good answers arrived; NaN without any."""
         if not self.latencies:
             return math.nan
         rank = math.ceil(percent / 100 * len(self.latencies))
@@ -71,7 +72,7 @@ def closed_loop(seconds: float) -> Iterator[float]:
 
 
 def open_loop(seconds: float, rate: float, *, seed: int = 0) -> Iterator[float]:
-    """Requests are due at random, ``rate`` a second (Poisson), whatever the server does."""
+    """Requests are due at random, ``rate`` per second (Poisson), whatever the server does."""
     arrivals = random.Random(seed)
     due = time.monotonic()
     end = due + seconds
@@ -82,12 +83,12 @@ def open_loop(seconds: float, rate: float, *, seed: int = 0) -> Iterator[float]:
 async def apply_load(
     url: str, requests: Sequence[bytes], load: Load, outcome: Outcome | None = None
 ) -> Outcome:
-    """Send ``requests`` in turn as ``load`` has it, from now until its schedule ends.
+    """Send ``requests`` in turn as ``load`` schedules them.
 
-    Latency runs from when a request was due: one that had to wait for a connection has waited.
+    Latency is measured from when a request was due, which includes waiting for a connection.
 
     Args:
-        outcome: what to write down into, for who reads it after a cancellation.
+        outcome: the outcome to fill in, which remains readable after a cancellation.
     """
     outcome = outcome or Outcome()
     connections = [Connection(url) for _ in range(load.outstanding)]
@@ -96,7 +97,7 @@ async def apply_load(
         idle.put_nowait(connection)
 
     async def send(connection: Connection, request: bytes, due: float) -> None:
-        await observe(outcome, connection, request, due, load.patience)
+        await observe(outcome, connection, request, due, load.timeout)
         idle.put_nowait(connection)
 
     begun, cpu = time.monotonic(), time.process_time()
@@ -118,17 +119,17 @@ async def apply_load(
 
 
 async def observe(
-    outcome: Outcome, connection: Connection, request: bytes, due: float, patience: float
+    outcome: Outcome, connection: Connection, request: bytes, due: float, timeout: float
 ) -> None:
-    """Send a request, unless it is too late for it, and write down what became of it."""
-    left = due + patience - time.monotonic()
+    """Send a request, unless its time is up, and record its outcome."""
+    left = due + timeout - time.monotonic()
     try:
         if left <= 0:
             raise TimeoutError
         async with asyncio.timeout(left if left < math.inf else None):
             answer = await connection.send(request)
     except TimeoutError:
-        _fail(outcome, f"no answer within {patience:g} s")
+        _fail(outcome, f"no answer within {timeout:g} s")
     except EOFError:
         _fail(outcome, "the connection was closed before the answer")
         await asyncio.sleep(_REST)

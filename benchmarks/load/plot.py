@@ -1,4 +1,4 @@
-"""Latency as a picture. Needs matplotlib."""
+"""Plotting latencies. Needs matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,9 +7,9 @@ _NINES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 
 
 def plot_latencies(path: Path, title: str, latencies: Mapping[str, Sequence[float]]) -> None:
-    """Write a PNG: seconds within which which share came, a line for each load.
+    """Write a PNG of latency by share of answers, with a line for each load.
 
-    The shares are spread by their distance from all, so that the tail has room.
+    Shares are spread by their distance from 1, so that the tail has room.
     """
     from matplotlib.figure import Figure
 

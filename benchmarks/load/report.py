@@ -1,4 +1,4 @@
-"""What a load saw, as a table, a histogram and JSON. Latencies are those of good answers."""
+"""The outcome of a load as a table, a histogram and JSON. Latencies are those of good answers."""
 
 import math
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.load.generator import BROKEN, Outcome
 
 PERCENTILES = (50, 95, 99)
-_BUSY = 0.8  # of a core; who needs as much to measure, measures itself
+_BUSY = 0.8  # of a core; a client that is busier may limit the result
 _BARS = 12
 _BAR_WIDTH = 50
 
@@ -25,7 +25,7 @@ def table_row(name: str, outcome: Outcome) -> str:
 
 
 def statuses(outcome: Outcome) -> str:
-    """How many answers of each status, and how many requests had none."""
+    """The number of answers by status, and of requests without an answer."""
     counts = [f"{n:,} x {status}" for status, n in sorted(outcome.statuses.items()) if status]
     if broken := outcome.statuses[BROKEN]:
         counts.append(f"{broken:,} x no answer")
@@ -33,21 +33,21 @@ def statuses(outcome: Outcome) -> str:
 
 
 def remarks(outcome: Outcome) -> list[str]:
-    """Lines on what did not go well, or may make the numbers mean less than they seem to."""
+    """Lines about failures, and about anything that makes the numbers less reliable."""
     lines = [f"{n:,} x {reason}" for reason, n in outcome.failures.most_common()]
     for status, answer in sorted(outcome.examples.items()):
         said = " ".join(answer.body[:300].decode("utf-8", "replace").split())
         lines.append(f"{outcome.statuses[status]:,} x {status}, such as: {said}")
     if outcome.seconds and outcome.cpu_seconds > _BUSY * outcome.seconds:
         share = outcome.cpu_seconds / outcome.seconds
-        lines.append(f"this client used {share:.0%} of a core, so it may be what was measured")
+        lines.append(f"this client used {share:.0%} of a core, so it may have limited the result")
     return lines
 
 
 def histogram(latencies: Sequence[float]) -> list[str]:
-    """A line for each of at most a dozen ranges: up to when, in ms, and how many.
+    """Lines with upper bound in ms and count, for at most a dozen ranges.
 
-    Each reaches as many times further than the one before it.
+    The bounds grow by a constant factor.
     """
     low, high = min(latencies), max(latencies)
     step = (high / low) ** (1 / _BARS)
@@ -60,19 +60,19 @@ def histogram(latencies: Sequence[float]) -> list[str]:
 
 
 def _place(ratio: float, step: float) -> int:
-    """The range of a latency that is ``ratio`` times the least; the last one has its end, too."""
+    """The range of a latency that is ``ratio`` times the least; the last range includes its end."""
     return min(int(math.log(ratio) / math.log(step)), _BARS - 1) if step > 1 else 0
 
 
 def bar(share: float) -> str:
-    """As long as ``share`` of the width, and to be seen unless 0; filled up with spaces."""
+    """A bar of ``share`` of the width, visible unless 0, padded with spaces."""
     eighths = math.ceil(share * _BAR_WIDTH * 8)
     whole, rest = divmod(eighths, 8)
     return f"{'█' * whole + ' ▏▎▍▌▋▊▉'[rest] * (rest > 0):<{_BAR_WIDTH}}"
 
 
 def summary(name: str, outcome: Outcome) -> dict[str, Any]:
-    """Everything in the table and the remarks, fit for JSON; times in milliseconds."""
+    """Everything in the table and the remarks, for JSON; times in milliseconds."""
     latency: dict[str, float] = {}
     if outcome.latencies:
         latency = {f"p{p}": 1e3 * outcome.percentile(p) for p in PERCENTILES}

@@ -1,14 +1,14 @@
-"""A picture to send where none is given."""
+"""A generated image, to send where none is given."""
 
 import io
 import random
 
-_SIZE = (500, 375)  # width, height: those of a typical photo of ImageNet
+_SIZE = (500, 375)  # width and height, typical of ImageNet
 _GRAIN = 0.35
 
 
 def sample_picture() -> bytes:
-    """A JPEG with about as much to decode as a photo, the same bytes for the same Pillow."""
+    """A JPEG that costs about as much to decode as a photo; the same bytes for the same Pillow."""
     from PIL import Image
 
     width, height = _SIZE

@@ -1,4 +1,4 @@
-"""Whether a backend gives the answers of 32-bit PyTorch."""
+"""Checking that a backend gives the same answers as 32-bit PyTorch."""
 
 import numpy as np
 import torch
@@ -8,12 +8,12 @@ from model.backends.base import Backend
 from model.images.preprocess import Pixels
 from model.scores import Scores, softmax
 
-# How far a probability may be from that of 32-bit PyTorch.
+# Maximum distance of a probability from that of 32-bit PyTorch.
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 4e-2}
 
 
 def self_test_images(image_size: int) -> Pixels:
-    """Images ``(4, image_size, image_size, 3)`` on which backends are compared."""
+    """Images ``(4, image_size, image_size, 3)`` for comparing backends."""
     steps = np.linspace(0, 255, image_size * image_size * 3)
     slope = steps.reshape(image_size, image_size, 3)
     noise = np.random.default_rng(0).integers(0, 256, slope.shape)
@@ -22,16 +22,16 @@ def self_test_images(image_size: int) -> Pixels:
 
 
 def probabilities(network: nn.Module, image_size: int) -> Scores:
-    """Probabilities ``(4, classes)`` of `self_test_images` by plain PyTorch."""
+    """Probabilities ``(4, classes)`` of `self_test_images`, computed by eager PyTorch."""
     with torch.inference_mode():
         return softmax(network(torch.from_numpy(self_test_images(image_size))).numpy())
 
 
 def disagreement(backend: Backend, expected: Scores, image_size: int) -> str | None:
-    """How the answers of a backend differ, in the calling thread; ``None`` if they agree.
+    """How a backend's answers differ, run in the calling thread; ``None`` if they agree.
 
-    Every probability must be within `TOLERANCE`, and the best class the same, unless two are as
-    near to each other as that.
+    Every probability must be within `TOLERANCE`, and the best class must be the same unless the two
+    best are closer to each other than that.
 
     Args:
         expected: the `probabilities` of the same network, ``(4, classes)``.
@@ -40,10 +40,10 @@ def disagreement(backend: Backend, expected: Scores, image_size: int) -> str | N
     found = softmax(backend.logits(self_test_images(image_size)))
     tolerance = TOLERANCE[backend.precision]
     distance = np.abs(found - expected).max()
-    if not distance <= tolerance:  # NaN does not agree either
-        return f"a probability is {distance:.2g} off, more than {tolerance:g}"
+    if not distance <= tolerance:  # also true for NaN
+        return f"a probability is off by {distance:.2g}, more than {tolerance:g}"
     best = found.argmax(1, keepdims=True)
     lost = expected.max(1) - np.take_along_axis(expected, best, 1)[:, 0]
     if lost.max() > tolerance:
-        return "it prefers another class"
+        return "its best class differs"
     return None

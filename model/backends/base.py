@@ -11,17 +11,17 @@ from model.scores import Logits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendOptions:
-    """Options of a backend. A device or backend that is named is used, or the choice fails.
+    """Options of a backend. A device or backend that is named explicitly is never replaced.
 
     Attributes:
         backend: ``auto``, ``torch`` or ``openvino``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        precision: ``auto``, ``float32``, ``bfloat16``, ``float16``; 32 bits replace 16 that
-            give other answers.
-        cores: how many cores of the CPU to use.
-        streams: how many batches to run side by side; measured if not given.
-        serving: whether images are also received, decoded and answered on those cores.
-        cache_dir: where compiled models are kept, so that the next start need not compile.
+        precision: ``auto``, ``float32``, ``bfloat16``, ``float16``; falls back to 32 bits if 16
+            bits give different answers.
+        cores: number of CPU cores to use.
+        streams: number of batches to run side by side; measured if not given.
+        serving: whether the same cores also receive, decode and answer requests.
+        cache_dir: directory for compiled models, so that the next start need not compile.
         compile: whether to compile the network with Inductor on a CUDA device.
     """
 
@@ -38,13 +38,13 @@ class BackendOptions:
 class Backend(Protocol):
     """One way of running one network on one device.
 
-    `open` is called once in each thread that will call `logits`; threads may run side by side.
+    Each thread that calls `logits` first calls `open` once; threads may run side by side.
 
     Attributes:
-        streams: how many threads should call `logits` side by side.
-        threads: CPU threads that work on one call.
+        streams: number of threads that should call `logits` side by side.
+        threads: CPU threads per call.
         largest_batch: the largest batch size worth measuring, in images.
-        pads: whether a new batch size is expensive to prepare, so that batches are padded or
+        pads: whether new batch sizes are expensive to prepare, so that batches are padded or
             divided to sizes that are ready.
     """
 
@@ -62,15 +62,15 @@ class Backend(Protocol):
     def logits(self, pixels: AnyPixels) -> Logits:
         """Pixels ``(b, h, w, 3)``, bytes or floats of the same range, to logits ``(b, classes)``.
 
-        What a batch size needs is prepared by its first call, for bytes and floats alike.
+        The first call with a batch size prepares it, for bytes and floats alike.
 
         Raises:
-            OutOfMemory: the batch does not fit into the device's memory.
+            OutOfMemory: the batch does not fit in device memory.
             DeviceError: the device is lost.
         """
 
     def keep(self, sizes: Collection[int]) -> None:
-        """Forget what was prepared for batches of any other size."""
+        """Release what was prepared for other batch sizes."""
 
 
-Build = Callable[[int, int], Backend]  # by the number of streams, and of the threads of each
+Build = Callable[[int, int], Backend]  # takes the number of streams, and of threads per stream

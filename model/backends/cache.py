@@ -1,4 +1,4 @@
-"""The directory where compiled models are kept. What is read from it is run, so it is private."""
+"""The cache directory of compiled models; it must be private, because its content is executed."""
 
 import logging
 import os
@@ -14,15 +14,15 @@ OTHERS_WRITE = 0o022
 
 
 def open_cache(directory: Path) -> Path | None:
-    """The directory, made for its owner alone; ``None`` and a log line if it cannot be used.
+    """The directory, created if missing; ``None``, with a warning, if it cannot be used.
 
-    It is refused when it, or anything in it, belongs to another user or can be written by others.
+    It is refused if it, or anything in it, belongs to another user or is writable by others.
     """
     return _open(directory, check_private)
 
 
 def open_closed(directory: Path) -> Path | None:
-    """As `open_cache`, for a tree of files: refused when other users can even enter its root."""
+    """Like `open_cache`, but refuses a directory that other users can enter."""
     return _open(directory, check_closed)
 
 
@@ -35,15 +35,15 @@ def _open(directory: Path, check: Callable[[Path], None]) -> Path | None:
             return found
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        logger.warning("compiled models are not kept in %s: %s", directory, reason)
+        logger.warning("compiled models are not cached in %s: %s", directory, reason)
         return None
 
 
 def locate(directory: Path) -> Path:
-    """The directory with ``~`` expanded; ``~/.cache`` is ``XDG_CACHE_HOME`` where that is set.
+    """Expand ``~``; ``~/.cache`` becomes ``XDG_CACHE_HOME`` if that is set.
 
     Raises:
-        RuntimeError: there is no home directory.
+        RuntimeError: the home directory is unknown.
     """
     cache_home = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if directory.parts[:2] == ("~", ".cache") and cache_home.is_absolute():
@@ -55,30 +55,32 @@ def locate(directory: Path) -> Path:
 
 
 def make_private(directory: Path) -> None:
-    """Make a directory, and those above it that are missing, for this user alone."""
+    """Create a directory, and missing parents, with access for this user only."""
     if not directory.parent.exists():
         make_private(directory.parent)
     directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def check_private(directory: Path) -> None:
-    """Raise `PermissionError` unless this user alone can change a directory and what is in it."""
+    """Raise `PermissionError` unless only this user can change a directory and its content."""
     _check_owner(directory, directory.stat())
     for parent in directory.resolve().parents:
         if _anyone_may_rename_in(parent):
-            raise PermissionError(f"any user can replace what is in {parent}; choose another one")
+            raise PermissionError(
+                f"any user can replace files in {parent}; choose another directory"
+            )
     for path in directory.iterdir():
         try:
             status = path.lstat()
         except FileNotFoundError:
-            continue  # another start has just replaced it
+            continue  # replaced by another process that is starting
         if stat.S_ISLNK(status.st_mode):
             raise PermissionError(f"{path} is a symbolic link; remove it")
         _check_owner(path, status)
 
 
 def check_closed(directory: Path) -> None:
-    """Raise `PermissionError` unless this user alone can reach what is below a directory."""
+    """Raise `PermissionError` unless only this user can enter a directory."""
     status = directory.lstat()
     if stat.S_ISLNK(status.st_mode):
         raise PermissionError(f"{directory} is a symbolic link; remove it")
@@ -88,7 +90,7 @@ def check_closed(directory: Path) -> None:
 
 
 def seal(directory: Path) -> None:
-    """Take from other users what the umask gave them on new files."""
+    """Remove the access that the umask gave to other users."""
     for path in directory.iterdir():
         try:
             mode = stat.S_IMODE(path.lstat().st_mode)
@@ -99,14 +101,14 @@ def seal(directory: Path) -> None:
 
 
 def _anyone_may_rename_in(directory: Path) -> bool:
-    """Whether all users can write to a directory, and it is not sticky as ``/tmp`` is."""
+    """Whether all users can write to a directory that is not sticky, as ``/tmp`` is."""
     mode = directory.stat().st_mode
     return os.name == "posix" and bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
     if not hasattr(os, "geteuid"):
-        return  # on Windows the mode says nothing of other users
+        return  # on Windows the mode does not describe other users' access
     if status.st_uid != os.geteuid():
         raise PermissionError(f"{path} belongs to user {status.st_uid}, not to {os.geteuid()}")
     if status.st_mode & OTHERS_WRITE:

@@ -1,8 +1,8 @@
-"""Which backend runs a network: the first of a chain of candidates that works and agrees.
+"""Choosing the backend of a network: the first in a chain of candidates that works and agrees.
 
-Whatever goes wrong while a candidate is built, compiled or compared moves the choice on to the
-next, is logged, and is part of the reason that `choose_backend` gives. What the caller named is
-never replaced: a device or backend that is named and does not work is an error.
+A candidate that fails to build, compile or agree is logged, skipped and named in the reason that
+`choose_backend` returns. A device or backend that the caller named is never replaced: if it does
+not work, that is an error.
 """
 
 import logging
@@ -23,17 +23,17 @@ from model.backends.cuda import CudaBackend
 from model.backends.streams import divide_cores
 from model.backends.torch import (
     TorchBackend,
+    cast,
     choose_device,
     fastest_precision,
-    narrow,
     to_script,
     visible_devices,
 )
 from model.errors import CheckpointError, ModelError
 from model.scores import Scores
 
-STREAMS = {"cuda": 2}  # by kind of device, where cores are not what they run on; 1 elsewhere
-MAX_REASON = 200  # characters of an error that are quoted
+STREAMS = {"cuda": 2}  # by kind of device, for devices other than the CPU; default 1
+MAX_REASON = 200  # characters quoted from an error
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ Network = Callable[[], nn.Sequential]
 
 
 class Choice(NamedTuple):
-    """A backend, and why it was chosen."""
+    """A backend, and the reason why it was chosen."""
 
     backend: Backend
     reason: str
@@ -49,7 +49,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A backend by name, on a device, in a precision."""
+    """A backend by name, with its device and precision."""
 
     name: str
     device: torch.device
@@ -64,39 +64,43 @@ def choose_backend(
     image_size: int,
     expected: Scores,
     options: BackendOptions,
-    beside: Callable[[], float] | None = None,
+    overhead: Callable[[], float] | None = None,
 ) -> Choice:
-    """The first candidate, the fastest first, that works and agrees with 32-bit PyTorch.
+    """The first candidate that works and agrees with 32-bit PyTorch, in order of expected speed.
 
     Args:
-        network: makes a network of its own for each: pixels ``(b, h, w, 3)`` of bytes to logits
-            ``(b, classes)``, in 32 bits on the CPU; what comes first takes the bytes.
-        image_size: pixels a side.
-        expected: what 32-bit PyTorch gives for `self_test_images`: probabilities ``(b, classes)``.
-        beside: measures the seconds of a core that each image takes before and after the network,
-            where the network does not have the cores for itself.
+        network: builds a new network for each candidate: pixels ``(b, h, w, 3)`` as bytes to logits
+            ``(b, classes)``, in 32 bits on the CPU. Its first step takes the bytes.
+        image_size: pixels per side.
+        expected: probabilities ``(b, classes)`` of `self_test_images` by 32-bit PyTorch.
+        overhead: measures the CPU seconds that an image takes outside the network, if that work
+            runs on the same cores.
 
     Raises:
-        CheckpointError: the network cannot be made.
-        ModelError: what was named cannot be had here, or no candidate works.
+        CheckpointError: the network cannot be built.
+        ModelError: a named device or backend is not available, or no candidate works.
     """
     refused: list[str] = []
     for device in _devices(options, refused):
         if options.compile and device.type != "cuda":
             refused.append(_without_compiling(options, device))
         for candidate in _candidates(options, device):
-            build = partial(_build, candidate, network, image_size, options, beside)
+            build = partial(_build, candidate, network, image_size, options, overhead)
             found = _attempt(build, expected, image_size)
             if not isinstance(found, str):
-                grounds = (_grounds(options, candidate), *refused, "agrees with 32-bit PyTorch")
-                return Choice(found, "; ".join(grounds))
+                reasons = (
+                    _first_reason(options, candidate),
+                    *refused,
+                    "agrees with 32-bit PyTorch",
+                )
+                return Choice(found, "; ".join(reasons))
             logger.warning("backend %s is not used: %s", candidate, found)
             refused.append(f"not {candidate}: {found}")
     raise ModelError(f"no backend can run this model: {'; '.join(refused)}")
 
 
 def _attempt(build: Callable[[], Backend], expected: Scores, image_size: int) -> Backend | str:
-    """The backend, or what is wrong with it; one that is not used leaves no memory behind."""
+    """The backend, or why it cannot be used; a rejected backend leaves no memory behind."""
     try:
         backend = build()
         return disagreement(backend, expected, image_size) or backend
@@ -120,7 +124,7 @@ def openvino_is_installed() -> bool:
 
 
 def _devices(options: BackendOptions, refused: list[str]) -> Iterator[torch.device]:
-    """The named device, or all that are visible here; those that do not answer are ``refused``."""
+    """The named device, or all visible devices; those that fail are added to ``refused``."""
     if options.device != "auto":
         yield choose_device(options.device)
         return
@@ -138,7 +142,7 @@ def _devices(options: BackendOptions, refused: list[str]) -> Iterator[torch.devi
 
 
 def _candidates(options: BackendOptions, device: torch.device) -> Iterator[Candidate]:
-    """The candidates on a device, the fastest first."""
+    """The candidates for a device, in order of expected speed."""
     names = _names(options, device)
     precision = fastest_precision(device) if options.precision == "auto" else options.precision
     precisions = dict.fromkeys((precision, "float32"))
@@ -164,20 +168,20 @@ def _names(options: BackendOptions, device: torch.device) -> tuple[str, ...]:
 
 
 def _without_compiling(options: BackendOptions, device: torch.device) -> str:
-    """The reason why the network is not compiled; raises `ModelError` if no GPU was allowed."""
+    """The reason why the network is not compiled; raises `ModelError` if a GPU was ruled out."""
     if options.backend == "openvino":
-        raise ModelError("compile is for PyTorch on a CUDA device, not for backend openvino")
+        raise ModelError("compile needs PyTorch on a CUDA device; the backend is openvino")
     if options.device != "auto":
-        raise ModelError(f"compile is for a CUDA device, not for {device}")
+        raise ModelError(f"compile needs a CUDA device; the device is {device}")
     reason = f"compile is for a CUDA device and has no effect on {device}"
     logger.warning("%s", reason)
     return reason
 
 
-def _grounds(options: BackendOptions, chosen: Candidate) -> str:
-    """Where the search began."""
+def _first_reason(options: BackendOptions, chosen: Candidate) -> str:
+    """The first part of the reason for a choice."""
     if options.backend != "auto":
-        return f"{options.backend} was asked for"
+        return f"{options.backend} was requested"
     if chosen.device.type == "cpu" and not openvino_is_installed():
         return "openvino is not installed"
     return f"first choice on {chosen.device.type}"
@@ -188,9 +192,9 @@ def _build(
     network: Network,
     image_size: int,
     options: BackendOptions,
-    beside: Callable[[], float] | None,
+    overhead: Callable[[], float] | None,
 ) -> Backend:
-    """The backend with as many streams as were asked for, or as its device asks for."""
+    """The backend with the requested number of streams, or the best one for its device."""
     build = _builder(candidate, network, image_size, options)
     single_threaded = candidate.name == "torch" and options.serving
     if options.streams:
@@ -200,14 +204,14 @@ def _build(
         return build(options.streams, threads)
     if candidate.device.type != "cpu":
         return build(STREAMS.get(candidate.device.type, 1), 1)
-    return divide_cores(build, image_size, options, beside, single_threaded=single_threaded)
+    return divide_cores(build, image_size, options, overhead, single_threaded=single_threaded)
 
 
 def _warn_of_shared_passes(options: BackendOptions, threads: int) -> None:
     logger.warning(
-        "%d streams on %d cores give PyTorch %d threads for each pass: they wait for each other "
-        "at every operation, and any other busy process makes that many times slower; "
-        "%d streams avoid it",
+        "%d streams on %d cores give PyTorch %d threads per pass; these wait for each other at "
+        "every operation, which is many times slower when other processes are busy; set streams "
+        "to %d to avoid it",
         options.streams,
         options.cores,
         threads,
@@ -218,18 +222,18 @@ def _warn_of_shared_passes(options: BackendOptions, threads: int) -> None:
 def _builder(
     candidate: Candidate, network: Network, image_size: int, options: BackendOptions
 ) -> Build:
-    """Makes backends of one kind, by their numbers of streams and threads."""
+    """A function that builds one kind of backend, given the numbers of streams and threads."""
     device, precision = candidate.device, candidate.precision
     if candidate.name == "openvino":
         from model.backends.openvino import OpenVINOBackend  # an optional dependency
-        from model.backends.openvino_graph import kept_graph
+        from model.backends.openvino_graph import cached_graph
 
         cache = open_cache(options.cache_dir) if options.cache_dir else None
-        graph = kept_graph(network(), image_size, cache)
+        graph = cached_graph(network(), image_size, cache)
         return lambda streams, threads: OpenVINOBackend(
             graph, precision, streams=streams, threads=threads, cache_dir=cache
         )
-    module: nn.Module = narrow(network(), precision)
+    module: nn.Module = cast(network(), precision)
     if candidate.name == "torch-compile-cudagraphs":
         keep_kernels(options.cache_dir)
         return lambda streams, threads: CompiledCudaBackend(

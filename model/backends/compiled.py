@@ -1,7 +1,7 @@
 """PyTorch on an NVIDIA GPU, with kernels that Inductor compiles for this network.
 
 Inductor merges element-wise operations and reductions into Triton kernels, which take tens of
-seconds to compile for each batch size. PyTorch keeps them on disk and finds them again.
+seconds to compile per batch size. PyTorch caches them on disk.
 """
 
 import atexit
@@ -23,7 +23,7 @@ from model.backends.cache import open_cache, open_closed
 from model.backends.cuda import CudaBackend
 
 SUBDIRECTORY = "torch"
-# PyTorch gives up on a function that it compiled 8 times, and each batch size is one time.
+# PyTorch stops compiling a function after 8 versions by default, and each batch size is one.
 RECOMPILE_LIMIT = 2**16
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class CompiledCudaBackend(CudaBackend):
 
     Args:
         network, device, precision, streams: see `CudaBackend`.
-        workers: how many processes compile kernels side by side.
+        workers: number of processes that compile kernels side by side.
     """
 
     name = "torch-compile-cudagraphs"
@@ -51,21 +51,21 @@ class CompiledCudaBackend(CudaBackend):
         super().__init__(CompiledNetwork(network, workers), device, precision, streams=streams)
 
     def keep(self, sizes: Collection[int]) -> None:
-        """End the processes that compile: the batch sizes are chosen, and all have been run."""
+        """Stop the compiler processes: all chosen batch sizes have been run."""
         from torch._inductor.async_compile import shutdown_compile_workers
 
         shutdown_compile_workers()
 
 
 class CompiledNetwork(nn.Module):
-    """A network that is compiled anew for each shape of its input, by the first pass of that shape.
+    """A network that is compiled for each input shape, in the first pass with that shape.
 
-    Kernels for a known shape are faster than kernels for any. Inductor records no CUDA graphs of
-    its own here, so that a caller can record one.
+    Kernels for a fixed shape are faster than generic ones. Inductor's own CUDA graphs are disabled,
+    so that the caller can record one.
 
     Args:
         network: pixels ``(b, h, w, 3)`` to logits ``(b, classes)``.
-        workers: how many processes compile Triton kernels side by side.
+        workers: number of processes that compile Triton kernels side by side.
     """
 
     def __init__(self, network: nn.Module, workers: int = 1) -> None:
@@ -90,9 +90,9 @@ class CompiledNetwork(nn.Module):
 
     def _compile(self, example: Tensor) -> None:
         size = len(example)
-        logger.info("compiling the network for batches of %d", size)
+        logger.info("compiling the network for batches of %d images", size)
         begun = time.perf_counter()
-        run(self.network, example)  # fills einops' caches, which a compiled pass depends on
+        run(self.network, example)  # fills einops' caches, which compiled code depends on
         try:
             self._run(self.network, example)
         except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -101,13 +101,13 @@ class CompiledNetwork(nn.Module):
             raise _explain(error) from error
         self._shapes.add(example.shape)
         seconds = time.perf_counter() - begun
-        logger.info("compiled the network for batches of %d in %.1f s", size, seconds)
+        logger.info("compiled the network for batches of %d images in %.1f s", size, seconds)
 
 
 def run(network: nn.Module, pixels: Tensor) -> Tensor:
-    """One pass, as one function of this package: PyTorch compiles the parts of its own one by one.
+    """Run the network from a function of this package, so that it is compiled as one graph.
 
-    ``nn.Module.compile`` of an ``nn.Sequential`` gives a graph for each of its steps.
+    ``nn.Module.compile`` of an ``nn.Sequential`` compiles each of its steps separately.
     """
     logits: Tensor = network(pixels)
     return logits
@@ -115,19 +115,19 @@ def run(network: nn.Module, pixels: Tensor) -> Tensor:
 
 @contextmanager
 def compiler_settings(workers: int) -> Iterator[None]:
-    """PyTorch's compiler configured for one network in many shapes, in the calling thread.
+    """Configure PyTorch's compiler for one network in many shapes, in the calling thread.
 
-    Warnings are ignored: they advise the author of a network, on TF32 for example.
+    Warnings are ignored: they address the author of a network, on TF32 for example.
     """
-    import torch._dynamo
     import torch._inductor.config
+    import torch.compiler.config
 
     limits = {
         "recompile_limit": RECOMPILE_LIMIT,
         "accumulated_recompile_limit": RECOMPILE_LIMIT,
     }
     with ExitStack() as stack:
-        stack.enter_context(torch._dynamo.config.patch(limits))
+        stack.enter_context(torch.compiler.config.patch(limits))  # type: ignore[attr-defined]
         stack.enter_context(torch._inductor.config.patch(compile_threads=workers))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -135,13 +135,13 @@ def compiler_settings(workers: int) -> Iterator[None]:
 
 
 def keep_kernels(cache_dir: Path | None) -> Path:
-    """Have PyTorch and Triton keep what they compile in the cache, from now on in this process.
+    """Make PyTorch and Triton keep compiled kernels in the cache, for the rest of this process.
 
-    Without a cache that can be used, it is kept in a temporary directory until the process ends:
-    PyTorch's own default in /tmp has a name that another user can guess and create first.
+    If the cache cannot be used, kernels go to a temporary directory until the process ends:
+    PyTorch's default in /tmp has a predictable name that another user could create first.
 
     Returns:
-        The directory. It is open to this user alone.
+        The directory. Only this user can enter it.
     """
     cache = open_cache(cache_dir) if cache_dir else None
     kernels = open_closed(cache / SUBDIRECTORY) if cache else None
@@ -159,14 +159,14 @@ def _temporary_directory() -> Path:
 
 
 def _explain(error: RuntimeError) -> RuntimeError:
-    """What went wrong on one line, and which program is missing if that is the likely cause."""
+    """The error on one line, naming the missing program if that is the likely cause."""
     reason = _reason(error)
     if not os.environ.get("CC") and not any(map(shutil.which, ("gcc", "clang"))):
-        reason = f"no C compiler was found, which Triton needs: install gcc ({reason})"
+        reason = f"Triton needs a C compiler, and none was found: install gcc ({reason})"
     return RuntimeError(f"the network cannot be compiled: {reason}")
 
 
 def _reason(error: RuntimeError) -> str:
-    """The first line of an error; the last one of an error in a process that compiled a kernel."""
+    """The first line of an error; for an error in a compiler process, its last line."""
     details = getattr(getattr(error, "inner_exception", None), "details", "").strip()
     return str(details.splitlines()[-1] if details else str(error).strip().partition("\n")[0])

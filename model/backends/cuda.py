@@ -1,4 +1,4 @@
-"""PyTorch on an NVIDIA GPU: the whole forward pass of a batch size as one launch."""
+"""PyTorch on an NVIDIA GPU: the forward pass of each batch size recorded as a CUDA graph."""
 
 import threading
 import weakref
@@ -14,18 +14,18 @@ from model.backends.torch import device_errors
 from model.images.preprocess import AnyPixels
 from model.scores import Logits
 
-WARM_UP_PASSES = 3  # libraries choose their kernels in the first ones, which no graph may hold
+WARM_UP_PASSES = 3  # libraries choose kernels in the first ones, which must not be recorded
 
 
 class Graph(Protocol):
-    """A pass that was recorded."""
+    """A recorded pass."""
 
     def replay(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
-    """Where pixels of one type cross the bus: from ``staged``, which is pinned, to ``arrived``."""
+class TransferBuffer:
+    """Memory for pixels of one type: ``staged`` is pinned, ``arrived`` is on the device."""
 
     staged: Tensor
     arrived: Tensor
@@ -33,51 +33,52 @@ class Landing:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A pass over batches of one size, which reads ``pixels`` and writes ``logits``.
+    """A recorded pass for one batch size, which reads ``pixels`` and writes ``logits``.
 
-    The pass reads floats. Bytes cross the bus as bytes and become floats on the device, so that
-    one recording serves both, and neither is the first of its kind during live traffic.
+    The pass reads floats. Bytes are transferred as bytes and converted on the device, so that one
+    recording serves both types, and neither is slow when it first arrives.
 
     Attributes:
         pixels: ``(b, h, w, 3)``, 32-bit floats from 0 to 255.
-        landings: for bytes and for floats.
+        buffers: for bytes and for floats.
     """
 
     graph: Graph
     pixels: Tensor
     logits: Tensor
-    landings: Mapping[torch.dtype, Landing]
+    buffers: Mapping[torch.dtype, TransferBuffer]
 
     def run(self, batch: Tensor) -> Tensor:
-        """Logits ``(b, classes)`` on the CPU of pixels ``(b, h, w, 3)``, bytes or floats."""
-        landing = self.landings[batch.dtype]
-        landing.staged.copy_(batch)
-        landing.arrived.copy_(landing.staged, non_blocking=True)
-        if landing.arrived is not self.pixels:
-            self.pixels.copy_(landing.arrived)
+        """Pixels ``(b, h, w, 3)``, bytes or floats, to logits ``(b, classes)`` on the CPU."""
+        buffer = self.buffers[batch.dtype]
+        buffer.staged.copy_(batch)
+        buffer.arrived.copy_(buffer.staged, non_blocking=True)
+        if buffer.arrived is not self.pixels:
+            self.pixels.copy_(buffer.arrived)
         self.graph.replay()
         return self.logits.cpu()
 
 
-def make_landings(pixels: Tensor, *, pin: bool = True) -> dict[torch.dtype, Landing]:
-    """Landings for batches of bytes and of floats that the pass reads from ``pixels``."""
+def make_transfer_buffers(pixels: Tensor, *, pin: bool = True) -> dict[torch.dtype, TransferBuffer]:
+    """Buffers for batches of bytes and of floats, from which ``pixels`` is filled."""
 
     def staged(dtype: torch.dtype) -> Tensor:
         return torch.zeros(pixels.shape, dtype=dtype, pin_memory=pin)
 
     bytes_arrived = torch.zeros_like(pixels, dtype=torch.uint8)
     return {
-        torch.uint8: Landing(staged(torch.uint8), bytes_arrived),
-        torch.float32: Landing(staged(torch.float32), pixels),
+        torch.uint8: TransferBuffer(staged(torch.uint8), bytes_arrived),
+        torch.float32: TransferBuffer(staged(torch.float32), pixels),
     }
 
 
 @dataclass(slots=True, weakref_slot=True)
 class Lane:
-    """What one thread has on the device; its recordings share their memory, as one runs at a time.
+    """The resources of one thread on the device; its recordings share memory, since one runs at a
+    time.
 
-    Libraries keep memory for every CUDA stream that ever was, so one whose thread has ended is
-    taken again.
+    Lanes of ended threads are reused, because libraries keep memory for every CUDA stream that was
+    ever created.
     """
 
     stream: torch.cuda.Stream
@@ -102,12 +103,12 @@ def open_lane(device: torch.device) -> Lane:
 class CudaBackend:
     """A CUDA graph for each batch size, on a CUDA stream for each thread.
 
-    XCiT is bound by launches: a graph makes one of hundreds. With two threads, the pixels of a
-    batch cross the bus while the other's pass is running.
+    XCiT is bound by kernel launches: a graph turns hundreds into one. With two threads, the pixels
+    of one batch are transferred while the pass of the other is running.
 
     Args:
-        network: pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``; see `narrow`.
-        precision: what it computes in, of `DTYPES`.
+        network: pixels ``(b, h, w, 3)`` as bytes to logits ``(b, classes)``; see `cast`.
+        precision: type of the computation, one of `DTYPES`.
     """
 
     name = "torch-cudagraphs"
@@ -136,10 +137,12 @@ class CudaBackend:
             batch = torch.from_numpy(pixels)
             return self._recording(lane, batch.shape).run(batch).numpy()
 
-    def keep(self, sizes: Collection[int]) -> None: ...  # recordings share their memory
+    def keep(
+        self, sizes: Collection[int]
+    ) -> None: ...  # recordings share memory, so there is nothing to release
 
     def _recording(self, lane: Lane, shape: torch.Size) -> Recording:
-        """The recording for batches of this shape, made when first asked for."""
+        """The recording for batches of this shape, made on first use."""
         if shape not in lane.recordings:
             with self._one_records:
                 lane.recordings[shape] = self._record(lane, shape)
@@ -147,9 +150,9 @@ class CudaBackend:
 
     def _record(self, lane: Lane, shape: torch.Size) -> Recording:
         pixels = torch.zeros(shape, device=self._device)
-        landings = make_landings(pixels)
-        for landing in landings.values():  # the kernel that turns bytes into floats is loaded too
-            pixels.copy_(landing.arrived)
+        buffers = make_transfer_buffers(pixels)
+        for buffer in buffers.values():  # also loads the kernel that converts bytes to floats
+            pixels.copy_(buffer.arrived)
         for _ in range(WARM_UP_PASSES):
             self._network(pixels)
         graph = torch.cuda.CUDAGraph()
@@ -157,4 +160,4 @@ class CudaBackend:
             graph, pool=lane.pool, stream=lane.stream, capture_error_mode="thread_local"
         ):
             logits = self._network(pixels)
-        return Recording(graph, pixels, logits, landings)
+        return Recording(graph, pixels, logits, buffers)

@@ -1,4 +1,4 @@
-"""OpenVINO, on a CPU: the network as one graph, compiled for this processor's own arithmetic."""
+"""OpenVINO on a CPU: the network as one graph, compiled for this processor."""
 
 import logging
 import threading
@@ -18,21 +18,21 @@ _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 class OpenVINOBackend:
-    """A compiled graph for each batch size, and a request on it for each thread.
+    """A compiled graph for each batch size, with an inference request for each thread.
 
-    A graph that knows its batch size is much faster than one for any: operations are merged, and
-    nothing is copied from one layout to another around convolutions.
+    A graph for a fixed batch size is much faster than a generic one: operations are merged, and
+    convolutions need no copies between memory layouts.
 
     Args:
         graph: see `to_graph`.
-        precision: ``float32``, ``bfloat16`` or ``float16``.
-        streams, threads: how many batches run side by side, and the threads of each.
-        cache_dir: where compiled graphs are kept for the next start; see `open_cache`.
+        precision: ``float32``, ``bfloat16`` or ``float16``. streams, threads: number of batches
+            that run side by side, and CPU threads for each.
+        cache_dir: directory for compiled graphs; see `open_cache`.
     """
 
     name = "openvino"
     device = "cpu"
-    largest_batch = 8  # each size takes start-up time and memory, for a few per cent beyond
+    largest_batch = 8  # larger sizes cost start-up time and memory, and gain a few per cent
     pads = True
 
     def __init__(
@@ -62,7 +62,7 @@ class OpenVINOBackend:
         request = self._compiled(len(pixels)).request
         floats = pixels.astype(np.float32, copy=False)
         outputs = request.infer(floats, share_inputs=True, share_outputs=True)
-        logits: Logits = outputs[0].copy()  # the next pass writes where this one did
+        logits: Logits = outputs[0].copy()  # the next pass reuses this buffer
         return logits
 
     def keep(self, sizes: Collection[int]) -> None:
@@ -77,7 +77,7 @@ class OpenVINOBackend:
             return self._by_size[size]
 
     def _compile(self, graph: openvino.Model) -> openvino.CompiledModel:
-        """The graph compiled, or as it was kept; kept nowhere once the directory has failed."""
+        """Compile a graph, or load it from the cache; the cache is disabled once it has failed."""
         if self._cache_dir:
             try:
                 kept = self._settings | {"CACHE_DIR": str(self._cache_dir)}
@@ -85,13 +85,13 @@ class OpenVINOBackend:
                 seal(self._cache_dir)
                 return compiled
             except (OSError, RuntimeError) as error:
-                logger.warning("compiled models are not kept in %s: %s", self._cache_dir, error)
+                logger.warning("compiled models are not cached in %s: %s", self._cache_dir, error)
                 self._cache_dir = None
         return self._core.compile_model(graph, "CPU", self._settings)
 
 
 class CompiledGraph(threading.local):
-    """A graph for batches of one size, and the request of the calling thread on it."""
+    """A graph for one batch size, with an inference request per thread."""
 
     def __init__(self, model: openvino.CompiledModel) -> None:
         self._model = model

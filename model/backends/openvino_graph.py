@@ -1,7 +1,4 @@
-"""A network as OpenVINO's graph: made of PyTorch's, or read from where it is kept.
-
-To trace and to convert it takes a second or more of a start.
-"""
+"""Converting a network to OpenVINO's graph, cached because it takes a second or more."""
 
 import hashlib
 import io
@@ -22,8 +19,8 @@ logger = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parents[1]
 
 
-def kept_graph(network: nn.Module, image_size: int, cache: Path | None) -> openvino.Model:
-    """As `to_graph`, but read from the cache if it is there, and kept in it if not."""
+def cached_graph(network: nn.Module, image_size: int, cache: Path | None) -> openvino.Model:
+    """Like `to_graph`, but read from the cache or added to it."""
     if cache is None:
         return to_graph(network, image_size)
     kept = cache / f"{fingerprint(network, image_size)}.xml"
@@ -31,23 +28,23 @@ def kept_graph(network: nn.Module, image_size: int, cache: Path | None) -> openv
         try:
             return openvino.Core().read_model(kept)
         except RuntimeError:
-            logger.warning("%s is broken, and made anew", kept)
+            logger.warning("%s is corrupt and will be replaced", kept)
     graph = to_graph(network, image_size)
     try:
         with tempfile.TemporaryDirectory(dir=cache) as directory:
             made = Path(directory) / kept.name
             openvino.save_model(graph, made, compress_to_fp16=False)
             seal(made.parent)
-            for suffix in (".bin", ".xml"):  # where the latter is, the former is too
+            for suffix in (".bin", ".xml"):  # .xml last: it is valid only with its .bin
                 made.with_suffix(suffix).replace(kept.with_suffix(suffix))
         return openvino.Core().read_model(kept)
     except (OSError, RuntimeError) as error:
-        logger.warning("the graph is not kept in %s: %s", cache, error)
+        logger.warning("the graph is not cached in %s: %s", cache, error)
         return graph
 
 
 def fingerprint(network: nn.Module, image_size: int) -> str:
-    """A digest of all that its graph is made of: weights and structure, code, and libraries."""
+    """A digest of everything that determines the graph: weights, structure, code and libraries."""
     saved = io.BytesIO()
     torch.save(network, saved)
     libraries = f"{torch.__version__} {openvino.__version__} {image_size}"
@@ -59,22 +56,22 @@ def fingerprint(network: nn.Module, image_size: int) -> str:
 
 
 def to_graph(network: nn.Module, image_size: int) -> openvino.Model:
-    """The network as OpenVINO's graph, for batches of any size until it is compiled.
+    """Convert a network to OpenVINO's graph, for batches of any size until it is compiled.
 
-    By TorchScript and the frontend itself: `openvino.convert_model` takes three times as long, and
-    sends telemetry.
+    This uses TorchScript and OpenVINO's frontend directly: `openvino.convert_model` takes three
+    times as long and sends telemetry.
 
     Args:
         network: pixels ``(b, h, w, 3)`` to logits ``(b, classes)``, in 32 bits.
-        image_size: pixels a side.
+        image_size: pixels per side.
     """
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     script = to_script(network, image_size)
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is deprecated
-        decoder = TorchScriptPythonDecoder(script)  # must outlive what is made of it
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        decoder = TorchScriptPythonDecoder(script)  # must outlive the model made from it
         frontend = FrontEndManager().load_by_framework("pytorch")
         graph = frontend.convert(frontend.load(decoder))
     graph.reshape([-1, image_size, image_size, 3])

@@ -1,4 +1,4 @@
-"""OpenVINO without its telemetry, which cannot be imported where there is no home directory."""
+"""Importing OpenVINO without its telemetry, which fails to import if there is no home directory."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ TELEMETRY = "openvino_telemetry"
 
 @contextmanager
 def hidden(module: str) -> Iterator[None]:
-    """Let a module that is not imported yet seem not to be installed."""
+    """Make a module that is not imported yet appear not to be installed."""
     if module in sys.modules:
         yield
         return
@@ -22,5 +22,5 @@ def hidden(module: str) -> Iterator[None]:
         del sys.modules[module]
 
 
-with hidden(TELEMETRY):  # OpenVINO has a stub in its place
+with hidden(TELEMETRY):  # OpenVINO then uses a stub
     import openvino

@@ -1,4 +1,4 @@
-"""How many streams a backend runs on the cores of a CPU, and with how many threads each."""
+"""Dividing a CPU's cores into inference threads (``streams``), each with its own CPU threads."""
 
 import logging
 import math
@@ -12,10 +12,10 @@ from model.backends.base import Backend, BackendOptions, Build
 from model.backends.timing import Effort, steady_seconds
 from model.images.preprocess import Pixels
 
-# Streams share nothing, and the threads of a pass wait for each other and for whatever else runs:
-# measured alone, they must be this much faster to be worth it.
+# Streams share nothing, while the threads of a pass wait for each other and for other processes.
+# Threads must be this much faster, measured on an idle machine, to be used.
 FEWER_STREAMS = 1.1
-BUSY = 0.8  # the largest share of its time that a stream may be busy if it is to keep pace
+BUSY = 0.8  # the highest load of a stream that is considered to keep pace
 TRIAL_SECONDS = 0.05
 EFFORT = Effort(rounds=3, limit=0.5)
 
@@ -26,27 +26,28 @@ def divide_cores(
     build: Build,
     image_size: int,
     options: BackendOptions,
-    beside: Callable[[], float] | None,
+    overhead: Callable[[], float] | None,
     *,
     single_threaded: bool,
 ) -> Backend:
-    """The backend with as many streams on the cores of a CPU as measurements speak for.
+    """The backend, with the number of streams on the cores of a CPU that measures best.
 
-    They are no more than keep pace with what else an image takes: fewer streams run fuller
-    batches, and leave cores to the rest. Where all cores are needed, they may work together.
+    It has just enough streams to keep pace with the rest of the work per image: fewer streams run
+    fuller batches and leave cores for decoding. If all cores are needed, streams and threads are
+    compared by measurement.
 
     Args:
-        beside: measures the seconds of a core that an image takes before and after the network,
-            where the network does not have the cores for itself.
-        single_threaded: whether threads may not share a pass.
+        overhead: measures the CPU seconds that an image takes outside the network, if that work
+            runs on the same cores.
+        single_threaded: whether each pass must use a single thread.
     """
     cores = options.cores
     if cores == 1:
         return build(1, 1)
-    batch = self_test_images(image_size)  # as many as will wait for a stream under load
-    if beside:
+    batch = self_test_images(image_size)  # about as many images as wait for a stream under load
+    if overhead:
         single = build(1, 1)
-        needed = streams_to_keep_pace(single, batch, cores, beside)
+        needed = streams_to_keep_pace(single, batch, cores, overhead)
         if needed < cores:
             return single if needed == 1 else build(needed, 1)
     if single_threaded:
@@ -56,25 +57,26 @@ def divide_cores(
 
 
 def streams_to_keep_pace(
-    single: Backend, batch: Pixels, cores: int, beside: Callable[[], float]
+    single: Backend, batch: Pixels, cores: int, overhead: Callable[[], float]
 ) -> int:
-    """How many of ``cores`` the network needs so that the others have no more work than it has.
+    """How many of ``cores`` the network needs so that the other cores have no more work than it
+    has.
 
     Args:
-        single: the backend as one stream of one thread.
-        beside: see `divide_cores`.
+        single: the backend with one stream of one thread.
+        overhead: see `divide_cores`.
     """
 
-    def measure(_: int) -> dict[str, float]:  # in turn, as a machine's speed drifts
+    def measure(_: int) -> dict[str, float]:  # alternate, because a machine's speed drifts
         rate = throughput(single, batch, TRIAL_SECONDS)
-        return {"network": 1 / rate, "beside": beside()}
+        return {"network": 1 / rate, "overhead": overhead()}
 
     found = steady_seconds(measure, EFFORT)
-    needed = math.ceil(cores * found["network"] / (found["network"] + found["beside"]) / BUSY)
+    needed = math.ceil(cores * found["network"] / (found["network"] + found["overhead"]) / BUSY)
     logger.info(
-        "1 stream of 1 thread: %.0f images/s; with %.1f ms beside it, %d of %d cores needed",
+        "1 stream of 1 thread: %.0f images/s; %.1f ms per image outside it: needs %d of %d cores",
         1 / found["network"],
-        1e3 * found["beside"],
+        1e3 * found["overhead"],
         min(needed, cores),
         cores,
     )
@@ -82,7 +84,9 @@ def streams_to_keep_pace(
 
 
 def fastest(backends: Sequence[Backend], batch: Pixels) -> Backend:
-    """The one of highest throughput; the first unless another is `FEWER_STREAMS` times as fast."""
+    """The backend with the highest throughput; the first unless another is `FEWER_STREAMS` times as
+    fast.
+    """
 
     def measure(_: int) -> dict[int, float]:
         rates = [throughput(backend, batch, TRIAL_SECONDS) for backend in backends]
@@ -98,9 +102,9 @@ def fastest(backends: Sequence[Backend], batch: Pixels) -> Backend:
 
 
 def throughput(backend: Backend, pixels: Pixels, seconds: float) -> float:
-    """Images a second over all streams, each running the batch ``pixels`` for so many seconds.
+    """Images per second over all streams, each running the batch ``pixels`` for ``seconds``.
 
-    They begin together, after the first pass of each, which may be a long one.
+    The streams start together, each after a first pass, which may be slow.
     """
     warm = threading.Barrier(backend.streams)
 

@@ -1,8 +1,8 @@
-"""Timings that a busy moment of the machine does not change.
+"""Timing that is robust against short disturbances of the machine.
 
-Quantities are timed in rounds, each of them once a round. What a round measured counts when most
-rounds agree with it: a neighbour that is busy for a moment spoils a few rounds, which are left out.
-While most do not agree, more rounds follow, for a bounded time; after it the fastest one counts.
+Quantities are timed in rounds, each once per round. Rounds count if most of them agree, so that
+those that another process disturbed are left out. As long as they disagree, more rounds follow, for
+a bounded time; then the fastest round counts.
 """
 
 import time
@@ -13,7 +13,7 @@ from typing import TypeVar
 K = TypeVar("K", bound=Hashable)
 Clock = Callable[[], float]
 
-AGREEMENT = 1.25  # rounds agree when the slowest takes at most this many times the fastest
+AGREEMENT = 1.25  # rounds agree if the slowest takes at most this many times the fastest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +21,8 @@ class Effort:
     """How long to measure.
 
     Attributes:
-        rounds, seconds: both at least; enough where the machine is quiet.
-        limit: seconds at most while rounds disagree, or twice what the least took, if that is more.
+        rounds, seconds: minimum of both; enough on an idle machine.
+        limit: maximum seconds while rounds disagree, or twice the minimum if that took longer.
     """
 
     rounds: int
@@ -40,8 +40,8 @@ def steady_seconds(
     """Seconds of each quantity: the mean of the faster majority of its rounds, if they agree.
 
     Args:
-        measure: one round, by its number from 0: the seconds of each quantity.
-        plausible: whether the means can be true; as long as they cannot, more rounds follow.
+        measure: runs one round, given its number from 0, and returns the seconds of each quantity.
+        plausible: whether the means can be right; while they cannot, more rounds follow.
     """
     begun, rounds, limit = clock(), list[Mapping[K, float]](), None
     while True:
@@ -60,5 +60,5 @@ def steady_seconds(
 
 
 def _faster_majority(seconds: Sequence[float]) -> list[float]:
-    """The fastest half of the values and one more, in ascending order."""
+    """The fastest half of the values plus one, in ascending order."""
     return sorted(seconds)[: len(seconds) // 2 + 1]

@@ -1,4 +1,4 @@
-"""PyTorch, on whatever device it knows; on a CPU as one graph, without the GIL."""
+"""PyTorch on any device that it supports; on a CPU as a TorchScript graph, without the GIL."""
 
 import warnings
 from collections.abc import Collection, Iterator
@@ -17,7 +17,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-OUT_OF_MEMORY = (  # what messages of errors that are not `torch.OutOfMemoryError` contain
+OUT_OF_MEMORY = (  # in messages of errors other than `torch.OutOfMemoryError`
     "can't allocate memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -26,13 +26,13 @@ OUT_OF_MEMORY = (  # what messages of errors that are not `torch.OutOfMemoryErro
 
 
 class TorchBackend:
-    """A network as it is: the plainest way, which works wherever PyTorch does.
+    """Runs a network as it is, on any device that PyTorch supports.
 
     Args:
-        network: pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``; see `narrow` and
+        network: pixels ``(b, h, w, 3)`` as bytes to logits ``(b, classes)``; see `cast` and
             `to_script`.
-        precision: what it computes in, of `DTYPES`.
-        streams, threads: how many batches run side by side, and the CPU's threads of each.
+        precision: type of the computation, one of `DTYPES`. streams, threads: number of batches
+            that run side by side, and CPU threads for each.
     """
 
     name = "torch"
@@ -58,17 +58,17 @@ class TorchBackend:
 
     @torch.inference_mode()
     def logits(self, pixels: AnyPixels) -> Logits:
-        # Scripts as they are: to rewrite one for every new size takes longer than it saves.
+        # Do not specialise scripts: rewriting one for each new size takes longer than it saves.
         with device_errors(self.device), optimized_execution(should_optimize=False):
             logits: Tensor = self._network(torch.from_numpy(pixels).to(self._device))
             return logits.cpu().numpy()
 
-    def keep(self, sizes: Collection[int]) -> None: ...  # nothing is prepared for any
+    def keep(self, sizes: Collection[int]) -> None: ...  # nothing is prepared per size
 
 
 @contextmanager
 def device_errors(device: str) -> Iterator[None]:
-    """Raise PyTorch's errors as `OutOfMemory` or `DeviceError`; other errors pass unchanged."""
+    """Convert PyTorch's errors to `OutOfMemory` and `DeviceError`; others pass unchanged."""
     try:
         yield
     except RuntimeError as error:
@@ -80,9 +80,9 @@ def device_errors(device: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out: in PyTorch's allocator, in CUDA itself, or in one of its libraries.
+    """Whether memory ran out in PyTorch's allocator, in CUDA itself, or in one of its libraries.
 
-    A pinned buffer, a graph or a library's handle is not made by PyTorch's allocator; the device
+    Pinned buffers, graphs and library handles are not allocated by PyTorch's allocator; the device
     still works after such an error.
     """
     text = str(error)
@@ -90,7 +90,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 class Cast(nn.Module):
-    """The same numbers in another type."""
+    """Converts numbers to another type."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -100,15 +100,16 @@ class Cast(nn.Module):
         return numbers.to(self.dtype)
 
 
-def narrow(network: nn.Sequential, precision: str) -> nn.Sequential:
-    """The network, which it uses up, in ``precision`` behind its first step; logits in 32 bits.
+def cast(network: nn.Sequential, precision: str) -> nn.Sequential:
+    """Convert a network in place to ``precision``, except for its first step and its output.
 
-    All of it, norms and residuals included, where autocast would keep those in 32 bits: what they
-    move to and from memory is a large part of a pass.
+    Norms and residuals are included, unlike with autocast: their memory traffic is a large part of
+    a pass.
 
     Args:
-        network: two steps: pixels ``(b, h, w, 3)`` to what the rest takes, and that to logits.
-        precision: of `DTYPES`.
+        network: two steps: pixels ``(b, h, w, 3)`` to the input of the rest, and the rest to
+            logits.
+        precision: one of `DTYPES`.
     """
     first, rest = network
     dtype = DTYPES[precision]
@@ -116,47 +117,47 @@ def narrow(network: nn.Sequential, precision: str) -> nn.Sequential:
 
 
 def to_script(network: nn.Module, image_size: int) -> nn.Module:
-    """The network as a graph for batches of any size, of bytes or floats, by TorchScript.
+    """Convert a network to a TorchScript graph, for batches of any size, of bytes or floats.
 
-    It computes the same, operation by operation, but Python has no part in a pass: threads do not
-    wait for each other's turn at the interpreter. It is not frozen, which is no faster, and would
-    keep the weights for as long as the process lives, as TorchScript keeps every graph.
+    The operations are the same, but a pass does not run Python, so threads do not wait for the
+    interpreter lock. The graph is not frozen: freezing gains no speed, and keeps the weights for
+    the life of the process, as TorchScript keeps every graph.
 
     Args:
         network: pixels ``(b, h, w, 3)`` to logits ``(b, classes)``.
-        image_size: pixels a side.
+        image_size: pixels per side.
     """
     example = torch.zeros(2, image_size, image_size, 3)
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is deprecated, and sizes are numbers
+        warnings.simplefilter("ignore")  # TorchScript is deprecated; sizes become constants
         traced: nn.Module = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
     return traced
 
 
 def visible_devices() -> tuple[str, ...]:
-    """The kinds of device that PyTorch finds here, the fastest first, and the CPU last."""
+    """The kinds of device available to PyTorch, fastest first, the CPU last."""
     cuda = ("cuda",) if torch.cuda.is_available() else ()
     mps = ("mps",) if torch.backends.mps.is_available() else ()
     return (*cuda, *mps, "cpu")
 
 
 def choose_device(name: str) -> torch.device:
-    """The named device, once it has computed something.
+    """The named device, after a test computation on it.
 
     Raises:
-        ModelError: it is not there, or does not work.
+        ModelError: it does not exist or does not work.
     """
     try:
         device = torch.device(name)
         torch.ones(1, device=device).add(1).item()
-    except Exception as error:  # some of PyTorch's errors have no class of their own
+    except Exception as error:  # PyTorch raises various errors here
         reason = str(error).partition("\n")[0]
         raise ModelError(f"device {name!r} cannot be used here: {reason}") from error
     return device
 
 
 def fastest_precision(device: torch.device) -> str:
-    """The narrowest that the device computes in hardware."""
+    """The narrowest type that the device computes in hardware."""
     if device.type == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bfloat16" if bf16 else "float16"

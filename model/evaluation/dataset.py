@@ -1,4 +1,4 @@
-"""Labelled images for training and evaluation, from an image folder or a tar of one."""
+"""Labelled images for training and evaluation, from an image folder or a tar archive of one."""
 
 import os
 import random
@@ -23,7 +23,7 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """Decoded images: pixels ``(n, size, size, 3)`` of bytes, classes ``(n,)``, and labels."""
+    """Decoded images: pixels ``(n, size, size, 3)`` as bytes, classes ``(n,)``, and labels."""
 
     pixels: Tensor
     classes: Tensor
@@ -33,18 +33,18 @@ class Dataset:
         return len(self.classes)
 
     def part(self, chosen: Tensor) -> "Dataset":
-        """The images where ``chosen``, ``(n,)`` of bool, is true."""
+        """The images selected by the mask ``chosen``, ``(n,)`` of bool."""
         return Dataset(self.pixels[chosen], self.classes[chosen], self.labels)
 
 
 def load_dataset(source: Path, split: str, spec: PreprocessSpec, *, quiet: bool = False) -> Dataset:
-    """All images of one split, through the server's own preprocessing.
+    """Load all images of one split, with the server's own preprocessing.
 
     Args:
         source, split: see `list_split`.
 
     Raises:
-        ModelError: no images, or one that does not decode; the file is named.
+        ModelError: there are no images, or one does not decode; the message names the file.
     """
     return load_images(source, list_split(source, split), spec, f"decode {split}", quiet=quiet)
 
@@ -57,13 +57,13 @@ def load_images(
     *,
     quiet: bool = False,
 ) -> Dataset:
-    """The ``wanted`` images, in that order.
+    """Load the ``wanted`` images, in that order.
 
     Args:
-        title: of the progress bar, which ``quiet`` leaves out.
+        title: title of the progress bar, which ``quiet`` hides.
 
     Raises:
-        ModelError: one does not decode; the file is named.
+        ModelError: an image does not decode; the message names the file.
     """
     labels = tuple(sorted({path.parent.name for path in wanted}))
     pixels = np.empty((len(wanted), spec.image_size, spec.image_size, 3), np.uint8)
@@ -82,35 +82,37 @@ def load_images(
 
 
 def list_split(source: Path, split: str) -> list[PurePosixPath]:
-    """The images of one split, in a stable order; each one's folder is its label.
+    """The images of one split, in a stable order; the folder of an image is its label.
 
     Args:
-        source: a directory or tar (plain or compressed) laid out as ``train/LABEL/IMAGE`` and
-            ``test/LABEL/IMAGE`` (or ``val``), at any depth; without such folders, as
-            ``LABEL/IMAGE``, of which a seeded tenth of each class is held out for testing.
-        split: ``train`` or ``test``; ``any`` is ``test`` with nothing held out: all images, where
-            no folders tell them apart.
+        source: a directory or tar archive (plain or compressed) laid out as ``train/LABEL/IMAGE``
+            and ``test/LABEL/IMAGE`` (or ``val``), at any depth; or as ``LABEL/IMAGE``, where a
+            seeded tenth of each class is held out for testing.
+        split: ``train`` or ``test``; or ``any``: the test images, or all images if the folders do
+            not separate train from test.
 
     Raises:
-        ModelError: there are none, or ``source`` cannot be read.
+        ModelError: there are no images, or ``source`` cannot be read.
     """
     try:
         paths = _choose(sorted(_list_images(source)), split)
     except OSError as error:
         raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
     if not paths:
-        raise ModelError(f"{source}: no images for split {split!r}; expected LABEL/IMAGE.jpg or so")
+        raise ModelError(
+            f"{source}: no images for split {split!r}; expected files such as LABEL/IMAGE.jpg"
+        )
     return paths
 
 
 def check_labels(source: Path) -> list[str]:
-    """The labels, in order; raises `ModelError` unless both splits have the same, at least two."""
+    """The labels in order; raises `ModelError` unless both splits have the same, at least two."""
     train, test = (
         {path.parent.name for path in list_split(source, split)} for split in ("train", "test")
     )
     if different := sorted(train ^ test):
         raise ModelError(
-            f"{source}: train and test hold different labels: {', '.join(different[:5])}"
+            f"{source}: train and test have different labels: {', '.join(different[:5])}"
         )
     if len(train) < 2:
         raise ModelError(f"{source}: the only label is {min(train)}; expected two or more")
@@ -118,9 +120,9 @@ def check_labels(source: Path) -> list[str]:
 
 
 def _files_below(directory: Path) -> Iterator[PurePosixPath]:
-    """All files, by their path from ``directory``; raises `OSError` if a folder is unreadable.
+    """All files, as paths relative to ``directory``; raises `OSError` if a folder is unreadable.
 
-    Hidden folders are left out, and the one that only root may read in the root of a volume.
+    Hidden folders are skipped, and so is ``lost+found``, which only root may read.
     """
     for place, folders, names in os.walk(directory, onerror=_raise):
         folders[:] = [name for name in folders if name[0] != "." and name != "lost+found"]
@@ -150,7 +152,7 @@ def _list_images(source: Path) -> Iterator[PurePosixPath]:
 def read_images(
     source: Path, wanted: Collection[PurePosixPath]
 ) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """The bytes of each wanted image, in the order in which they lie."""
+    """The bytes of each wanted image, in the order in which they are stored."""
     if source.is_dir():
         for path in wanted:
             yield path, (source / path).read_bytes()
@@ -168,7 +170,7 @@ def _open_tar(source: Path) -> tarfile.TarFile:
     try:
         return tarfile.open(source)
     except tarfile.TarError as error:
-        raise ModelError(f"{source}: neither a directory nor a readable tar") from error
+        raise ModelError(f"{source}: neither a directory nor a readable tar archive") from error
     except OSError as error:
         raise ModelError(f"{source}: cannot be read: {error.strerror or error}") from error
 
@@ -185,7 +187,7 @@ def _choose(paths: list[PurePosixPath], split: str) -> list[PurePosixPath]:
         by_label.setdefault(path.parent.name, []).append(path)
     chosen = []
     for label, members in by_label.items():
-        chance = random.Random(label)  # noqa: S311, no secret
+        chance = random.Random(label)  # noqa: S311, not for secrets
         held_out = set(chance.sample(members, max(1, int(HELD_OUT * len(members)))))
         chosen += [path for path in members if (path in held_out) == (split == "test")]
     return chosen

@@ -1,4 +1,4 @@
-"""How good a checkpoint is: accuracy overall and by class, and how honest its scores are."""
+"""Evaluating a checkpoint: accuracy overall and per class, and calibration of its scores."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,10 +25,10 @@ class Report:
     """Figures over a set of images.
 
     Attributes:
-        calibration_error: mean distance between score and accuracy over bins of the score, by
-            share of images (expected calibration error, Guo and others 2017).
-        by_class: top-1 of the images of each class that has any.
-        unreadable: a line for each image that could not be decoded; it counts for nothing.
+        calibration_error: expected calibration error (Guo et al. 2017): the mean distance between
+            score and accuracy over bins of the score, weighted by their share of images.
+        by_class: top-1 accuracy of each class that has images.
+        unreadable: a line for each image that could not be decoded; these are not counted.
     """
 
     images: int
@@ -40,7 +40,7 @@ class Report:
     unreadable: list[str]
 
     def __str__(self) -> str:
-        """A table; of many classes, those that do worst."""
+        """A table; with many classes, only those with the lowest accuracy."""
         worst = sorted(self.by_class.items(), key=lambda row: row[1])[:SHOWN]
         rows = worst if len(self.by_class) > SHOWN else self.by_class.items()
         return "\n".join(
@@ -54,13 +54,13 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
-    """What became of ``n`` images.
+class Results:
+    """The results of ``n`` images.
 
     Attributes:
-        classes: the true ones ``(n,)``.
-        ranks: how many classes were preferred to the true one ``(n,)``.
-        best, true: score of the class preferred to all, and of the true one ``(n,)``.
+        classes: the true classes ``(n,)``.
+        ranks: rank of the true class, from 0, ``(n,)``. best, true: scores of the best class and of
+            the true class, ``(n,)``.
     """
 
     classes: NDArray[np.int64]
@@ -79,29 +79,29 @@ def evaluate(
     batch_size: int = 16,
     quiet: bool = False,
 ) -> Report:
-    """Measure on labelled images, through the server's own preprocessing, batch by batch.
+    """Evaluate on labelled images, with the server's own preprocessing.
 
     Args:
-        source, split: see `list_split`. A folder is named after a label, or after its synset.
-        workers: threads that each decode and classify whole batches.
+        source, split: see `list_split`. Each folder is named after a label or its synset.
+        workers: number of threads; each decodes and classifies whole batches.
 
     Raises:
-        ModelError: no images, or a folder that is none of the classes.
+        ModelError: there are no images, or a folder matches none of the classes.
     """
     paths = list_split(source, split)
     classes = dict(zip(paths, match_classes(classifier, source, paths), strict=True))
 
-    def judge(images: Sequence[tuple[PurePosixPath, bytes]]) -> Verdicts:
-        return judge_batch(classifier, [(path, data, classes[path]) for path, data in images])
+    def evaluate_images(images: Sequence[tuple[PurePosixPath, bytes]]) -> Results:
+        return evaluate_batch(classifier, [(path, data, classes[path]) for path, data in images])
 
     images = read_images(source, paths)
     batches = iter(lambda: list(islice(images, batch_size)), [])
     found = []
     bar = tqdm(total=len(paths), desc="evaluate", unit="image", disable=quiet)
     with ThreadPoolExecutor(workers, initializer=classifier.backend.open) as pool, bar:
-        for verdicts in _run_ahead(pool, judge, batches, 2 * workers):
-            found.append(verdicts)
-            bar.update(len(verdicts.classes) + len(verdicts.unreadable))
+        for results in _run_ahead(pool, evaluate_images, batches, 2 * workers):
+            found.append(results)
+            bar.update(len(results.classes) + len(results.unreadable))
     return report(found, classifier.spec.labels)
 
 
@@ -117,17 +117,17 @@ def match_classes(
         if path.parent.name not in known:
             some = ", ".join(spec.labels[:5])
             raise ModelError(
-                f"{source}: folder {path.parent.name!r} is none of the {spec.num_classes} "
+                f"{source}: folder {path.parent.name!r} matches none of the {spec.num_classes} "
                 f"classes of {spec.name}; expected a label ({some}, …) or a synset"
             )
         found.append(known[path.parent.name])
     return found
 
 
-def judge_batch(
+def evaluate_batch(
     classifier: Classifier, images: Sequence[tuple[PurePosixPath, bytes, int]]
-) -> Verdicts:
-    """Decode and classify images ``(path, bytes, true class)``."""
+) -> Results:
+    """Decode and classify images, given as ``(path, bytes, true class)``."""
     items, classes, unreadable = [], [], []
     for path, data, true_class in images:
         try:
@@ -138,23 +138,23 @@ def judge_batch(
             classes.append(true_class)
     truth = np.array(classes, np.int64)
     if not items:
-        return Verdicts(truth, truth, np.empty(0), np.empty(0), tuple(unreadable))
+        return Results(truth, truth, np.empty(0), np.empty(0), tuple(unreadable))
     logits = classifier.backend.logits(np.stack(items))
     if not np.isfinite(logits).all():
-        raise ModelError("the network gave NaN or infinity")
+        raise ModelError("the network's output is NaN or infinite")
     scores, ids = best_classes(logits, classifier.spec.num_classes)
     ranks = (ids == truth[:, None]).argmax(1)
     true = np.take_along_axis(scores, ranks[:, None], 1)[:, 0]
-    return Verdicts(truth, ranks, scores[:, 0].astype(float), true.astype(float), tuple(unreadable))
+    return Results(truth, ranks, scores[:, 0].astype(float), true.astype(float), tuple(unreadable))
 
 
-def report(verdicts: Sequence[Verdicts], labels: Sequence[str]) -> Report:
-    """The figures over all verdicts."""
+def report(results: Sequence[Results], labels: Sequence[str]) -> Report:
+    """Combine the results of all batches."""
     classes, ranks, best, true = (
-        np.concatenate([getattr(part, name) for part in verdicts])
+        np.concatenate([getattr(part, name) for part in results])
         for name in ("classes", "ranks", "best", "true")
     )
-    unreadable = [line for part in verdicts for line in part.unreadable]
+    unreadable = [line for part in results for line in part.unreadable]
     if not len(classes):
         raise ModelError(f"none of the images could be read: {unreadable[0]}")
     right = ranks == 0
@@ -171,7 +171,7 @@ def report(verdicts: Sequence[Verdicts], labels: Sequence[str]) -> Report:
 
 
 def calibration_error(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Expected calibration error of scores ``(n,)`` over equal bins."""
+    """Expected calibration error of scores ``(n,)`` over bins of equal width."""
     bins = np.minimum((scores * BINS).astype(int), BINS - 1)
     distance = np.bincount(bins, weights=scores - right, minlength=BINS)
     return np.abs(distance).sum().item() / len(scores)
@@ -179,14 +179,14 @@ def calibration_error(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> 
 
 def _run_ahead(
     pool: ThreadPoolExecutor,
-    judge: Callable[[Sequence[tuple[PurePosixPath, bytes]]], Verdicts],
+    evaluate_images: Callable[[Sequence[tuple[PurePosixPath, bytes]]], Results],
     batches: Iterable[Sequence[tuple[PurePosixPath, bytes]]],
     ahead: int,
-) -> Iterator[Verdicts]:
+) -> Iterator[Results]:
     """Results in order, with no more than ``ahead`` batches in memory."""
-    waiting: deque[Future[Verdicts]] = deque()
+    waiting: deque[Future[Results]] = deque()
     for batch in batches:
-        waiting.append(pool.submit(judge, batch))
+        waiting.append(pool.submit(evaluate_images, batch))
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
     while waiting:

@@ -1,8 +1,8 @@
-"""A part of the training images kept out of training, to measure on without the test images.
+"""A part of the training images kept out of training, to validate without the test images.
 
-The choice depends on each image's class and file name alone: of each class those whose
-``CLASS/NAME`` has the smallest SHA-256 digests. So it can be made again from the files, in any
-order and from a folder or an archive.
+The choice depends only on class and file name: the images of each class whose ``CLASS/NAME`` has
+the smallest SHA-256 digests. It is therefore reproducible from the files, in any order, from a
+folder or an archive.
 """
 
 import hashlib
@@ -13,15 +13,15 @@ from model.errors import ModelError
 
 
 def held_out(paths: Sequence[PurePosixPath], count: int) -> list[PurePosixPath]:
-    """The images to keep out, in the order of ``paths``.
+    """The images to hold out, in the order of ``paths``.
 
     Args:
         paths: the training images, each in a folder named after its class.
-        count: how many of them. The classes get equally many; where ``count`` is not a multiple of
-            their number, the first ones in alphabetical order get one more.
+        count: how many images to hold out, divided equally among the classes; the first classes in
+            alphabetical order get one more where ``count`` is not a multiple of their number.
 
     Raises:
-        ModelError: a class would get none, or would keep none for training.
+        ModelError: a class would have no image held out, or none left for training.
     """
     by_class: dict[str, list[PurePosixPath]] = {}
     for path in paths:
@@ -30,8 +30,8 @@ def held_out(paths: Sequence[PurePosixPath], count: int) -> list[PurePosixPath]:
     most = len(by_class) * (len(by_class[smallest]) - 1)
     if not len(by_class) <= count <= most:
         raise ModelError(
-            f"holdout is {count}; it must be 0, or from {len(by_class)} to {most}: at least one "
-            f"image of each of {len(by_class)} classes is held out, and at least one stays "
+            f"holdout is {count}; it must be 0, or from {len(by_class)} to {most}: each of the "
+            f"{len(by_class)} classes needs at least one image held out and one left for training "
             f"({smallest} has {len(by_class[smallest])})"
         )
     share, more = divmod(count, len(by_class))

@@ -1,1 +1,1 @@
-"""The networks, and how a checkpoint shows which of them it is for."""
+"""The networks, and how to recognise the network of a checkpoint."""

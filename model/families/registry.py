@@ -1,7 +1,7 @@
 """The architectures that can be served: how each is recognised, sized and built.
 
-A new family is one module with a network, one function that reads its hyper-parameters from the
-shapes of a state dict, and one entry in ``FAMILIES``.
+To add a family, write its network and a function that infers its hyper-parameters from the shapes
+of a state dict, and add an entry to ``FAMILIES``.
 """
 
 import math
@@ -22,22 +22,23 @@ StateDict = Mapping[str, Tensor]
 Hyperparameters = dict[str, int | float]
 
 NANO_DIM = 128
-MAX_LAYERS = 200  # the largest published one has 24
+MAX_LAYERS = 200  # the largest published model has 24
 MAX_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One architecture's code.
+    """An architecture's name and functions.
 
     Attributes:
-        signature: a key that every state dict of this family has and no other's.
-        head: the weight of its classifier, which a mere backbone lacks.
-        untold: the hyper-parameters that the weights do not tell; ``infer`` gives the usual ones.
-        build: hyper-parameters to network.
-        infer: state dict to hyper-parameters; ``KeyError`` names a key that is missing,
-            ``ValueError`` says which shape makes no sense.
-        adapt: a state dict of any layout that the family is published in, to the network's.
+        signature: a key that the state dicts of this family have, and those of no other family.
+        head: key of the classifier's weight, which a backbone lacks.
+        not_in_weights: hyper-parameters that weights do not determine; ``infer`` gives usual
+            values.
+        build: builds the network from hyper-parameters.
+        infer: infers hyper-parameters from a state dict. ``KeyError`` names a missing key;
+            ``ValueError`` says which shape is wrong.
+        adapt: converts a state dict from any published layout to the network's.
         simplify: see `model.families.simplify`.
     """
 
@@ -47,21 +48,21 @@ class Family:
     build: Callable[..., nn.Module]
     infer: Callable[[StateDict], Hyperparameters]
     simplify: Callable[[Any, PreprocessSpec], nn.Sequential]
-    untold: tuple[str, ...] = ()
+    not_in_weights: tuple[str, ...] = ()
     adapt: Callable[[StateDict], StateDict] = dict
 
 
 def build_network(spec: ModelSpec) -> nn.Module:
-    """The network that ``spec`` describes, on the meta device: shapes, no memory, no weights."""
+    """The network that ``spec`` describes, on the meta device: shapes without memory or weights."""
     with torch.device("meta"):
         return FAMILIES[spec.family].build(**spec.hyperparameters)
 
 
 def infer_vit_pytorch(state: StateDict) -> Hyperparameters:
-    """Hyper-parameters of `XCiT`: everything but the dropouts can be read from the shapes."""
+    """Hyper-parameters of `XCiT`, read from shapes; only the dropouts cannot be."""
     patch_dim = _size(state, "to_patch_embedding.1.weight", 0)
-    patch_size = _integer_root(patch_dim / 3, "to_patch_embedding.1.weight", "3 * patch_size ** 2")
-    grid = _integer_root(_size(state, "pos_embedding", 1), "pos_embedding", "grid ** 2 patches")
+    patch_size = _integer_root(patch_dim, 3, "to_patch_embedding.1.weight", "3 * patch_size ** 2")
+    grid = _integer_root(_size(state, "pos_embedding", 1), 1, "pos_embedding", "grid ** 2")
     heads = _size(state, "xcit_transformer.layers.0.0.fn.temperature", 0)
     inner_dim = _size(state, "xcit_transformer.layers.0.0.fn.to_qkv.weight", 0) // 3
     if inner_dim < heads:
@@ -83,8 +84,8 @@ def infer_vit_pytorch(state: StateDict) -> Hyperparameters:
 def infer_published(state: StateDict) -> Hyperparameters:
     """Hyper-parameters of `PublishedXCiT`.
 
-    ``tokens_norm`` leaves no trace in the weights: it is what the authors chose for this width.
-    The size of the images leaves none either, and is no hyper-parameter.
+    ``tokens_norm`` cannot be read from the weights: it follows the authors' choice for this width.
+    The image size cannot either, but is not a hyper-parameter.
     """
     dim = _size(state, "cls_token", -1)
     return {
@@ -100,7 +101,7 @@ def infer_published(state: StateDict) -> Hyperparameters:
 
 
 def adapt_published(state: StateDict) -> StateDict:
-    """Official keys to those of `PublishedXCiT`, which are timm's; tensors are split, not copied.
+    """Rename official keys to those of timm, which `PublishedXCiT` uses; tensors are views.
 
     The authors call the positions ``pos_embeder`` and keep query, key and value of the class
     attention in one matrix.
@@ -126,23 +127,23 @@ def _size(state: StateDict, key: str, dimension: int) -> int:
 def _count_classes(state: StateDict, head: str) -> int:
     count = _size(state, head, 0)
     if count > MAX_CLASSES:
-        raise ValueError(f"{count} classes; at most {MAX_CLASSES} are taken")
+        raise ValueError(f"{count} classes; at most {MAX_CLASSES} are allowed")
     return count
 
 
-def _integer_root(square: float, key: str, meaning: str) -> int:
-    root = math.isqrt(int(square))
-    if root < 1 or root * root != square:
-        raise ValueError(f"{key} should hold {meaning}, which {square:g} is not")
+def _integer_root(size: int, factor: int, key: str, meaning: str) -> int:
+    root = math.isqrt(size // factor)
+    if root < 1 or factor * root**2 != size:
+        raise ValueError(f"{key} has size {size}; expected {meaning}")
     return root
 
 
 def _count(state: StateDict, layers: str) -> int:
-    """The layers that exist, whatever numbers their keys have."""
+    """Number of layers, whatever indices their keys have."""
     pattern = re.compile(rf"{re.escape(layers)}\.(\d+)\.")
     count = len({match[1] for key in state if (match := pattern.match(key))})
     if count > MAX_LAYERS:
-        raise ValueError(f"{count} {layers}; at most {MAX_LAYERS} are taken")
+        raise ValueError(f"{count} {layers}; at most {MAX_LAYERS} are allowed")
     return count
 
 
@@ -164,7 +165,7 @@ FAMILIES: Mapping[str, Family] = {
             build=PublishedXCiT,
             infer=infer_published,
             simplify=simplify_published,
-            untold=("tokens_norm",),
+            not_in_weights=("tokens_norm",),
             adapt=adapt_published,
         ),
     )

@@ -1,7 +1,7 @@
-"""Networks rewritten for inference: less to compute, the same logits, whatever the backend.
+"""Rewriting networks for inference: fewer operations, the same logits, for every backend.
 
-What only training needs, or only the first pass, is worked into the weights: batch norms, layer
-scales, normalisation, positions. Each function here uses up the network that it is given.
+Batch norms, layer scales, normalisation and positions are merged into the weights. The functions
+modify the network in place.
 """
 
 import math
@@ -11,25 +11,24 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from model.families.normalise import Normalise
 from model.families.xcit import LayerScale, LocalPatchInteraction, XCiT
 from model.families.xcit_published import PublishedXCiT
 from model.spec import PreprocessSpec
 
 Affine = tuple[Tensor, Tensor]
-Module = Any  # torch knows no types of a module's parts
+Module = Any  # torch does not type the parts of a module
 
 
-def plain(network: nn.Module, preprocess: PreprocessSpec) -> nn.Sequential:
-    """Pixels ``(b, h, w, 3)`` of bytes to logits ``(b, classes)``, nothing rewritten."""
+def baseline(network: nn.Module, preprocess: PreprocessSpec) -> nn.Sequential:
+    """Pixels ``(b, h, w, 3)`` as bytes to logits ``(b, classes)``, without any rewriting."""
     return nn.Sequential(Normalise(preprocess), network)
 
 
 @torch.no_grad()
 def simplify_vit_pytorch(network: XCiT, preprocess: PreprocessSpec) -> nn.Sequential:
-    """As `plain`, but batch norms and layer scales are gone, and pixels are normalised as patches.
+    """Like `baseline`, without batch norms and layer scales, and with pixels normalised as patches.
 
-    Normalisation stays an operation: a LayerNorm over a whole patch comes right after it.
+    Normalisation stays a separate operation, because a LayerNorm over the whole patch follows it.
     """
     for layer in (*network.xcit_transformer.layers, *network.cls_transformer.layers):
         for i, branch in enumerate(layer):
@@ -45,7 +44,7 @@ def simplify_vit_pytorch(network: XCiT, preprocess: PreprocessSpec) -> nn.Sequen
 
 @torch.no_grad()
 def simplify_published(network: PublishedXCiT, preprocess: PreprocessSpec) -> nn.Sequential:
-    """As `plain` at the size of ``preprocess``, but norms, scales and positions are worked in."""
+    """Like `baseline`, with norms, scales and positions merged into the weights."""
     parts: Module = network
     size = preprocess.image_size
     grid = size // network.patch_embed.patch_size
@@ -72,7 +71,7 @@ def simplify_published(network: PublishedXCiT, preprocess: PreprocessSpec) -> nn
 
 
 def without_scale(branch: LayerScale) -> nn.Module:
-    """The branch behind a `LayerScale`, whose last layer does the scaling."""
+    """The branch of a `LayerScale`, with the scale merged into its last layer."""
     fn: Module = branch.fn
     if isinstance(fn, LocalPatchInteraction):
         convolution, norm = fn.net[2], fn.net[3]
@@ -84,21 +83,21 @@ def without_scale(branch: LayerScale) -> nn.Module:
 
 
 def batch_norm(norm: Module) -> Affine:
-    """What a batch norm does in evaluation: scale and shift of each channel."""
+    """The scale and shift of each channel that a batch norm applies in evaluation."""
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return scale, norm.bias - norm.running_mean * scale
 
 
 def normalisation(preprocess: PreprocessSpec) -> Affine:
-    """What `Normalise` does: scale and shift of each channel of bytes."""
+    """The scale and shift of each channel that `Normalise` applies to bytes."""
     mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
     return 1 / (255 * std), -mean / std
 
 
 def shrink_channels(qkv: Module, tokens: int) -> None:
-    """Let the products of queries and keys, summed over ``tokens``, stay in the range of 16 bits.
+    """Keep the products of queries and keys, summed over ``tokens``, within the range of 16 bits.
 
-    Both become smaller by a power of two, which leaves their cosines the very same.
+    Both are scaled by a power of two, which does not change their cosines.
     """
     scale = torch.ones(len(qkv.weight))
     scale[: len(scale) * 2 // 3] = 2.0 ** -math.ceil(math.log2(tokens) / 2)
@@ -106,7 +105,7 @@ def shrink_channels(qkv: Module, tokens: int) -> None:
 
 
 def scale_outputs(layer: Module, scale: Tensor, shift: Tensor | None = None) -> None:
-    """Let a linear layer or a convolution give ``scale`` times what it gave, plus ``shift``."""
+    """Make a linear layer or a convolution output ``scale`` times its output, plus ``shift``."""
     layer.weight = frozen(layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1)))
     if layer.bias is not None:
         shift = layer.bias * scale + (0 if shift is None else shift)
@@ -114,10 +113,10 @@ def scale_outputs(layer: Module, scale: Tensor, shift: Tensor | None = None) -> 
 
 
 def absorb_inputs(convolution: Module, affine: Affine, size: int) -> "MappedConv2d":
-    """A convolution of ``x`` for one of ``scale * x + shift``, over ``(b, c, size, size)``.
+    """A convolution of ``x`` that equals one of ``scale * x + shift``, over ``(b, c, size, size)``.
 
-    Zeros that pad the latter are not the image of zeros that pad ``x``: near the borders the shift
-    counts for less, so it becomes a bias for each position.
+    Padding zeros are not shifted, so near the borders the shift contributes less: it becomes a bias
+    for each position.
     """
     scale, shift = (rearrange(each, "c -> 1 c 1 1") for each in affine)
     bias = convolution(shift.expand(1, -1, size, size))
@@ -129,10 +128,25 @@ def absorb_inputs(convolution: Module, affine: Affine, size: int) -> "MappedConv
     return MappedConv2d(convolution, bias)
 
 
-class NormalisedPatches(nn.Module):
-    """Pixels ``(b, h, w, 3)`` of bytes to normalised patches ``(b, n, d)``, 32-bit float.
+class Normalise(nn.Module):
+    """Pixels ``(b, h, w, 3)`` from 0 to 255 to normalised ``(b, 3, h, w)``, 32-bit floats."""
 
-    First cut, then normalised: rows as long as a patch are quicker to scale than those of a pixel.
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: PreprocessSpec) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(spec.mean), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(spec.std), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return rearrange((pixels - self.mean) / self.std, "b h w c -> b c h w")
+
+
+class NormalisedPatches(nn.Module):
+    """Pixels ``(b, h, w, 3)`` as bytes to normalised patches ``(b, n, d)``, 32-bit floats.
+
+    Normalising after cutting is faster: its rows are as long as a patch instead of a pixel.
     """
 
     scale: Tensor
@@ -171,7 +185,7 @@ class MappedConv2d(nn.Module):
 
 
 class Constant(nn.Module):
-    """Says the same, whatever it is asked."""
+    """Returns the same tensor for any input."""
 
     value: Tensor
 
@@ -184,7 +198,7 @@ class Constant(nn.Module):
 
 
 class ChannelsFirst(nn.Module):
-    """Pixels ``(b, h, w, 3)`` of bytes to ``(b, 3, h, w)``, 32-bit float."""
+    """Pixels ``(b, h, w, 3)`` as bytes to ``(b, 3, h, w)``, 32-bit floats."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         return rearrange(pixels.float(), "b h w c -> b c h w")

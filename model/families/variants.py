@@ -1,4 +1,4 @@
-"""The 42 models that the authors of XCiT published, by the names they and timm gave them."""
+"""The 42 models that the authors of XCiT published, with the authors' and timm's names."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SIZES = {
     "medium_24": (512, 24, 8),
     "large_24": (768, 24, 16),
 }
-# pixels a side, and the name of the training: at 384 all were distilled
+# pixels per side, and the name of the training; at 384 all models were distilled
 TRAININGS = ((224, "fb_in1k"), (224, "fb_dist_in1k"), (384, "fb_dist_in1k"))
 
 _NAME = re.compile(
@@ -27,7 +27,7 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One published model."""
+    """A published model."""
 
     size: str
     patch_size: int
@@ -36,7 +36,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """As timm has it: ``xcit_small_12_p16_224.fb_dist_in1k``."""
+        """timm's name: ``xcit_small_12_p16_224.fb_dist_in1k``."""
         return f"xcit_{self.size}_p{self.patch_size}_{self.image_size}.{self.training}"
 
     @property
@@ -65,9 +65,10 @@ VARIANTS = {
 
 
 def find_variant(name: str) -> Variant | None:
-    """The variant of a name by timm (``….fb_dist_in1k``) or by the authors (``…_dist``).
+    """The variant of a name, by timm (``….fb_dist_in1k``) or by the authors (``…_dist``).
 
-    Without a training it is the first published at this size: plain at 224, distilled at 384.
+    Without a training in the name it is the first that was published at this size: plain at 224,
+    distilled at 384.
     """
     match = _NAME.fullmatch(name)
     if not match:
@@ -81,6 +82,6 @@ def find_variant(name: str) -> Variant | None:
 
 
 def image_size_in(name: str) -> int | None:
-    """The pixels a side that the name of a file or model tells, whatever surrounds it."""
+    """The pixels per side that the name of a file or model contains."""
     match = _NAME.search(name)
     return int(match["pixels"]) if match else None

@@ -19,13 +19,13 @@ class XCiT(nn.Module):
     """Images ``(b, 3, image_size, image_size)`` to logits ``(b, num_classes)``.
 
     Args:
-        image_size, patch_size: pixels a side; an image is cut into whole patches.
-        dim: channels of a token.
-        depth, cls_depth: layers over the patches; layers that update the class token.
-        heads, dim_head: their product need not equal ``dim``.
-        mlp_dim: hidden width of a feed-forward.
-        dropout, emb_dropout: inside the layers; on the embedded patches.
-        layer_dropout: chance of skipping a layer. Like every dropout, in training only.
+        image_size, patch_size: pixels per side; an image is divided into whole patches.
+        dim: channels of a token. depth, cls_depth: layers over the patches; layers that update the
+            class token. heads, dim_head: attention heads and their channels; the product need not
+            equal ``dim``.
+        mlp_dim: hidden width of a feed-forward. dropout, emb_dropout: inside the layers; on the
+            embedded patches.
+        layer_dropout: chance of skipping a layer. Dropouts apply in training only.
     """
 
     def __init__(
@@ -59,36 +59,32 @@ class XCiT(nn.Module):
             nn.Linear(patch_dim, dim),
             nn.LayerNorm(dim),
         )
-        # Not randn, which imports sympy on the meta device, where networks are sized: 0.3 s.
+        # Not randn, which imports sympy on the meta device and takes 0.3 s.
         self.pos_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, grid**2, dim)))
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim)))
         self.dropout = nn.Dropout(emb_dropout)
-        self.xcit_transformer = Transformer(
-            (
-                PatchLayer(
-                    dim,
-                    layer,
-                    CrossCovarianceAttention(dim, heads, dim_head, dropout),
-                    LocalPatchInteraction(dim, local_patch_kernel_size, grid),
-                    FeedForward(dim, mlp_dim, dropout),
-                )
-                for layer in range(1, depth + 1)
-            ),
-            layer_dropout,
+        patch_layers = (
+            PatchLayer(
+                dim,
+                layer,
+                CrossCovarianceAttention(dim, heads, dim_head, dropout),
+                LocalPatchInteraction(dim, local_patch_kernel_size, grid),
+                FeedForward(dim, mlp_dim, dropout),
+            )
+            for layer in range(1, depth + 1)
         )
+        self.xcit_transformer = Transformer(patch_layers, layer_dropout)
         self.final_norm = nn.LayerNorm(dim)
-        self.cls_transformer = Transformer(
-            (
-                ClassLayer(
-                    dim,
-                    layer,
-                    ClassAttention(dim, heads, dim_head, dropout),
-                    FeedForward(dim, mlp_dim, dropout),
-                )
-                for layer in range(1, cls_depth + 1)
-            ),
-            layer_dropout,
+        class_layers = (
+            ClassLayer(
+                dim,
+                layer,
+                ClassAttention(dim, heads, dim_head, dropout),
+                FeedForward(dim, mlp_dim, dropout),
+            )
+            for layer in range(1, cls_depth + 1)
         )
+        self.cls_transformer = Transformer(class_layers, layer_dropout)
         self.mlp_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -100,7 +96,7 @@ class XCiT(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Layers one after the other. In training each is skipped by chance, but never all of them."""
+    """Layers in sequence. In training each is skipped by chance, but never all of them."""
 
     def __init__(self, layers: Iterable[nn.Module], layer_dropout: float) -> None:
         super().__init__()
@@ -121,7 +117,7 @@ class Transformer(nn.Module):
 
 
 class Layer(nn.ModuleList):
-    """Residual branches, each behind its `LayerScale`; ``layer`` counts from 1."""
+    """Residual branches, each in its `LayerScale`; ``layer`` counts from 1."""
 
     def __init__(self, dim: int, layer: int, *branches: nn.Module) -> None:
         super().__init__(LayerScale(dim, branch, layer) for branch in branches)
@@ -137,7 +133,7 @@ class PatchLayer(Layer):
 
 
 class ClassLayer(Layer):
-    """The class token ``(b, 1, d)`` reads the patches ``(b, n, d)``, which stay as they are."""
+    """Updates the class token ``(b, 1, d)`` from the patches ``(b, n, d)``, which do not change."""
 
     def forward(self, cls_token: Tensor, patches: Tensor) -> Tensor:
         attention, feed_forward = self
@@ -146,7 +142,7 @@ class ClassLayer(Layer):
 
 
 class LayerScale(nn.Module):
-    """A branch scaled channel by channel; the deeper its layer (from 1), the smaller at first."""
+    """A branch scaled per channel; deeper layers (from 1) start with smaller scales."""
 
     def __init__(self, dim: int, fn: nn.Module, layer: int) -> None:
         super().__init__()
@@ -159,7 +155,7 @@ class LayerScale(nn.Module):
 
 
 class CrossCovarianceAttention(nn.Module):
-    """Attention between the channels of ``(b, n, d)``, over all its tokens at once."""
+    """Attention between the channels of ``(b, n, d)``, over all tokens."""
 
     def __init__(self, dim: int, heads: int, dim_head: int, dropout: float) -> None:
         super().__init__()
@@ -185,22 +181,23 @@ class CrossCovarianceAttention(nn.Module):
 
 
 def cosine_similarity(q: Tensor, k: Tensor) -> Tensor:
-    """Of every channel of ``q`` with every one of ``k``, ``(..., n, c)`` to ``(..., c, c)``.
+    """Cosines of every channel of ``q`` with every channel of ``k``: ``(..., n, c)`` to ``(..., c,
+    c)``.
 
-    Tokens stay rows, as the linear layers leave them, and the small product is divided instead of
+    Tokens stay rows, as the linear layers return them, and the small product is divided instead of
     the long factors.
     """
     return (q.transpose(-2, -1) @ k) * (inverse_norms(q).transpose(-2, -1) * inverse_norms(k))
 
 
 def inverse_norms(channels: Tensor) -> Tensor:
-    """One over the length of each channel, ``(..., n, c)`` to ``(..., 1, c)``, in 32 bits."""
+    """The reciprocal norm of each channel, ``(..., n, c)`` to ``(..., 1, c)``, in 32 bits."""
     squares = channels.square().sum(dim=-2, keepdim=True, dtype=torch.float32)
     return squares.clamp(min=1e-24).rsqrt()
 
 
 class LocalPatchInteraction(nn.Module):
-    """Two depth-wise convolutions over the square grid of ``(b, n, d)``: how neighbours talk."""
+    """Two depth-wise convolutions over the square grid of ``(b, n, d)``, which mix neighbours."""
 
     def __init__(self, dim: int, kernel_size: int, grid: int) -> None:
         super().__init__()
@@ -222,7 +219,7 @@ class LocalPatchInteraction(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The same two-layer perceptron on every token ``(..., d)``."""
+    """The same two-layer perceptron for every token ``(..., d)``."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
@@ -242,7 +239,7 @@ class FeedForward(nn.Module):
 class ClassAttention(nn.Module):
     """The class token ``(b, 1, d)`` attends to itself and to the patches ``(b, n, d)``.
 
-    Only the class token is normalised here; the patches come normed.
+    Only the class token is normalised here; the patches are already normalised.
     """
 
     def __init__(self, dim: int, heads: int, dim_head: int, dropout: float) -> None:
@@ -262,7 +259,7 @@ class ClassAttention(nn.Module):
         return self.to_out(rearrange(out, "b heads i c -> b i (heads c)"))
 
     def weights(self, cls_token: Tensor, patches: Tensor) -> Tensor:
-        """What the class token gives itself and each patch: ``(b, heads, 1, 1 + n)``."""
+        """Attention from the class token to itself and to each patch: ``(b, heads, 1, 1 + n)``."""
         q, k, _ = self._project(cls_token, patches)
         return self._attend(q, k)
 

@@ -1,9 +1,9 @@
 """XCiT as its authors published it (arXiv 2106.09681), in the layout of timm.
 
-It shares cross-covariance attention with `model.families.xcit` and little else: it has a
-convolutional stem, Fourier positions that fit any grid, and a class attention that also changes
-the patches. Official and timm weights give the logits of timm's implementation;
-`model.families.registry` renames official keys to this layout.
+It shares cross-covariance attention with `model.families.xcit`, and differs in its convolutional
+stem, Fourier positions that fit any grid, and a class attention that also changes the patches.
+Official and timm weights give the logits of timm's implementation; `model.families.registry`
+renames official keys to this layout.
 
 In comments: b batch, (h w) the grid of patches, n = h * w tokens, d channels.
 """
@@ -22,15 +22,16 @@ NORM_EPS = 1e-6
 
 
 class PublishedXCiT(nn.Module):
-    """Images ``(b, 3, height, width)``, multiples of the patch, to logits ``(b, num_classes)``.
+    """Images ``(b, 3, height, width)``, multiples of the patch size, to logits ``(b,
+    num_classes)``.
 
     Args:
-        patch_size: 8 or 16, pixels a side.
-        dim: channels of a token; a multiple of ``heads``.
-        depth, cls_depth: blocks over the patches; blocks that update the class token.
+        patch_size: 8 or 16 pixels per side.
+        dim: channels of a token; a multiple of ``heads``. depth, cls_depth: blocks over the
+            patches; blocks that update the class token.
         mlp_dim: hidden width of a feed-forward.
-        tokens_norm: whether class attention normalises the patches on their way, too. False in the
-            published nano models, true in all others; the weights do not tell.
+        tokens_norm: whether class attention also normalises the patches. False in the published
+            nano models, true in all others; the weights do not determine it.
     """
 
     def __init__(
@@ -70,13 +71,13 @@ class PublishedXCiT(nn.Module):
         for block in self.cls_attn_blocks[:-1]:
             cls_token, patches = block(cls_token, patches)
         last: ClassBlock = self.cls_attn_blocks[-1]  # type: ignore[assignment]
-        # of its patches nobody reads any more
+        # the last block need not update its patches
         cls_token = last.read(cls_token, last.norm1(patches))
         return self.head(self.norm(cls_token[:, 0]))
 
 
 class PatchEmbedding(nn.Module):
-    """Images to ``(b, d, h, w)``: convolutions of stride 2, one for each halving of the patch."""
+    """Images to ``(b, d, h, w)``: one convolution of stride 2 per halving of the patch size."""
 
     def __init__(self, patch_size: int, dim: int) -> None:
         super().__init__()
@@ -102,7 +103,7 @@ class PatchEmbedding(nn.Module):
 
 
 class FourierPositions(nn.Module):
-    """Where a patch is, ``(1, d, h, w)``, from waves over each axis that span the whole grid."""
+    """Position encodings ``(1, d, h, w)``, from waves over each axis that span the whole grid."""
 
     WAVES = 32
     LONGEST = 10_000
@@ -118,7 +119,7 @@ class FourierPositions(nn.Module):
         return self.token_projection(rearrange(waves, "c h w -> 1 c h w"))
 
     def _waves(self, length: int) -> Tensor:
-        """Sines and cosines, in turn, of each position: ``(length, WAVES)``."""
+        """Sines and cosines of each position, alternating: ``(length, WAVES)``."""
         device = self.token_projection.weight.device
         angles = torch.arange(1, length + 1, device=device) / (length + 1e-6) * 2 * math.pi
         exponents = torch.arange(0, self.WAVES, 2, device=device) / self.WAVES
@@ -148,12 +149,12 @@ class PatchBlock(nn.Module):
 
 
 def scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:
-    """LayerScale; ``None`` where the scale is already in the branch."""
+    """LayerScale; ``None`` if the scale is already merged into the branch."""
     return branch if gamma is None else gamma * branch
 
 
 class CrossCovarianceAttention(nn.Module):
-    """Attention between the channels of ``(b, n, d)``, over all its tokens at once."""
+    """Attention between the channels of ``(b, n, d)``, over all tokens."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -173,7 +174,7 @@ class CrossCovarianceAttention(nn.Module):
 
 
 class LocalPatchInteraction(nn.Module):
-    """Two depth-wise convolutions over the grid of ``(b, n, d)``: how neighbours talk."""
+    """Two depth-wise convolutions over the grid of ``(b, n, d)``, which mix neighbours."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -188,7 +189,7 @@ class LocalPatchInteraction(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The same two-layer perceptron on every token ``(..., d)``."""
+    """The same two-layer perceptron for every token ``(..., d)``."""
 
     def __init__(self, dim: int, mlp_dim: int) -> None:
         super().__init__()
@@ -200,10 +201,10 @@ class FeedForward(nn.Module):
 
 
 class ClassBlock(nn.Module):
-    """The class token ``(b, 1, d)`` reads the patches ``(b, n, d)``, which change as well.
+    """Updates the class token ``(b, 1, d)`` from the patches ``(b, n, d)``, which change as well.
 
-    The published weights were trained with patches that add their own norm to themselves, pass the
-    second norm where ``tokens_norm`` says so, and are doubled; so it stays.
+    The patches add their own norm to themselves, pass the second norm if ``tokens_norm`` is set,
+    and are doubled: the published weights were trained that way.
     """
 
     def __init__(self, dim: int, heads: int, mlp_dim: int, *, tokens_norm: bool) -> None:
@@ -224,7 +225,7 @@ class ClassBlock(nn.Module):
         return self.read(cls_token, normed_patches), 2 * patches
 
     def read(self, cls_token: Tensor, normed_patches: Tensor) -> Tensor:
-        """The class token alone."""
+        """Update the class token only."""
         read = self.attn(self.norm1(cls_token), normed_patches)
         cls_token = self.norm2(cls_token + self.gamma1 * read)
         return cls_token + self.gamma2 * self.mlp(cls_token)
@@ -247,7 +248,7 @@ class ClassAttention(nn.Module):
         return self.proj(rearrange(out, "b heads 1 c -> b 1 (heads c)"))
 
     def weights(self, cls_token: Tensor, patches: Tensor) -> Tensor:
-        """What the class token gives itself and each patch: ``(b, heads, 1, 1 + n)``."""
+        """Attention from the class token to itself and to each patch: ``(b, heads, 1, 1 + n)``."""
         q, k, _ = self._project(cls_token, patches)
         return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
 

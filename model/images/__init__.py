@@ -1,1 +1,1 @@
-"""Images: limits on their structure, decoding and preprocessing. Needs no PyTorch."""
+"""Images: structural limits, decoding and preprocessing. Does not need PyTorch."""

@@ -1,4 +1,4 @@
-"""The cost of preparing a photo, measured on one that is made up."""
+"""Measuring the cost of preprocessing, on a generated image."""
 
 import io
 import time
@@ -11,22 +11,22 @@ from PIL import Image
 from model.images.preprocess import preprocess
 from model.spec import PreprocessSpec
 
-WIDTH, HEIGHT = 500, 375  # as most of ImageNet
-GRAIN = 14  # of 255; with it, a file of about 100 KB
+WIDTH, HEIGHT = 500, 375  # typical of ImageNet
+GRAIN = 14  # of 255; makes the file about 100 KB
 TRIALS = 5
 
 
 def preprocess_seconds(spec: PreprocessSpec) -> float:
-    """Seconds of CPU time that a photo of usual size takes, the best of a few.
+    """CPU seconds to preprocess an image of typical size, the best of several trials.
 
-    The clock is the thread's own: time that other processes take is not in it.
+    The clock is that of the thread, so it excludes other processes.
     """
-    work = partial(preprocess, make_photo(), spec)
+    work = partial(preprocess, calibration_image(), spec)
     return min(timeit.repeat(work, timer=time.thread_time, number=1, repeat=TRIALS))
 
 
-def make_photo() -> bytes:
-    """A JPEG with soft colours and the grain of a sensor, always the same."""
+def calibration_image() -> bytes:
+    """A JPEG with soft colours and sensor grain; always the same bytes."""
     chance = np.random.default_rng(0)
     colours = Image.fromarray(chance.integers(0, 256, (HEIGHT // 16, WIDTH // 16, 3), np.uint8))
     soft = np.asarray(colours.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))

@@ -1,7 +1,8 @@
-"""Colour profiles: pixels of another space become sRGB, as browsers show them.
+"""Colour profiles: converting pixels to sRGB, as browsers do.
 
-The conversion runs on the resized pixels. It maps each pixel on its own, so that the order of the
-two matters little (under a level of 255 in a photo), and costs a thousandth for a large photo.
+The conversion runs on the resized pixels. It maps each pixel independently, so the order of the two
+hardly matters (under one level of 255 in a photo), and it is a thousand times cheaper for a large
+photo.
 """
 
 import hashlib
@@ -13,12 +14,12 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageCms
 
-MAX_PROFILE_BYTES = 4 * 2**20  # the largest in use, for printing, have 3
+MAX_PROFILE_BYTES = 4 * 2**20  # the largest in use, for printing, have 3 MiB
 _MAX_TRANSFORMS = 32
-_SAME = 2  # levels of 255 by which a profile may differ from sRGB and still count as it
-_MAX_TAGS = 100  # that Little CMS reads
-_STEPS = 9  # levels of each colour at which that is tried
-_NO_CACHE = ImageCms.Flags.NOCACHE  # a transform is shared by threads
+_SAME = 2  # levels of 255; profiles that differ less from sRGB are skipped
+_MAX_TAGS = 100  # Little CMS reads no more
+_STEPS = 9  # levels of each colour that are compared with sRGB
+_NO_CACHE = ImageCms.Flags.NOCACHE  # transforms are shared by threads
 _SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 _CLASSES = (b"scnr", b"mntr", b"prtr", b"spac")
 
@@ -26,10 +27,10 @@ Transform = ImageCms.ImageCmsTransform
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The image as its profile means it, in sRGB.
+    """Convert an image to sRGB according to its profile.
 
-    A profile that is broken, over `MAX_PROFILE_BYTES`, or of a colour space that the image does
-    not have is ignored.
+    A profile is ignored if it is broken, over `MAX_PROFILE_BYTES`, or for a colour space that the
+    image does not have.
     """
     if not profile or len(profile) > MAX_PROFILE_BYTES:
         return image
@@ -49,7 +50,7 @@ def _apply(transform: Transform, image: Image.Image, mode: str) -> Image.Image:
 
 
 class _Transforms:
-    """The transforms of the profiles last used, by digest; None for those that change nothing."""
+    """A cache of recent profiles' transforms, by digest; None for those that change nothing."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -79,7 +80,7 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 
 
 def _build(profile: bytes, mode: str) -> Transform | None:
-    """From the profile to sRGB; None if it is broken or sRGB itself."""
+    """The transform from the profile to sRGB; None if the profile is broken or is sRGB."""
     if profile[12:16] not in _CLASSES:
         return None
     try:
@@ -94,10 +95,10 @@ def _build(profile: bytes, mode: str) -> Transform | None:
 
 
 def _without_float_tables(profile: bytes) -> bytes:
-    """The profile with its D2Bx tags renamed.
+    """The profile with its D2Bx tags disabled by renaming them.
 
-    They hold any number of steps, and 4 MiB of them take minutes. Browsers ignore them and use the
-    tables in 8 or 16 bits.
+    These tables may have any number of steps, and 4 MiB of them take minutes. Browsers ignore them
+    and use the tables in 8 or 16 bits.
     """
     count = min(int.from_bytes(profile[128:132], "big"), _MAX_TAGS)
     table = bytearray(profile[132 : 132 + 12 * count])
@@ -108,7 +109,7 @@ def _without_float_tables(profile: bytes) -> bytes:
 
 
 def _samples(mode: str) -> Image.Image:
-    """Colours from all over the space, in one row."""
+    """Colours from the whole space, in one row."""
     levels = np.linspace(0, 255, _STEPS).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(*[levels] * len(mode)), -1).reshape(1, -1, len(mode))
     return Image.fromarray(grid[..., 0] if mode == "L" else np.ascontiguousarray(grid), mode)

@@ -1,4 +1,4 @@
-"""A picture file to an image that may be resampled, at a reduced scale where the format can."""
+"""Decoding an image file into pixels that can be resampled, at reduced scale where possible."""
 
 import ctypes
 import io
@@ -25,7 +25,7 @@ from model.images.structure import Canvas, Encoded, Greys
 from model.images.structure.splice import splice
 from model.images.webp import can_decode_webp, decode_webp
 
-# What Pillow's decoders raise when the bytes do not keep what their header promises.
+# Errors that Pillow's decoders raise for corrupt data.
 DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -42,25 +42,25 @@ DECODER_ERRORS = (
 _BLENDABLE = ("L", "RGB", "RGBX", "CMYK", "YCbCr", "LAB")
 _WITH_ALPHA = ("RGBA", "LA")
 _LARGE = 2**20  # pixels
-# A JPEG is decoded at no less than this many times the size it is then resized to: 500 x 375
-# pixels at an eighth for 32, which differs from the full decode by under two levels of 255.
+# A JPEG is decoded to at least this many times its target size: 500 x 375 pixels at an eighth for
+# 32, which differs from the full decode by under two levels of 255.
 _DRAFT_MARGIN = 1.25
-# Endings for a JPEG without its own: only the marker, or first bits that would become pixels if
-# some were missing.
+# Endings to try for a truncated JPEG: only the end marker, or preceded by bits that would change
+# pixels if any were missing.
 _ENDINGS = (b"\xff\xd9", 4096 * b"\xaa" + b"\xff\xd9", 4096 * b"\x35" + b"\xff\xd9")
 
-# libtiff reports each bad row on stderr, which could fill the log: 60 MB from a file of 2 KB.
+# libtiff reports each bad row on stderr, which could fill the log: 60 MB from a 2 KB file.
 with suppress(AttributeError, OSError):
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Pixels, in a mode whose values may be averaged.
+    """Pixels in a mode whose values can be averaged.
 
     Attributes:
-        size: width and height of the picture in these pixels. At a reduced scale the last ones
-            may stick out of it: at an eighth, 375 rows are 46.875 of 47.
+        size: width and height of the image in these pixels. At a reduced scale the last pixels may
+            extend beyond it: at an eighth, 375 rows are 46.875 of 47.
     """
 
     image: Image.Image
@@ -68,10 +68,10 @@ class Decoded:
 
 
 def decode(encoded: Encoded, image_format: str, needed: int) -> Decoded:
-    """Decode a file; one without its end passes if no pixel depends on what is missing.
+    """Decode a file. A truncated file is accepted if no pixel depends on the missing bytes.
 
     Args:
-        needed: the side of the square that the picture will be resized to.
+        needed: side of the square that the image will be resized to.
 
     Raises:
         InvalidImage: pixels are missing.
@@ -117,22 +117,22 @@ def _open(encoded: Encoded, image_format: str) -> ImageFile.ImageFile:
 
 
 def _load(image: ImageFile.ImageFile, needed: int) -> tuple[float, float]:
-    """Decode in place, a JPEG much larger than needed at a reduced scale; see `Decoded.size`."""
+    """Decode in place, and a large JPEG at a reduced scale; returns `Decoded.size`."""
     least = math.ceil(_DRAFT_MARGIN * needed)
     draft = image.draft(None, (least, least))
     try:
         _allocate(image)
         image.load()
-    except MemoryError as error:  # among others for rows of 2**31 bits and more
-        raise ImageTooLarge("the image has longer rows than its decoder takes") from error
+    except MemoryError as error:  # for example for rows of 2**31 bits or more
+        raise ImageTooLarge("the image has longer rows than its decoder supports") from error
     return draft[1][2:] if draft else image.size
 
 
 def _allocate(image: ImageFile.ImageFile) -> None:
-    """Allocate the pixels of a large image before Pillow does, which holds the interpreter lock.
+    """Allocate the pixels of a large image before Pillow does so holding the interpreter lock.
 
-    Pillow keeps what it finds. A GIF is loaded in another mode than it is opened in, and modes of
-    16 bits are filled pixel by pixel with the lock held.
+    Pillow uses the allocated pixels. A GIF is loaded in another mode than it is opened in, and
+    16-bit modes would be filled pixel by pixel with the lock held.
     """
     width, height = image.size
     large = width * height > _LARGE
@@ -143,7 +143,7 @@ def _allocate(image: ImageFile.ImageFile) -> None:
 def _to_blendable(image: Image.Image, greys: Greys) -> Image.Image:
     if is_wide_grey(image):
         return to_8_bits(image, greys)
-    if image.mode == "La":  # grey with the alpha multiplied in
+    if image.mode == "La":  # grey with premultiplied alpha
         return image.convert("LA")
     if image.has_transparency_data:
         return image if image.mode in _WITH_ALPHA else image.convert("RGBA")
@@ -151,7 +151,7 @@ def _to_blendable(image: Image.Image, greys: Greys) -> Image.Image:
 
 
 def _on_canvas(image: Image.Image, canvas: Canvas) -> Image.Image:
-    """A first frame where it belongs; around it the canvas is transparent."""
+    """Place a first frame on its canvas, which is transparent around it."""
     whole = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
     whole.paste(image.convert("RGBA"), canvas.offset)
     return whole

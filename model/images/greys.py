@@ -1,4 +1,4 @@
-"""Grey pictures of 16 and 32 bits a sample, integers or floats, scaled to 8 bits."""
+"""Converting grey images of 16 and 32 bits per sample, integers or floats, to 8 bits."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,19 +9,19 @@ from PIL import Image
 
 from model.images.structure import Greys
 
-# Samples that are converted at once: few, so that NumPy's arrays stay in the cache. Large ones are
-# mapped and unmapped each time, and other threads wait for that.
+# Samples that are converted at once: small blocks stay in the cache, and large arrays are mapped
+# and unmapped each time, which makes other threads wait.
 _BLOCK = 2**16
 _USUAL_WHITES = {"F": (1.0, 255.0, 65535.0)}
 
 
 def is_wide_grey(image: Image.Image) -> bool:
-    """Whether the samples are of over 8 bits."""
+    """Whether samples have more than 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def to_8_bits(image: Image.Image, greys: Greys) -> Image.Image:
-    """Wide samples scaled to 8 bits, with alpha where one of their values is transparent."""
+    """Scale wide samples to 8 bits, with alpha if one of their values is transparent."""
     levels = Image.new("L", image.size)
     alpha = None if greys.transparent is None else Image.new("L", image.size)
     white = _white(image, greys)
@@ -40,7 +40,7 @@ def _to_image(levels: NDArray[Any]) -> Image.Image:
 
 
 def _white(image: Image.Image, greys: Greys) -> float:
-    """The sample value of white; if the file does not say, the lowest usual one that holds all."""
+    """The sample value of white; if the file does not say, the lowest usual one that fits."""
     if greys.white:
         return greys.white
     usual = _USUAL_WHITES.get(image.mode, (255.0, 65535.0))
@@ -49,7 +49,7 @@ def _white(image: Image.Image, greys: Greys) -> float:
 
 
 def _blocks(image: Image.Image, greys: Greys) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Samples in blocks of rows, each with its top: all at once would take 20 bytes per pixel."""
+    """Blocks of samples, each with its top row; all at once would take 20 bytes per pixel."""
     width, height = image.size
     rows = max(1, _BLOCK // width)
     for top in range(0, height, rows):

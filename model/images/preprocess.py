@@ -1,6 +1,6 @@
-"""Encoded bytes to the model's input: check, decode, crop, resize, orient. No float on the CPU.
+"""From encoded bytes to the model's input: check, decode, crop, resize, orient.
 
-Normalisation is not done here: it is the model's first operation, on the device.
+Normalisation is the model's first operation, on the device, so that the CPU handles only bytes.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from model.images.structure import public_name, read_structure
 from model.spec import PreprocessSpec
 
 Pixels = NDArray[np.uint8]
-FloatPixels = NDArray[np.float32]  # in the same range, 0 to 255, from callers that normalise
+FloatPixels = NDArray[np.float32]  # from 0 to 255 too, from clients that send tensors
 AnyPixels = Pixels | FloatPixels
 
 DEFAULT_MAX_PIXELS = 50_000_000
@@ -47,24 +47,25 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MAX_NORMALISED = 100.0  # far from any pixel, and not yet where a network leaves 16 bits
+_MAX_NORMALISED = (
+    100.0  # far beyond any pixel, but still in the range of 16 bits within the network
+)
 
 
 def preprocess(
     data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Pixels:
-    """One encoded image to RGB pixels of shape ``(image_size, image_size, 3)``.
+    """Convert an encoded image to RGB pixels ``(image_size, image_size, 3)``.
 
-    The format is judged from the bytes. The image becomes what a browser would show: EXIF
-    orientation and colour profile applied, alpha over white, 16 bits scaled to 8, the first frame
-    of an animation.
+    The format is detected from the bytes. The result is what a browser would show: EXIF orientation
+    and colour profile applied, alpha over white, 16 bits scaled to 8, the first frame of an
+    animation.
 
     Raises:
-        UnsupportedImage: not a JPEG, PNG, WebP, GIF, BMP or TIFF image, or a kind of one that is
-            not read; the message names the kind.
-        ImageTooLarge: over ``max_pixels``, or too much work for a decoder; decided before any
-            decoding.
-        InvalidImage: one of those formats, but truncated or corrupt.
+        UnsupportedImage: not a JPEG, PNG, WebP, GIF, BMP or TIFF image, or an unsupported kind of
+            one, which the message names.
+        ImageTooLarge: over ``max_pixels``, or too much work for a decoder; checked before decoding.
+        InvalidImage: truncated or corrupt.
     """
     (pixels,) = preprocess_sizes(data, spec, (spec.image_size,), max_pixels=max_pixels)
     return pixels
@@ -77,7 +78,7 @@ def preprocess_sizes(
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> list[Pixels]:
-    """As `preprocess`, at several sizes from one decode: pixels ``(size, size, 3)`` for each."""
+    """Like `preprocess`, at several sizes from one decode: pixels ``(size, size, 3)`` for each."""
     image_format = sniff_format(data)
     encoded = read_structure(data, image_format, max_pixels)
     try:
@@ -91,16 +92,17 @@ def preprocess_sizes(
 
 
 def unnormalise(tensor: memoryview | bytes, spec: PreprocessSpec) -> FloatPixels:
-    """A normalised image, ``(3, h, w)`` 32-bit floats, back to pixels ``(h, w, 3)`` from 0 to 255.
+    """Convert a normalised image, ``(3, h, w)`` 32-bit floats, to pixels ``(h, w, 3)`` from 0 to
+    255.
 
     Raises:
-        InvalidTensor: it has another size, or its numbers cannot be normalised pixels.
+        InvalidTensor: the size is wrong, or the numbers cannot be normalised pixels.
     """
     size = spec.image_size
     values = np.frombuffer(tensor, "<f4")
     if values.size != 3 * size * size:
         raise InvalidTensor(f"{values.size} numbers; expected 3 x {size} x {size}")
-    extreme = values[np.abs(values).argmax()]  # NaN counts as the greatest
+    extreme = values[np.abs(values).argmax()]  # argmax finds NaN first
     if not abs(extreme) <= _MAX_NORMALISED:
         raise InvalidTensor(
             f"the tensor holds {extreme:g}; normalised pixels are within {_MAX_NORMALISED:g} of 0"
@@ -113,7 +115,7 @@ def unnormalise(tensor: memoryview | bytes, spec: PreprocessSpec) -> FloatPixels
 
 
 def sniff_format(data: bytes) -> str:
-    """Pillow's name of the format, from the first bytes; `UnsupportedImage` if none fits."""
+    """Pillow's name of the format, from the first bytes; raises `UnsupportedImage` if unknown."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     for signature, image_format in _SIGNATURES.items():
@@ -123,7 +125,7 @@ def sniff_format(data: bytes) -> str:
 
 
 def _resize(decoded: Decoded, spec: PreprocessSpec, image_size: int) -> Image.Image:
-    """Resize and centre crop in one step: only the pixels that will be seen are computed."""
+    """Resize and centre crop in one step, which computes only the pixels that are kept."""
     width, height = decoded.size
     side = min(width, height) * spec.crop_pct
     left, top = (width - side) / 2, (height - side) / 2
@@ -135,7 +137,7 @@ def _resize(decoded: Decoded, spec: PreprocessSpec, image_size: int) -> Image.Im
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """The image over white."""
+    """Composite the image over white."""
     if image.mode not in ("RGBA", "LA"):
         return image if image.mode == "RGB" else image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")

@@ -1,7 +1,7 @@
-"""WebP pixels, decoded by the libwebp that Pillow brings along.
+"""Decoding WebP with the libwebp that is bundled with Pillow.
 
-Pillow itself decodes WebP as animations. It holds the interpreter lock while it copies the canvas,
-half a second for 50 megapixels, and during that time no other thread answers a probe.
+Pillow decodes every WebP as an animation and holds the interpreter lock while it copies the canvas:
+for 50 megapixels that blocks all threads for half a second.
 """
 
 import ctypes
@@ -9,11 +9,11 @@ import ctypes
 import numpy as np
 from PIL import Image, _webp
 
-_ALPHA_OF_LOSSLESS = 0x10  # in the byte after the sides
+_ALPHA_OF_LOSSLESS = 0x10  # a flag in the byte after width and height
 
 
 def _find_library() -> ctypes.CDLL | None:
-    """The library, or None where Pillow was built without exporting its functions."""
+    """The library, or None if Pillow was built without exporting its functions."""
     try:
         library = ctypes.CDLL(_webp.__file__)
         decode, get_info = library.WebPDecodeRGBAInto, library.WebPGetInfo
@@ -35,7 +35,7 @@ def can_decode_webp() -> bool:
 
 
 def decode_webp(data: bytes) -> Image.Image:
-    """The picture of a WebP file without animation, in mode RGBA, or RGBX where it has no alpha.
+    """Decode a WebP file without animation to mode RGBA, or RGBX if it has no alpha.
 
     Raises:
         OSError: the file is truncated or corrupt.
@@ -54,6 +54,6 @@ def decode_webp(data: bytes) -> Image.Image:
 
 
 def _has_alpha(data: bytes) -> bool:
-    """Whether the file, as `model.images.structure.webp` writes it, has an alpha channel."""
+    """Whether a file written by `model.images.structure.webp` has an alpha channel."""
     kind = data[12:16]
     return kind == b"VP8X" or (kind == b"VP8L" and bool(data[24] & _ALPHA_OF_LOSSLESS))

@@ -1,1 +1,1 @@
-"""Classifiers: images in, classes out."""
+"""The classifier: encoded images in, labelled predictions out."""

@@ -16,7 +16,7 @@ from model.backends.timing import Clock
 from model.checkpoint import NO_OVERRIDES, read_checkpoint
 from model.errors import ModelError, OutOfMemory
 from model.families.registry import FAMILIES
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.images.calibration import preprocess_seconds
 from model.images.preprocess import (
     DEFAULT_MAX_PIXELS,
@@ -26,10 +26,15 @@ from model.images.preprocess import (
     preprocess,
     unnormalise,
 )
-from model.inference.bucketing import Passes, cheapest_passes
 from model.inference.prediction import Classification, label
 from model.inference.saliency import Explainer
-from model.inference.tuning import smallest_near_best, throughput_by_size, time_sizes
+from model.inference.tuning import (
+    Passes,
+    cheapest_passes,
+    smallest_near_best,
+    throughput_by_size,
+    time_sizes,
+)
 from model.metadata.description import Overrides
 from model.spec import ModelSpec
 
@@ -38,22 +43,22 @@ DEFAULT_BACKEND = BackendOptions()
 logger = logging.getLogger(__name__)
 
 MAX_BATCH_SECONDS = 0.25
-SLOW_PASSES = 3  # in a row: one may be slow because the machine is busy for a moment
+SLOW_PASSES = 3  # in a row, since a momentarily busy machine may slow down one
 WARM_UP_PASSES = 2
-REQUEST_SECONDS = 1.1e-3  # of a busy core, to receive a photo and to answer, beside decoding
+REQUEST_SECONDS = 1.1e-3  # CPU time per request apart from decoding and inference
 
 
 class Classifier:
     """A checkpoint on a backend.
 
-    `preprocess` and `unnormalise` may be called from any thread; `predict` from threads that
-    called `open`.
+    `preprocess` and `unnormalise` may be called from any thread, `predict` only from threads that
+    have called `open`.
 
     Attributes:
-        reason: why it runs on this backend.
+        reason: why this backend was chosen.
         weight_bytes: size of the weights.
-        max_batch_size: the largest batch, in images; see `settle`.
-        explainer: shows where the network looks.
+        max_batch_size: the largest batch, in images; see `choose_batch_size`.
+        explainer: draws attention maps.
     """
 
     def __init__(
@@ -83,27 +88,28 @@ class Classifier:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """The batch sizes to warm: powers of two, and the largest itself."""
+        """Batch sizes to warm up: powers of two, and the maximum itself."""
         powers = (1 << i for i in range(self.max_batch_size.bit_length()))
         return tuple(sorted({*powers, self.max_batch_size}))
 
     def preprocess(self, data: bytes) -> Pixels:
-        """One encoded image to the model's input ``(h, w, 3)``; raises `ImageError`."""
+        """Decode one image into the model's input ``(h, w, 3)``; raises `ImageError`."""
         return preprocess(data, self.spec.preprocess, max_pixels=self._max_pixels)
 
     def unnormalise(self, tensor: memoryview | bytes) -> FloatPixels:
-        """A normalised image, ``(3, h, w)`` 32-bit floats, to the model's input ``(h, w, 3)``.
+        """Convert a normalised image, ``(3, h, w)`` 32-bit floats, to the model's input ``(h, w,
+        3)``.
 
         Raises:
-            InvalidTensor: of another size, or of numbers that are no normalised pixels.
+            InvalidTensor: the size is wrong, or the numbers are not normalised pixels.
         """
         return unnormalise(tensor, self.spec.preprocess)
 
     def open(self) -> None:
-        """Prepare the calling thread, and check what comes out; see `self_test`.
+        """Prepare the calling thread and run every bucket once, before anything is measured.
 
-        Every bucket is run, before anything is measured. Where the size is not the caller's choice,
-        those that do not fit or would take over `MAX_BATCH_SECONDS` are given up.
+        Buckets that do not fit in memory or would take over `MAX_BATCH_SECONDS` are dropped, unless
+        the caller chose ``max_batch_size``.
 
         Raises:
             ModelError: the device, the backend and the weights do not work together.
@@ -115,21 +121,23 @@ class Classifier:
             raise ModelError(f"an image cannot be classified: {describe(error)}") from error
         for bucket in self.buckets:
             try:
-                self._time_batch(bucket)  # the first pass, which may be a long one
+                self._time_batch(bucket)  # the first pass may be slow
             except (OutOfMemory, MemoryError, RuntimeError) as error:
-                self._give_up(bucket, error)
+                self._limit_batch_size(bucket, error)
                 break
             if not self._chosen and bucket < self.max_batch_size and self._is_slow(bucket):
                 self.max_batch_size = bucket
                 break
 
-    def _give_up(self, bucket: int, error: Exception) -> None:
-        """Run batches of at most the bucket before one that failed; raises if there is none."""
+    def _limit_batch_size(self, bucket: int, error: Exception) -> None:
+        """Limit batches to the bucket below ``bucket``, which failed; raises if there is none."""
         smaller = [size for size in self.buckets if size < bucket]
         if self._chosen or not smaller:
-            raise ModelError(f"a batch of {bucket} cannot be run: {describe(error)}") from error
+            raise ModelError(
+                f"a batch of {bucket} images cannot be run: {describe(error)}"
+            ) from error
         self.max_batch_size = smaller[-1]
-        logger.warning("batches of %d are not run: %s", bucket, describe(error))
+        logger.warning("batches of %d images are disabled: %s", bucket, describe(error))
 
     def _is_slow(self, bucket: int) -> bool:
         """Whether a batch of twice the size would take over `MAX_BATCH_SECONDS`."""
@@ -144,10 +152,10 @@ class Classifier:
         self.predict([self._blank()], 1)
 
     def time_batches(self) -> dict[int, float]:
-        """Run every bucket in the calling thread: seconds by batch size; see `time_sizes`."""
+        """Seconds of each bucket in the calling thread; see `time_sizes`."""
         return time_sizes(self._time_batch, self.buckets, self._clock)
 
-    def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
+    def choose_batch_size(self, timings: Sequence[Mapping[int, float]]) -> None:
         """Choose ``max_batch_size``, unless the caller did, and the passes of each batch size.
 
         Args:
@@ -168,9 +176,9 @@ class Classifier:
         )
 
     def warm_up(self) -> None:
-        """Run every batch size that can come, so that no caller waits for its first pass.
+        """Run every possible batch size, so that no request waits for the first pass of a new size.
 
-        Buckets have been run by `open`; a backend that pads needs no others.
+        `open` has run the buckets; a backend that pads needs no other sizes.
         """
         if not self.backend.pads:
             for size in range(1, self.max_batch_size + 1):
@@ -189,11 +197,11 @@ class Classifier:
         return np.zeros((size, size, 3), np.uint8)
 
     def padded_size(self, count: int) -> int:
-        """Rows that a batch of ``count`` items is computed with."""
+        """Number of rows, padding included, in which ``count`` items are computed."""
         return sum(self._divide(count))
 
     def _divide(self, count: int) -> Passes:
-        """The passes that a batch of ``count`` items is computed in."""
+        """The passes in which ``count`` items are computed."""
         if not self.backend.pads:
             return (count,)
         if count < len(self._passes):
@@ -201,11 +209,11 @@ class Classifier:
         return (next(bucket for bucket in self.buckets if bucket >= count),)
 
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
-        """The classification of each item, with its ``top_k`` best classes.
+        """Classify each item and return its ``top_k`` best classes.
 
         Raises:
-            ModelError: the network gave a number that is not finite.
-            OutOfMemory: the batch does not fit into the device's memory.
+            ModelError: the network's output is not finite.
+            OutOfMemory: the batch does not fit in device memory.
             DeviceError: the device is lost.
         """
         passes = self._divide(len(items))
@@ -213,7 +221,7 @@ class Classifier:
         batches: Any = [np.stack([*islice(rows, size)]) for size in passes]
         logits = np.concatenate([self.backend.logits(batch) for batch in batches])[: len(items)]
         if not np.isfinite(logits).all():
-            raise ModelError("the network gave NaN or infinity for an image of this batch")
+            raise ModelError("the network's output is NaN or infinite for an image of this batch")
         return label(logits, top_k, self.spec)
 
 
@@ -225,15 +233,15 @@ def load_classifier(
     max_batch_size: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Classifier:
-    """Read a checkpoint and put it on a device. `Classifier.open` comes next.
+    """Read a checkpoint and move it to a device. Call `Classifier.open` next.
 
     Args:
         checkpoint, overrides: see `read_checkpoint`.
-        options: of a backend.
-        max_batch_size: images a batch, at most, where measurement is not to decide.
+        options: backend options.
+        max_batch_size: maximum images per batch; measured if not given.
 
     Raises:
-        CheckpointError: the file is missing, broken or of an unknown kind.
+        CheckpointError: the file is missing, corrupt or of an unknown kind.
         ModelError: the device cannot be used.
     """
     found = read_checkpoint(checkpoint, overrides)
@@ -242,7 +250,7 @@ def load_classifier(
     backend, reason = choose_backend(
         lambda: family.simplify(found.build(), preprocess),
         preprocess.image_size,
-        probabilities(plain(found.build(), preprocess), preprocess.image_size),
+        probabilities(baseline(found.build(), preprocess), preprocess.image_size),
         options,
         (lambda: preprocess_seconds(preprocess) + REQUEST_SECONDS) if options.serving else None,
     )

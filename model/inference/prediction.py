@@ -1,4 +1,4 @@
-"""The answer to an image: its best classes with label and score."""
+"""Predictions: the best classes of an image, with labels and scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ SCORE_DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One row of an answer; ``score`` is a softmax probability of `SCORE_DIGITS` digits.
+    """One row of an answer; ``score`` is a softmax probability with `SCORE_DIGITS` digits.
 
-    ``synset`` is WordNet's id of the class, where it is known.
+    ``synset`` is the WordNet id of the class, where it is known.
     """
 
     class_id: int
@@ -24,11 +24,11 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The answer to one image.
+    """The answer for one image.
 
     Attributes:
         predictions: the best classes, best first.
-        logits: of every class ``(classes,)``.
+        logits: the logits of all classes, ``(classes,)``.
     """
 
     predictions: Sequence[Prediction]
@@ -36,12 +36,12 @@ class Classification:
 
     @property
     def probabilities(self) -> Scores:
-        """Of every class ``(classes,)``."""
+        """The probabilities of all classes, ``(classes,)``."""
         return softmax(self.logits)
 
 
 def label(logits: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:
-    """The classification of each row of logits ``(images, classes)``."""
+    """Classify each row of logits ``(images, classes)``."""
     scores, class_ids = best_classes(logits, top_k)
     synsets = spec.synsets or (None,) * len(spec.labels)
     predictions = [

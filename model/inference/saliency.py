@@ -1,7 +1,7 @@
-"""Where a network looked: the attention of its class token over the patches of an image.
+"""Attention maps: how much the class token attends to each patch of an image.
 
-In XCiT only the last blocks attend from token to token, and there the class token alone asks. What
-it gave each patch in the last of them is drawn over the picture.
+In XCiT only the class-attention layers attend from token to token, with the class token as the only
+query. The weights of the last of these layers are drawn over the image.
 """
 
 import io
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model.checkpoint import NO_OVERRIDES, read_checkpoint
 from model.errors import ModelError
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.families.xcit import ClassAttention
 from model.families.xcit_published import ClassAttention as PublishedClassAttention
 from model.images.preprocess import DEFAULT_MAX_PIXELS, Pixels, preprocess_sizes
@@ -36,17 +36,18 @@ class Views(NamedTuple):
     shown: Pixels
 
 
-SIDE = 448  # pixels of a picture, where the model sees fewer
-STRENGTH = 0.6  # of the colour over the picture where attention is highest
-# From black over violet and orange to light yellow: brightness rises all the way, for any eye.
+SIDE = 448  # minimum pixels per side of the drawn image
+STRENGTH = 0.6  # opacity of the colour where attention is highest
+# From black over violet and orange to light yellow, with brightness rising throughout, so that the
+# scale is readable in black and white and by colour-blind people.
 _STOPS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 
 
 class Explainer:
-    """Attention maps and pictures of them, by eager PyTorch in 32 bits on one thread of the CPU.
+    """Computes and draws attention maps, in eager 32-bit PyTorch on one CPU thread.
 
     Args:
-        build: makes the network, whose weights may be shared; called when first needed.
+        build: builds the network, whose weights may be shared; called on first use.
     """
 
     def __init__(
@@ -64,10 +65,10 @@ class Explainer:
         self._lock = threading.Lock()
 
     def picture(self, data: bytes, head: int | None = None) -> bytes:
-        """An encoded image as the model crops it, under the attention of a head, as a PNG.
+        """Draw the attention of a head over an encoded image as the model crops it, as a PNG.
 
         Args:
-            head: from 0; the mean of all if not given.
+            head: counted from 0; default: the mean of all heads.
 
         Raises:
             ModelError: there is no such head.
@@ -76,13 +77,13 @@ class Explainer:
         return self.draw(self.prepare(data), head)
 
     def prepare(self, data: bytes) -> Views:
-        """The two views of an encoded image, from one decode; raises as `preprocess` does."""
+        """The two views of an encoded image, from one decode; raises like `preprocess`."""
         spec = self._spec.preprocess
         sizes = (spec.image_size, max(SIDE, spec.image_size))
         return Views(*preprocess_sizes(data, spec, sizes, max_pixels=self._max_pixels))
 
     def draw(self, views: Views, head: int | None = None) -> bytes:
-        """The shown view under the attention of a head, or the mean of all heads, as a PNG.
+        """Draw the attention of a head, or the mean of all heads, over the shown view, as a PNG.
 
         Raises:
             ModelError: ``head`` is out of range.
@@ -97,9 +98,12 @@ class Explainer:
 
     @torch.inference_mode()
     def attention(self, pixels: Pixels) -> Attention:
-        """Of pixels ``(size, size, 3)``: what each head gave each patch, ``(heads, h, w)``.
+        """The attention from the class token to each patch, ``(heads, h, w)``.
 
-        The patches of a head add up to 1: what the class token gave itself is left out.
+        The values of each head add up to 1: the attention to the class token itself is left out.
+
+        Args:
+            pixels: ``(size, size, 3)``.
         """
         torch.set_num_threads(1)
         with self._lock:
@@ -114,7 +118,7 @@ class Explainer:
         return found
 
     def _prepare(self) -> nn.Module:
-        network = plain(self._build(), self._spec.preprocess)
+        network = baseline(self._build(), self._spec.preprocess)
         *_, last = (
             module
             for module in network.modules()
@@ -133,13 +137,13 @@ def load_explainer(
     overrides: Overrides = NO_OVERRIDES,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Explainer:
-    """Of a checkpoint, without a backend; see `read_checkpoint` for arguments and errors."""
+    """The explainer of a checkpoint, without a backend; see `read_checkpoint`."""
     found = read_checkpoint(checkpoint, overrides)
     return Explainer(found.build, found.spec, max_pixels)
 
 
 def overlay(pixels: Pixels, attention: Attention) -> Image.Image:
-    """Pixels ``(h, w, 3)`` under the colours of attention over a coarser grid."""
+    """Colour pixels ``(h, w, 3)`` by attention over a coarser grid."""
     picture = Image.fromarray(pixels)
     levels = np.uint8(255 * attention / attention.max())
     heat = Image.fromarray(levels).resize(picture.size, Image.Resampling.BICUBIC)
@@ -149,7 +153,7 @@ def overlay(pixels: Pixels, attention: Attention) -> Image.Image:
 
 
 def palette() -> NDArray[np.uint8]:
-    """256 colours, ``(256, 3)``."""
+    """The colour scale: 256 colours, ``(256, 3)``."""
     levels = np.linspace(0, len(_STOPS) - 1, 256)
     channels = [
         np.interp(levels, range(len(_STOPS)), channel) for channel in zip(*_STOPS, strict=True)

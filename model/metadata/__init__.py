@@ -1,1 +1,1 @@
-"""Descriptions of checkpoints: labels, preprocessing and where each was learned from."""
+"""Descriptions of checkpoints: labels, preprocessing and the origin of each value."""

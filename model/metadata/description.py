@@ -1,9 +1,9 @@
-"""What a checkpoint is, put together from all that is known of it, each value with its origin.
+"""Describing a checkpoint from everything that is known about it, with the origin of each value.
 
-A file of the project's own form says everything itself. For a raw state dict each value comes from
-the last of these that knows it: a default, the weights, the name of the file, the name of a
-published variant, the arguments of the training script, timm's ``config.json`` beside it, a sidecar
-file. The caller's choice wins over all, except that nobody overrules the shapes of the weights.
+A file of the project's own form contains its description. For a raw state dict, each value comes
+from the last of these that has it: a default, the weights, the file name, the name of a published
+variant, the arguments of the training script, timm's ``config.json``, a sidecar file. The caller's
+overrides win over all of them, but nothing overrides the shapes of the weights.
 """
 
 import json
@@ -16,14 +16,15 @@ from typing import Any
 
 from model.errors import CheckpointError, show
 from model.families.registry import FAMILIES, Family, Hyperparameters, StateDict
-from model.metadata.facts import NOTHING, Facts
-from model.metadata.sidecar import parse_json, read_labels
-from model.metadata.witnesses import (
+from model.metadata.facts import (
+    NOTHING,
+    Facts,
     learn_from_names,
     learn_from_sidecars,
     learn_from_timm,
     learn_from_weights,
 )
+from model.metadata.sidecar import parse_json, read_labels
 from model.spec import ModelSpec, PreprocessSpec
 
 FORMAT_VERSION = 1
@@ -34,13 +35,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the caller chooses, whatever the file says.
+    """The caller's choices, which override the files.
 
     Attributes:
         labels: file of class names.
-        image_size: pixels a side; for networks whose positions fit any grid.
+        image_size: pixels per side, for networks whose positions fit any grid.
         preprocess: fields of `PreprocessSpec`.
-        hyperparameters: keyword arguments of the family's network that leave no trace in weights.
+        hyperparameters: keyword arguments of the family's network that weights do not determine.
     """
 
     labels: Path | None = None
@@ -56,7 +57,7 @@ class Overrides:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A spec, and the origin of each value, by name: ``labels``, ``depth``, ``preprocess.mean``."""
+    """A spec, and the origin of each value by name: ``labels``, ``depth``, ``preprocess.mean``."""
 
     spec: ModelSpec
     origins: Mapping[str, str]
@@ -71,14 +72,14 @@ def describe_raw(
     variant: str | None = None,
     root: Mapping[str, Any] = NOTHING,
 ) -> Description:
-    """What a bare state dict is.
+    """Describe a raw state dict.
 
     Args:
-        variant: the name of the published one that was asked for, if one was.
-        root: what lies beside the weights in the file; see `model.weights.container.Contents`.
+        variant: the name of the published variant that was requested, if any.
+        root: other members of the checkpoint; see `model.weights.container.Contents`.
 
     Raises:
-        CheckpointError: what is known does not fit together; the file is named.
+        CheckpointError: the values do not fit together; the message names the file.
     """
     facts = Facts()
     preprocess = asdict(PreprocessSpec(image_size=DEFAULT_IMAGE_SIZE))
@@ -88,7 +89,7 @@ def describe_raw(
     if family.name == "published":
         learn_from_timm(facts, path, root)
     learn_from_sidecars(facts, path)
-    description = _conclude(path, facts, family, inferred, overrides)
+    description = _build_description(path, facts, family, inferred, overrides)
 
     used = {description.origins[f"preprocess.{field.name}"] for field in fields(PreprocessSpec)}
     logger.info("%s does not describe itself: preprocessing from %s", path, ", ".join(sorted(used)))
@@ -98,11 +99,10 @@ def describe_raw(
 def describe_itself(
     path: Path, metadata: str, state: StateDict, overrides: Overrides
 ) -> Description:
-    """What a file of the project's own form says that it is.
+    """Describe a file of the project's own form.
 
     Raises:
-        CheckpointError: it says so in a way that this release does not understand, or something
-            that its weights contradict.
+        CheckpointError: this release cannot read the description, or the weights contradict it.
     """
     document = parse_json(path, metadata)
     if not isinstance(document, dict):
@@ -120,11 +120,11 @@ def describe_itself(
     facts = Facts()
     inferred = learn_from_weights(facts, path, family, state)
     facts.learn("metadata", **_checked_document(path, document))
-    return _conclude(path, facts, family, inferred, overrides)
+    return _build_description(path, facts, family, inferred, overrides)
 
 
 def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `ModelSpec` that metadata gives, each of the right kind."""
+    """The fields of a `ModelSpec` in the metadata, checked for their types."""
     kinds = {"name": str, "version": str, "family": str, "labels": list, "synsets": list}
     kinds |= dict.fromkeys(("hyperparameters", "preprocess", "provenance"), dict)
     for name, value in document.items():
@@ -143,15 +143,15 @@ def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]
 
 
 def self_description(spec: ModelSpec) -> str:
-    """The metadata that `describe_itself` understands."""
+    """The metadata that `describe_itself` reads."""
     document = {"format_version": FORMAT_VERSION, **asdict(spec)}
     return json.dumps(document, ensure_ascii=False)
 
 
-def _conclude(
+def _build_description(
     path: Path, facts: Facts, family: Family, inferred: Hyperparameters, overrides: Overrides
 ) -> Description:
-    """The spec of what was learned and of the caller's choices."""
+    """The spec from the collected facts and the caller's overrides."""
     facts.learn(
         "settings",
         hyperparameters=overrides.hyperparameters or NOTHING,
@@ -178,7 +178,7 @@ def _conclude(
 
 
 def _origin(path: Path, facts: Facts, message: str) -> str:
-    """The file to look into for what ``message`` says of a label; else the checkpoint."""
+    """The file that a message about labels should name; otherwise the checkpoint."""
     origin = facts.origins.get("labels" if message.startswith("label ") else "")
     return origin if origin and Path(origin).is_file() else str(path)
 
@@ -186,7 +186,7 @@ def _origin(path: Path, facts: Facts, message: str) -> str:
 def _check_hyperparameters(
     path: Path, facts: Facts, family: Family, inferred: Hyperparameters
 ) -> None:
-    """None contradicts the shapes of the weights, which bound what is built from them."""
+    """Check hyper-parameters against the shapes of the weights, which bound the network's size."""
     known = signature(family.build).parameters
     for name, value in facts.hyperparameters.items():
         origin = facts.origins[name]
@@ -226,14 +226,14 @@ def _build_preprocess(path: Path, facts: Facts) -> PreprocessSpec:
 
 
 def _check_image_size(path: Path, spec: ModelSpec, origin: str) -> None:
-    """Learned positions fit one grid; others fit any of whole patches."""
+    """Learned positions fit one grid; other positions fit any grid of whole patches."""
     size = spec.preprocess.image_size
     patch = spec.hyperparameters["patch_size"]
     trained = spec.hyperparameters.get("image_size", size)
     if size != trained:
         raise CheckpointError(
             f"{path}: image_size is {size}, from {origin}; the positions of this "
-            f"checkpoint are learned for {trained}, which cannot be changed"
+            f"checkpoint are learned for {trained}, so it cannot be changed"
         )
     if size % patch:
         below = int(size // patch * patch)

@@ -1,7 +1,7 @@
-"""Small files beside a checkpoint, and what is learned from them: labels and preprocessing.
+"""Small files next to a checkpoint that give labels and preprocessing.
 
-They are read only where the checkpoint lies: a link that leads elsewhere could serve any file of
-the machine as the name of a class.
+They are read only from the checkpoint's own directory: a link to another place could publish any
+file of the machine as class names.
 """
 
 import codecs
@@ -15,8 +15,8 @@ from typing import Any
 from model.errors import CheckpointError
 
 MAX_BYTES = 2**20
-BLANK = " \t\v\f\ufeff"  # the last is a byte order mark, which joined files have inside
-# the longer marks first: that of UTF-32 begins with that of UTF-16
+BLANK = " \t\v\f\ufeff"  # includes the byte order mark, which concatenated files contain
+# longer marks first: the UTF-32 mark starts with the UTF-16 one
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -27,33 +27,33 @@ BYTE_ORDER_MARKS = {
 
 
 def find_labels(checkpoint: Path) -> Path | None:
-    """``NAME.labels.txt``, ``NAME.labels.json``, ``labels.txt`` or ``labels.json`` beside it."""
+    """``NAME.labels.txt``, ``NAME.labels.json``, ``labels.txt`` or ``labels.json`` next to it."""
     return _find(checkpoint, "labels.txt", "labels.json")
 
 
 def find_preprocess(checkpoint: Path) -> Path | None:
-    """``NAME.preprocess.json`` or ``preprocess.json`` beside the checkpoint."""
+    """``NAME.preprocess.json`` or ``preprocess.json`` next to the checkpoint."""
     return _find(checkpoint, "preprocess.json")
 
 
-def find_beside(checkpoint: Path, name: str) -> Path | None:
-    """The file or link of that name beside the checkpoint."""
+def find_next_to(checkpoint: Path, name: str) -> Path | None:
+    """The file or link of that name next to the checkpoint."""
     path = checkpoint.with_name(name)
     return path if os.path.lexists(path) else None
 
 
-def read_labels(path: Path, beside: Path | None = None) -> tuple[str, ...]:
-    """Labels in the order of the classes: one a line, a JSON list, or JSON ``{"0": "cat", …}``.
+def read_labels(path: Path, checkpoint: Path | None = None) -> tuple[str, ...]:
+    """Labels in class order: one per line, a JSON list, or a JSON object ``{"0": "cat", …}``.
 
     Blank lines are skipped.
 
     Args:
-        beside: as in `read_text`.
+        checkpoint: as in `read_text`.
 
     Raises:
-        CheckpointError: the file cannot be read or holds no labels.
+        CheckpointError: the file cannot be read or contains no labels.
     """
-    text = read_text(path, beside)
+    text = read_text(path, checkpoint)
     if path.suffix == ".json":
         labels = parse_labels(path, parse_json(path, text))
     else:
@@ -64,9 +64,9 @@ def read_labels(path: Path, beside: Path | None = None) -> tuple[str, ...]:
     return labels
 
 
-def read_preprocess(path: Path, beside: Path | None = None) -> dict[str, Any]:
+def read_preprocess(path: Path, checkpoint: Path | None = None) -> dict[str, Any]:
     """Fields of `PreprocessSpec` from a JSON object, not yet checked."""
-    values = parse_json(path, read_text(path, beside))
+    values = parse_json(path, read_text(path, checkpoint))
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected a JSON object of preprocessing settings")
     return values
@@ -84,39 +84,39 @@ def parse_labels(path: Path, labels: Any) -> tuple[str, ...]:
 
 
 def parse_json(path: Path, text: str) -> Any:
-    """What a JSON document says.
+    """Parse a JSON document.
 
     Raises:
-        CheckpointError: it is not JSON, or nested too deep.
+        CheckpointError: it is not JSON, or it is nested too deeply.
     """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from error
     except (RecursionError, ValueError) as error:
-        raise CheckpointError(f"{path}: JSON that is nested too deep or too long") from error
+        raise CheckpointError(f"{path}: the JSON is nested too deeply or too long") from error
 
 
-def read_text(path: Path, beside: Path | None = None) -> str:
-    """The text of a small file: UTF-8, or what its byte order mark says.
+def read_text(path: Path, checkpoint: Path | None = None) -> str:
+    """The text of a small file, in UTF-8 or the encoding of its byte order mark.
 
     Args:
-        beside: the checkpoint that the file belongs to. Its links then lead to no other directory,
-            but for the Hugging Face cache, whose files are links to another part of it. ``None``
-            where the user named the file.
+        checkpoint: the checkpoint that the file belongs to. Links must then stay in its directory,
+            or in the Hugging Face cache, which consists of links. ``None`` if the user named the
+            file.
 
     Raises:
-        CheckpointError: it cannot be read, lies elsewhere, is not text or has over `MAX_BYTES`.
+        CheckpointError: the file cannot be read, is elsewhere, is not text or is over `MAX_BYTES`.
     """
     try:
         real = path.resolve(strict=True)
-        if beside and not any(real.is_relative_to(root) for root in _roots(beside)):
+        if checkpoint and not any(real.is_relative_to(root) for root in _roots(checkpoint)):
             raise CheckpointError(
-                f"{path}: a link that leads out of its directory; put the file itself there"
+                f"{path}: a link that leaves its directory; put the file itself there"
             )
         data = _read_small(path, real)
-    except (OSError, RuntimeError) as error:  # the latter for links that lead in circles
-        reason = getattr(error, "strerror", None) or "links lead in a circle"
+    except (OSError, RuntimeError) as error:  # RuntimeError for circular links
+        reason = getattr(error, "strerror", None) or "its links are circular"
         raise CheckpointError(f"{path}: cannot be read: {reason}") from error
     encodings = (name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark))
     try:
@@ -127,12 +127,12 @@ def read_text(path: Path, beside: Path | None = None) -> str:
 
 def _find(checkpoint: Path, *names: str) -> Path | None:
     own = (f"{checkpoint.stem}.{name}" for name in names)
-    found = (find_beside(checkpoint, name) for name in (*own, *names))
+    found = (find_next_to(checkpoint, name) for name in (*own, *names))
     return next((path for path in found if path), None)
 
 
 def _roots(checkpoint: Path) -> list[Path]:
-    """Where the files beside ``checkpoint`` may lie."""
+    """Directories in which the files next to ``checkpoint`` may be."""
     directory = checkpoint.parent.resolve()
     repository = directory.parent.parent
     if directory.parent.name == "snapshots" and repository.name.startswith("models--"):
@@ -141,12 +141,12 @@ def _roots(checkpoint: Path) -> list[Path]:
 
 
 def _read_small(path: Path, real: Path) -> bytes:
-    """All of a regular file; opening does not wait for the other end of a pipe."""
+    """The content of a regular file; opening a pipe does not block."""
     descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise CheckpointError(f"{path}: not a regular file")
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise CheckpointError(f"{path}: over {MAX_BYTES} bytes; no such file needs as many")
+        raise CheckpointError(f"{path}: over {MAX_BYTES} bytes; expected a small text file")
     return data

@@ -1,8 +1,8 @@
-"""How a model was trained, by the arguments that training scripts keep with it.
+"""How a model was trained, from the arguments that training scripts store with it.
 
-timm's ``train.py`` writes its arguments into each checkpoint and into ``args.yaml`` beside it. Its
-evaluation, and so the accuracy that it reported, used the preprocessing that they give. The script
-of the authors of XCiT keeps its own in the same place.
+timm's ``train.py`` writes its arguments into each checkpoint and into ``args.yaml`` next to it. Its
+evaluation, and therefore its reported accuracy, used the preprocessing in these arguments. The
+script of the authors of XCiT stores its own arguments in the same place.
 """
 
 from collections.abc import Mapping
@@ -12,46 +12,48 @@ from typing import Any
 import yaml
 
 from model.errors import CheckpointError
-from model.metadata.sidecar import find_beside, read_text
+from model.metadata.sidecar import find_next_to, read_text
 from model.metadata.timm_config import TimmConfig, parse_settings, without_nulls
 from model.weights.foreign import Foreign
 
 ARGS = "args.yaml"
-MAX_YAML = 64 * 2**10  # characters; half a second to parse
-# prefixes with which timm names a model in a repository or directory
+MAX_YAML = 64 * 2**10  # characters, which take half a second to parse
+# prefixes that timm puts before a model's name in repositories and directories
 REPOSITORIES = ("hf-hub:", "hf_hub:", "local-dir:")
-# the authors' images are scaled to 256 for a crop of 224, unless the crop is full
+# the authors resize images to 256 for a crop of 224, unless the crop is full
 AUTHORS_CROP = 224 / 256
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads plain values without merge keys, a few lines of which expand to millions of members."""
+    """Loads plain values without merge keys, which could expand a few lines into millions."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Keep merge keys, so that the constructor refuses them."""
+        """Keep merge keys, so that the constructor rejects them."""
 
 
 def read_args_file(checkpoint: Path) -> TimmConfig | None:
-    """The ``args.yaml`` beside ``checkpoint``; ``None`` if there is none of an XCiT.
+    """The ``args.yaml`` next to ``checkpoint``; ``None`` if there is none for an XCiT.
 
     Raises:
-        CheckpointError: it cannot be read, or asks for what this package does not do.
+        CheckpointError: it cannot be read, or requires unsupported features.
     """
-    path = find_beside(checkpoint, ARGS)
+    path = find_next_to(checkpoint, ARGS)
     if not path:
         return None
     text = read_text(path, checkpoint)
     if len(text) > MAX_YAML:
-        raise CheckpointError(f"{path}: over {MAX_YAML:,} characters; no arguments take as many")
+        raise CheckpointError(
+            f"{path}: over {MAX_YAML:,} characters; expected the arguments of timm's train.py"
+        )
     try:
-        document = yaml.load(text, _Loader)  # noqa: S506, a safe one
+        document = yaml.load(text, _Loader)  # noqa: S506, a safe loader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{path}: not YAML of plain values") from error
     return _parse(str(path), without_nulls(path, document))
 
 
 def read_saved_args(path: Path, root: Mapping[str, Any]) -> TimmConfig | None:
-    """The arguments among the outermost members of a checkpoint; ``None`` if not of an XCiT.
+    """The arguments in the outermost dictionary of a checkpoint; ``None`` if not for an XCiT.
 
     Args:
         root: see `model.weights.container.Contents`.

@@ -1,25 +1,28 @@
-"""What timm says of a checkpoint in the ``config.json`` beside it."""
+"""Reading timm's ``config.json`` next to a checkpoint."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from model.errors import CheckpointError, show
-from model.metadata.imagenet import SYNSET, imagenet_labels
-from model.metadata.sidecar import find_beside, parse_json, parse_labels, read_text
+from model.metadata.sidecar import find_next_to, parse_json, parse_labels, read_text
 
-# What the network here does; anything else that timm can be asked to do would change its answers.
+LABELS = Path(__file__).parent / "imagenet-1k.tsv"
+SYNSET = re.compile(r"n\d{8}")
+# Features of the network here; any other value of these options would change its answers.
 SUPPORTED = {"in_chans": 3, "global_pool": "token", "use_pos_embed": True, "crop_mode": "center"}
 
 
 @dataclass(frozen=True, slots=True)
 class TimmConfig:
-    """The parts that matter here, in this package's terms. What timm leaves open is absent.
+    """timm's settings in this package's terms. Fields that timm leaves open are absent.
 
     Attributes:
-        origin: where it was read.
-        classes: how many the model has, if it says so.
+        origin: the file.
+        classes: number of classes, if given.
     """
 
     origin: str
@@ -31,12 +34,12 @@ class TimmConfig:
 
 
 def read_timm_config(checkpoint: Path) -> TimmConfig | None:
-    """The ``config.json`` beside ``checkpoint``; ``None`` if there is none of an XCiT.
+    """The ``config.json`` next to ``checkpoint``; ``None`` if there is none for an XCiT.
 
     Raises:
-        CheckpointError: it cannot be read, or asks for what this package does not do.
+        CheckpointError: it cannot be read, or requires unsupported features.
     """
-    path = find_beside(checkpoint, "config.json")
+    path = find_next_to(checkpoint, "config.json")
     if not path:
         return None
     document = without_nulls(path, parse_json(path, read_text(path, checkpoint)))
@@ -59,20 +62,20 @@ def parse_settings(
     arguments: Mapping[str, Any],
     labels: Mapping[str, Any],
 ) -> TimmConfig:
-    """timm's settings in this package's terms.
+    """Translate timm's settings to this package's terms.
 
     Args:
-        document: of the data: ``input_size``, ``crop_pct``, ``mean`` and so on.
-        arguments: of the network.
+        document: settings of the data: ``input_size``, ``crop_pct``, ``mean`` and so on.
+        arguments: settings of the network.
 
     Raises:
-        CheckpointError: they ask for what this package does not do.
+        CheckpointError: they require unsupported features.
     """
     for option, supported in SUPPORTED.items():
         if arguments.get(option, supported) != supported:
             raise CheckpointError(
                 f"{origin}: {option} is {show(arguments[option])}; "
-                f"only {show(supported)} can be served"
+                f"only {show(supported)} is supported"
             )
     preprocess = {
         option: document[option]
@@ -92,7 +95,7 @@ def parse_settings(
 
 
 def without_nulls(origin: object, document: Any) -> dict[str, Any]:
-    """The members of a JSON object that have a value: to timm, null means absent."""
+    """The members of a JSON object without nulls, which mean absent to timm."""
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -101,21 +104,23 @@ def without_nulls(origin: object, document: Any) -> dict[str, Any]:
 
 
 def _side(origin: str, size: Any) -> Any:
-    """Pixels a side, from ``224``, ``[224, 224]`` or ``[3, 224, 224]``."""
+    """Pixels per side, from ``224``, ``[224, 224]`` or ``[3, 224, 224]``."""
     if not isinstance(size, list | tuple):
         return size
     if len(size) not in {2, 3}:
-        raise CheckpointError(f"{origin}: input_size is {show(size)}; expected [3, 224, 224] or so")
+        raise CheckpointError(
+            f"{origin}: input_size is {show(size)}; expected a shape such as [3, 224, 224]"
+        )
     height, width = size[-2:]
     if height != width:
         raise CheckpointError(
-            f"{origin}: images of {show(height)} x {show(width)}; only squares can be served"
+            f"{origin}: images of {show(height)} x {show(width)}; only square images are supported"
         )
     return height
 
 
 def _labels(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
-    """Labels and synsets: timm names a class by its synset where it has one."""
+    """Labels and synsets; timm uses synsets as labels where it has them."""
     named = document.get("label_names") or document.get("labels") or document.get("id2label")
     if not named:
         return {}
@@ -125,3 +130,10 @@ def _labels(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
         known = dict(imagenet_labels()) | described
         return {"labels": tuple(known.get(n, n) for n in names), "synsets": names}
     return {"labels": names, "synsets": ()}
+
+
+@cache
+def imagenet_labels() -> tuple[tuple[str, str], ...]:
+    """The WordNet id (synset) and the readable name of each class of ImageNet-1k, in order."""
+    lines = LABELS.read_text(encoding="utf-8").splitlines()
+    return tuple((synset, name) for synset, _, name in (line.partition("\t") for line in lines))

@@ -1,1 +1,1 @@
-"""Where checkpoints come from: files, directories and Hugging Face's hub."""
+"""Where checkpoints come from: files, directories and the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""Which file of a directory holds the weights: a download, a training run, an archive."""
+"""Choosing the weight file in a directory: a download, a training run or an archive."""
 
 import os
 import re
@@ -10,14 +10,14 @@ from model.errors import CheckpointError
 from model.weights.container import looks_like_weights
 
 WEIGHTS = re.compile(r".+\.(safetensors|pth|pt|bin|ckpt)(\.tar)?", re.IGNORECASE)
-# what trainers keep beside the weights to go on from
+# state that trainers save next to the weights, to resume from
 TRAINING_STATE = re.compile(
     r"(training_args|optimizer|optim|scheduler|scaler|rng_state|random_states|sampler)([_.-].*)?|"
     r".*_optim_states\.pt"
 )
 SHARD = re.compile(r".+-\d{5}-of-\d{5}\.(safetensors|bin)")
-# which of several to take, first rule first: what a hub serves, the best of a run, a file that may
-# describe itself beside states to go on from, the last of a run
+# preference among several files, best first: names that hubs use, the best of a run, a file that
+# may contain its description, the last of a run
 PREFERRED = (
     re.compile(r"model\.safetensors"),
     re.compile(r"pytorch_model\.bin"),
@@ -28,12 +28,12 @@ PREFERRED = (
 OTHER_FORMATS = {
     "saved_model.pb": "a TensorFlow SavedModel; expected PyTorch weights",
     ".metadata": (
-        "a checkpoint by torch.distributed in parts; join it: "
+        "a sharded checkpoint of torch.distributed; merge it: "
         "python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIRECTORY FILE"
     ),
 }
 SHARDED = (
-    "its weights are divided among several files, which are not read; save them as one: "
+    "weights in several files (shards) are not supported; save them as one file: "
     "model.save_pretrained(directory, max_shard_size='100GB')"
 )
 MAX_DEPTH = 4
@@ -42,12 +42,12 @@ SHOWN = 5
 
 
 def choose_weights(directory: Path) -> Path:
-    """The weight file in ``directory``, or else in the one directory below it that has any.
+    """The weight file in ``directory``, or in the only directory below it that has any.
 
-    Hidden files and the state of optimisers do not count.
+    Hidden files and optimiser states do not count.
 
     Raises:
-        CheckpointError: there is none, or there are several of the same rank.
+        CheckpointError: there is none, or several are equally good.
         OSError: the directory cannot be read.
     """
     if files := _weight_files(directory):
@@ -60,13 +60,13 @@ def choose_weights(directory: Path) -> Path:
         return _choose(directory, next(iter(places.values())))
     if places:
         raise _several(directory, [file for files in places.values() for file in files])
-    files = [file for file in _visible_files(directory) if not _is_beside_weights(file)]
+    files = [file for file in _visible_files(directory) if not _is_other_state(file)]
     if len(files := [*filter(looks_like_weights, files)]) == 1:
         return files[0]
     if unreadable:
         raise unreadable[0]
     raise CheckpointError(
-        f"{directory}: a directory without weights; expected a file such as model.safetensors, "
+        f"{directory}: the directory has no weight file; expected one such as model.safetensors, "
         "weights.pth or model_best.pth.tar"
     )
 
@@ -75,11 +75,11 @@ def _weight_files(directory: Path) -> list[Path]:
     return [
         path
         for path in _visible_files(directory)
-        if WEIGHTS.fullmatch(path.name) and not _is_beside_weights(path)
+        if WEIGHTS.fullmatch(path.name) and not _is_other_state(path)
     ]
 
 
-def _is_beside_weights(path: Path) -> bool:
+def _is_other_state(path: Path) -> bool:
     return bool(TRAINING_STATE.fullmatch(path.name) or SHARD.fullmatch(path.name))
 
 
@@ -91,7 +91,7 @@ def _visible_files(directory: Path) -> list[Path]:
 
 
 def _below(directory: Path, unreadable: list[OSError]) -> Iterator[Path]:
-    """The directories below, but hidden ones; those that cannot be read are only noted."""
+    """Directories below, except hidden ones; errors are collected in ``unreadable``."""
     walk = os.walk(directory, onerror=unreadable.append)
     for place, names, _ in islice(walk, MAX_ENTRIES):
         depth = len(Path(place).relative_to(directory).parts)
@@ -116,7 +116,7 @@ def _several(directory: Path, files: Sequence[Path]) -> CheckpointError:
     names = ", ".join(str(file.relative_to(directory)) for file in files[:SHOWN])
     more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
     return CheckpointError(
-        f"{directory}: holds several weight files: {names}{more}; name the one to use"
+        f"{directory}: it has several weight files: {names}{more}; name the one to use"
     )
 
 

@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 def download(repository: str, revision: str | None) -> Path:
-    """The weight file of ``OWNER/NAME``, in the cache, with timm's config beside it.
+    """Download the weight file of ``OWNER/NAME``, and timm's config, into the cache.
 
     Raises:
-        CheckpointError: what stands between here and the file, and what to do about it.
+        CheckpointError: why the file cannot be downloaded, and what to do about it.
     """
     if not NAME.fullmatch(repository):
         raise CheckpointError(f"hf-hub:{repository}: {NOT_A_NAME}")
@@ -38,13 +38,13 @@ def download(repository: str, revision: str | None) -> Path:
         from requests.exceptions import ChunkedEncodingError
     except ImportError as error:
         raise CheckpointError(
-            f"hf-hub:{repository}: needs the package huggingface_hub: pip install 'xcit-serve[hub]'"
+            f"hf-hub:{repository}: requires huggingface_hub: pip install 'xcit-serve[hub]'"
         ) from error
-    # its retries are logged as Python objects; the error at the end says the same in one line
+    # It logs retries as Python objects; the final error says the same in one line.
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
 
     def fetch(name: str) -> Path | None:
-        """The file, or ``None`` where the repository has none of that name."""
+        """The file, or ``None`` if the repository has no file of that name."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return Path(hf_hub_download(repository, name, revision=revision))
@@ -52,10 +52,10 @@ def download(repository: str, revision: str | None) -> Path:
                 raise
             except EntryNotFoundError:
                 return None
-            except ChunkedEncodingError as error:  # the next attempt goes on from there
+            except ChunkedEncodingError as error:  # the next attempt resumes the download
                 if attempt == ATTEMPTS:
                     raise
-                logger.warning("hf-hub:%s: %s: broken off: %s", repository, name, error)
+                logger.warning("hf-hub:%s: %s: download interrupted: %s", repository, name, error)
         raise AssertionError
 
     try:
@@ -65,15 +65,16 @@ def download(repository: str, revision: str | None) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(_explain(repository, revision, error)) from error
     if found is None:
-        reason = SHARDED if divided else f"holds none of {' and '.join(WEIGHTS)}"
+        missing = f"the repository has no weight file; expected {' or '.join(WEIGHTS)}"
+        reason = SHARDED if divided else missing
         raise CheckpointError(f"hf-hub:{repository}: {reason}")
     return found
 
 
 def announced_sha256(path: Path) -> str | None:
-    """The checksum that the hub gave for a file of its cache, where it gave one.
+    """The checksum that the hub gave for a file in its cache, if it gave one.
 
-    The cache keeps a large file under the checksum that came with it.
+    The cache stores large files under their checksum.
     """
     name = path.resolve().name
     return name if path.is_symlink() and _SHA256.fullmatch(name) else None
@@ -86,7 +87,7 @@ def _explain(repository: str, revision: str | None, error: Exception) -> str:
     match error:
         case errors.GatedRepoError():
             reason = (
-                "gated: accept its terms on the hub, and set HF_TOKEN to a token of that account"
+                "gated: accept its terms on the hub, and set HF_TOKEN to a token of your account"
             )
         case errors.RevisionNotFoundError():
             reason = f"no revision {show(revision)}"

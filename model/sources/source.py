@@ -1,4 +1,4 @@
-"""From what a user calls a checkpoint to a file of weights."""
+"""Resolving the name of a checkpoint to a file of weights."""
 
 import difflib
 import re
@@ -13,7 +13,7 @@ from model.spec import check_text
 
 HUB = "hf-hub:"
 MAX_PATH = 4096
-# what users write where hf-hub:OWNER/NAME is meant
+# other spellings of hf-hub:OWNER/NAME
 WEB_ADDRESS = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<name>[^/?#]+/[^/?#]+)"
     r"(?:/(?:tree|resolve|blob)/(?P<revision>[^/?#]+))?.*"
@@ -33,8 +33,8 @@ class Source:
     """A file of weights.
 
     Attributes:
-        variant: the name of the published variant that it was asked for by.
-        sha256: the checksum that came with it, for what was downloaded.
+        variant: the published variant's name, if it was requested by that name.
+        sha256: the expected checksum, if it was downloaded.
     """
 
     path: Path
@@ -43,11 +43,12 @@ class Source:
 
 
 def find_weights(checkpoint: str | Path) -> Source:
-    """Where the weights of ``checkpoint`` are; downloaded first if they are elsewhere.
+    """Find the weights of ``checkpoint``, downloading them if necessary.
 
     Args:
-        checkpoint: a file, or a directory with one, such as that of a training run; the name of a
-            published variant, which timm's repositories hold; or ``hf-hub:OWNER/NAME[@REVISION]``.
+        checkpoint: a file; a directory with one, such as that of a training run; the name of a
+            published variant, downloaded from timm's repository; or
+            ``hf-hub:OWNER/NAME[@REVISION]``.
 
     Raises:
         CheckpointError: it is none of these, or cannot be read.
@@ -76,12 +77,14 @@ def _find(text: str) -> Source:
         return _from_hub(f"timm/{variant.name}", None)
     if text.startswith("xcit_") and path.suffix not in {".pth", ".pt", ".safetensors"}:
         close = ", ".join(difflib.get_close_matches(text, VARIANTS, n=3, cutoff=0.3))
-        raise CheckpointError(f"{text}: neither a file nor a published variant; close are {close}")
+        raise CheckpointError(
+            f"{text}: neither a file nor a published variant; similar names: {close}"
+        )
     raise CheckpointError(f"{text}: {_missing(text)}")
 
 
 def _missing(text: str) -> str:
-    """Why there is no such file, and what may have been meant."""
+    """Why there is no such file, and what was probably meant."""
     if WEIGHTS.fullmatch(text) and not (WEB_ADDRESS.fullmatch(text) or ELSEWHERE.fullmatch(text)):
         return NO_FILE
     for pattern in (WEB_ADDRESS, MISSPELT, TIMM, REPOSITORY):
@@ -89,11 +92,11 @@ def _missing(text: str) -> str:
             name, revision = match["name"], match.groupdict().get("revision")
             name = name if "/" in name else f"timm/{name}"
             hint = f"{HUB}{name}" + (f"@{revision}" if revision else "")
-            return f"no such file; a Hugging Face repository is written {hint}"
+            return f"no such file; for a Hugging Face repository, use {hint}"
     if text.lower().startswith("file:"):
-        return "an address; give the path of the file alone"
+        return "a URL; give only the path of the file"
     if ELSEWHERE.fullmatch(text):
-        return "an address, not a file; download it first"
+        return "a URL, not a file; download it first"
     return NO_FILE
 
 

@@ -1,1 +1,1 @@
-"""Reading weights from files, safely."""
+"""Reading weight files safely."""

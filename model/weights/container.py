@@ -1,7 +1,7 @@
-"""A weight file's tensors by name, whatever holds them.
+"""Reading the tensors of a weight file by name, for all file formats.
 
-Nothing that a file holds is run, and what reading it costs is bounded by the file's own size:
-numbers are mapped, never inflated, and no tensor is larger than the bytes that it has.
+Nothing in a file is executed, and the cost of reading it is bounded by its size: numbers are
+mapped, never inflated, and no tensor is larger than its bytes in the file.
 """
 
 import stat
@@ -19,8 +19,8 @@ from model.weights.stored import Leaf
 from model.weights.torch_file import TorchFile, read_legacy, read_zip
 
 METADATA_KEY = "xcit"
-MAX_HEADER = 8 * 2**20  # bytes of a safetensors header: names and shapes of 50,000 tensors
-MAX_DEPTH = 32  # of dictionaries and lists inside each other
+MAX_HEADER = 8 * 2**20  # bytes of a safetensors header, enough for 50,000 tensors
+MAX_DEPTH = 32  # of nested dictionaries and lists
 MAX_PATH = 1000  # characters of the keys that lead to a tensor
 MAX_TENSORS = 20_000  # the largest XCiT has 900, and its optimiser twice as many
 PICKLE = b"\x80"
@@ -29,13 +29,13 @@ ZIP = b"PK\x03\x04"
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a weight file holds.
+    """The content of a weight file.
 
     Attributes:
-        tensors: by path: the keys of the dictionaries and lists around it, joined by dots.
-        metadata: the file's description of itself, if it has one.
-        root: the members of the outermost dictionary that are not tensors.
-        objects: the Python classes of what else it holds.
+        tensors: by path: the keys of the enclosing dictionaries and lists, joined by dots.
+        metadata: the file's description of the model, if it has one.
+        root: members of the outermost dictionary that are not tensors.
+        objects: Python classes of other objects in the file.
     """
 
     size: int
@@ -46,10 +46,10 @@ class Contents:
 
 
 def read_contents(path: Path) -> Contents:
-    """Open a weight file.
+    """Read a weight file.
 
     Raises:
-        CheckpointError: it cannot be read, or it is something else, which the message names.
+        CheckpointError: it cannot be read, or is another kind of file, which the message names.
     """
     try:
         status = path.stat()
@@ -71,7 +71,7 @@ def read_contents(path: Path) -> Contents:
 
 
 def looks_like_weights(path: Path) -> bool:
-    """Whether the file begins as one that `read_contents` may read."""
+    """Whether the first bytes are those of a format that `read_contents` reads."""
     with path.open("rb") as file:
         head = file.read(9)
     return head[8:9] == b"{" or head.startswith((ZIP, PICKLE))
@@ -82,7 +82,7 @@ def _read_safetensors(path: Path, size: int, header: int) -> Contents:
         raise CheckpointError(f"{path}: truncated or corrupt safetensors file")
     if header > MAX_HEADER:
         raise CheckpointError(
-            f"{path}: its safetensors header has {header} bytes; at most {MAX_HEADER} are read"
+            f"{path}: its safetensors header has {header} bytes; at most {MAX_HEADER} are allowed"
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -97,7 +97,7 @@ def _read_safetensors(path: Path, size: int, header: int) -> Contents:
 
 def _check_count(path: Path, tensors: int) -> None:
     if tensors > MAX_TENSORS:
-        raise CheckpointError(f"{path}: holds over {MAX_TENSORS:,} tensors; {SAVE}")
+        raise CheckpointError(f"{path}: it has over {MAX_TENSORS:,} tensors; {SAVE}")
 
 
 def _read_torch(file: TorchFile) -> Contents:
@@ -115,7 +115,7 @@ def _read_torch(file: TorchFile) -> Contents:
 
 
 def _walk(payload: Any) -> Iterator[tuple[str, Foreign]]:
-    """Yield every object that the file refers to, with its path; enter each container once."""
+    """Yield every object in the file with its path; visit each container once."""
     seen: set[int] = set()
     entered = [iter([("", payload)])]
     while entered:
@@ -135,7 +135,7 @@ def _is_container(node: Any) -> bool:
 
 
 def _members(path: str, node: Any) -> Iterator[tuple[str, Any]]:
-    """The members of a container that may lead to a tensor, each with its path."""
+    """The members of a container that may lead to a tensor, with their paths."""
     if isinstance(node, Foreign):
         node = node.items
     named = node.items() if isinstance(node, dict) else enumerate(node)

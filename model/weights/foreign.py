@@ -1,4 +1,4 @@
-"""The classes, functions and objects that a pickle names, none of which is imported or called."""
+"""Stand-ins for what a pickle refers to: classes, functions and objects are never imported."""
 
 import re
 import sys
@@ -7,14 +7,14 @@ from pickle import UnpicklingError
 from typing import Any
 
 MAX_NAME = 200  # characters
-# No class of data lives in these: a file that names one is there to run something.
+# Modules without data classes: a file that refers to one is meant to run something.
 COMMANDS = re.compile(
     r"builtins|code|codeop|commands|concurrent|ctypes|ftplib|http|importlib|marshal|"
     r"multiprocessing|nt|os|pickle|pip|platform|posix|pty|runpy|shutil|signal|site|smtplib|socket|"
     r"subprocess|sys|threading|timeit|urllib|webbrowser"
 )
 ATTRIBUTE = "builtins.getattr"  # how older pickles name a nested class
-# Types and functions of data, some by their names in Python 2, which torch.save writes.
+# Types and functions of data, some with their Python 2 names, which torch.save writes.
 HARMLESS_BUILTINS = re.compile(
     r"Ellipsis|NotImplemented|[A-Z]\w*(Error|Exception|Warning|Exit|Interrupt|Iteration)|Exception|"
     r"abs|all|any|basestring|bool|bytearray|bytes|complex|dict|enumerate|float|frozenset|getattr|"
@@ -30,14 +30,14 @@ class CodeFound(Exception):
 
 @dataclass(slots=True, eq=False)
 class Foreign:
-    """An object, class or function that Python would have to import; it stays a name.
+    """An object, class or function that Python would import; only its name is kept.
 
     Attributes:
-        name: ``module.name`` of the class or function; ``persistent`` for a reference to a
-            tensor's storage outside of the pickle.
-        args: the arguments of its call; ``None`` for the class or function itself.
-        state: the attributes that the object would get.
-        items: the members of a subclass of ``dict``.
+        name: ``module.name`` of the class or function; ``persistent`` for a reference to a tensor's
+            storage outside the pickle.
+        args: arguments of the call; ``None`` for the class or function itself.
+        state: attributes of the object.
+        items: members of a subclass of ``dict``.
     """
 
     name: str
@@ -50,7 +50,7 @@ def find(module: str, name: str) -> Foreign:
     """The class or function of that name.
 
     Raises:
-        CodeFound: it runs commands or code, or is a method of Python's own.
+        CodeFound: it runs commands or code, or is a method of a built-in type.
     """
     module = PYTHON_2_NAMES.get(module, module)
     whole = f"{module}.{name}"
@@ -72,14 +72,14 @@ def call(function: Any, args: Any) -> Any:
         return {}
     if function.name == ATTRIBUTE:
         if function.args is not None:
-            raise CodeFound(ATTRIBUTE)  # the method of an object
+            raise CodeFound(ATTRIBUTE)  # a method of an object
         if named := _attribute(args):
             return find(*named)
     return Foreign(function.name, args)
 
 
 def _attribute(args: tuple[Any, ...]) -> tuple[str, str] | None:
-    """The module and the name of what ``getattr`` finds in a class."""
+    """The module and name of the class attribute that ``getattr`` would return."""
     match args:
         case (Foreign(name, None), str(attribute)):
             module, _, outer = name.rpartition(".")

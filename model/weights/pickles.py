@@ -1,6 +1,6 @@
-"""Pickles read as data: nothing in them is imported, called or run.
+"""Reading pickles as data: nothing in them is imported, called or executed.
 
-Containers, numbers and text become Python's own; everything else becomes a
+Containers, numbers and text become Python objects; everything else becomes a
 `model.weights.foreign.Foreign`.
 """
 
@@ -15,7 +15,7 @@ from model.weights.foreign import Foreign, call, find
 MAX_BYTES = 64 * 2**20
 MAX_OPERATIONS = 1_000_000  # each costs about 100 bytes; a large training run takes 100,000
 MAX_NUMBER = 2**63
-# operations whose argument is the value that they give
+# opcodes whose argument is the value they push
 VALUES = re.compile(
     r"(BIN)?INT[12]?|LONG[14]?|(BIN)?FLOAT|((SHORT_)?BIN)?STRING|((SHORT_)?BIN)?UNICODE8?|"
     r"(SHORT_)?BINBYTES8?|BYTEARRAY8"
@@ -23,14 +23,14 @@ VALUES = re.compile(
 
 
 class Readable(Protocol):
-    """A binary file, as `pickletools` reads it."""
+    """A binary file, as `pickletools` requires."""
 
     def read(self, size: int, /) -> bytes: ...
     def readline(self) -> bytes: ...
 
 
 class _Limited:
-    """A file of which one pickle may take `MAX_BYTES` at most."""
+    """A file of which one pickle may read `MAX_BYTES` at most."""
 
     def __init__(self, file: Readable) -> None:
         self._file = file
@@ -50,14 +50,14 @@ class _Limited:
 
 
 def read_pickle(file: Readable) -> Any:
-    """The object that a pickle holds; ``file`` is left behind its last byte.
+    """The object in a pickle; ``file`` is left after its last byte.
 
-    The keys of dictionaries become text, and members with other keys than text and numbers are
-    left out: what a hostile key costs to hash has no bound.
+    Keys of dictionaries become text; members with keys other than text and numbers are dropped,
+    because hashing a hostile key may take unbounded time.
 
     Raises:
-        CodeFound: it names a function that runs commands or code; the text is its name.
-        UnpicklingError: it is not a pickle, or a longer one than any checkpoint needs.
+        CodeFound: it refers to a function that runs commands or code; the text is its name.
+        UnpicklingError: it is not a pickle, or is longer than any checkpoint needs.
     """
     machine = _Machine()
     try:
@@ -73,7 +73,7 @@ def read_pickle(file: Readable) -> Any:
 
 
 class _Machine:
-    """The stack and memo that a pickle's operations work on."""
+    """The stack and memo of a pickle's opcodes."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -144,7 +144,7 @@ class _Machine:
         target, state = self.pop_many(2)
         if isinstance(target, Foreign):
             target.state = state
-        self.push(target)  # of a dictionary: its attributes, such as _metadata
+        self.push(target)  # drops attributes of a dictionary, such as _metadata
 
     def set_items(self, items: list[Any]) -> None:
         members = target = self.stack[-1]
@@ -155,7 +155,7 @@ class _Machine:
                 members[text] = value
 
     def append(self, items: list[Any]) -> None:
-        """To a list, or to an object of some class that is none of ours."""
+        """Append to a list, or to an object of a class that stays foreign."""
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(items)

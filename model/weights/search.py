@@ -1,7 +1,7 @@
 """Finding the network among the tensors of a training checkpoint.
 
-Training scripts wrap what they save in dictionaries, in prefixes of keys and in wrappers of
-modules. All of it is parts of one path here, and the network is wherever a key of its own is.
+Training scripts wrap what they save in dictionaries, key prefixes and module wrappers. Here these
+are all parts of a path, and a network is found by the keys that only its family has.
 """
 
 import logging
@@ -19,14 +19,14 @@ from model.weights.container import Contents
 from model.weights.lookalikes import SAVE
 from model.weights.stored import Leaf, NotPlain
 
-# No key of a network has such a part: DDP, torch.compile, FSDP and checkpointing put them in.
+# No key of a network has such a part: DDP, torch.compile, FSDP and checkpointing add them.
 WRAPPER = re.compile(r"module|_.*")
-WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of state_dict_ema, modelEMA, EmaModel
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # splits state_dict_ema, modelEMA, EmaModel
 AVERAGED = frozenset({"ema", "swa", "avg", "average", "averaged", "teacher", "polyak", "shadow"})
 NOT_AVERAGED = frozenset({"current", "online", "student", "raw"})
 BEST = frozenset({"best"})
 LAST = frozenset({"last", "latest"})
-# what optimisers keep for each weight, under the name of the weight
+# values that optimisers store per weight, under the weight's name
 OPTIMISER = re.compile(
     r"(.+_)?optimi[sz]ers?(_.+)?|optim(_.+)?|(.+_)?exp_avg.*|momentum(_buffer)?|grads?|gradients?",
     re.IGNORECASE,
@@ -34,7 +34,7 @@ OPTIMISER = re.compile(
 ADAPTER = re.compile(r"(^|\.)lora_")
 COUNTER = "num_batches_tracked"
 LAYER = re.compile(r"[^\d]*\.\d+")
-DIVIDED = NotPlain("divided into several tensors")
+DIVIDED = NotPlain("split into several tensors")
 SHOWN = 5  # names in a message
 MAX_NETWORKS = 16
 
@@ -46,9 +46,9 @@ class Found:
     """A network in a file.
 
     Attributes:
-        place: what stands before each of its keys, such as ``state_dict.module``.
+        place: prefix of its keys, such as ``state_dict.module``.
         tensors: by the network's own keys.
-        others: places of the networks that were not taken.
+        others: places of the networks that were not chosen.
     """
 
     family: Family
@@ -58,12 +58,12 @@ class Found:
 
     @property
     def averaged(self) -> bool:
-        """Whether the place says that the weights are an average over training."""
+        """Whether the place indicates that the weights are an average over training."""
         return _compare(self.place, AVERAGED, NOT_AVERAGED) > 0
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Which of several networks to serve: an average before others, then the best one."""
+        """Preference among several networks: averages first, then the best one."""
         return (
             _compare(self.place, AVERAGED, NOT_AVERAGED),
             _compare(self.place, BEST, LAST),
@@ -71,7 +71,7 @@ class Found:
 
     @property
     def shapes(self) -> Mapping[str, torch.Size | None]:
-        """Of its lasting tensors; ``None`` for what is not a plain one."""
+        """Shapes of its permanent tensors; ``None`` for tensors that are not plain."""
         leaves = ((key, self.tensors[key]) for key in _lasting(self.tensors))
         return {key: leaf.shape if isinstance(leaf, Tensor) else None for key, leaf in leaves}
 
@@ -80,7 +80,7 @@ class Found:
 
 
 def _compare(place: str, better: frozenset[str], worse: frozenset[str]) -> int:
-    """1 or -1 if the innermost part of a place that has one of the words speaks for it or not."""
+    """1 or -1 if the innermost part with one of these words is better or worse, else 0."""
     for part in reversed(place.split(".")):
         words = {word.lower() for word in WORD.findall(part)}
         if words & better:
@@ -91,10 +91,10 @@ def _compare(place: str, better: frozenset[str], worse: frozenset[str]) -> int:
 
 
 def find_network(path: Path, contents: Contents) -> Found:
-    """The one network to serve.
+    """The network to serve.
 
     Raises:
-        CheckpointError: there is none, or there are several with nothing to choose by.
+        CheckpointError: there is none, or there are several and none is preferable.
     """
     candidates = _drop_incomplete([*_candidates(path, contents.tensors)])
     if not candidates:
@@ -104,7 +104,7 @@ def find_network(path: Path, contents: Contents) -> Found:
     if not all(_same(chosen, rival) for rival in rivals):
         raise _several(path, [chosen, *rivals])
     if not all(candidate.shapes == chosen.shapes for candidate in candidates):
-        raise _several(path, candidates)  # no average or later state of the same network
+        raise _several(path, candidates)  # none is an average or a later state of the other
     others = tuple(str(other) for other in candidates if other is not chosen)
     if chosen.place:
         logger.info(
@@ -118,12 +118,12 @@ def find_network(path: Path, contents: Contents) -> Found:
 
 
 def as_state(path: Path, found: Found) -> StateDict:
-    """The tensors of a network, none of them anything but a plain one.
+    """The tensors of a network, which must all be plain.
 
-    Counters of batches are left out if they are something else: inference never reads them.
+    Batch counters of another kind are dropped: inference never reads them.
 
     Raises:
-        CheckpointError: one is of another kind; its key is named.
+        CheckpointError: a tensor is of another kind; the message names its key.
     """
     if any(map(ADAPTER.search, found.tensors)):
         raise CheckpointError(
@@ -141,7 +141,7 @@ def as_state(path: Path, found: Found) -> StateDict:
 
 def _several(path: Path, networks: Sequence[Found]) -> CheckpointError:
     names = _list([str(network) for network in networks])
-    return CheckpointError(f"{path}: holds several networks: {names}; {SAVE}")
+    return CheckpointError(f"{path}: it has several networks: {names}; {SAVE}")
 
 
 def _candidates(path: Path, tensors: Mapping[str, Leaf]) -> Iterator[Found]:
@@ -153,7 +153,7 @@ def _candidates(path: Path, tensors: Mapping[str, Leaf]) -> Iterator[Found]:
         and not any(map(OPTIMISER.fullmatch, place.split(".")))
     ]
     if len(places) > MAX_NETWORKS:
-        raise CheckpointError(f"{path}: holds {len(places)} networks; {SAVE}")
+        raise CheckpointError(f"{path}: it has {len(places)} networks; {SAVE}")
     inner = {place for place, _ in places}
     for place, family in places:
         members: dict[str, Leaf] = {}
@@ -165,7 +165,7 @@ def _candidates(path: Path, tensors: Mapping[str, Leaf]) -> Iterator[Found]:
 
 
 def _place(key: str, signature: str) -> str | None:
-    """What stands before ``signature``, itself with wrappers in it or not, at the end of a key."""
+    """What precedes ``signature``, with or without wrappers in it, at the end of a key."""
     parts, wanted = key.split("."), signature.split(".")
     while parts and wanted:
         part = parts.pop()
@@ -189,7 +189,7 @@ def _without_wrappers(key: str) -> str:
 
 
 def _drop_incomplete(candidates: list[Found]) -> list[Found]:
-    """Drop copies without some tensors of the same layers, such as an optimiser's averages."""
+    """Drop copies that lack some tensors of the same layers, such as an optimiser's averages."""
     keys = [frozenset(_lasting(candidate.tensors)) for candidate in candidates]
     return [
         candidate
@@ -207,7 +207,7 @@ def _lasting(tensors: Mapping[str, Leaf]) -> Iterator[str]:
 
 
 def _same(one: Found, other: Found) -> bool:
-    """Whether two networks are the same numbers."""
+    """Whether two networks have the same numbers."""
     return one.tensors.keys() == other.tensors.keys() and all(
         isinstance(leaf, Tensor)
         and isinstance(twin := other.tensors[key], Tensor)
@@ -217,20 +217,20 @@ def _same(one: Found, other: Found) -> bool:
 
 
 def _absence(contents: Contents) -> str:
-    """Why there is no network."""
+    """Why no network was found."""
     if "" in contents.tensors:
         return f"a single tensor; expected a dictionary of tensors by name: {SAVE}"
     if not contents.tensors:
-        objects = f", but Python objects ({_list(contents.objects)})" if contents.objects else ""
+        objects = f", only Python objects ({_list(contents.objects)})" if contents.objects else ""
         return f"no tensors{objects}; expected a dictionary of tensors by name: {SAVE}"
     if any(map(ADAPTER.search, contents.tensors)):
         return (
-            "LoRA adapters alone; load them into the network, and merge them: "
+            "only LoRA adapters; load them into the network and merge them: "
             "model.merge_and_unload()"
         )
     signatures = " or ".join(f"'{f.signature}' ({f.name})" for f in FAMILIES.values())
     first = show(next(iter(contents.tensors)))
-    return f"of no known family: expected a key {signatures}; its first key is {first}"
+    return f"the architecture is unknown: expected a key {signatures}; its first key is {first}"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Tensors of a file by ``torch.save``: views of the mapped file, none larger than what it holds."""
+"""Tensors of a file by ``torch.save``: views of the mapped file, never larger than it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,16 +30,16 @@ SPARSE = "a sparse tensor"
 QUANTISED = "a quantised tensor"
 NUMPY = "a NumPy array, not a tensor"
 EMPTY = "a tensor without numbers"
-NEGATED = "a tensor that is only negated when it is used"
-# what to do about what is not a plain tensor
+NEGATED = "a tensor that is negated lazily"
+# advice for each kind of tensor that is not plain
 REMEDIES = {
     SPARSE: "save tensor.to_dense()",
     QUANTISED: "save tensor.dequantize()",
     NEGATED: "save tensor.resolve_neg()",
     NUMPY: "save torch.from_numpy(array)",
-    EMPTY: "join what DeepSpeed's ZeRO 3 has divided: python zero_to_fp32.py DIRECTORY OUTPUT",
+    EMPTY: "merge the shards of DeepSpeed ZeRO 3: python zero_to_fp32.py DIRECTORY OUTPUT",
 }
-# the function that makes a tensor, and what it is when it is not a plain one
+# functions that build tensors, and what they build if it is not a plain tensor
 REBUILD = "torch._utils._rebuild_"
 PARAMETERS = {
     f"{REBUILD}{kind}"
@@ -51,7 +51,7 @@ OTHER_TENSORS = {
     f"{REBUILD}qtensor": QUANTISED,
     f"{REBUILD}meta_tensor_no_storage": "on the meta device, without numbers",
     f"{REBUILD}nested_tensor": "a nested tensor",
-    f"{REBUILD}wrapper_subclass": "a subclass of tensors that only its library reads",
+    f"{REBUILD}wrapper_subclass": "a tensor subclass that only its library can read",
     "numpy.core.multiarray._reconstruct": NUMPY,
     "numpy._core.multiarray._reconstruct": NUMPY,
 }
@@ -59,13 +59,13 @@ OTHER_TENSORS = {
 
 @dataclass(frozen=True, slots=True)
 class NotPlain:
-    """What lies where a tensor of numbers in memory order is expected."""
+    """A stand-in for a tensor that is not a plain one in memory."""
 
     what: str
 
     @property
     def remedy(self) -> str:
-        """What would be right."""
+        """Advice for the user."""
         return REMEDIES.get(self.what, "expected a plain tensor")
 
 
@@ -73,12 +73,12 @@ Leaf = Tensor | NotPlain
 
 
 class NotPlainError(Exception):
-    """A tensor is not read; the text says what it is."""
+    """A tensor cannot be read; the text says what it is."""
 
 
 @dataclass(slots=True)
 class Storages:
-    """Where each storage lies in the file: first byte and length, by key."""
+    """First byte and length of each storage in the file, by key."""
 
     path: Path
     size: int
@@ -94,7 +94,7 @@ class Storages:
 
 
 def read_tensor(leaf: Foreign, storages: Storages) -> Leaf | None:
-    """The tensor that ``leaf`` would be built to; ``None`` if it would not be one."""
+    """Build the tensor that ``leaf`` describes; ``None`` if it does not describe a tensor."""
     try:
         return _build(leaf, storages)
     except NotPlainError as error:
@@ -117,17 +117,17 @@ def _build(leaf: Foreign, storages: Storages) -> Tensor | None:
         ):
             _refuse_negated(rest)
             return _view(storages, storage, dtype, offset, size, stride)
-    raise NotPlainError("a tensor of a kind that is not read here")
+    raise NotPlainError("a tensor of an unsupported kind")
 
 
 def _refuse_negated(rest: Sequence[Any]) -> None:
-    """Refuse numbers whose sign PyTorch keeps apart from them."""
+    """Refuse tensors whose sign is stored as a separate flag."""
     if any(isinstance(bits, dict) and bits.get("neg") for bits in rest):
         raise NotPlainError(NEGATED)
 
 
 def _unwrap(leaf: Foreign) -> tuple[str, Any]:
-    """The function that makes the tensor itself, and its arguments, without what is around it."""
+    """The function that builds the tensor itself, and its arguments, without wrappers."""
     name, args = leaf.name, leaf.args
     for _ in range(MAX_WRAPPERS):
         match name, args:
@@ -143,7 +143,7 @@ def _unwrap(leaf: Foreign) -> tuple[str, Any]:
 def _view(
     storages: Storages, storage: Foreign, named: str | None, offset: Any, size: Any, stride: Any
 ) -> Tensor:
-    """A tensor of the mapped file, of which every number is there and none is used twice."""
+    """A tensor in the mapped file, with every number inside the file and none used twice."""
     dtype, (start, length) = _locate(storages, storage)
     dtype = DTYPES.get(named, dtype) if named else dtype
     size, stride = _tuple(size), _tuple(stride)
@@ -154,17 +154,17 @@ def _view(
         raise NotPlainError(EMPTY if 0 in size else "a tensor of too many dimensions")
     reach = _reach(size, stride)
     if offset + reach >= length // dtype.itemsize:
-        raise NotPlainError("a tensor of more numbers than the file holds")
+        raise NotPlainError("a tensor larger than its data in the file")
     found = storages.bytes_of(start + offset * dtype.itemsize, (reach + 1) * dtype.itemsize)
     return torch.empty(0, dtype=dtype).set_(found, 0, size, stride)
 
 
 def _reach(size: Sequence[int], stride: Sequence[int]) -> int:
-    """How far the last number lies behind the first; no number may be met twice on the way."""
+    """Distance from the first to the last number; refuses numbers that overlap."""
     reach = 0
     for step, count in sorted(zip(stride, size, strict=True)):
         if count > 1 and step <= reach:
-            raise NotPlainError("a tensor that uses the same numbers in several places")
+            raise NotPlainError("a tensor whose elements overlap in memory")
         reach += (count - 1) * step
     return reach
 
@@ -187,15 +187,15 @@ def _locate(storages: Storages, storage: Foreign) -> tuple[torch.dtype, tuple[in
             if view and view[0] is not None:
                 start, length = _part(start, length, view[0], dtype.itemsize)
             if not 0 <= count * dtype.itemsize <= length:
-                raise NotPlainError("a tensor of more numbers than the file holds")
+                raise NotPlainError("a tensor larger than its data in the file")
             return dtype, (start, length)
-    raise NotPlainError("a tensor of a kind that is not read here")
+    raise NotPlainError("a tensor of an unsupported kind")
 
 
 def _part(start: int, length: int, view: Any, itemsize: int) -> tuple[int, int]:
-    """Of the older layout: a storage that is a part of another."""
+    """A part of another storage, in the older layout."""
     match view:
         case (_, int(offset), int(count)) if (offset + count) * itemsize <= length:
             if min(offset, count) >= 0:
                 return start + offset * itemsize, count * itemsize
-    raise NotPlainError("a tensor of more numbers than the file holds")
+    raise NotPlainError("a tensor larger than its data in the file")

@@ -1,7 +1,7 @@
-"""The files that ``torch.save`` writes, read without running anything and within their own size.
+"""Reading files by ``torch.save`` without executing anything, in memory bounded by their size.
 
-Two layouts are read: a zip archive with the pickle ``data.pkl`` and one uncompressed entry for each
-storage, and the older one, pickles followed by the storages. Tensors are views of the mapped file.
+There are two layouts: a zip archive with the pickle ``data.pkl`` and an uncompressed entry for each
+storage, and the older one: pickles followed by the storages. Tensors are views of the mapped file.
 """
 
 import struct
@@ -29,29 +29,29 @@ LOCAL_HEADER = struct.Struct("<26xHH")  # lengths of an entry's name and its ext
 
 @dataclass(frozen=True, slots=True)
 class TorchFile:
-    """What ``torch.save`` was given; tensors are `Foreign` objects that `tensor` knows."""
+    """The saved object; its tensors are `Foreign` objects that `tensor` builds."""
 
     payload: Any
     storages: Storages
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return self.storages.size
 
     def tensor(self, leaf: Foreign) -> Leaf | None:
-        """The tensor that ``leaf`` stands for; ``None`` if it stands for something else."""
+        """The tensor that ``leaf`` describes; ``None`` if it describes something else."""
         return read_tensor(leaf, self.storages)
 
 
 def read_zip(path: Path, size: int) -> TorchFile:
-    """The archive of ``size`` bytes at ``path``.
+    """Read the archive of ``size`` bytes at ``path``.
 
     Raises:
-        CheckpointError: it is another kind of archive, damaged, or made to cost more than it holds.
+        CheckpointError: it is another kind of archive, is corrupt, or would expand when read.
     """
     try:
-        with _ShortReads(path) as file, zipfile.ZipFile(file) as archive:
+        with _BoundedReads(path) as file, zipfile.ZipFile(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
             _check_kind(path, entries)
             top = next(name for name in entries if name.rpartition("/")[2] == "data.pkl")
@@ -68,7 +68,7 @@ def read_zip(path: Path, size: int) -> TorchFile:
 
 
 def read_legacy(path: Path, size: int) -> TorchFile:
-    """The file of ``size`` bytes at ``path``, in the layout from before PyTorch 1.6.
+    """Read the file of ``size`` bytes at ``path``, in the layout before PyTorch 1.6.
 
     Raises:
         CheckpointError: as in `read_zip`.
@@ -94,8 +94,8 @@ def read_legacy(path: Path, size: int) -> TorchFile:
     return TorchFile(payload, Storages(path, size, places))
 
 
-class _ShortReads(FileIO):
-    """A file that `zipfile` reads no long directory from."""
+class _BoundedReads(FileIO):
+    """A file that refuses to read long directories for `zipfile`."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         whole = size is None or size < 0
@@ -121,15 +121,15 @@ def _check_kind(path: Path, entries: Mapping[str, zipfile.ZipInfo]) -> None:
     for name, entry in entries.items():
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
             raise CheckpointError(
-                f"{path}: its entry {show(name)} is compressed or encrypted, as torch.save never "
-                f"writes it; {SAVE}"
+                f"{path}: its entry {show(name)} is compressed or encrypted, which torch.save "
+                f"never does; {SAVE}"
             )
 
 
 def _places(
     file: FileIO, size: int, top: str, entries: Mapping[str, zipfile.ZipInfo]
 ) -> Iterator[tuple[str, tuple[int, int]]]:
-    """First byte and length of every entry below ``top``, all of them inside the file."""
+    """First byte and length of every entry below ``top``, all of them within the file."""
     for name, entry in entries.items():
         if not 0 <= entry.header_offset < size:
             raise ValueError("an entry is outside of the file")
@@ -144,7 +144,7 @@ def _unpickle(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except CodeFound as error:
-        raise CheckpointError(f"{path}: refused: it holds code to run ({error}); {SAVE}") from error
+        raise CheckpointError(f"{path}: refused: it contains code ({error}); {SAVE}") from error
     except UnpicklingError as error:
         raise CheckpointError(f"{path}: truncated or corrupt PyTorch file") from error
 

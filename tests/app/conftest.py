@@ -1,4 +1,4 @@
-"""A classifier without a model, whose batches wait at a gate until a test opens it."""
+"""A fake classifier whose batches wait at a gate, and clients of the application on it."""
 
 import asyncio
 import threading
@@ -58,10 +58,10 @@ class FakeClassification:
 
 
 class FakeClassifier:
-    """Classifies ``b"3"`` as class 3 with score 0.9; of a tensor its first number is the class.
+    """Classifies ``b"3"`` as class 3 with score 0.9; the first number of a tensor is its class.
 
-    Some bodies mean trouble: ``b"bad"`` does not decode, a batch that holds ``b"poison"`` fails,
-    one with ``b"broken"`` loses the device.
+    ``b"bad"`` cannot be decoded, a batch with ``b"poison"`` fails, and a batch with ``b"broken"``
+    loses the device.
     """
 
     def __init__(self, streams: int = 1, max_batch_size: int = 16) -> None:
@@ -80,11 +80,11 @@ class FakeClassifier:
     def time_batches(self) -> dict[int, float]:
         return {1: 0.5}
 
-    def settle(self, timings: Sequence[Mapping[int, float]]) -> None:
+    def choose_batch_size(self, timings: Sequence[Mapping[int, float]]) -> None:
         self.timings = list(timings)
 
     def warm_up(self) -> None:
-        assert self.timings, "what is to be warmed was not settled"
+        assert self.timings, "the batch size has not been chosen"
         self.warmed += 1
 
     def self_test(self) -> None: ...
@@ -137,7 +137,7 @@ def classifier() -> FakeClassifier:
 async def starting(
     load: Callable[[], FakeClassifier], **choices: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Lifecycle]]:
-    """A client of the whole application, which begins to load."""
+    """A client of the whole application, which is loading."""
     lifecycle = Lifecycle()
     app = create_app(make_settings(**choices), load, lifecycle=lifecycle)
     transport = httpx.ASGITransport(app)
@@ -159,16 +159,16 @@ async def running(
 
 
 def make_settings(**choices: Any) -> Settings:
-    """The defaults but for ``choices`` and for hosts, of which any is allowed.
+    """The default settings with ``choices``, and with any host allowed.
 
-    Neither the environment nor ``.env`` is read.
+    The environment and ``.env`` are not read.
     """
     defaults = Settings.model_construct().model_dump() | {"allowed_hosts": "*"}
     return Settings.model_validate(defaults | choices)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let others run until ``condition`` holds."""
+    """Let other tasks run until ``condition`` is true."""
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""Who may ask what: API keys, the admin token, origins, and what browsers are told."""
+"""API keys, the admin token, and security headers."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from app.http.api_keys import ApiKeys, KeysError, new_key
 from app.serving.errors import StartupError, Unauthorized
 
 from .conftest import FakeClassifier, running, starting, until
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
 def alice() -> tuple[str, str]:
-    """A key and its line."""
+    """An API key, and its line in the key file."""
     return new_key("alice")
 
 
@@ -27,7 +27,7 @@ def keys_file(tmp_path: Path, alice: tuple[str, str]) -> Path:
     return path
 
 
-def test_a_key_is_known_by_its_hash_alone(keys_file: Path, alice: tuple[str, str]) -> None:
+def test_only_hashes_of_keys_are_stored(keys_file: Path, alice: tuple[str, str]) -> None:
     keys = ApiKeys(keys_file)
     assert alice[0] not in keys_file.read_text()
     assert keys.name_of({"authorization": f"Bearer {alice[0]}"}) == "alice"
@@ -38,24 +38,26 @@ def test_a_key_is_known_by_its_hash_alone(keys_file: Path, alice: tuple[str, str
 @pytest.mark.parametrize(
     ("headers", "message"),
     [
-        ({}, "a key is needed"),
-        ({"authorization": "Basic YTpi"}, "a key is needed"),
-        ({"authorization": "Bearer "}, "a key is needed"),
-        ({"authorization": "Bearer guess"}, "the key is unknown"),
-        ({"x-api-key": "é"}, "the key is unknown"),
+        ({}, "API key required"),
+        ({"authorization": "Basic YTpi"}, "API key required"),
+        ({"authorization": "Bearer "}, "API key required"),
+        ({"authorization": "Bearer guess"}, "invalid API key"),
+        ({"x-api-key": "é"}, "invalid API key"),
     ],
 )
-def test_anybody_else_is_refused(keys_file: Path, headers: dict[str, str], message: str) -> None:
+def test_missing_and_unknown_keys_are_refused(
+    keys_file: Path, headers: dict[str, str], message: str
+) -> None:
     with pytest.raises(Unauthorized, match=message):
         ApiKeys(keys_file).name_of(headers)
 
 
-def test_the_hash_is_no_key(keys_file: Path, alice: tuple[str, str]) -> None:
+def test_hash_is_not_accepted_as_key(keys_file: Path, alice: tuple[str, str]) -> None:
     with pytest.raises(Unauthorized):
         ApiKeys(keys_file).name_of({"x-api-key": alice[1].partition(":")[2]})
 
 
-def test_keys_can_be_taken_away_and_a_broken_file_changes_nothing(
+def test_rereading_removes_keys_and_an_invalid_file_changes_nothing(
     keys_file: Path, alice: tuple[str, str]
 ) -> None:
     keys = ApiKeys(keys_file)
@@ -74,15 +76,15 @@ def test_keys_can_be_taken_away_and_a_broken_file_changes_nothing(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "there is no key in it"),
-        ("# alice\n", "there is no key in it"),
+        ("", "contains no key"),
+        ("# alice\n", "contains no key"),
         ("alice:123\n", "line 1: must be"),
         ("al ice:" + "0" * 64, "line 1: must be"),
-        ("a:" + "0" * 64 + "\na:" + "1" * 64, "line 2: the name a is there twice"),
+        ("a:" + "0" * 64 + "\na:" + "1" * 64, "line 2: duplicate name a"),
         (f"a:{'0' * 64}\nb:{'0' * 64}", "line 2: b has the key of a; use a different key"),
     ],
 )
-def test_a_file_that_is_no_keys_file_is_told(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_key_file_is_reported(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "keys"
     path.write_text(content)
     with pytest.raises(KeysError, match=message):
@@ -94,18 +96,18 @@ def test_a_file_that_is_no_keys_file_is_told(tmp_path: Path, content: str, messa
         ApiKeys(path)
 
 
-def test_a_name_is_a_word() -> None:
-    with pytest.raises(KeysError, match="is no name"):
+def test_key_name_must_be_one_word() -> None:
+    with pytest.raises(KeysError, match="invalid name"):
         new_key("a:b")
 
 
-def test_no_key_looks_like_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_do_not_begin_with_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["-abc", "--abc", "abc"])
     monkeypatch.setattr("secrets.token_urlsafe", lambda size: next(drawn))
     assert new_key("alice")[0] == "abc"
 
 
-async def test_predict_is_for_who_has_a_key_and_probes_are_for_all(
+async def test_predict_requires_a_key_and_probes_do_not(
     classifier: FakeClassifier,
     keys_file: Path,
     alice: tuple[str, str],
@@ -115,7 +117,7 @@ async def test_predict_is_for_who_has_a_key_and_probes_are_for_all(
     choices = {"api_keys_file": keys_file, "metrics_need_key": False}
     async with running(classifier, **choices) as (client, _):
         refused = await client.post("/predict", content=b"1")
-        assert "a key is needed" in problem(refused, 401, "unauthorized")
+        assert "API key required" in problem(refused, 401, "unauthorized")
         assert refused.headers["www-authenticate"] == "Bearer"
         refused = await client.post("/predict", content=b"1", headers={"X-API-Key": "guess"})
         assert "guess" not in problem(refused, 401, "unauthorized")
@@ -136,7 +138,7 @@ async def test_predict_is_for_who_has_a_key_and_probes_are_for_all(
     assert "security" not in scheme["paths"]["/metrics"]["get"]
 
 
-async def test_metrics_require_a_key_where_keys_are_on(
+async def test_metrics_require_a_key_if_keys_are_configured(
     classifier: FakeClassifier, keys_file: Path, alice: tuple[str, str]
 ) -> None:
     async with running(classifier, api_keys_file=keys_file) as (client, _):
@@ -150,7 +152,7 @@ async def test_metrics_require_a_key_where_keys_are_on(
         assert (await client.get("/metrics")).is_success
 
 
-async def test_without_an_admin_token_there_is_nothing_to_administer(
+async def test_admin_routes_do_not_exist_without_an_admin_token(
     classifier: FakeClassifier,
 ) -> None:
     async with running(classifier) as (client, _):
@@ -158,7 +160,7 @@ async def test_without_an_admin_token_there_is_nothing_to_administer(
         assert "/admin/reload" not in (await client.get("/openapi.json")).json()["paths"]
 
 
-async def test_the_admin_reloads_model_and_keys(
+async def test_reload_replaces_model_and_keys(
     keys_file: Path, alice: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(FakeClassifier(), api_keys_file=keys_file, admin_token="secret") as (
@@ -176,13 +178,13 @@ async def test_the_admin_reloads_model_and_keys(
         problem(refused, 401, "unauthorized")
         keys_file.write_text("nonsense")
         response = await client.post("/admin/reload", headers=admin)
-        assert "keys and model stay as they are" in problem(response, 422, "reload-failed")
+        assert "the keys and the model are unchanged" in problem(response, 422, "reload-failed")
         assert "line 1: must be NAME:SHA-256" in caplog.text
         bob = {"X-API-Key": new_bob}
         assert "\nxcit_reload_failed 1.0\n" in (await client.get("/metrics", headers=bob)).text
 
 
-async def test_browsers_are_told_to_do_nothing_with_answers(classifier: FakeClassifier) -> None:
+async def test_answers_have_security_headers(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         for response in (
             await client.get("/docs"),
@@ -195,7 +197,7 @@ async def test_browsers_are_told_to_do_nothing_with_answers(classifier: FakeClas
         assert "script-src" not in response.headers["content-security-policy"]
 
 
-async def test_a_reload_that_fails_keeps_what_is_served() -> None:
+async def test_failed_reload_keeps_the_served_model() -> None:
     fine = FakeClassifier()
     loads = [fine]
 
@@ -215,7 +217,7 @@ async def test_a_reload_that_fails_keeps_what_is_served() -> None:
         assert (await client.post("/predict", content=b"3")).is_success
 
 
-async def test_a_reload_measures_streams_and_batch_sizes_once_more() -> None:
+async def test_reload_measures_streams_and_batch_sizes_again() -> None:
     loads = [FakeClassifier(streams=2, max_batch_size=8), FakeClassifier(max_batch_size=2)]
     second = loads[0]
     async with starting(loads.pop, admin_token="secret") as (client, lifecycle):

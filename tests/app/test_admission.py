@@ -1,4 +1,4 @@
-"""Bounds by images, bytes and deadlines, and the advice to those refused."""
+"""Admission by images, bytes and deadlines, and Retry-After."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from app.serving.held_bytes import keep
 
 
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that a test moves."""
 
     now = 100.0
 
@@ -27,7 +27,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_images_are_bounded_and_places_come_back() -> None:
+def test_images_are_limited_and_slots_are_released() -> None:
     admission = Admission(max_images=2, max_bytes=100)
     with admission.admit(), admission.admit():
         with pytest.raises(Overloaded, match="2 images are being served"), admission.admit():
@@ -38,7 +38,7 @@ def test_images_are_bounded_and_places_come_back() -> None:
         assert admission.images == 1
 
 
-def test_bytes_are_bounded_as_they_arrive() -> None:
+def test_bytes_are_limited_while_they_arrive() -> None:
     admission = Admission(max_images=10, max_bytes=100)
     with admission.upload() as one, admission.upload() as other:
         one(60)
@@ -52,7 +52,7 @@ def test_bytes_are_bounded_as_they_arrive() -> None:
     assert admission.bytes == 0
 
 
-def test_a_slow_upload_takes_no_place_among_the_images() -> None:
+def test_slow_upload_takes_no_slot() -> None:
     admission = Admission(max_images=1, max_bytes=100)
     with admission.upload() as hold:
         hold(1)
@@ -60,7 +60,7 @@ def test_a_slow_upload_takes_no_place_among_the_images() -> None:
             assert admission.images == 1
 
 
-def test_a_failed_request_gives_everything_back() -> None:
+def test_failed_request_releases_its_slot_and_bytes() -> None:
     admission = Admission(max_images=1, max_bytes=100)
 
     def fail() -> None:
@@ -74,7 +74,7 @@ def test_a_failed_request_gives_everything_back() -> None:
 
 
 def fill(admission: Admission, images: int) -> ExitStack:
-    """Admit images that stay."""
+    """Admit images until the result is closed."""
     stack = ExitStack()
     for _ in range(images):
         stack.enter_context(admission.admit())
@@ -82,7 +82,7 @@ def fill(admission: Admission, images: int) -> ExitStack:
 
 
 def busy(clock: Clock, *, images: int, rate: float, at_once: int = 1) -> Admission:
-    """An admission of a service that ran batches of four at ``rate`` images per second."""
+    """The admission of a service that has run batches of four at ``rate`` images per second."""
     admission = Admission(max_images=2000, max_bytes=100, at_once=at_once, clock=clock)
     admission.images = images
     for _ in range(20):
@@ -99,7 +99,7 @@ def test_retry_after_is_the_queue_over_the_measured_throughput(clock: Clock) -> 
     assert busy(clock, images=1000, rate=4).retry_after() == 60
 
 
-def test_images_that_are_refused_are_finished_work_and_late_ones_are_not(clock: Clock) -> None:
+def test_invalid_images_count_as_served_and_late_images_do_not(clock: Clock) -> None:
     admission = Admission(max_images=1000, max_bytes=100, clock=clock)
     waiting = fill(admission, 10)
     for error in (InvalidImage("no"), DeadlineExceeded("late")) * 50:
@@ -110,37 +110,39 @@ def test_images_that_are_refused_are_finished_work_and_late_ones_are_not(clock: 
     waiting.close()
 
 
-def test_an_idle_service_takes_a_request_however_slow_it_was(clock: Clock) -> None:
+def test_idle_service_admits_a_request_however_slow_it_was(clock: Clock) -> None:
     admission = busy(clock, images=1, rate=0.01)
-    with pytest.raises(Overloaded, match=r"estimated wait of 400\.0 s exceeds the 10\.0 s"):
+    with pytest.raises(
+        Overloaded, match=r"estimated wait of 400\.0 s exceeds the remaining 10\.0 s"
+    ):
         admission.check(clock.now + 10)
     admission.images = 0
     admission.check(clock.now + 10)
 
 
-def test_a_request_that_would_miss_its_deadline_is_refused_early(clock: Clock) -> None:
+def test_request_that_would_miss_its_deadline_is_refused(clock: Clock) -> None:
     admission = busy(clock, images=99, rate=50)
     admission.check(clock.now + 2.1)
-    with pytest.raises(Overloaded, match=r"wait of 2\.0 s exceeds the 1\.9 s that") as caught:
+    with pytest.raises(Overloaded, match=r"wait of 2\.0 s exceeds the remaining 1\.9 s") as caught:
         admission.check(clock.now + 1.9)
     assert caught.value.retry_after == 2
     admission.check(math.inf)
 
 
-def test_nobody_is_refused_for_a_throughput_that_is_not_known(clock: Clock) -> None:
+def test_no_request_is_refused_while_the_throughput_is_unknown(clock: Clock) -> None:
     admission = Admission(max_images=10, max_bytes=100, clock=clock)
     with fill(admission, 9):
         admission.check(clock.now + 0.001)
 
 
-def test_a_worker_that_is_free_takes_a_request_however_slow_the_others_are(clock: Clock) -> None:
+def test_free_worker_takes_a_request_however_slow_the_others_are(clock: Clock) -> None:
     admission = busy(clock, images=1, rate=0.01, at_once=2)
     admission.check(clock.now + 10)
-    with admission.admit(), pytest.raises(Overloaded, match="exceeds the 10"):
+    with admission.admit(), pytest.raises(Overloaded, match="exceeds the remaining 10"):
         admission.check(clock.now + 10)
 
 
-def test_a_lone_request_that_failed_is_no_slowness(clock: Clock) -> None:
+def test_single_failed_request_does_not_lower_the_throughput(clock: Clock) -> None:
     admission = busy(clock, images=0, rate=100)
     with suppress(ServiceError), admission.admit():
         clock.now += 30
@@ -149,21 +151,21 @@ def test_a_lone_request_that_failed_is_no_slowness(clock: Clock) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(-40, 60)), max_size=40))
-def test_bytes_that_a_decoder_still_reads_outlive_their_request(
+def test_bytes_are_counted_while_a_decoder_reads_them(
     steps: list[tuple[int, int]],
 ) -> None:
-    """Requests come, hold bytes and leave, and decoders of their bytes begin and end."""
+    """Requests hold bytes and end, and decoders of their bytes start and end, in any order."""
     admission = Admission(max_images=10, max_bytes=1000)
-    requests: list[tuple[ExitStack, int]] = []  # with their bytes
+    requests: list[tuple[ExitStack, int]] = []  # with the numbers of their bytes
     decoders: list[tuple[Callable[[], None], int]] = []
     for kind, size in steps:
-        if kind == 0:  # a request comes, and decodes a part of what it holds
+        if kind == 0:  # a request starts, and decodes a part of its bytes
             stack = ExitStack()
             hold = stack.enter_context(admission.upload())
             hold(abs(size))
             decoders.append((keep(abs(size) // 2), abs(size) // 2))
             requests.append((stack, abs(size)))
-        elif kind == 1 and requests:  # it leaves
+        elif kind == 1 and requests:  # a request ends
             stack, _ = requests.pop(size % len(requests))
             stack.close()
         elif decoders:
@@ -179,7 +181,7 @@ def test_bytes_that_a_decoder_still_reads_outlive_their_request(
     assert admission.bytes == 0
 
 
-def test_one_buffer_that_many_decoders_read_is_counted_once() -> None:
+def test_buffer_shared_by_decoders_is_counted_once() -> None:
     admission = Admission(max_images=10, max_bytes=100)
     with admission.upload() as hold:
         hold(60)

@@ -1,4 +1,4 @@
-"""Base64 in steps says what Python's own decoder says."""
+"""Decoding of base64 in steps, compared with Python's decoder."""
 
 import base64
 import re
@@ -18,7 +18,7 @@ PIECE = 8
 
 @pytest.fixture(autouse=True, scope="module")
 def small_pieces() -> Iterator[None]:
-    """Pieces so small that a short text has many."""
+    """Pieces so small that a short text has several."""
     patch = pytest.MonkeyPatch()
     patch.setattr(base64_text, "PIECE", PIECE)
     yield
@@ -58,7 +58,7 @@ WELL_FORMED = re.compile(r"([\w+/]{4})*([\w+/]{2}(==)?|[\w+/]{3}=?)?", re.ASCII)
 
 
 @given(st.text("ABab01+/=%é\0", max_size=40))
-def test_only_whole_groups_and_their_padding_are_base64(text: str) -> None:
+def test_incomplete_groups_and_wrong_padding_are_refused(text: str) -> None:
     if WELL_FORMED.fullmatch(text):
         assert decode(text) == base64.b64decode(text.rstrip("=") + "==")
     else:
@@ -75,17 +75,17 @@ def test_only_whole_groups_and_their_padding_are_base64(text: str) -> None:
         ("=", "its length is wrong"),
         ("MQ=", "its length is wrong"),
         ("M", "its length is wrong"),
-        ("MQ==MQ==", "it has the character '='"),
-        ("MQ M", "it has spaces, as if + were read as one"),
-        ("M\x1bQ=", "it has the character '\N{REPLACEMENT CHARACTER}'"),
+        ("MQ==MQ==", "it contains the character '='"),
+        ("MQ M", "it contains spaces, probably from unescaped +"),
+        ("M\x1bQ=", "it contains the character '\N{REPLACEMENT CHARACTER}'"),
     ],
 )
-def test_the_message_names_the_mistake(text: str, message: str) -> None:
+def test_message_names_the_mistake(text: str, message: str) -> None:
     with pytest.raises(BadRequest) as caught:
         decode(text, 10_000)
     assert message in caught.value.detail
 
 
 @pytest.mark.parametrize("head", ["data:image/png;base64,", "DATA:;Base64,", "data:a;b=c;base64,"])
-def test_a_data_uri_holds_its_content(head: str) -> None:
+def test_data_uri_is_decoded(head: str) -> None:
     assert decode(head + "MQ==", 10_000) == b"1"

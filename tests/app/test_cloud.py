@@ -1,4 +1,4 @@
-"""What SageMaker and Vertex AI ask of a container."""
+"""The container contracts of SageMaker and Vertex AI."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ from app.http.app import create_app
 from app.serving.lifecycle import Lifecycle, State
 
 from .conftest import FakeClassifier, make_settings, running, starting, until
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 
@@ -27,13 +27,13 @@ def instances(*contents: bytes, **more: Any) -> dict[str, Any]:
     return {"instances": [{"b64": base64.b64encode(each).decode()} for each in contents], **more}
 
 
-async def test_neither_is_there_unless_asked_for(classifier: FakeClassifier) -> None:
+async def test_cloud_routes_do_not_exist_by_default(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         assert (await client.get("/ping")).status_code == 404
         assert (await client.post("/invocations", content=b"1")).status_code == 404
 
 
-async def test_sagemaker_pings_and_invokes(classifier: FakeClassifier) -> None:
+async def test_sagemaker_routes_answer(classifier: FakeClassifier) -> None:
     def load() -> FakeClassifier:
         assert classifier.gate.wait(10)
         return classifier
@@ -56,7 +56,7 @@ async def test_sagemaker_pings_and_invokes(classifier: FakeClassifier) -> None:
 async def vertex(
     classifier: FakeClassifier, choices: Mapping[str, Any] = MappingProxyType({}), **environ: str
 ) -> httpx.AsyncClient:
-    """A client of the service as Vertex AI starts it."""
+    """A client of the service, started as Vertex AI does."""
     lifecycle = Lifecycle()
     settings = make_settings(cloud="vertex", **choices)
     app = create_app(settings, lambda: classifier, lifecycle=lifecycle, environ=environ)
@@ -65,7 +65,7 @@ async def vertex(
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
 
 
-async def test_vertex_asks_where_its_environment_says(classifier: FakeClassifier) -> None:
+async def test_vertex_routes_are_read_from_the_environment(classifier: FakeClassifier) -> None:
     route = "/v1/endpoints/7/deployedModels/9"
     client = await vertex(classifier, AIP_HEALTH_ROUTE=route, AIP_PREDICT_ROUTE=f"{route}:predict")
     assert (await client.get(route)).status_code == 200
@@ -84,15 +84,15 @@ async def test_vertex_asks_where_its_environment_says(classifier: FakeClassifier
     assert (await client.post("/predict", content=b"3")).is_success
 
 
-async def test_a_route_named_as_one_of_ours_is_vertex_ais(classifier: FakeClassifier) -> None:
+async def test_vertex_route_replaces_a_route_with_the_same_path(classifier: FakeClassifier) -> None:
     client = await vertex(classifier, AIP_HEALTH_ROUTE="/healthz", AIP_PREDICT_ROUTE="/predict")
     assert (await client.get("/healthz")).json() == {"state": "ready"}
     response = await client.post("/predict", json=instances(b"3"))
     assert len(response.json()["predictions"][0]["predictions"]) == 5
     paths = (await client.get("/openapi.json")).json()["paths"]
-    told = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert (told["title"], paths["/healthz"]["get"]["tags"]) == ("VertexRequest", ["cloud"])
-    assert told["properties"]["instances"]["items"]["required"] == ["b64"]
+    schema = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert (schema["title"], paths["/healthz"]["get"]["tags"]) == ("VertexRequest", ["cloud"])
+    assert schema["properties"]["instances"]["items"]["required"] == ["b64"]
     assert "/predict/batch" in paths
 
 
@@ -101,7 +101,7 @@ async def test_a_route_named_as_one_of_ours_is_vertex_ais(classifier: FakeClassi
     [
         (b"{", 400, "body: Invalid JSON"),
         (b"{}", 400, "instances: Field required"),
-        (json.dumps(instances()).encode(), 400, "there are no instances"),
+        (json.dumps(instances()).encode(), 400, "instances is empty"),
         (b'{"instances": [{"image": "MQ=="}]}', 400, "instances.0.b64: Field required"),
         (b'{"instances": [{"b64": "%"}]}', 400, "the image is not valid base64"),
         (b'{"instances": [{"b64": ""}, {"b64": "%"}]}', 400, "image 1 of 2, counted from 0: the"),
@@ -119,7 +119,7 @@ async def test_a_route_named_as_one_of_ours_is_vertex_ais(classifier: FakeClassi
         (json.dumps(instances(*[b"1"] * 257)).encode(), 413, "257 images in one request"),
     ],
 )
-async def test_what_vertex_ai_would_not_send_is_refused(
+async def test_malformed_vertex_request_is_refused(
     classifier: FakeClassifier, body: bytes, status: int, message: str
 ) -> None:
     client = await vertex(classifier)
@@ -129,7 +129,7 @@ async def test_what_vertex_ai_would_not_send_is_refused(
     assert message in response.json()["detail"]
 
 
-def test_the_clouds_port_wins_and_its_variables_are_checked() -> None:
+def test_cloud_port_overrides_the_setting_and_is_validated() -> None:
     vertex, sagemaker = make_settings(cloud="vertex"), make_settings(cloud="sagemaker")
     found = follow_cloud(vertex, {"AIP_HTTP_PORT": "9000"})
     assert (found.host, found.port) == ("0.0.0.0", 9000)
@@ -144,7 +144,7 @@ def test_the_clouds_port_wins_and_its_variables_are_checked() -> None:
         create_app(vertex, FakeClassifier, environ={"AIP_PREDICT_ROUTE": "predict"})
 
 
-def test_sagemaker_serves_what_its_archive_holds(
+def test_sagemaker_serves_the_model_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cloud, "SAGEMAKER_MODEL", tmp_path)
@@ -162,7 +162,7 @@ def test_sagemaker_serves_what_its_archive_holds(
 
 
 @pytest.mark.parametrize("content", [b"3", b"{3}" * 100], ids=["short", "with braces"])
-async def test_as_many_instances_are_accepted_as_there_are_places(
+async def test_number_of_instances_is_limited_by_the_queue(
     classifier: FakeClassifier, content: bytes
 ) -> None:
     for most, more in ((256, {}), (1_500, {"max_queue_size": 1_500})):
@@ -172,17 +172,17 @@ async def test_as_many_instances_are_accepted_as_there_are_places(
         assert response.status_code == 200, response.text
         assert len(response.json()["predictions"]) == most
         request = instances(*[content] * (most + 1))
-        told = problem(await client.post("/predict", json=request), 413, "too-many-images")
-        assert told == f"{most + 1} images in one request; at most {most} are accepted"
+        detail = problem(await client.post("/predict", json=request), 413, "too-many-images")
+        assert detail == f"{most + 1} images in one request; the maximum is {most}"
 
 
-async def test_a_route_may_be_one_that_ours_would_match(classifier: FakeClassifier) -> None:
+async def test_vertex_route_may_match_a_route_pattern(classifier: FakeClassifier) -> None:
     client = await vertex(classifier, AIP_PREDICT_ROUTE="/v2/models/xcit/infer")
     response = await client.post("/v2/models/xcit/infer", json=instances(b"3", b"7"))
     assert len(response.json()["predictions"]) == 2
 
 
-async def test_the_clouds_probe_is_routine(
+async def test_cloud_probe_is_routine(
     classifier: FakeClassifier, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "app.access")

@@ -1,4 +1,4 @@
-"""Which connection is closed or refused when too many are open."""
+"""The connections that are closed or refused at the limit."""
 
 import logging
 
@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.server.connection_limit import (
-    LEAST,
     LOG_INTERVAL,
     MAX_CONNECTIONS,
+    MIN_CONNECTIONS,
     RESERVE,
     SPARE_FILES,
     ConnectionLimit,
@@ -41,7 +41,7 @@ def fill(limit: ConnectionLimit, count: int, *, busy: bool) -> list[FakeConnecti
     return connections
 
 
-def test_the_connection_that_was_idle_longest_makes_room() -> None:
+def test_longest_idle_connection_is_closed_at_the_limit() -> None:
     limit = ConnectionLimit(most=3, reserve=1)
     first, second, third = fill(limit, 3, busy=False)
     limit.busy(first)
@@ -52,7 +52,7 @@ def test_the_connection_that_was_idle_longest_makes_room() -> None:
     assert (first.evicted, third.evicted) == (False, True)
 
 
-def test_a_connection_is_refused_when_all_others_are_busy() -> None:
+def test_connection_is_refused_when_all_others_are_busy() -> None:
     refused: list[None] = []
     limit = ConnectionLimit(most=5, reserve=2, on_refused=lambda: refused.append(None))
     busy = fill(limit, 5, busy=True)
@@ -66,7 +66,7 @@ def test_a_connection_is_refused_when_all_others_are_busy() -> None:
     assert limit.enter(FakeConnection())
 
 
-def test_bodies_leave_the_reserve_free() -> None:
+def test_requests_with_a_body_leave_the_reserve_free() -> None:
     limit = ConnectionLimit(most=5, reserve=2)
     *busy, idle = fill(limit, 3, busy=True)
     assert not limit.has_room_for_body(fill(limit, 1, busy=False)[0])
@@ -75,7 +75,7 @@ def test_bodies_leave_the_reserve_free() -> None:
     assert limit.has_room_for_body(idle)
 
 
-def test_it_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_limit_is_logged_once_per_minute(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     limit = ConnectionLimit(most=1, reserve=0, clock=clock)
     for seconds, lines in ((0, 1), (1, 1), (LOG_INTERVAL - 1.5, 1), (1, 2), (0, 2)):
@@ -93,8 +93,8 @@ ACTIONS = st.lists(
 
 
 @given(st.integers(1, 8), ACTIONS)
-def test_any_history_keeps_the_promises(most: int, actions: list[tuple[str, int]]) -> None:
-    """Never more than allowed, none closed while busy, none refused while another is idle."""
+def test_limit_holds_for_any_sequence_of_events(most: int, actions: list[tuple[str, int]]) -> None:
+    """The limit holds, no busy connection is closed, and none is refused while one is idle."""
     limit = ConnectionLimit(most, reserve=1)
     open_: list[FakeConnection] = []
     busy: set[FakeConnection] = set()
@@ -117,9 +117,9 @@ def test_any_history_keeps_the_promises(most: int, actions: list[tuple[str, int]
 
 
 @given(st.integers(0, 100_000), st.integers(0, 1000))
-def test_the_bound_leaves_files_for_the_rest(max_open_files: int, open_files: int) -> None:
+def test_limit_leaves_files_for_other_uses(max_open_files: int, open_files: int) -> None:
     most, reserve = choose_bound(max_open_files, open_files)
-    assert LEAST <= most <= MAX_CONNECTIONS
+    assert MIN_CONNECTIONS <= most <= MAX_CONNECTIONS
     assert 1 <= reserve <= min(RESERVE, most // 2)
-    if max_open_files - open_files - SPARE_FILES >= LEAST:
+    if max_open_files - open_files - SPARE_FILES >= MIN_CONNECTIONS:
         assert most + open_files + SPARE_FILES <= max_open_files

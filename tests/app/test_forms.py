@@ -1,4 +1,4 @@
-"""Bodies as browsers, Java, curl and others send them: accepted, or refused in words that help."""
+"""Bodies as browsers, Java, curl and others send them: accepted, or refused with a hint."""
 
 import base64
 import json
@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from .conftest import FakeClassifier, running
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 
 DISPOSITION = b'Content-Disposition: form-data; name="file"'
 ENCODED = base64.b64encode(b"3").decode()
-JPEG = b"\xff\xd8\xff\xfb\xff\xfe\xff"  # its base64 has each of the symbols that differ
+JPEG = b"\xff\xd8\xff\xfb\xff\xfe\xff"  # in base64, it has the symbols that differ
 
 
 def part(more: bytes = b"", content: bytes = b"3") -> bytes:
@@ -63,7 +63,7 @@ FILENAMES = {
 
 
 @pytest.mark.parametrize(("more", "filename"), FILENAMES.values(), ids=FILENAMES)
-async def test_an_image_is_accepted_whatever_its_file_is_called(
+async def test_image_is_accepted_with_any_file_name(
     classifier: FakeClassifier, more: bytes, filename: str | None
 ) -> None:
     async with running(classifier) as (client, _):
@@ -80,31 +80,32 @@ async def test_an_image_is_accepted_whatever_its_file_is_called(
     [[EMPTY, named(b"a")], [named(b"a"), EMPTY], [EMPTY, EMPTY, named(b"a"), EMPTY]],
     ids=["before", "behind", "around"],
 )
-async def test_a_file_input_that_was_left_empty_is_ignored(
-    classifier: FakeClassifier, parts: list[bytes]
-) -> None:
+async def test_empty_file_input_is_ignored(classifier: FakeClassifier, parts: list[bytes]) -> None:
     async with running(classifier) as (client, _):
         assert (await client.post("/predict", **form(*parts))).status_code == 200
         answer = await client.post("/predict/batch", **form(*parts))
         assert len(answer.json()["results"]) == 1
-        told = problem(await client.post("/predict", **form(EMPTY)), 400, "bad-request")
-        assert "holds no image" in told
-        told = problem(await client.post("/predict/batch", **form(EMPTY)), 400, "bad-request")
-        assert "holds no image" in told
+        detail = problem(await client.post("/predict", **form(EMPTY)), 400, "bad-request")
+        assert "contains no image" in detail
+        detail = problem(await client.post("/predict/batch", **form(EMPTY)), 400, "bad-request")
+        assert "contains no image" in detail
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
-async def test_top_k_may_be_a_field_of_the_form(classifier: FakeClassifier, path: str) -> None:
+async def test_top_k_is_read_from_a_form_field(classifier: FakeClassifier, path: str) -> None:
     async with running(classifier) as (client, _):
         for parts in ([field("top_k", b"2"), part()], [part(), field("top_k", b" 2\r\n")]):
             answer = (await client.post(path, **form(*parts))).json()
             rows = answer["predictions"] if path == "/predict" else answer["results"][0]
             assert len(rows if path == "/predict" else rows["predictions"]) == 2
         for parts, message in (
-            ([part(), field("top_k", b"11")], "top_k is '11'; it must be a number from 1 to 10"),
-            ([part(), field("top_k", b"\xff")], "it must be a number from 1 to 10"),
+            (
+                [part(), field("top_k", b"11")],
+                "top_k is '11'; it must be a whole number from 1 to 10",
+            ),
+            ([part(), field("top_k", b"\xff")], "it must be a whole number from 1 to 10"),
             ([part(), field("top_k", b"1" * 65)], "top_k has over 64 bytes"),
-            ([field("top_k", b"2"), field("top_k", b"2"), part()], "top_k is given twice"),
+            ([field("top_k", b"2"), field("top_k", b"2"), part()], "duplicate parameter top_k"),
         ):
             response = await client.post(path, **form(*parts))
             assert message in problem(response, 422, "invalid-parameter")
@@ -112,7 +113,7 @@ async def test_top_k_may_be_a_field_of_the_form(classifier: FakeClassifier, path
         assert "in the query and in the body" in problem(response, 422, "invalid-parameter")
 
 
-async def test_head_may_be_a_field_of_the_form(classifier: FakeClassifier) -> None:
+async def test_head_is_read_from_a_form_field(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         response = await client.post("/explain", **form(part(), field("head", b"3")))
         assert response.content == b"3 by 3"
@@ -166,7 +167,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("body", ACCEPTED.values(), ids=ACCEPTED)
-async def test_forms_and_json_as_clients_send_them_are_accepted(
+async def test_forms_and_json_of_known_clients_are_accepted(
     classifier: FakeClassifier, body: dict[str, Any]
 ) -> None:
     async with running(classifier) as (client, _):
@@ -176,9 +177,7 @@ async def test_forms_and_json_as_clients_send_them_are_accepted(
 
 
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
-async def test_base64_is_read_in_both_alphabets_wherever_it_comes(
-    classifier: FakeClassifier, encode: Any
-) -> None:
+async def test_base64_of_both_alphabets_is_decoded(classifier: FakeClassifier, encode: Any) -> None:
     encoded = encode(JPEG)
     bodies: list[dict[str, Any]] = [
         {"json": {"image": encoded.decode()}},
@@ -200,11 +199,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "quoted-printable": (
         form(part(b"\r\nContent-Transfer-Encoding: quoted-printable")),
-        "is 'quoted-printable'; send a part as binary or base64",
+        "is 'quoted-printable'; it must be binary or base64",
     ),
     "broken base64 part": (
         form(part(b"\r\nContent-Transfer-Encoding: base64", b"M%==")),
-        "it has the character '%'",
+        "it contains the character '%'",
     ),
     "mixed": (form(part(), media_type="multipart/mixed; boundary=x"), "send multipart/form-data"),
     "empty boundary": (form(part(), media_type="multipart/form-data; boundary="), "boundary"),
@@ -234,15 +233,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "base64 whose + became spaces": (
         {"json": {"image": "Mw/ Mw=="}},
-        "it has spaces, as if + were read as one; send + as %2B",
+        "it contains spaces, probably from unescaped +; send + as %2B",
     ),
     "another boundary": (
         form(part(), media_type="multipart/form-data; boundary=y"),
-        "it ends without the last boundary, which is '--y--' by its Content-Type",
+        "it ends without the final boundary '--y--' of its Content-Type",
     ),
     "no last boundary": (
         {**form(part()), "content": part()},
-        "it ends without the last boundary, which is '--x--'",
+        "it ends without the final boundary '--x--'",
     ),
     "data URI without base64": ({"json": {"image": "data:image/png,abc"}}, "must begin like data:"),
     "too many parts": (form(*[field("top_k", b"")] + [EMPTY] * 17), "the form has over 17 parts"),
@@ -250,7 +249,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("body", "message"), REFUSED.values(), ids=REFUSED)
-async def test_what_is_not_accepted_is_answered_with_the_right_way(
+async def test_refusal_says_what_to_send_instead(
     classifier: FakeClassifier, body: dict[str, Any], message: str
 ) -> None:
     async with running(classifier) as (client, _):

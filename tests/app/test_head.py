@@ -1,4 +1,4 @@
-"""HEAD is answered as GET is, without the body; 405 lists the methods that there are."""
+"""HEAD requests, and 405 with the allowed methods."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 
@@ -59,7 +59,9 @@ async def service(
         yield app, client
 
 
-async def test_head_is_get_without_the_body(service: tuple[FastAPI, httpx.AsyncClient]) -> None:
+async def test_head_is_answered_like_get_without_the_body(
+    service: tuple[FastAPI, httpx.AsyncClient],
+) -> None:
     app, client = service
     found = paths(app, "GET")
     assert len(found) > 12, found
@@ -69,7 +71,7 @@ async def test_head_is_get_without_the_body(service: tuple[FastAPI, httpx.AsyncC
         head = await client.head(path)
         assert head.status_code == got.status_code, path
         assert head.content == b""
-        if path == "/metrics":  # which counts the requests
+        if path == "/metrics":  # it contains the number of requests
             assert head.headers["content-type"] == got.headers["content-type"]
             assert int(head.headers["content-length"]) > 1000
         else:
@@ -80,7 +82,7 @@ def comparable(response: httpx.Response) -> dict[str, str]:
     return {name: value for name, value in response.headers.items() if name not in CHANGING}
 
 
-async def test_a_condition_holds_for_head_too(
+async def test_conditional_head_returns_304(
     service: tuple[FastAPI, httpx.AsyncClient],
 ) -> None:
     _, client = service
@@ -90,7 +92,7 @@ async def test_a_condition_holds_for_head_too(
         assert response.status_code == 304
 
 
-async def test_405_lists_the_methods_that_there_are(
+async def test_405_lists_the_allowed_methods(
     service: tuple[FastAPI, httpx.AsyncClient],
 ) -> None:
     app, client = service
@@ -106,6 +108,6 @@ async def test_405_lists_the_methods_that_there_are(
                 assert response.json()["detail"].startswith(f"{method} {path}: Method Not Allowed")
 
 
-async def test_openapi_has_no_head(service: tuple[FastAPI, httpx.AsyncClient]) -> None:
+async def test_openapi_does_not_list_head(service: tuple[FastAPI, httpx.AsyncClient]) -> None:
     app, _ = service
     assert not [path for path, methods in app.openapi()["paths"].items() if "head" in methods]

@@ -1,4 +1,4 @@
-"""Bytes that a request holds: its body, what is decoded of it, and in the end the images alone."""
+"""The bytes that a request holds: body, decoded data, and in the end only the images."""
 
 import asyncio
 import base64
@@ -15,23 +15,31 @@ import pytest
 from app.http.bodies import base64_text
 
 from .conftest import FakeClassifier, running, until
+from .messages import problem
+from .oip_messages import INFER, INFER_TENSOR, binary, elements, images, tensor
+from .test_cancelled_requests import (
+    IN_HASTE,
+    SIZE,
+    SLACK,
+    SlowDecoder,
+    held_bytes,
+    memory,
+    until_held,
+)
 from .test_cloud import instances, vertex
-from .test_given_up import IN_HASTE, SIZE, SLACK, SlowDecoder, held_bytes, memory, until_held
-from .test_oip import INFER, INFER_TENSOR, binary, elements, images, tensor
-from .test_predict import problem
 
 pytestmark = pytest.mark.anyio
 
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data; boundary=x"}
-SIDE = 128  # pixels of the images that the classifier takes
+SIDE = 128  # pixels of the model's input
 ROW = 3 * SIDE**2
 ROWS = SIZE // (4 * ROW)
 VERTEX = "/vertex"
 
 
 class Kind(NamedTuple):
-    """A request: where, its body and headers, and the bytes of its images once they are decoded."""
+    """A request: path, body, headers, and the bytes of its decoded images."""
 
     path: str
     body: Callable[[], bytes]
@@ -57,8 +65,8 @@ def behind() -> dict[str, Any]:
 
 
 def numbers() -> bytes:
-    given = tensor(*[0.5] * (ROW * ROWS), shape=[ROWS, 3, SIDE, SIDE])
-    return json.dumps({"inputs": [given]}).encode()
+    tensor_input = tensor(*[0.5] * (ROW * ROWS), shape=[ROWS, 3, SIDE, SIDE])
+    return json.dumps({"inputs": [tensor_input]}).encode()
 
 
 KINDS = {
@@ -77,7 +85,7 @@ KINDS = {
 
 
 async def in_pieces(body: Callable[[], bytes]) -> AsyncIterator[bytes]:
-    """A body of which the test keeps nothing."""
+    """A body that the test does not keep in memory."""
     yield body()
 
 
@@ -89,7 +97,7 @@ def send(client: httpx.AsyncClient, kind: Kind, **more: str) -> "asyncio.Task[ht
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-async def test_the_images_alone_are_held_once_they_are_decoded(kind: Kind) -> None:
+async def test_only_images_are_held_after_decoding(kind: Kind) -> None:
     slow = SlowDecoder()
     slow.info = replace(slow.info, image_size=SIDE)
     client = await vertex(slow, AIP_PREDICT_ROUTE=VERTEX)
@@ -106,16 +114,16 @@ async def test_the_images_alone_are_held_once_they_are_decoded(kind: Kind) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-async def test_what_is_decoded_is_counted_beside_the_body(
+async def test_decoded_bytes_are_counted_in_addition_to_the_body(
     classifier: FakeClassifier, kind: Kind
 ) -> None:
-    """The body fits, and what is decoded of it does not."""
+    """The body is within the limit, and the decoded data is not."""
     size = len(kind.body())
     bound = size + kind.held // 2
     classifier.info = replace(classifier.info, image_size=SIDE)
     client = await vertex(classifier, {"max_queue_bytes": bound}, AIP_PREDICT_ROUTE=VERTEX)
-    told = problem_of(await send(client, kind))
-    assert "bytes of images are held, the most that the service accepts" in told
+    detail = problem_of(await send(client, kind))
+    assert "bytes of images are held, which is the limit" in detail
     assert await held_bytes(client) == 0
 
 
@@ -124,10 +132,10 @@ def problem_of(response: httpx.Response) -> str:
     return str(response.json()["detail"])
 
 
-async def test_work_that_is_given_up_frees_what_it_held(
+async def test_cancelled_work_frees_its_memory(
     classifier: FakeClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step cannot be interrupted; all that it refers to goes with it."""
+    """A step cannot be interrupted; its memory is freed when it ends."""
     gate, begun = threading.Event(), threading.Event()
     symbols = base64_text._symbols
 
@@ -147,7 +155,7 @@ async def test_work_that_is_given_up_frees_what_it_held(
                 del response
             assert begun.is_set()
             assert await held_bytes(client) == 0
-            assert allocated() > SIZE, "the step that is stuck refers to its body"
+            assert allocated() > SIZE, "the running step refers to its body"
             gate.set()
             monkeypatch.undo()
             response = await send(client, KINDS["JSON"])

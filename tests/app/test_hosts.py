@@ -1,4 +1,4 @@
-"""Which ``Host`` names are answered, against DNS rebinding."""
+"""Allowed ``Host`` names, against DNS rebinding."""
 
 import string
 
@@ -13,7 +13,7 @@ from app.http.hosts import AllowedHosts, allowed_hosts, parse_host
 from app.serving.errors import MisdirectedRequest
 
 from .conftest import FakeClassifier, make_settings, running
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 
@@ -41,29 +41,29 @@ def answers(setting: str, bound_to: str, *hosts: str, by_address: bool = False) 
 
 
 @pytest.mark.parametrize("bound_to", ["127.0.0.1", "localhost", "::1", "[::1]", "::ffff:127.0.0.1"])
-def test_on_loopback_only_its_names_are_answered(bound_to: str) -> None:
+def test_only_loopback_names_are_answered_on_loopback(bound_to: str) -> None:
     for host in OWN[:-1]:
         assert answers("", bound_to, host), host
         assert answers("", bound_to, f"{host.partition(':8')[0]}"), host
     for host in STRANGE:
         assert not answers("", bound_to, host), host
         assert not answers("", bound_to, "localhost", host), host
-    assert answers("", bound_to)  # HTTP/1.0, which no browser speaks
+    assert answers("", bound_to)  # HTTP/1.0, which browsers do not use
 
 
-def test_another_loopback_address_is_its_own_name() -> None:
+def test_other_loopback_address_is_answered_by_its_address() -> None:
     assert answers("", "127.0.0.2", "127.0.0.2:8000")
     assert not answers("", "127.0.0.1", "127.0.0.2:8000")
 
 
 @pytest.mark.parametrize("bound_to", ["0.0.0.0", "::", "10.1.2.3", "photos.example.org"])
-def test_elsewhere_any_name_is_answered(bound_to: str) -> None:
+def test_any_name_is_answered_on_other_addresses(bound_to: str) -> None:
     for host in (*OWN, *STRANGE):
         assert answers("", bound_to, host)
         assert answers("*", "127.0.0.1", host)
 
 
-def test_names_are_those_of_the_setting_whatever_the_port_and_case() -> None:
+def test_configured_names_match_with_any_port_and_case() -> None:
     setting = "Photos.Example.org:8443, *.example.net ::1,10.0.0.1, bücher.example"
     for host in (
         *("photos.example.org", "PHOTOS.example.org.:1", "a.example.net", "a.b.example.net:80"),
@@ -80,7 +80,7 @@ def test_names_are_those_of_the_setting_whatever_the_port_and_case() -> None:
         assert not answers(setting, "0.0.0.0", host), host
 
 
-def test_probes_by_address_are_answered_and_by_a_strange_name_are_not() -> None:
+def test_probes_are_answered_by_address_and_not_by_unknown_name() -> None:
     for host in ("10.0.0.7:8000", "[fd00::7]:8000"):
         assert answers("photos.example.org", "0.0.0.0", host, by_address=True)
         assert not answers("photos.example.org", "0.0.0.0", host)
@@ -88,7 +88,7 @@ def test_probes_by_address_are_answered_and_by_a_strange_name_are_not() -> None:
 
 
 @given(st.text(string.printable, max_size=30), st.sampled_from(["", "a.example", "*.example"]))
-def test_no_host_field_breaks_the_check(host: str, setting: str) -> None:
+def test_any_host_field_can_be_checked(host: str, setting: str) -> None:
     assert answers(setting, "127.0.0.1", host) in (True, False)
 
 
@@ -96,7 +96,7 @@ def test_no_host_field_breaks_the_check(host: str, setting: str) -> None:
     "name",
     ["http://a.example", "a.example/x", "*a.example", "a.*.example", "[::1", "a:b:c", "-" * 64],
 )
-def test_a_name_that_is_malformed_is_one_line(name: str) -> None:
+def test_malformed_name_is_reported_on_one_line(name: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_host(name)
     assert str(caught.value).startswith(f"XCIT_ALLOWED_HOSTS={name}: expected a host")
@@ -104,7 +104,7 @@ def test_a_name_that_is_malformed_is_one_line(name: str) -> None:
         create_app(make_settings(allowed_hosts=f"localhost,{name}"), FakeClassifier)
 
 
-async def test_a_strange_host_is_a_problem_on_every_route(classifier: FakeClassifier) -> None:
+async def test_unknown_host_is_refused_on_every_route(classifier: FakeClassifier) -> None:
     async with running(classifier, allowed_hosts="") as (client, _):
         evil = {"Host": "evil.example:8000"}
         for method, path in (

@@ -1,4 +1,4 @@
-"""JSON in steps: what is lifted out of a text means what it meant inside."""
+"""Parsing of JSON in steps: lifted strings and numbers keep their values."""
 
 import json
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ PIECE = 16
 
 @pytest.fixture(autouse=True, scope="module")
 def small_pieces() -> Iterator[None]:
-    """Pieces so small that a short text has many."""
+    """Pieces so small that a short text has several."""
     patch = pytest.MonkeyPatch()
     patch.setattr(json_text, "PIECE", PIECE)
-    patch.setattr(number_text, "PIECE", 4 * PIECE)  # has a comma for all the white space around it
+    patch.setattr(number_text, "PIECE", 4 * PIECE)  # the comma is surrounded by white space
     patch.setattr(json_text, "SMALL", PIECE)
     patch.setattr(json_text, "LONG_STRING", 10)
     patch.setattr(json_text, "LONG_NUMBERS", 10)
@@ -43,7 +43,7 @@ class Whole(BaseModel):
 
 
 def read(text: bytes) -> list[Any]:
-    """The data or image of each input, as a client means it; numbers flat."""
+    """The data or image of each input, with numbers flattened."""
     body, lifted = finish(parse_json(Whole, text, "not a body"))
     found: list[Any] = []
     for one in body.inputs:
@@ -78,7 +78,7 @@ STRINGS = st.text(st.one_of(st.characters(codec="ascii"), st.sampled_from('\\"/Ã
     st.booleans(),
     st.sampled_from([None, 1]),
 )
-def test_numbers_are_those_of_the_text(
+def test_lifted_numbers_equal_those_of_the_text(
     rows: list[list[Any]], nested: bool, indent: int | None
 ) -> None:
     data = rows if nested else flat(rows)
@@ -89,20 +89,20 @@ def test_numbers_are_those_of_the_text(
 
 
 @given(st.lists(STRINGS, max_size=8), st.booleans())
-def test_strings_are_those_of_the_text(strings: list[str], ascii_only: bool) -> None:
+def test_lifted_strings_equal_those_of_the_text(strings: list[str], ascii_only: bool) -> None:
     text = json.dumps(
         {"inputs": [{"image": each} for each in strings] + [{"data": strings}]},
         ensure_ascii=ascii_only,
     )
     if any(len(each.encode()) > PIECE // 6 and not each.isascii() for each in strings):
-        with suppress(BadRequest):  # a long string is cut into pieces: images are ASCII
+        with suppress(BadRequest):  # long strings are cut into pieces; images are ASCII
             assert read(text.encode()) == [*strings, strings]
     else:
         assert read(text.encode()) == [*strings, strings]
 
 
 @given(st.text('{}[]",:01e.- \\tnul', max_size=60))
-def test_a_text_is_refused_where_it_is_not_json(middle: str) -> None:
+def test_invalid_json_is_refused(middle: str) -> None:
     text = '{"inputs": [{"data": [0.0, 1.0, 2.0, ' + middle + "]}]}"
     try:
         whole = json.loads(text)
@@ -134,7 +134,7 @@ def test_a_text_is_refused_where_it_is_not_json(middle: str) -> None:
         "[" * 40 + "1, 2, 3, 4, 5, 6, 7, 8, 9" + "]" * 40,
     ],
 )
-def test_what_is_not_a_list_of_numbers_is_refused(data: str) -> None:
+def test_invalid_list_of_numbers_is_refused(data: str) -> None:
     text = '{"inputs": [{"data": ' + data + "}]}"
     with pytest.raises(BadRequest):
         read(text.encode())
@@ -143,10 +143,16 @@ def test_what_is_not_a_list_of_numbers_is_refused(data: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b'{"inputs": [{"image": "aaaaaaaaaaaaaaaaaaaaa', "a string is broken or has no end"),
-        (rb'{"inputs": [{"image": "aaaaaaaaaaaaaaaa\u12"}]}', "a string is broken or has no end"),
-        (b'{"inputs": [{"image": "aaaaaaaaaaaaaaaa\\', "a string is broken or has no end"),
-        (b'{"inputs": [{"image": "aaaaaaaaaaaa\naaaaaaa"}]}', "a character that it may not have"),
+        (b'{"inputs": [{"image": "aaaaaaaaaaaaaaaaaaaaa', "a string is malformed or not closed"),
+        (
+            rb'{"inputs": [{"image": "aaaaaaaaaaaaaaaa\u12"}]}',
+            "a string is malformed or not closed",
+        ),
+        (b'{"inputs": [{"image": "aaaaaaaaaaaaaaaa\\', "a string is malformed or not closed"),
+        (
+            b'{"inputs": [{"image": "aaaaaaaaaaaa\naaaaaaa"}]}',
+            "a string contains an invalid character",
+        ),
         (b'{"inputs": [], "name": "%b"}' % (b"a" * 1001), "name: String should have at most 1000"),
         (b'{"inputs": [], "name": "%b"}' % (b"a" * 9000), "name: String should have at most 1000"),
         (b'{"inputs": [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3]}', "inputs.0: must be"),
@@ -154,19 +160,19 @@ def test_what_is_not_a_list_of_numbers_is_refused(data: str) -> None:
         ('{"inputs": []}'.encode("utf-16"), "it is UTF-16; send UTF-8"),
     ],
 )
-def test_the_message_names_the_mistake(text: bytes, message: str) -> None:
+def test_message_names_the_mistake(text: bytes, message: str) -> None:
     with pytest.raises(BadRequest) as caught:
         read(text)
     assert message in caught.value.detail
     assert "line 1 column" not in caught.value.detail
 
 
-def test_a_client_cannot_name_what_is_lifted() -> None:
+def test_tokens_cannot_be_guessed() -> None:
     text = json.dumps({"inputs": [{"image": "a" * 20}, {"image": ".0"}, {"data": [":0"]}]})
     assert read(text.encode()) == ["a" * 20, ".0", [":0"]]
 
 
-def test_other_strings_are_those_of_the_text() -> None:
+def test_long_strings_that_are_not_images_are_restored() -> None:
     long = "more than ten bytes, and than sixteen"
     text = json.dumps({"inputs": [], "name": long, "more": {"a": {"b": long, long: "short"}}})
     body, _ = finish(parse_json(Whole, text.encode(), "not a body"))
@@ -174,9 +180,11 @@ def test_other_strings_are_those_of_the_text() -> None:
     assert body.more == {"a": {"b": long, long: "short"}}
 
 
-def test_what_is_left_of_a_text_is_bounded_and_grows_with_the_rows() -> None:
+def test_rest_of_a_text_is_limited_by_the_number_of_rows() -> None:
     text = b'{"inputs": [%b{}]}' % (b'{"a":0},' * 4_000)
-    with pytest.raises(BadRequest, match="it has over 16,504 bytes beside images and numbers"):
+    with pytest.raises(
+        BadRequest, match="it has over 16,504 bytes apart from images and tensor data"
+    ):
         finish(parse_json(Whole, text, "not a body"))
     body, _ = finish(parse_json(Whole, text, "not a body", rows=1_000))
     assert len(body.inputs) == 4_001

@@ -1,4 +1,4 @@
-"""Which moves are legal, and what each state promises."""
+"""The states of the process and their transitions."""
 
 from itertools import product
 
@@ -29,21 +29,21 @@ def at(state: State) -> Lifecycle:
         (State.FAILED, False, False, False),
     ],
 )
-def test_each_state_keeps_its_promise(
+def test_each_state_is_alive_ready_and_serving_as_documented(
     state: State, alive: bool, ready: bool, serving: bool
 ) -> None:
     lifecycle = at(state)
     assert (lifecycle.alive, lifecycle.ready, lifecycle.serving) == (alive, ready, serving)
 
 
-def test_draining_serves_until_it_refuses() -> None:
+def test_draining_service_answers_until_it_refuses() -> None:
     lifecycle = at(State.DRAINING)
     lifecycle.refuse()
     assert not lifecycle.serving
     assert lifecycle.state is State.DRAINING
 
 
-def test_draining_while_loading_serves_nobody() -> None:
+def test_draining_while_loading_refuses_requests() -> None:
     lifecycle = Lifecycle()
     lifecycle.drain()
     assert not lifecycle.serving
@@ -62,19 +62,19 @@ def test_draining_while_loading_serves_nobody() -> None:
         }
     ],
 )
-def test_illegal_moves_are_defects(state: State, move: str) -> None:
+def test_illegal_transitions_are_defects(state: State, move: str) -> None:
     with pytest.raises(AssertionError, match=f"{state} cannot become"):
         getattr(at(state), move)()
 
 
-def test_the_first_failure_is_the_one_told() -> None:
+def test_first_failure_is_kept() -> None:
     lifecycle = Lifecycle()
     lifecycle.fail("first")
     lifecycle.fail("second")
     assert lifecycle.failure == "first"
 
 
-def test_listeners_hear_the_present_and_every_move() -> None:
+def test_listeners_get_the_current_and_every_later_state() -> None:
     heard: list[State] = []
     lifecycle = Lifecycle()
     lifecycle.listen(heard.append)

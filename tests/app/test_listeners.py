@@ -1,4 +1,4 @@
-"""Where the server can listen, and what it says where it cannot."""
+"""Listening sockets, and messages when they cannot be opened."""
 
 import errno
 import os
@@ -31,19 +31,25 @@ def reach(listener: socket.socket, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", LOOPBACK + ALL)
-def test_a_host_is_accepted_as_people_write_it(host: str) -> None:
+def test_common_host_notations_are_accepted(host: str) -> None:
     with listening(host) as listeners:
         for listener in listeners:
             reach(listener, listener.getsockname()[0])
         assert url_of(listeners[0]).startswith("http://[" if ":" in host else "http://")
 
 
-def test_a_name_with_two_addresses_gets_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_with_two_addresses_gets_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
-        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0)),  # not of this machine
+        (
+            socket.AF_INET,
+            socket.SOCK_STREAM,
+            6,
+            "",
+            ("192.0.2.1", 0),
+        ),  # not an address of this machine
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
     with listening("both") as listeners:
@@ -69,7 +75,7 @@ def test_a_name_with_two_addresses_gets_one_port(monkeypatch: pytest.MonkeyPatch
         ("2001:db8::1", "is not an address of this machine"),
     ],
 )
-def test_a_host_that_is_not_here_is_one_line(host: str, message: str) -> None:
+def test_foreign_host_is_reported_on_one_line(host: str, message: str) -> None:
     check_refused(host, 0, message)
 
 
@@ -84,7 +90,7 @@ def check_refused(host: str, port: int, message: str) -> None:
 
 
 @pytest.mark.parametrize("host", LOOPBACK + ALL)
-def test_a_port_in_use_is_one_line(host: str) -> None:
+def test_port_in_use_is_reported_on_one_line(host: str) -> None:
     with listening(host) as listeners:
         port = listeners[-1].getsockname()[1]
         check_refused(host, port, f"port {port} of {host} is already in use; stop the process")
@@ -93,17 +99,17 @@ def test_a_port_in_use_is_one_line(host: str) -> None:
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (errno.EACCES, "needs a permission that this user does not have; choose a port from 1024"),
-        (errno.EPERM, "needs a permission"),
+        (errno.EACCES, "no permission to listen on port 80 of 127.0.0.1; choose a port from 1024"),
+        (errno.EPERM, "no permission to listen"),
         (errno.EMFILE, os.strerror(errno.EMFILE)),
         (errno.ENOBUFS, os.strerror(errno.ENOBUFS)),
     ],
 )
 @pytest.mark.parametrize("call", ["bind", "listen"])
-def test_what_the_kernel_refuses_is_one_line(
+def test_socket_error_is_reported_on_one_line(
     monkeypatch: pytest.MonkeyPatch, call: str, number: int, message: str
 ) -> None:
-    """Simulated: this user may have the permission, and the machine the resources."""
+    """The errors are simulated, as the real ones depend on the user and the machine."""
 
     class Refusing(socket.socket):
         def bind(self, address: object) -> None:

@@ -1,4 +1,4 @@
-"""Log lines are bounded, those of libraries too."""
+"""Limits on the length of log lines, also of libraries."""
 
 import logging
 import sys

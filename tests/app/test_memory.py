@@ -1,4 +1,4 @@
-"""The memory that the settings permit: the formula, its documents, and the container's limit."""
+"""The estimated peak memory, its documentation, and the container's limit."""
 
 import re
 from pathlib import Path
@@ -39,13 +39,13 @@ def parse(text: str) -> int:
     return int(found[1]) * UNITS[found[2]]
 
 
-def test_every_bound_counts() -> None:
+def test_every_limit_changes_the_estimate() -> None:
     settings = make_settings(preprocess_workers=3, max_pixels=1000, max_queue_bytes=5000)
     found = estimate_peak_memory(settings, 16, 7)
     assert found.total == BASE + 2 * (MODEL + 8 * 7) + 5000 + 4 * BYTES_PER_PIXEL * 1000
 
 
-def test_the_documents_have_the_formula_of_the_code() -> None:
+def test_documented_formula_matches_the_code() -> None:
     formula = " ".join(DEPLOY.partition("## Memory")[2].split("```")[1].split())
     for term in (
         f"{BASE // MIB} MiB",
@@ -56,7 +56,7 @@ def test_the_documents_have_the_formula_of_the_code() -> None:
         assert term in formula
 
 
-def test_the_documents_have_the_sums_of_the_code() -> None:
+def test_documented_totals_match_the_code() -> None:
     rows = re.findall(r"^\| (\d+) \| ([\d.]+) GiB \| ([\d.]+) GiB \|$", DEPLOY, re.MULTILINE)
     assert [int(cores) for cores, *_ in rows] == [1, 2, 4, 8]
     for cores, bundled, large in rows:
@@ -64,7 +64,7 @@ def test_the_documents_have_the_sums_of_the_code() -> None:
         assert large == f"{total(int(cores), 100_000_000) / GIB:.1f}"
 
 
-def test_the_manifest_has_room_for_its_cores() -> None:
+def test_kubernetes_memory_limit_is_sufficient() -> None:
     deployment = next(iter(yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yml").read_text())))
     limits = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
     needed = total(int(limits["cpu"]))
@@ -72,7 +72,7 @@ def test_the_manifest_has_room_for_its_cores() -> None:
     assert f"| memory {parse(limits['memory']) // GIB} GiB |" in DEPLOY
 
 
-def test_what_compose_proposes_has_room_for_its_cores() -> None:
+def test_compose_memory_limit_is_sufficient() -> None:
     service = yaml.safe_load(COMPOSE)["services"]["xcit"]
     assert (service["cpus"], service["mem_limit"]) == ("${CPUS:-0}", "${MEM_LIMIT:-0}")
     proposals = re.findall(r"CPUS=(\d+) MEM_LIMIT=(\w+)", COMPOSE + DEPLOY)
@@ -104,7 +104,7 @@ def write(path: Path, text: str) -> None:
         ({"memory.max": "nonsense\n"}, "0::/\n", None),
     ],
 )
-def test_the_lowest_limit_of_the_control_groups_counts(
+def test_lowest_limit_of_the_control_groups_is_used(
     tmp_path: Path, files: dict[str, str], groups: str, expected: int | None
 ) -> None:
     for name, text in files.items():
@@ -120,11 +120,11 @@ def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limit", "warned"), [(None, False), (3 * GIB, True), (4 * GIB, False), (NO_LIMIT, False)]
 )
-def test_a_limit_that_is_too_low_is_warned_of(
+def test_low_memory_limit_is_logged(
     caplog: pytest.LogCaptureFixture, limit: int | None, warned: bool
 ) -> None:
     warn_of_memory(make_settings(), 2, BUNDLED, limit)
     assert ("the memory limit is 3072 MiB" in caplog.text) == warned
     if warned:
-        assert f"needs {total(2) // MIB} MiB" in caplog.text
+        assert f"can need {total(2) // MIB} MiB" in caplog.text
         assert "XCIT_MAX_PIXELS" in caplog.text

@@ -1,4 +1,4 @@
-"""Which pages may call the service from a browser, and how their origins are written."""
+"""CORS, and the refusal of requests from pages of other sites."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from app.http.app import create_app
 from app.http.origins import canonical, parse_origins
 
 from .conftest import FakeClassifier, make_settings, running
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +39,7 @@ FRIEND = "https://friend.example"
         ("*", "*"),
     ],
 )
-async def test_an_origin_matches_however_it_is_written(
+async def test_equivalent_notations_of_an_origin_match(
     classifier: FakeClassifier, written: str, origin: str
 ) -> None:
     assert parse_origins(f" {written}, https://other.example") == [origin, "https://other.example"]
@@ -59,7 +59,7 @@ async def test_an_origin_matches_however_it_is_written(
         *("https://friend.example:x", "http://[::g]", "https://friend.example//", "**"),
     ],
 )
-def test_what_is_not_an_origin_is_one_line_at_start(written: str) -> None:
+def test_malformed_origin_is_reported_on_one_line(written: str) -> None:
     with pytest.raises(SettingsError) as caught:
         create_app(make_settings(cors_origins=f"{FRIEND},{written}"), FakeClassifier)
     message = str(caught.value)
@@ -68,12 +68,12 @@ def test_what_is_not_an_origin_is_one_line_at_start(written: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_the_usual_form_is_stable(text: str) -> None:
+def test_canonical_form_is_stable(text: str) -> None:
     origin = canonical(f"https://{text}")
     assert origin is None or canonical(origin) == origin
 
 
-async def test_pages_of_other_origins_may_ask_where_they_are_named(
+async def test_configured_origins_may_call_the_api(
     classifier: FakeClassifier,
 ) -> None:
     theirs = {"Origin": FRIEND, "Sec-Fetch-Site": "cross-site"}
@@ -90,7 +90,7 @@ async def test_pages_of_other_origins_may_ask_where_they_are_named(
         problem(stranger, 403, "cross-site-request")
 
 
-async def test_every_route_answers_the_preflight_of_a_page_that_may_ask(tmp_path: Path) -> None:
+async def test_every_route_answers_preflights_of_allowed_origins(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(new_key("alice")[1])
     choices: dict[str, Any] = {"cors_origins": FRIEND, "admin_token": "x", "api_keys_file": keys}
@@ -101,23 +101,25 @@ async def test_every_route_answers_the_preflight_of_a_page_that_may_ask(tmp_path
     async with running(FakeClassifier(), **choices) as (client, _):
         for path in paths:
             for method in ("GET", "HEAD", "OPTIONS", "POST"):
-                asked = {
+                preflight = {
                     "Origin": FRIEND,
                     "Access-Control-Request-Method": method,
                     "Access-Control-Request-Headers": headers,
                     "Access-Control-Request-Private-Network": "true",
                 }
-                response = await client.options(path, headers=asked)
+                response = await client.options(path, headers=preflight)
                 assert response.status_code == 200, (path, response.text)
                 assert response.headers["access-control-allow-origin"] == FRIEND
                 assert response.headers["access-control-max-age"] == "7200"
                 assert response.headers["access-control-allow-private-network"] == "true"
-                refused = await client.options(path, headers=asked | {"Origin": "https://x.y"})
+                refused = await client.options(path, headers=preflight | {"Origin": "https://x.y"})
                 assert refused.status_code == 400
                 assert "access-control-allow-origin" not in refused.headers
 
 
-PAGES: dict[str, tuple[dict[str, str], bool]] = {  # what a browser sends, and whether it may
+PAGES: dict[
+    str, tuple[dict[str, str], bool]
+] = {  # header fields of a browser, and whether they are allowed
     "a client that is no browser": ({}, True),
     "this page": ({"Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-origin"}, True),
     "this page, of a browser without Sec-Fetch-Site": ({"Origin": "http://localhost:8000"}, True),
@@ -150,7 +152,7 @@ PAGES: dict[str, tuple[dict[str, str], bool]] = {  # what a browser sends, and w
 
 
 @pytest.mark.parametrize(("headers", "allowed"), PAGES.values(), ids=PAGES)
-async def test_pages_of_other_sites_cannot_send(
+async def test_requests_from_pages_of_other_sites_are_refused(
     classifier: FakeClassifier, headers: dict[str, str], allowed: bool
 ) -> None:
     sent = {"Host": "localhost:8000", "Content-Type": "text/plain", **headers}
@@ -160,7 +162,7 @@ async def test_pages_of_other_sites_cannot_send(
             assert (response.status_code == 403) is not allowed, path
             if not allowed:
                 detail = problem(response, 403, "cross-site-request")
-                assert "XCIT_CORS_ORIGINS lists the origins" in detail
+                assert "add its origin to XCIT_CORS_ORIGINS" in detail
         reloaded = await client.post(
             "/admin/reload", headers=sent | {"Authorization": "Bearer secret"}
         )

@@ -1,4 +1,4 @@
-"""The files of the page at ``/``: how they are sent, and that nothing in them needs more."""
+"""The files of the page at ``/``: headers, caching, references and policy."""
 
 import re
 import threading
@@ -13,7 +13,7 @@ from app.http.routes.pages import DIRECTORY, FILES, SWAGGER_UI_FILES, SWAGGER_UI
 from app.serving.lifecycle import State
 
 from .conftest import FakeClassifier, running, starting
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ TYPES = {
     "/docs": "text/html; charset=utf-8",
     "/docs.js": "text/javascript; charset=utf-8",
 }
-# Of swagger-ui-dist 5.34.0, as npm has it: the package on PyPI changed nothing.
+# SHA-256 of the files of swagger-ui-dist 5.34.0 on npm.
 SWAGGER_UI_SHA256 = {
     "/swagger-ui.css": "c3cfe8248c4b0b89673600fb829924eafbac6de4bc4b2b06f5f5243483074d0a",
     "/swagger-ui.js": "3f6abf70480db7e07914df4c98a77385f22ea585eaf457a3e6415ba0eae2d167",
@@ -35,7 +35,7 @@ LINKS = {"/docs", "/metrics"}
 
 
 class Elements(HTMLParser):
-    """Every element of a page with its attributes, and the text right inside it."""
+    """The elements of a page, with attributes and text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Elements(HTMLParser):
             self.found[-1][2].append(data.strip())
 
     def references(self) -> set[str]:
-        """All addresses that the page names."""
+        """All URLs in the page."""
         return {
             str(attributes[name])
             for _, attributes, _ in self.found
@@ -63,7 +63,7 @@ def source(name: str) -> str:
     return (DIRECTORY / name).read_text()
 
 
-async def test_each_file_is_sent_with_its_type_and_asked_for_anew(
+async def test_files_have_their_media_type_and_must_be_revalidated(
     classifier: FakeClassifier,
 ) -> None:
     assert {name for name, *_ in FILES.values()} == {path.name for path in DIRECTORY.iterdir()}
@@ -76,12 +76,12 @@ async def test_each_file_is_sent_with_its_type_and_asked_for_anew(
             assert response.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_a_file_that_the_browser_has_is_not_sent_again(classifier: FakeClassifier) -> None:
+async def test_cached_file_is_answered_with_304(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         tags = {path: (await client.get(path)).headers["etag"] for path in FILES}
         assert len(set(tags.values())) == len(FILES)
         for path, tag in tags.items():
-            for known in (tag, f"W/{tag}", f'"other", {tag}'):  # proxies that compress weaken it
+            for known in (tag, f"W/{tag}", f'"other", {tag}'):  # proxies that compress make it weak
                 response = await client.get(path, headers={"If-None-Match": known})
                 assert (response.status_code, response.content) == (304, b"")
                 assert response.headers["etag"] == tag
@@ -89,7 +89,7 @@ async def test_a_file_that_the_browser_has_is_not_sent_again(classifier: FakeCla
             assert changed.status_code == 200
 
 
-async def test_the_page_is_there_for_all_and_while_the_model_loads(
+async def test_page_needs_no_key_and_is_served_while_the_model_loads(
     classifier: FakeClassifier, tmp_path: Path
 ) -> None:
     allowed = threading.Event()
@@ -108,7 +108,7 @@ async def test_the_page_is_there_for_all_and_while_the_model_loads(
 
 
 @pytest.mark.parametrize(("page", "pictures"), [("/", "blob:"), ("/docs", "blob: data:")])
-async def test_a_page_may_use_its_own_files_and_the_service_alone(
+async def test_page_may_load_only_files_of_the_service(
     classifier: FakeClassifier, page: str, pictures: str
 ) -> None:
     async with running(classifier) as (client, _):
@@ -125,12 +125,12 @@ async def test_a_page_may_use_its_own_files_and_the_service_alone(
     }
 
 
-async def test_the_pages_name_nothing_but_what_the_service_has(classifier: FakeClassifier) -> None:
+async def test_pages_refer_only_to_existing_routes(classifier: FakeClassifier) -> None:
     named = set()
     async with running(classifier) as (client, _):
         for name in PAGES:
             for reference in Elements(source(name)).references():
-                named.add(f"/{reference}")  # relative, so that a proxy may put it anywhere
+                named.add(f"/{reference}")  # relative, so that it works below any path
                 assert (await client.get(f"/{reference}")).status_code == 200
     assert named == {*FILES, *SWAGGER_UI_FILES, *LINKS} - {"/"}
     for name in ("page.css", "page.js", "docs.js"):
@@ -149,7 +149,7 @@ def test_neither_scripts_nor_styles_are_inline(page: str) -> None:
             assert not text
 
 
-async def test_swagger_ui_is_served_as_it_was_published(classifier: FakeClassifier) -> None:
+async def test_swagger_ui_is_served_unchanged(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         for path, (name, media_type, _) in SWAGGER_UI_FILES.items():
             response = await client.get(path)
@@ -158,7 +158,7 @@ async def test_swagger_ui_is_served_as_it_was_published(classifier: FakeClassifi
             assert sha256(response.content).hexdigest() == SWAGGER_UI_SHA256[path]
 
 
-async def test_the_page_is_no_part_of_the_contract(classifier: FakeClassifier) -> None:
+async def test_page_is_not_in_the_openapi_document(classifier: FakeClassifier) -> None:
     async with running(classifier) as (client, _):
         paths = (await client.get("/openapi.json")).json()["paths"]
     assert not set(paths) & {*FILES, *SWAGGER_UI_FILES}

@@ -1,4 +1,4 @@
-"""The policy of every route: declared, applied by the one dispatcher, and guarded by default."""
+"""The policies of routes: declared for each, and guarded by default."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from app.http.route_table import RouteTable
 from app.http.service import Service
 
 from .conftest import FakeClassifier, make_settings, running
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 
@@ -85,7 +85,7 @@ async def test_every_guarded_route_refuses_requests_without_a_key(
 
 
 def extra_router(service: Service) -> APIRouter:
-    """A route that somebody added without declaring a policy, and one that is open."""
+    """A route that declares no policy, and one that is open."""
     routes = APIRouter()
 
     @routes.get("/forgotten")
@@ -104,7 +104,7 @@ def extra_router(service: Service) -> APIRouter:
     return routes
 
 
-async def test_a_route_that_declares_nothing_is_guarded(
+async def test_route_without_a_policy_requires_a_key(
     classifier: FakeClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app_module, "ROUTERS", (*app_module.ROUTERS, extra_router))
@@ -126,7 +126,9 @@ async def test_a_route_that_declares_nothing_is_guarded(
     assert "security" not in operations["/public"]["get"]
 
 
-async def test_errors_have_the_form_that_routes_nearby_declare(classifier: FakeClassifier) -> None:
+async def test_unmatched_requests_get_the_error_format_of_sibling_routes(
+    classifier: FakeClassifier,
+) -> None:
     async with running(classifier) as (client, _):
         for method, path, status in (
             ("GET", "/v2/nowhere", 404),
@@ -148,16 +150,14 @@ async def allowed(client: AsyncClient, path: str) -> str:
     return response.headers["allow"]
 
 
-async def test_a_method_that_is_not_allowed_needs_no_key(
-    classifier: FakeClassifier, keys_file: Path
-) -> None:
+async def test_405_needs_no_key(classifier: FakeClassifier, keys_file: Path) -> None:
     async with running(classifier, api_keys_file=keys_file) as (client, _):
         assert await allowed(client, "/predict") == "POST"
         assert await allowed(client, "/metrics") == "GET, HEAD"
         assert await allowed(client, "/v2/models/xcit/versions/3/stats") == "GET, HEAD"
 
 
-def test_a_table_finds_routes_by_method_and_path() -> None:
+def test_route_table_finds_routes_by_method_and_path() -> None:
     async def endpoint(request: Request) -> Response:
         return Response(request.path_params["name"])
 
@@ -182,6 +182,6 @@ def test_a_table_finds_routes_by_method_and_path() -> None:
     assert table.methods("/a/b") == ["GET", "HEAD", "POST"]
 
 
-def test_a_mounted_application_has_no_policy_and_is_refused() -> None:
+def test_mounted_application_is_refused() -> None:
     with pytest.raises(TypeError, match="expected a route of one path"):
         RouteTable([Mount("/static", FastAPI())])

@@ -1,4 +1,4 @@
-"""Requests as the protocol's own clients write them; see ``scripts/golden_clients.py``."""
+"""Recorded requests of the protocol's clients; see ``scripts/golden_clients.py``."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from .conftest import FakeClassifier, running
-from .test_oip import INFER, TWO, error, request_of
+from .oip_messages import INFER, TWO, error, request_of
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +19,7 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 @pytest.mark.parametrize(
     "golden", GOLDEN, ids=[f"{one['client']}: {one['request']}" for one in GOLDEN]
 )
-async def test_the_answer_is_one_that_the_client_has_read(
+async def test_answer_can_be_read_by_the_client(
     classifier: FakeClassifier, golden: dict[str, Any]
 ) -> None:
     async with running(classifier) as (client, _):
@@ -54,7 +54,7 @@ NULLS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("more", NULLS.values(), ids=NULLS)
-async def test_null_is_absent(classifier: FakeClassifier, more: dict[str, Any]) -> None:
+async def test_null_members_are_ignored(classifier: FakeClassifier, more: dict[str, Any]) -> None:
     async with running(classifier) as (client, _):
         response = await client.post(INFER, json={"inputs": [TWO], **more})
         plain = (await client.post(INFER, **request_of(TWO))).json()
@@ -79,7 +79,7 @@ ADDED: list[dict[str, Any]] = [
 async def test_members_that_clients_add_are_ignored(
     classifier: FakeClassifier, more: dict[str, Any], padding: int
 ) -> None:
-    """In small bodies and in those that are read in steps."""
+    """In small bodies, and in large ones that are parsed in steps."""
     request = {"id": "i" * 200, "inputs": [TWO], "note": "n" * padding, **more}
     async with running(classifier) as (client, _):
         response = await client.post(INFER, content=json.dumps(request, indent=1))
@@ -93,12 +93,18 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"parameter": {}}, "unknown member 'parameter'; did you mean parameters?"),
     ({"inputs": [{**TWO, "dtype": "BYTES"}]}, "unknown member 'dtype'; did you mean datatype?"),
     ({"outputs": [{"name": "logits", "params": {}}]}, "unknown member 'params'; did you mean para"),
-    ({"top_k": 3}, 'top_k is not read here; give an output the parameter {"classification": n}'),
-    ({"parameters": {"top_k": 3}}, "top_k is not read here"),
-    ({"outputs": [{"name": "logits", "parameters": {"topk": 3}}]}, "topk is not read here"),
+    (
+        {"top_k": 3},
+        'top_k is not part of the protocol; give an output the parameter {"classification": n}',
+    ),
+    ({"parameters": {"top_k": 3}}, "top_k is not part of the protocol"),
+    (
+        {"outputs": [{"name": "logits", "parameters": {"topk": 3}}]},
+        "topk is not part of the protocol",
+    ),
     (
         {"a": 0} | {f"a{i}": i for i in range(16)},
-        "has over 16 members that the protocol does not have",
+        "has over 16 unknown members",
     ),
     ({"outputs": [{"name": "logits"}] * 17}, "outputs: List should have at most 16 items"),
     ({"id": "i" * 1001}, "id: String should have at most 1000 characters"),

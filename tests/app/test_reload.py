@@ -1,4 +1,4 @@
-"""Reloads: model and keys change together or not at all, and the old ones serve until then."""
+"""Reloads: the model and the keys change together or not at all."""
 
 import asyncio
 import gc
@@ -17,7 +17,7 @@ from app.serving.lifecycle import Lifecycle
 from app.serving.pipeline import Pipeline
 
 from .conftest import INFO, FakeClassifier, make_settings, starting, until
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ ADMIN = {"Authorization": "Bearer secret"}
 
 
 class Loader:
-    """Makes classifiers of version 1, 2, …; fails, or waits at a gate, when asked to."""
+    """Makes classifiers of version 1, 2, …; can fail, or wait at a gate."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -56,7 +56,7 @@ def keys_file(tmp_path: Path) -> Path:
 
 
 def write_key(keys_file: Path, name: str) -> dict[str, str]:
-    """Write a file with one new key; the headers that show it."""
+    """Write a file with one new key, and return headers with the key."""
     key, line = new_key(name)
     keys_file.write_text(line)
     return {"X-API-Key": key}
@@ -73,7 +73,7 @@ async def version(client: httpx.AsyncClient) -> str:
 @pytest.mark.parametrize(
     "failure", [StartupError("weights.pt: truncated"), RuntimeError("a defect")], ids=repr
 )
-async def test_a_model_that_fails_keeps_the_old_keys_too(
+async def test_failed_model_keeps_the_old_keys(
     loader: Loader, keys_file: Path, failure: Exception
 ) -> None:
     alice = write_key(keys_file, "alice")
@@ -91,7 +91,7 @@ async def test_a_model_that_fails_keeps_the_old_keys_too(
         assert [await status(client, key) for key in (alice, bob)] == [401, 200]
 
 
-async def test_keys_that_fail_keep_the_old_model_too(loader: Loader, keys_file: Path) -> None:
+async def test_invalid_keys_keep_the_old_model(loader: Loader, keys_file: Path) -> None:
     alice = write_key(keys_file, "alice")
     choices = {"admin_token": "secret", "api_keys_file": keys_file}
     async with starting(loader, **choices) as (client, lifecycle):
@@ -104,7 +104,7 @@ async def test_keys_that_fail_keep_the_old_model_too(loader: Loader, keys_file: 
         assert loader.count == 1, "no model is loaded for keys that cannot be used"
 
 
-async def test_new_keys_wait_for_the_new_model(loader: Loader, keys_file: Path) -> None:
+async def test_new_keys_become_active_with_the_new_model(loader: Loader, keys_file: Path) -> None:
     alice = write_key(keys_file, "alice")
     choices = {"admin_token": "secret", "api_keys_file": keys_file}
     async with starting(loader, **choices) as (client, lifecycle):
@@ -119,7 +119,7 @@ async def test_new_keys_wait_for_the_new_model(loader: Loader, keys_file: Path) 
         assert [await status(client, key) for key in (alice, bob)] == [401, 200]
 
 
-async def test_what_changes_with_the_model_changes_in_the_same_turn_of_the_loop(
+async def test_keys_and_model_change_in_the_same_loop_iteration(
     loader: Loader,
 ) -> None:
     pipeline = Pipeline(make_settings(), Lifecycle(), loader)
@@ -136,9 +136,7 @@ async def test_what_changes_with_the_model_changes_in_the_same_turn_of_the_loop(
     await pipeline.stop()
 
 
-async def test_a_reload_names_both_models_in_answer_log_and_metrics(
-    loader: Loader, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_reload_reports_both_models(loader: Loader, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     async with starting(loader, admin_token="secret") as (client, lifecycle):
         await until(lambda: lifecycle.ready)
@@ -160,14 +158,14 @@ async def model_info(client: httpx.AsyncClient) -> str:
     return line
 
 
-async def test_a_reload_that_takes_too_long_leaves_the_old_model_and_another_may_follow(
+async def test_reload_times_out_and_can_be_repeated(
     loader: Loader,
 ) -> None:
     async with starting(loader, admin_token="secret", reload_timeout_s=0.05) as (client, lifecycle):
         await until(lambda: lifecycle.ready)
         loader.gate.clear()
         threads = inference_threads()
-        for _ in range(2):  # the second while the first still loads
+        for _ in range(2):  # the second starts while the first still loads
             response = await client.post("/admin/reload", headers=ADMIN)
             detail = problem(response, 422, "reload-failed")
             assert detail == "the model was not ready within 0.05 s; textures 1 is still served"
@@ -184,7 +182,7 @@ def inference_threads() -> int:
     return sum(thread.name.startswith("inference-") for thread in threading.enumerate())
 
 
-async def test_a_step_of_loading_that_times_out_is_not_followed_by_another() -> None:
+async def test_loading_stops_after_the_step_that_timed_out() -> None:
     gate = threading.Event()
     made: list[FakeClassifier] = []
 
@@ -207,7 +205,7 @@ async def test_a_step_of_loading_that_times_out_is_not_followed_by_another() -> 
         assert (made[1].opened, made[1].timings, made[1].warmed) == (1, [], 0)
 
 
-async def test_a_timeout_inside_the_loader_is_told_as_it_is(loader: Loader) -> None:
+async def test_timeout_error_of_the_loader_is_reported_unchanged(loader: Loader) -> None:
     async with starting(loader, admin_token="secret") as (client, lifecycle):
         await until(lambda: lifecycle.ready)
         loader.failure = TimeoutError("the hub does not answer")

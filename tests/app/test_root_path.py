@@ -1,4 +1,4 @@
-"""Behind a path prefix, for proxies that take it away and for those that do not."""
+"""Path prefixes, for proxies that strip them and for those that do not."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from app.http.app import create_app
 from app.http.middleware import add_root_path
 
 from .conftest import FakeClassifier, make_settings, running
-from .test_predict import problem
+from .messages import problem
 
 pytestmark = pytest.mark.anyio
 
@@ -21,7 +21,7 @@ PREFIX = "/models/xcit"
 
 
 @pytest.mark.parametrize("sent", ["", PREFIX], ids=["stripped", "not stripped"])
-async def test_every_route_is_found_with_and_without_the_prefix(
+async def test_every_route_is_found_with_and_without_the_path_prefix(
     classifier: FakeClassifier, sent: str
 ) -> None:
     async with running(classifier, root_path=PREFIX, admin_token="secret") as (client, _):
@@ -42,7 +42,7 @@ async def test_every_route_is_found_with_and_without_the_prefix(
     assert 'xcit_requests_total{code="200",endpoint="/healthz"} 1.0' in metrics
 
 
-async def test_the_prefix_alone_is_the_page_whose_references_are_absolute(
+async def test_path_prefix_is_the_page_with_absolute_references(
     classifier: FakeClassifier,
 ) -> None:
     async with running(classifier, root_path=PREFIX) as (client, _):
@@ -53,7 +53,7 @@ async def test_the_prefix_alone_is_the_page_whose_references_are_absolute(
         assert (await client.get(f"{PREFIX}x/healthz")).status_code == 404
 
 
-async def test_the_contract_names_the_prefix_as_its_server(classifier: FakeClassifier) -> None:
+async def test_openapi_document_has_the_path_prefix_as_server(classifier: FakeClassifier) -> None:
     async with running(classifier, root_path=PREFIX) as (client, _):
         document = (await client.get("/openapi.json")).json()
     assert document["servers"] == [{"url": PREFIX}]
@@ -62,7 +62,7 @@ async def test_the_contract_names_the_prefix_as_its_server(classifier: FakeClass
         assert "servers" not in (await client.get("/openapi.json")).json()
 
 
-async def test_no_way_of_writing_the_prefix_gets_past_the_keys(tmp_path: Path) -> None:
+async def test_no_spelling_of_the_path_prefix_bypasses_the_keys(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(new_key("alice")[1])
     async with running(FakeClassifier(), root_path="/p", api_keys_file=keys) as (client, _):
@@ -91,7 +91,7 @@ def test_middleware_and_router_see_the_same_path(path: list[str], root_path: str
         ("/a.b/~c-_d", "/a.b/~c-_d"),
     ],
 )
-def test_a_final_slash_is_dropped(given_path: str, path: str) -> None:
+def test_final_slash_of_the_path_prefix_is_removed(given_path: str, path: str) -> None:
     assert read_settings(root_path=given_path).root_path == path
 
 
@@ -111,13 +111,13 @@ def test_a_final_slash_is_dropped(given_path: str, path: str) -> None:
         "http://x",
     ],
 )
-def test_what_is_not_a_path_is_one_line(wrong: str) -> None:
+def test_invalid_path_prefix_is_reported_on_one_line(wrong: str) -> None:
     with pytest.raises(SettingsError, match="must be a path of letters") as caught:
         read_settings(root_path=wrong)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("wrong", ["/v2", "/predict", "/docs/x", "/metrics"])
-def test_a_prefix_that_a_route_begins_with_is_refused(wrong: str) -> None:
+def test_first_segment_of_a_route_is_refused_as_path_prefix(wrong: str) -> None:
     with pytest.raises(SettingsError, match=f"^XCIT_ROOT_PATH={wrong}: /.* is a route"):
         create_app(make_settings(root_path=wrong), FakeClassifier)

@@ -17,14 +17,14 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("content", [b"s3cret", b"s3cret\n", b"s3cret\r\n", b" s3cret \n\n"])
-def test_a_final_newline_is_no_part_of_the_secret(tmp_path: Path, content: bytes) -> None:
+def test_final_newline_is_not_part_of_the_secret(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "token"
     path.write_bytes(content)
     assert read_secret("XCIT_ADMIN_TOKEN", None, path) == "s3cret"
     assert read_secret("XCIT_ADMIN_TOKEN", "", str(path)) == "s3cret"
 
 
-def test_without_either_there_is_no_secret() -> None:
+def test_no_secret_without_value_and_file() -> None:
     assert read_secret("XCIT_ADMIN_TOKEN", None, None) is None
     assert read_secret("XCIT_ADMIN_TOKEN", "", "") is None
     assert read_secret("XCIT_ADMIN_TOKEN", "s3cret", None) == "s3cret"
@@ -43,7 +43,7 @@ def test_without_either_there_is_no_secret() -> None:
         (None, "cannot be read: No such file or directory"),
     ],
 )
-def test_a_file_without_a_usable_secret_is_one_line_at_start(
+def test_unusable_secret_file_is_reported_on_one_line(
     tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     path = tmp_path / "token"
@@ -56,20 +56,20 @@ def test_a_file_without_a_usable_secret_is_one_line_at_start(
         create_app(make_settings(admin_token_file=tmp_path), FakeClassifier)
 
 
-def test_a_token_that_no_client_could_send_is_refused_and_not_shown() -> None:
+def test_token_that_no_client_can_send_is_refused_and_not_shown() -> None:
     with pytest.raises(SettingsError) as caught:
         create_app(make_settings(admin_token="schlüssel"), FakeClassifier)
     assert str(caught.value) == "XCIT_ADMIN_TOKEN: must be one line of printable ASCII characters"
 
 
-def test_one_secret_in_two_places_is_refused(tmp_path: Path) -> None:
+def test_secret_in_variable_and_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret")
     choices = {"admin_token": "s3cret", "admin_token_file": tmp_path / "token"}
     with pytest.raises(SettingsError, match="TOKEN and XCIT_ADMIN_TOKEN_FILE are both"):
         create_app(make_settings(**choices), FakeClassifier)
 
 
-async def test_the_admin_token_comes_from_its_file(
+async def test_admin_token_is_read_from_its_file(
     classifier: FakeClassifier, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("s3cret\n")
@@ -79,7 +79,7 @@ async def test_the_admin_token_comes_from_its_file(
             assert (await client.post("/admin/reload", headers=headers)).status_code == status
 
 
-def test_the_clients_key_comes_from_its_flag_its_variable_or_its_file(
+def test_client_key_is_read_from_flag_variable_or_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "key").write_text("of-the-file\n")

@@ -1,4 +1,4 @@
-"""Environment, flags and .env; one clear line for each mistake."""
+"""Settings from flags, environment and ``.env``, and messages about invalid ones."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         monkeypatch.delenv(name)
 
 
-def test_flags_win_over_the_environment_and_that_over_dotenv(
+def test_flags_override_the_environment_which_overrides_dotenv(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".env").write_text("XCIT_PORT=1\nXCIT_HOST=a\nXCIT_DEVICE=cpu\nOTHER=1\n")
@@ -59,7 +59,7 @@ def test_settings_are_frozen() -> None:
         ("log_format", "xml", "'json' or 'text'"),
     ],
 )
-def test_a_bad_value_is_told_with_its_variable_or_flag(
+def test_invalid_value_is_reported_with_its_variable_or_flag(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -72,13 +72,13 @@ def test_a_bad_value_is_told_with_its_variable_or_flag(
         read_settings()
 
 
-def test_an_empty_cache_directory_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_cache_directory_means_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_settings(cache_dir="/somewhere").cache_dir == Path("/somewhere")
     monkeypatch.setenv("XCIT_CACHE_DIR", "")
     assert read_settings().cache_dir is None
 
 
-def test_each_mistake_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_invalid_value_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XCIT_PORT", "x")
     monkeypatch.setenv("XCIT_STREAMS", "0")
     with pytest.raises(SettingsError) as caught:
@@ -86,13 +86,15 @@ def test_each_mistake_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(str(caught.value).splitlines()) == 3
 
 
-def test_preprocess_that_is_no_json_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_json_in_preprocess_is_reported_on_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("XCIT_PREPROCESS", "{crop")
     with pytest.raises(SettingsError, match=r"XCIT_PREPROCESS"):
         read_settings()
 
 
-def test_a_slip_in_a_variables_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misspelt_variable_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XCIT_MAX_BACTH_SIZE", "4")
     monkeypatch.setenv("XCIT_PORT", "1")
     assert unknown_variables() == [
@@ -138,7 +140,7 @@ def text_of(value: Any) -> str:
 
 
 def give(way: str, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings with one of them given in one of the three ways."""
+    """Settings with one value from a flag, the environment or ``.env``."""
     if way == "environment":
         monkeypatch.setenv(variable_of(name), text)
     elif way == "dotenv":
@@ -149,7 +151,7 @@ def give(way: str, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> Set
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_each_setting_can_be_given_in_each_way(
+def test_each_setting_can_be_set_by_flag_environment_and_dotenv(
     monkeypatch: pytest.MonkeyPatch, name: str, way: str
 ) -> None:
     value = another_value(name)
@@ -167,7 +169,7 @@ def test_each_setting_can_be_given_in_each_way(
         if type(None) in get_args(field.annotation)
     ],
 )
-def test_an_empty_value_means_none_where_a_setting_is_optional(
+def test_empty_value_unsets_an_optional_setting(
     monkeypatch: pytest.MonkeyPatch, name: str, way: str
 ) -> None:
     assert getattr(give(way, name, "", monkeypatch), name) is None
@@ -212,7 +214,7 @@ def test_a_boolean_setting_is_a_switch(words: list[str], expected: bool) -> None
     assert read_settings(**given).tracing is expected
 
 
-def test_a_bad_value_is_reported_on_one_line_of_bounded_length() -> None:
+def test_invalid_value_is_reported_on_one_line_of_bounded_length() -> None:
     with pytest.raises(SettingsError) as caught:
         read_settings(port="1\n2\x1b[31m" + "x" * 1000)
     (line,) = str(caught.value).splitlines()
@@ -269,7 +271,7 @@ def test_typing_errors_in_dotenv_are_reported() -> None:
     ]
 
 
-def test_a_bad_value_in_dotenv_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_value_in_dotenv_is_reported_with_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("XCIT_PORT=x\n")
     with pytest.raises(SettingsError, match=r"^\.env: XCIT_PORT=x: must be a whole number$"):
         read_settings()

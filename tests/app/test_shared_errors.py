@@ -1,4 +1,4 @@
-"""No exception is shared: each raise adds frames, and all that they hold, to its traceback."""
+"""No exception is shared, because each raise adds frames to its traceback."""
 
 import importlib
 import pkgutil
@@ -12,7 +12,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(app.__path__, "app.") if "__mai
 
 
 def held(value: object, depth: int = 2) -> Iterator[BaseException]:
-    """Exceptions that a module holds in variables, containers and attributes of classes."""
+    """The exceptions in a module's variables, containers and class attributes."""
     if isinstance(value, BaseException):
         yield value
     elif depth and isinstance(value, dict):
@@ -26,12 +26,12 @@ def held(value: object, depth: int = 2) -> Iterator[BaseException]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_no_module_holds_an_exception(name: str) -> None:
+def test_no_module_has_a_shared_exception(name: str) -> None:
     values: Iterable[object] = vars(importlib.import_module(name)).values()
     assert not [error for value in values for error in held(value)]
 
 
-def test_a_held_exception_would_be_found() -> None:
+def test_shared_exception_would_be_found() -> None:
     class Holder:
         errors = (ValueError("x"),)
 

@@ -1,4 +1,4 @@
-"""Work in steps: small on the event loop, large beside it, where pieces of work take turns."""
+"""Work in steps: small tasks on the event loop, large ones in turn in the side thread."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 def where(count: int) -> Steps[list[str]]:
-    """The threads in which ``count`` steps ran."""
+    """Return the names of the threads in which ``count`` steps ran."""
     names = []
     for _ in range(count):
         names.append(threading.current_thread().name)
@@ -23,7 +23,7 @@ def where(count: int) -> Steps[list[str]]:
 
 @pytest.fixture
 def side(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A side thread on a clock that goes on by itself: a step takes 0.4 ms."""
+    """A side thread with a simulated clock, on which a step takes 0.4 ms."""
 
     class Clock:
         now = 0.0
@@ -38,7 +38,9 @@ def side(monkeypatch: pytest.MonkeyPatch) -> Any:
     side.stop()
 
 
-async def test_small_work_ends_on_the_event_loop_and_large_work_beside_it(side: SideThread) -> None:
+async def test_small_work_runs_on_the_event_loop_and_large_work_in_the_thread(
+    side: SideThread,
+) -> None:
     held: list[int] = []
     assert await side.run(where(2), held.append) == ["MainThread"] * 2
     names = await side.run(where(20), held.append)
@@ -48,7 +50,7 @@ async def test_small_work_ends_on_the_event_loop_and_large_work_beside_it(side: 
     assert max(held) <= 6, "bytes are counted after each slice"
 
 
-async def test_nothing_yielded_is_a_result_too(side: SideThread) -> None:
+async def test_work_without_steps_returns_its_result(side: SideThread) -> None:
     def nothing() -> Steps[int]:
         return 3
         yield 0
@@ -56,8 +58,8 @@ async def test_nothing_yielded_is_a_result_too(side: SideThread) -> None:
     assert await side.run(nothing()) == finish(nothing()) == 3
 
 
-async def test_pieces_of_work_take_turns(side: SideThread) -> None:
-    """The last to come ends long before those that are larger."""
+async def test_tasks_take_turns(side: SideThread) -> None:
+    """A small task ends long before larger ones that started earlier."""
     ended: list[int] = []
 
     async def work(steps: int) -> None:
@@ -68,7 +70,7 @@ async def test_pieces_of_work_take_turns(side: SideThread) -> None:
     assert ended == [20, 800, 900, 1_000]
 
 
-async def test_an_error_of_a_step_or_of_the_count_ends_the_work(side: SideThread) -> None:
+async def test_error_in_a_step_or_in_hold_ends_the_work(side: SideThread) -> None:
     done: list[int] = []
 
     def work() -> Steps[None]:
@@ -92,7 +94,7 @@ async def test_an_error_of_a_step_or_of_the_count_ends_the_work(side: SideThread
     assert await side.run(where(1)) == ["MainThread"]
 
 
-async def test_a_cancelled_caller_ends_its_work_and_keeps_nobody_waiting(side: SideThread) -> None:
+async def test_cancelled_work_ends_and_does_not_block_others(side: SideThread) -> None:
     begun, gate = threading.Event(), threading.Event()
     steps_done = 0
 

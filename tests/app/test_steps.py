@@ -1,4 +1,4 @@
-"""No step of any work on a body holds the interpreter for long, whatever is in the body."""
+"""No step of the work on a body takes long, for any body."""
 
 import gc
 import time
@@ -11,7 +11,7 @@ from app.http.answers import write_answers
 from app.http.bodies.body import read_image_of_json
 from app.http.bodies.forms import NAMES, NAMES_OF_MANY, FormReader
 from app.http.bodies.inflation import inflate
-from app.http.bodies.json_text import MOST_REST, MOST_REST_OF_ROW, SMALL
+from app.http.bodies.json_text import MAX_REST, MAX_REST_PER_ROW, SMALL
 from app.http.routes.cloud import read_instances
 from app.http.routes.oip.outputs import Wanted, write_response
 from app.http.routes.oip.schemas import InferResponse
@@ -25,9 +25,8 @@ from tests.yardstick import slowness
 
 from .conftest import INFO, FakeClassification, FakePrediction
 
-# Seconds of CPU time; measured are up to 0.006, and 0.012 to copy 24 MB of an answer.
-MOST = 0.015
-ATTEMPTS = 3  # of which the best counts: a busy neighbour empties the caches of a core
+MOST = 0.015  # seconds of CPU time; measured: up to 0.006, and 0.012 to copy an answer of 24 MB
+ATTEMPTS = 3  # the fastest counts, because other processes disturb a core's caches
 PIXELS = (3, IMAGE_SIDE, IMAGE_SIDE)
 SIGNATURES = {
     "xcit": Signature("xcit", "image", "BYTES", ((1,), ())),
@@ -36,7 +35,7 @@ SIGNATURES = {
 
 
 def read(body: Body) -> Steps[object]:
-    """What the service does with a body, in its steps."""
+    """The steps in which the service processes a body."""
     media_type = body.headers.get("content-type", "")
     if body.path.startswith("/v2"):
         length = body.headers.get("Inference-Header-Content-Length")
@@ -55,7 +54,7 @@ def read(body: Body) -> Steps[object]:
 
 
 def read_form(body: Body) -> Steps[object]:
-    """Pieces of a form as they come from a socket, each of which is read in one go."""
+    """The steps of a form, whose pieces come from a socket; each piece is one step."""
     batch = body.path.endswith("batch")
     names, most = (NAMES_OF_MANY, ROWS) if batch else (NAMES, 1)
     reader = FormReader(body.headers["content-type"], names, ("top_k",), most)
@@ -70,14 +69,14 @@ def read_form(body: Body) -> Steps[object]:
 
 @pytest.fixture(autouse=True)
 def no_garbage() -> Iterator[None]:
-    """No garbage collection, which takes a tenth of a second of all that tests have imported."""
+    """Disable garbage collection, which takes 0.1 s because of the imports of the tests."""
     gc.disable()
     yield
     gc.enable()
 
 
 def longest_step(work: Steps[object]) -> float:
-    """Seconds of CPU time that the longest step takes."""
+    """The CPU time of the longest step, in seconds."""
     longest = 0.0
     with suppress(StopIteration, ServiceError):
         while True:
@@ -97,14 +96,14 @@ def check(begin: Callable[[], Steps[object]]) -> None:
 
 
 @pytest.mark.parametrize("kind", [*LARGEST, *(f"cloud: {kind}" for kind in INSTANCES)])
-def test_of_the_largest_bodies(kind: str) -> None:
+def test_steps_of_the_largest_bodies_are_short(kind: str) -> None:
     make = LARGEST.get(kind) or INSTANCES[kind.removeprefix("cloud: ")]
     body = make()
     check(lambda: read(body))
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_of_hostile_bodies(kind: str) -> None:
+def test_steps_of_hostile_bodies_are_short(kind: str) -> None:
     body = HOSTILE[kind]()
     check(lambda: read(body))
 
@@ -113,23 +112,23 @@ def test_of_hostile_bodies(kind: str) -> None:
     "size",
     [
         SMALL,
-        MOST_REST + ROWS * MOST_REST_OF_ROW,
+        MAX_REST + ROWS * MAX_REST_PER_ROW,
         pytest.param(SIZE, marks=pytest.mark.thorough),
     ],
 )
 @pytest.mark.parametrize("kind", DENSE)
-def test_of_json_that_stands_for_many_objects(kind: str, size: int) -> None:
+def test_steps_of_json_with_many_objects_are_short(kind: str, size: int) -> None:
     body = filled(*DENSE[kind], size=size)
     check(lambda: read(body))
 
 
 def answers() -> Sequence[Answer]:
-    """The largest answers: to `ROWS` images, of which all classes of ImageNet are asked for."""
+    """The largest answers: all classes of ImageNet for `ROWS` images."""
     rows = [FakePrediction(i, f"class number {i}", 1 / (i + 1), f"n{i:08}") for i in range(1000)]
     return [Answer(INFO, rows, FakeClassification(rows))] * ROWS
 
 
-def test_of_large_answers() -> None:
+def test_steps_of_large_answers_are_short() -> None:
     found = answers()
     check(lambda: write_answers(found))
     for top_k, binary in ((10, False), (10, True), (0, False), (0, True)):

@@ -1,4 +1,4 @@
-"""The estimated wait against the true one, in simulated services."""
+"""The estimated wait compared with the actual wait, in simulated services."""
 
 import heapq
 import math
@@ -14,7 +14,7 @@ from app.serving.throughput import Throughput
 
 
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that a test moves."""
 
     now = 100.0
 
@@ -24,31 +24,33 @@ class Clock:
 
 @dataclass
 class Departure:
-    """What was estimated when an image had left, and how it went on."""
+    """The estimate after an image has left, and the actual wait."""
 
     at: float
     left: int  # so far
     present: int
     estimated: float
-    true: float = 0.0  # seconds until all that were present had left
+    true: float = 0.0  # actual seconds until all present images had left
 
 
 @dataclass
 class Service:
-    """Streams that take their share of the queue, as the batcher has it."""
+    """Simulated inference threads that share the queue like the batcher's."""
 
     batch_size: int
     streams: int
-    seconds: float  # of a batch
+    seconds: float  # per batch
     seconds_per_image: float
     departures: list[Departure] = field(default_factory=list)
 
     def serve(self, arrivals: Sequence[float]) -> list[Departure]:
-        """The state after each departure, of images that arrive in order."""
+        """The estimates after each departure, for images that arrive at these times."""
         clock = Clock()
         throughput = Throughput(clock)
         waiting, free, present = 0, self.streams, 0
-        events = [(at, 0, 0) for at in arrivals]  # when, rank, images: arrivals before departures
+        events = [
+            (at, 0, 0) for at in arrivals
+        ]  # time, rank, images; arrivals precede departures at the same time
         while events:
             clock.now, rank, images = heapq.heappop(events)
             if rank == 0:
@@ -77,13 +79,13 @@ class Service:
         self.departures.append(Departure(now, left, present, throughput.seconds_for(present)))
 
     def _look_back(self) -> None:
-        """Images leave in about the order of their arrival."""
+        """Set the actual waits; images leave roughly in the order of their arrival."""
         for departure in self.departures:
             last = self.departures[departure.left + departure.present - 1]
             departure.true = last.at - departure.at
 
-    def settled(self) -> list[Departure]:
-        """The last of each group of departures, as between them the service does nothing else."""
+    def last_departures(self) -> list[Departure]:
+        """The last of each group of simultaneous departures."""
         pairs = pairwise(self.departures)
         return [one for one, next_one in pairs if next_one.at - one.at > 1e-3 * self.seconds]
 
@@ -103,42 +105,42 @@ def burst(images: int, begin: float = 0.0) -> list[float]:
 
 
 @given(service=services, share=st.sampled_from([0.0, 0.1, 0.5]), sizes=bursts)
-def test_a_burst_after_idle_time_is_never_taken_for_fast(
+def test_wait_is_never_underestimated_in_a_burst_after_idle_time(
     service: Service, share: float, sizes: list[int]
 ) -> None:
     service.seconds_per_image = share * service.seconds
     service.serve([at for n, size in enumerate(sizes) for at in burst(size, 1e4 * n)])
-    for departure in service.settled():
+    for departure in service.last_departures():
         assert departure.estimated >= 0.3 * departure.true, departure
 
 
 @given(service=services, share=st.sampled_from([0.0, 0.1, 0.5]))
-def test_a_steady_load_is_estimated_within_a_half(service: Service, share: float) -> None:
+def test_wait_is_estimated_within_half_under_steady_load(service: Service, share: float) -> None:
     service.seconds_per_image = share * service.seconds
     images = 400
     service.serve(burst(images))
     full = service.batch_size * service.streams
-    for departure in service.settled():
+    for departure in service.last_departures():
         if departure.left > 4 * full and departure.present > 2 * full:
             assert departure.estimated == pytest.approx(departure.true, rel=0.5), departure
 
 
-def test_the_reported_burst() -> None:
-    """Four batches of four that take two seconds each: 0.006 s were expected, and 8 s true."""
+def test_wait_in_a_burst_of_slow_batches() -> None:
+    """Four batches of four take 2 s each, so the right estimate is 8 s."""
     service = Service(batch_size=4, streams=1, seconds=2.0, seconds_per_image=0.0)
     departures = service.serve([0.0] * 20)
     assert departures[3].true == 8.0
     assert departures[3].estimated == pytest.approx(8.0, rel=0.1)
 
 
-def test_time_without_work_is_no_slowness() -> None:
+def test_idle_time_does_not_lower_the_throughput() -> None:
     service = Service(batch_size=4, streams=1, seconds=0.1, seconds_per_image=0.0)
     service.serve([*burst(40), *burst(40, 3600.0)])
     begun_again = next(d for d in service.departures if d.at > 3600)
     assert begun_again.estimated < 2
 
 
-def test_a_batch_slower_than_all_before_is_noticed_before_it_ends() -> None:
+def test_slow_batch_raises_the_estimate_before_it_ends() -> None:
     clock = Clock()
     throughput = Throughput(clock)
     throughput.begin()
@@ -151,7 +153,7 @@ def test_a_batch_slower_than_all_before_is_noticed_before_it_ends() -> None:
     assert throughput.seconds_for(100) == pytest.approx(50, rel=0.1)
 
 
-def test_nothing_is_estimated_of_a_throughput_that_is_not_known() -> None:
+def test_estimate_is_zero_while_the_throughput_is_unknown() -> None:
     clock = Clock()
     throughput = Throughput(clock)
     assert throughput.seconds_for(5) == 0

@@ -1,4 +1,4 @@
-"""What is measured of one request, and of several images in one."""
+"""The timings of a request with one image or several."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def test_intervals_of_a_phase_add_up() -> None:
     ]
 
 
-def test_a_phase_that_fails_is_measured_too() -> None:
+def test_failed_phase_is_measured() -> None:
     timings = Timings()
     with pytest.raises(KeyError), timings.phase("read"):
         raise KeyError
@@ -24,7 +24,7 @@ def test_a_phase_that_fails_is_measured_too() -> None:
     assert (name, ended - begun) == ("read", timings.phases["read"])
 
 
-def test_of_many_images_each_phase_is_that_of_who_took_longest_in_it() -> None:
+def test_batch_request_takes_each_phase_of_its_slowest_image() -> None:
     early, late = Batch(1, 0, 2, 3.0, 1.0), Batch(2, 0, 3, 4.0, 2.0)
     one, two = Timings(), Timings()
     one.add("preprocess", 1.0, 2.5)
@@ -43,5 +43,5 @@ def test_of_many_images_each_phase_is_that_of_who_took_longest_in_it() -> None:
     assert timings.batch_size == 3
 
 
-def test_without_a_batch_there_is_no_size_of_one() -> None:
+def test_batch_size_is_none_without_a_batch() -> None:
     assert Timings().batch_size is None

@@ -1,97 +1,25 @@
-"""No call, however long, takes a thread from the others; on clocks that stand still."""
+"""Results, cancellation and memory of calls in a worker pool."""
 
 import asyncio
 import gc
-import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from app.serving.worker_pool import Timed, Watch, WorkerPool, thread_cpu_clock
+from app.serving.worker_pool import WorkerPool
 
 from .conftest import until
+from .pooling import STUCK_AFTER, Gate, hold, pooling
 
 pytestmark = pytest.mark.anyio
 
-STUCK_AFTER = 10.0
 
-
-class Clock:
-    """Stands still until it is moved."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Gate:
-    """A call that runs until it is let go."""
-
-    def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.open = threading.Event()
-        self.ended = threading.Event()
-
-    def __call__(self) -> str:
-        self.begun.set()
-        assert self.open.wait(20), "no test opened the gate"
-        return "through"
-
-
-@asynccontextmanager
-async def pooling(
-    workers: int, *, clock: Clock | None = None, lost: Callable[[str], None] = lambda reason: None
-) -> AsyncIterator[WorkerPool]:
-    """A pool whose threads compute for as long as the clock is moved."""
-    clock = clock or Clock()
-    pool = WorkerPool(
-        workers,
-        "decoder",
-        stuck_after=STUCK_AFTER,
-        on_lost=lost,
-        clock=clock,
-        cpu_clock=lambda: clock,
-    )
-    try:
-        yield pool
-    finally:
-        pool.stop()
-
-
-async def hold(pool: WorkerPool) -> tuple[Gate, "asyncio.Task[Timed[str]]"]:
-    """Occupy a thread."""
-    gate = Gate()
-    task = asyncio.create_task(pool.run(gate, gate.ended.set))
-    await until(gate.begun.is_set)
-    return gate, task
-
-
-async def count_free(pool: WorkerPool, expected: int) -> None:
-    """Assert that ``expected`` calls can run side by side, and no more."""
-    gates = [Gate() for _ in range(expected + 1)]
-    tasks = [asyncio.create_task(pool.run(gate)) for gate in gates]
-    await until(lambda: sum(gate.begun.is_set() for gate in gates) >= expected)
-    await asyncio.sleep(0.002)
-    assert sum(gate.begun.is_set() for gate in gates) == expected
-    tasks[-1].cancel()
-    for gate in gates:
-        gate.open.set()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until_stuck(pool: WorkerPool, count: int) -> None:
-    await until(lambda: pool.count_stuck() == count)
-
-
-async def test_results_errors_and_times_come_back() -> None:
+async def test_results_errors_and_times_are_returned() -> None:
     async with pooling(2) as pool:
         before = time.monotonic()
         timed = await pool.run(lambda: 42)
@@ -101,7 +29,7 @@ async def test_results_errors_and_times_come_back() -> None:
             await pool.run(lambda: 1 // 0)
 
 
-async def test_a_cancelled_call_leaves_the_queue_with_all_that_it_holds() -> None:
+async def test_cancelled_call_leaves_the_queue_and_is_freed() -> None:
     class Body:
         """Supports weak references."""
 
@@ -125,7 +53,7 @@ async def test_a_cancelled_call_leaves_the_queue_with_all_that_it_holds() -> Non
         assert (await running).result == "through"
 
 
-async def test_a_cancelled_call_that_runs_ends_when_its_thread_does() -> None:
+async def test_cancelled_running_call_runs_to_its_end() -> None:
     async with pooling(1) as pool:
         gate, ended = Gate(), []
         task = asyncio.create_task(pool.run(gate, lambda: ended.append(1)))
@@ -137,8 +65,18 @@ async def test_a_cancelled_call_that_runs_ends_when_its_thread_does() -> None:
         await until(lambda: ended == [1])
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("fails", [False, True])
-async def test_nothing_of_a_call_stays_behind_without_the_garbage_collector(fails: bool) -> None:
+async def test_finished_call_is_freed_without_garbage_collection(fails: bool) -> None:
     class Body:
         def read(self) -> int:
             return 1 // (not fails)
@@ -152,179 +90,7 @@ async def test_nothing_of_a_call_stays_behind_without_the_garbage_collector(fail
             await until(lambda: freed() is None)
 
 
-@contextmanager
-def no_collection() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-async def test_a_stuck_call_that_ends_while_another_begins_loses_no_thread() -> None:
-    clock = Clock()
-    async with pooling(2, clock=clock) as pool:
-        first, _ = await hold(pool)
-        clock.now += STUCK_AFTER
-        await count_free(pool, 2)
-        second, _ = await hold(pool)
-        clock.now += STUCK_AFTER
-        first.open.set()  # one stuck before, one stuck after
-        await until(lambda: pool.count_stuck() == 1)
-        await count_free(pool, 2)
-        second.open.set()
-
-
-async def test_a_call_goes_on_waiting_for_a_result_that_comes_late() -> None:
-    clock = Clock()
-    async with pooling(1, clock=clock) as pool:
-        gate, task = await hold(pool)
-        clock.now += STUCK_AFTER
-        await count_free(pool, 1)
-        gate.open.set()
-        assert (await task).result == "through"
-        await count_free(pool, 1)
-
-
-async def test_the_pool_is_lost_when_no_thread_is_left_and_not_before() -> None:
-    clock = Clock()
-    lost: list[str] = []
-    async with pooling(2, clock=clock, lost=lost.append) as pool:
-        gates = []
-        for stuck in range(4):
-            assert pool.count_stuck() == stuck
-            await count_free(pool, min(2, 4 - stuck))
-            assert lost == []
-            gates.append((await hold(pool))[0])
-            clock.now += STUCK_AFTER
-        assert pool.count_stuck() == 4
-        assert lost == ["all 4 decoders are stuck"]
-        for gate in gates:
-            gate.open.set()
-        await until(lambda: pool.count_stuck() == 0)
-        await count_free(pool, 2)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    workers=st.integers(1, 3),
-    steps=st.lists(
-        st.tuples(st.sampled_from(["begin", "end", "cancel", "wait"]), st.integers(0, 9)),
-        max_size=14,
-    ),
-)
-def test_there_are_always_as_many_threads_as_there_can_be(
-    workers: int, steps: list[tuple[str, int]]
-) -> None:
-    """Calls begin, end, are given up and get stuck in any order."""
-
-    async def scenario() -> None:
-        clock = Clock()
-        async with pooling(workers, clock=clock) as pool:
-            running: list[tuple[Gate, asyncio.Task[Timed[str]], float]] = []
-            for step, number in steps:
-                stuck = [begun for _, _, begun in running if clock.now - begun >= STUCK_AFTER]
-                assert pool.count_stuck() == len(stuck)
-                able = min(workers, 2 * workers - len(stuck))
-                if step == "begin" and len(running) - len(stuck) < able:
-                    running.append((*await hold(pool), clock.now))
-                elif step == "wait":
-                    clock.now += number
-                elif running:
-                    gate, task, begun = running.pop(number % len(running))
-                    if step == "cancel":
-                        task.cancel()
-                    gate.open.set()
-                    await asyncio.gather(task, return_exceptions=True)
-                    await until(gate.ended.is_set)
-                    was_stuck = clock.now - begun >= STUCK_AFTER
-                    await until_stuck(pool, len(stuck) - was_stuck)
-            stuck = [begun for _, _, begun in running if clock.now - begun >= STUCK_AFTER]
-            able = min(workers, 2 * workers - len(stuck))
-            await count_free(pool, able - (len(running) - len(stuck)))
-            for gate, *_ in running:
-                gate.open.set()
-            await asyncio.gather(*(task for _, task, _ in running))
-            await until_stuck(pool, 0)
-            await count_free(pool, workers)
-
-    asyncio.run(scenario())
-
-
-@given(
-    calls=st.integers(1, 256),
-    computes=st.floats(0.001, STUCK_AFTER / 2),
-    looks=st.integers(1, 200),
-)
-def test_calls_that_share_a_core_are_not_stuck(calls: int, computes: float, looks: int) -> None:
-    """Many at once take many times as long; each computes no more than it would alone."""
-    clock, cpu = Clock(), Clock()
-    watch = Watch(STUCK_AFTER, clock, cpu)
-    for _ in range(looks):
-        cpu.now += computes / looks
-        clock.now += calls * computes / looks
-        assert not watch.is_stuck()
-
-
-@given(computed=st.floats(0, STUCK_AFTER / 2), waits=st.lists(st.floats(0.1, 30), max_size=20))
-def test_a_call_that_waits_for_ever_is_stuck(computed: float, waits: list[float]) -> None:
-    clock, cpu = Clock(), Clock()
-    watch = Watch(STUCK_AFTER, clock, cpu)
-    cpu.now += computed
-    clock.now += computed
-    watch.is_stuck()
-    for wait in waits:
-        clock.now += wait
-        watch.is_stuck()
-    clock.now += 2 * STUCK_AFTER + 1
-    watch.is_stuck()  # until here it may have computed, for all that was seen
-    clock.now += STUCK_AFTER + 1
-    assert watch.is_stuck()
-    cpu.now += STUCK_AFTER / 4
-    clock.now += STUCK_AFTER + 1
-    assert not watch.is_stuck(), "it goes on"
-
-
-def test_a_call_that_computes_without_end_is_stuck() -> None:
-    clock, cpu = Clock(), Clock()
-    watch = Watch(STUCK_AFTER, clock, cpu)
-    for _ in range(99):
-        clock.now += 4
-        cpu.now += STUCK_AFTER / 100
-        assert not watch.is_stuck()
-    cpu.now += STUCK_AFTER / 50
-    assert watch.is_stuck()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="others have no such clock")
-def test_the_clock_of_a_thread_counts_what_it_computes() -> None:
-    clocks: list[Callable[[], float]] = []
-    gate = threading.Event()
-
-    def compute() -> None:
-        clocks.append(thread_cpu_clock())
-        begun = time.thread_time()
-        while time.thread_time() - begun < 0.05:
-            pass
-        gate.wait(10)
-
-    thread = threading.Thread(target=compute)
-    thread.start()
-    while not clocks:
-        time.sleep(0.001)
-    (clock,) = clocks
-    while clock() < 0.05:
-        time.sleep(0.001)
-    time.sleep(0.05)
-    before = clock()
-    time.sleep(0.1)
-    assert clock() - before < 0.05, "it waits"
-    gate.set()
-    thread.join()
-
-
-async def test_a_loop_that_has_ended_does_not_trouble_a_call_that_ends_later() -> None:
+async def test_call_may_end_after_the_event_loop() -> None:
     gate = Gate()
     pools: list[Any] = []
 

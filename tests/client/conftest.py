@@ -1,4 +1,4 @@
-"""Services that say what a test has written down for them."""
+"""Scripted services, and a service on a socket that counts connections."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,6 +6,7 @@ import httpx
 import pytest
 from xcit_client import Retries
 
+from tests.app.conftest import FakeClassifier
 from tests.servers import Predictions
 
 Turn = httpx.Response | Exception
@@ -22,7 +23,7 @@ ANSWER = {
 
 
 class Script(httpx.MockTransport):
-    """Answers in turn, the last of them again and again; an exception is what the network does."""
+    """Gives scripted answers in turn, repeating the last; exceptions are network errors."""
 
     def __init__(self, *turns: Turn) -> None:
         super().__init__(self._answer)
@@ -42,7 +43,7 @@ def good(headers: dict[str, str] | None = None) -> httpx.Response:
 
 
 def problem(status: int, name: str, headers: dict[str, str] | None = None) -> httpx.Response:
-    """A problem document as the service writes it."""
+    """A problem document of the service."""
     content = {
         "type": f"/problems/{name}",
         "title": name.capitalize(),
@@ -55,7 +56,7 @@ def problem(status: int, name: str, headers: dict[str, str] | None = None) -> ht
 
 
 def countdown(values: Iterable[str], taken: list[str]) -> Iterable[bytes]:
-    """Images that note when they are taken."""
+    """Images that record when they are taken."""
     for value in values:
         taken.append(value)
         yield value.encode()
@@ -70,3 +71,8 @@ def counting() -> Iterator[Predictions]:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def classifier() -> FakeClassifier:
+    return FakeClassifier()

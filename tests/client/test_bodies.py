@@ -1,4 +1,4 @@
-"""Answers that cost the client no more than its limits, whatever a server sends."""
+"""Limits on the answers that the client reads."""
 
 import asyncio
 import gzip
@@ -48,7 +48,7 @@ BODIES: dict[str, tuple[dict[str, str], Callable[[], Iterator[bytes]]]] = {
 @pytest.mark.parametrize("status", [200, 500, 503])
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("call", CALLS)
-def test_an_answer_without_an_end_is_refused_within_the_limit(
+def test_endless_answer_is_refused_at_the_limit(
     hostile: HostileAnswers, call: str, body: str, status: int, client: str
 ) -> None:
     hostile.status = status
@@ -80,7 +80,7 @@ def ask(url: str, call: str, *, asynchronous: bool) -> None:
     asyncio.run(run())
 
 
-def test_no_content_coding_is_asked_for() -> None:
+def test_client_requests_identity_encoding() -> None:
     seen: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -96,14 +96,14 @@ def test_no_content_coding_is_asked_for() -> None:
     assert seen == ["identity"]
 
 
-def test_a_body_that_trickles_is_given_up_after_the_timeout() -> None:
+def test_slow_body_times_out() -> None:
     now = 100.0
     request = httpx.Request("GET", "http://service/healthz")
     body = Body(httpx.Response(200, request=request), 5.0, lambda: now)
     now = 104.9
     body.add(b"{")
     now = 105.1
-    with pytest.raises(TimedOut, match=r"http://service/ did not send its whole answer within 5 s"):
+    with pytest.raises(TimedOut, match=r"http://service/ did not send the whole answer within 5 s"):
         body.add(b"}")
 
 
@@ -118,7 +118,7 @@ def test_a_body_that_trickles_is_given_up_after_the_timeout() -> None:
     ],
     ids=["length", "chunk", "chunks", "trailers"],
 )
-async def test_a_load_reads_no_answer_of_any_size(answer: bytes) -> None:
+async def test_load_generator_limits_the_size_of_answers(answer: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\n" + answer)

@@ -1,4 +1,4 @@
-"""What may be given as an image, and what is sent of it."""
+"""The encoding of images."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ def decoded(data: bytes) -> Image.Image:
         return image
 
 
-def test_bytes_and_files_are_sent_as_they_are(tmp_path: Path) -> None:
+def test_bytes_and_files_are_sent_unchanged(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"\xff\xd8 whatever")
     for image in (b"\xff\xd8 whatever", bytearray(b"\xff\xd8 whatever"), tmp_path / "x.jpg"):
         assert encode(image) == b"\xff\xd8 whatever"
@@ -35,13 +35,13 @@ def test_an_array_is_sent_as_png(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_a_picture_that_png_knows_loses_nothing(mode: str) -> None:
+def test_picture_in_a_png_mode_is_lossless(mode: str) -> None:
     picture = Image.radial_gradient("L").convert(mode)
     assert decoded(encode(picture)).convert("RGBA").tobytes() == picture.convert("RGBA").tobytes()
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "HSV", "LAB", "YCbCr"])
-def test_a_picture_of_colours_that_png_does_not_know_becomes_rgb(mode: str) -> None:
+def test_picture_in_another_mode_becomes_rgb(mode: str) -> None:
     profile = "RGB" if mode != "LAB" else "LAB"
     picture = Image.radial_gradient("L").convert("RGB").convert(mode if profile == "RGB" else "RGB")
     if mode == "LAB":
@@ -49,7 +49,7 @@ def test_a_picture_of_colours_that_png_does_not_know_becomes_rgb(mode: str) -> N
     assert decoded(encode(picture)).mode == "RGB"
 
 
-def test_a_picture_keeps_the_side_that_is_up() -> None:
+def test_picture_keeps_its_exif_orientation() -> None:
     upright = Image.linear_gradient("L").convert("RGB").resize((60, 40))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -77,7 +77,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("image", "message"), BAD.values(), ids=BAD)
-def test_what_is_no_image_is_told(image: Any, message: str) -> None:
+def test_invalid_image_is_reported(image: Any, message: str) -> None:
     with pytest.raises(UnreadableImage) as caught:
         encode(image)
     assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""The load of `bench`: connections, loops, honest latencies, and what is told of them."""
+"""The load generator of `bench`: connections, loops, latencies and reports."""
 
 import asyncio
 import io
@@ -31,15 +31,15 @@ Serve = Callable[[int], Awaitable[bytes]]
 
 @asynccontextmanager
 async def server(answer: Serve) -> AsyncIterator[str]:
-    """The URL of a server that answers the n-th request as told; no bytes end the connection."""
-    asked = 0
+    """The URL of a server; its n-th answer is ``answer(n)``, and an empty one closes."""
+    number = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
+        nonlocal number
         with closing(writer):
             while await reader.readuntil(b"\r\n\r\n"):
-                asked += 1
-                content = await answer(asked)
+                number += 1
+                content = await answer(number)
                 writer.write(content)
                 if not content:
                     return
@@ -76,7 +76,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize(("content", "body"), ANSWERS.values(), ids=ANSWERS)
-async def test_a_connection_reads_answers_of_every_length(content: bytes, body: bytes) -> None:
+async def test_connection_reads_answers_of_every_length(content: bytes, body: bytes) -> None:
     async with server(always(content)) as url:
         with closing(Connection(url)) as connection:
             for _ in range(3):
@@ -93,13 +93,13 @@ BROKEN_ANSWERS = {
 
 
 @pytest.mark.parametrize("content", BROKEN_ANSWERS.values(), ids=BROKEN_ANSWERS)
-async def test_what_is_no_answer_is_an_error(content: bytes) -> None:
+async def test_malformed_answer_is_an_error(content: bytes) -> None:
     async with server(always(content)) as url:
         with closing(Connection(url)) as connection, pytest.raises((OSError, EOFError)):
             await connection.send(REQUEST)
 
 
-def test_timings_are_in_an_answers_head() -> None:
+def test_timings_are_read_from_the_head() -> None:
     answer = Answer(
         200, "HTTP/1.1 200 OK\r\nServer-Timing: read;dur=1.50, total;dur=3\r\n\r\n", b""
     )
@@ -107,14 +107,14 @@ def test_timings_are_in_an_answers_head() -> None:
     assert Answer(200, "HTTP/1.1 200 OK\r\n\r\n", b"").phases() == {}
 
 
-def test_a_post_goes_below_the_path_of_the_url() -> None:
+def test_post_keeps_the_path_of_the_url() -> None:
     request = encode_post("http://gate:81/xcit", "/predict", {"X-A": "b"}, b"body")
     assert request == (
         b"POST /xcit/predict HTTP/1.1\r\nHost: gate:81\r\nX-A: b\r\nContent-Length: 4\r\n\r\nbody"
     )
 
 
-async def test_a_closed_loop_keeps_so_many_requests_under_way() -> None:
+async def test_closed_loop_keeps_the_number_of_requests_in_flight() -> None:
     running = most = 0
 
     async def answer(_: int) -> bytes:
@@ -135,7 +135,7 @@ async def test_a_closed_loop_keeps_so_many_requests_under_way() -> None:
     assert 0.3 <= outcome.seconds < 30
 
 
-def test_an_open_loop_is_due_at_random_at_its_rate() -> None:
+def test_open_loop_sends_at_random_times_at_its_rate() -> None:
     begun = time.monotonic()
     dues = [*open_loop(20.0, 100.0)]
     gaps = [later - due for due, later in itertools.pairwise(dues)]
@@ -144,9 +144,9 @@ def test_an_open_loop_is_due_at_random_at_its_rate() -> None:
     assert stdev(gaps) == pytest.approx(mean(gaps), rel=0.1), "as of an exponential distribution"
 
 
-async def test_a_stall_is_felt_by_all_who_were_due_in_it() -> None:
-    async def answer(asked: int) -> bytes:
-        await asyncio.sleep(0.5 if asked == 5 else 0)
+async def test_stall_shows_in_all_requests_that_were_due() -> None:
+    async def answer(number: int) -> bytes:
+        await asyncio.sleep(0.5 if number == 5 else 0)
         return OK
 
     async with server(answer) as url:
@@ -157,7 +157,7 @@ async def test_a_stall_is_felt_by_all_who_were_due_in_it() -> None:
     assert outcome.percentile(50) < max(stalled) <= outcome.percentile(100)
 
 
-async def test_requests_without_an_answer_are_counted_and_nobody_spins() -> None:
+async def test_requests_without_an_answer_are_counted_without_busy_waiting() -> None:
     async with server(always(b"")) as url:
         outcome = await apply_load(url, [REQUEST], Load("closed", closed_loop(0.5), 2))
     assert outcome.statuses == Counter({BROKEN: outcome.failures.total()})
@@ -169,14 +169,14 @@ async def test_requests_without_an_answer_are_counted_and_nobody_spins() -> None
     assert gone.failures.total() <= 2 * 3
 
 
-async def test_patience_ends_a_request_and_bounds_the_run() -> None:
-    async def answer(asked: int) -> bytes:
-        await asyncio.sleep(3600 if asked > 3 else 0)
+async def test_timeout_ends_requests_and_limits_the_run() -> None:
+    async def answer(number: int) -> bytes:
+        await asyncio.sleep(3600 if number > 3 else 0)
         return OK
 
     begun = time.monotonic()
     async with server(answer) as url:
-        load = Load("open", open_loop(0.5, 200), outstanding=2, patience=0.5)
+        load = Load("open", open_loop(0.5, 200), outstanding=2, timeout=0.5)
         outcome = await apply_load(url, [REQUEST], load)
     assert time.monotonic() - begun < 60
     assert len(outcome.latencies) == 3
@@ -184,7 +184,7 @@ async def test_patience_ends_a_request_and_bounds_the_run() -> None:
     assert outcome.failures.keys() == {"no answer within 0.5 s"}
 
 
-async def test_what_was_measured_outlives_a_cancellation() -> None:
+async def test_results_survive_a_cancellation() -> None:
     async def answer(_: int) -> bytes:
         await asyncio.sleep(0.01)
         return OK
@@ -201,12 +201,12 @@ async def test_what_was_measured_outlives_a_cancellation() -> None:
     assert 0.2 < outcome.seconds < 1
 
 
-async def test_an_answer_of_each_bad_status_is_kept() -> None:
+async def test_first_answer_of_each_error_status_is_kept() -> None:
     busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nfull"
 
-    async def answer(asked: int) -> bytes:
+    async def answer(number: int) -> bytes:
         await asyncio.sleep(0.01)
-        return busy if asked % 2 else OK
+        return busy if number % 2 else OK
 
     async with server(answer) as url:
         outcome = await apply_load(url, [REQUEST], Load("closed", closed_loop(0.2), 1))
@@ -229,12 +229,12 @@ OUTCOME = Outcome(
 @pytest.mark.parametrize(
     ("percent", "rank"), [(0, 1), (1, 1), (50, 50), (50.5, 51), (99, 99), (99.1, 100), (100, 100)]
 )
-def test_a_percentile_is_a_latency_that_was_seen(percent: float, rank: int) -> None:
+def test_percentile_is_a_measured_latency(percent: float, rank: int) -> None:
     assert OUTCOME.percentile(percent) == rank / 1000
     assert math.isnan(Outcome().percentile(percent))
 
 
-def test_the_table_tells_everything_that_was_sent() -> None:
+def test_table_row_counts_every_request() -> None:
     row = " ".join(table_row("closed loop of 8", OUTCOME).split())
     assert row == (
         "closed loop of 8 110 50.0 50.0 95.0 99.0 100.0 100 x 200, 7 x 415, 3 x no answer"
@@ -251,11 +251,11 @@ def test_remarks_name_failures_refusals_and_a_busy_client() -> None:
     ]
 
 
-def test_the_summary_is_json_of_the_same() -> None:
-    told = summary("x", OUTCOME)
-    assert (told["requests"], told["statuses"]) == (110, {"200": 100, "415": 7})
-    assert told["failures"] == {"connection refused": 2, "no answer within 1 s": 1}
-    assert told["latency_ms"] == pytest.approx(
+def test_summary_has_the_numbers_of_the_table() -> None:
+    report = summary("x", OUTCOME)
+    assert (report["requests"], report["statuses"]) == (110, {"200": 100, "415": 7})
+    assert report["failures"] == {"connection refused": 2, "no answer within 1 s": 1}
+    assert report["latency_ms"] == pytest.approx(
         {"p50": 50, "p95": 95, "p99": 99, "max": 100, "mean": 50.5}
     )
     assert summary("x", Outcome())["latency_ms"] == {}
@@ -264,7 +264,7 @@ def test_the_summary_is_json_of_the_same() -> None:
 @pytest.mark.parametrize(
     "latencies", [[0.1], [0.1] * 5, [0.001, 0.01, 0.1, 10.0], [n / 1000 for n in range(1, 500)]]
 )
-def test_a_histogram_holds_every_latency(latencies: list[float]) -> None:
+def test_histogram_contains_every_latency(latencies: list[float]) -> None:
     lines = histogram(latencies)
     edges = [float(line.split()[0]) / 1e3 for line in lines]
     counts = [int(line.split()[-1].replace(",", "")) for line in lines]
@@ -276,7 +276,7 @@ def test_a_histogram_holds_every_latency(latencies: list[float]) -> None:
         assert low <= upto <= high
 
 
-def test_a_bar_is_to_be_seen_unless_there_is_nothing() -> None:
+def test_nonzero_bar_is_visible() -> None:
     assert bar(0).strip() == ""
     assert bar(0.0001).strip() == "▏"
     assert bar(1).strip() == "█" * 50
@@ -290,7 +290,7 @@ def test_a_plot_is_a_png(tmp_path: Path) -> None:
         assert (image.format, image.size) == ("PNG", (960, 600))
 
 
-def test_the_sample_picture_is_a_photos_worth_of_jpeg() -> None:
+def test_sample_picture_has_the_size_of_a_photo() -> None:
     content = sample_picture()
     assert content == sample_picture()
     assert 60_000 < len(content) < 160_000

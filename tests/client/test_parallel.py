@@ -1,4 +1,4 @@
-"""Many at once: order, bounds, and an early end; in threads and in tasks."""
+"""Parallel maps in threads and tasks: order, limits and early ends."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ def nothing() -> None: ...
 
 
 class Counted:
-    """Numbers without end; how many were taken."""
+    """Endless numbers; counts how many were taken."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -31,7 +31,7 @@ class Counted:
 
 
 class Work:
-    """The later a number comes, the sooner it is done; how many were under way at most."""
+    """Work that takes less time for later numbers; records the maximum in progress."""
 
     def __init__(self) -> None:
         self.running = self.most = 0
@@ -59,7 +59,7 @@ class Work:
         return number
 
 
-async def test_results_come_in_the_order_of_the_items() -> None:
+async def test_results_are_in_the_order_of_the_items() -> None:
     work = Work()
     assert [*in_threads(work.wait, range(40), CONCURRENCY, nothing)] == [*range(40)]
     assert work.most == CONCURRENCY
@@ -68,7 +68,7 @@ async def test_results_come_in_the_order_of_the_items() -> None:
     assert work.most == CONCURRENCY
 
 
-async def test_no_more_is_taken_than_the_bound() -> None:
+async def test_number_of_items_taken_ahead_is_limited() -> None:
     items = Counted()
     with closing(in_threads(Work().wait, items, CONCURRENCY, nothing)) as results:
         for number in itertools.islice(results, 40):
@@ -81,13 +81,13 @@ async def test_no_more_is_taken_than_the_bound() -> None:
                 break
 
 
-async def test_a_result_is_given_before_the_next_item_is_there() -> None:
+async def test_result_is_yielded_before_the_next_item_is_available() -> None:
     taken = threading.Event()
 
     def slow() -> Iterator[int]:
         yield 0
         assert done.wait(5)
-        time.sleep(0.05)  # until the future is done, too
+        time.sleep(0.05)  # so that the future is done, too
         yield 1
         assert taken.wait(5), "the first result waited for the third item"
         yield 2
@@ -112,7 +112,7 @@ async def test_items_may_come_from_an_asynchronous_iterator() -> None:
     assert [n async for n in in_tasks(Work().sleep, items(), 2)] == [*range(10)]
 
 
-def test_threads_end_soon_when_no_more_is_wanted() -> None:
+def test_threads_end_when_the_generator_is_closed() -> None:
     stop = threading.Event()
     done = []
 
@@ -129,7 +129,7 @@ def test_threads_end_soon_when_no_more_is_wanted() -> None:
     assert len(done) <= 1 + CONCURRENCY
 
 
-async def test_tasks_are_cancelled_when_no_more_is_wanted() -> None:
+async def test_tasks_are_cancelled_when_the_generator_is_closed() -> None:
     ended = []
 
     async def work(number: int) -> int:
@@ -146,7 +146,7 @@ async def test_tasks_are_cancelled_when_no_more_is_wanted() -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_an_error_of_the_items_goes_to_the_caller() -> None:
+async def test_error_of_the_iterable_is_raised() -> None:
     def items() -> Iterator[int]:
         yield 0
         raise RuntimeError("no more of them")

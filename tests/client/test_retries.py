@@ -1,4 +1,4 @@
-"""What is tried again, how often, and after how long."""
+"""Retries: which errors, how often, and after which pauses."""
 
 import time
 from contextlib import suppress
@@ -35,7 +35,7 @@ def unavailable(retry_after: float | None) -> ClientError:
 
 
 class Clock:
-    """Time that passes only in pauses."""
+    """A clock that only pauses move."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -45,7 +45,7 @@ class Clock:
 
 
 def pauses(retries: Retries, error: ClientError) -> list[float]:
-    """Every pause until the error is raised, drawn as long as can be."""
+    """All pauses until the error is raised, with the longest possible random part."""
     clock, found = Clock(), []
     attempts = Attempts(retries, clock=clock, draw=lambda low, high: high)
     with suppress(type(error)):
@@ -55,7 +55,7 @@ def pauses(retries: Retries, error: ClientError) -> list[float]:
     return found
 
 
-def test_pauses_double_up_to_the_longest() -> None:
+def test_pauses_double_up_to_the_maximum() -> None:
     retries = Retries(seconds=2.0, first_pause=0.1, longest_pause=0.5)
     assert pauses(retries, Unreachable("x")) == pytest.approx([0.1, 0.2, 0.4, 0.5, 0.5])
 
@@ -100,7 +100,7 @@ PASSING = {
 
 
 @pytest.mark.parametrize("turn", PASSING.values(), ids=PASSING)
-async def test_what_may_pass_is_tried_again(turn: httpx.Response | Exception) -> None:
+async def test_temporary_errors_are_retried(turn: httpx.Response | Exception) -> None:
     script = Script(turn, turn, good())
     with Client("http://service", retries=HASTY, transport=script) as client:
         assert client.predict(b"3", top_k=2).best.label == "cat"
@@ -132,7 +132,7 @@ LASTING = {
 
 
 @pytest.mark.parametrize(("turn", "error"), LASTING.values(), ids=LASTING)
-async def test_what_will_not_pass_is_not_tried_again(
+async def test_permanent_errors_are_not_retried(
     turn: httpx.Response | Exception, error: type[ClientError]
 ) -> None:
     script = Script(turn, good())
@@ -146,7 +146,7 @@ async def test_what_will_not_pass_is_not_tried_again(
     assert len(script.requests) == 1
 
 
-async def test_the_last_error_is_raised_when_the_time_is_over() -> None:
+async def test_last_error_is_raised_after_the_time_limit() -> None:
     script = Script(REFUSED, problem(503, "draining", {"Retry-After": "0"}))
     retries = Retries(seconds=0.1, first_pause=0.001)
     with (

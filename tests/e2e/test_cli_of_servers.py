@@ -100,7 +100,7 @@ def test_api_key_is_read_from_a_flag_or_the_environment(
     code, _, err = run("predict", photo, photo, "--url", server.url)
     assert code == 1
     (line,) = err
-    assert line.startswith(f"xcit-serve: {photo}: a key is needed: send Authorization: Bearer")
+    assert line.startswith(f"xcit-serve: {photo}: API key required: send Authorization: Bearer")
 
 
 def test_client_key_is_not_an_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,22 +113,22 @@ MISTAKES = [
     (
         "predict x --url http://x --checkpoint a",
         2,
-        "--checkpoint is for a model on this machine, not at",
+        "--checkpoint applies to a local model; remove it",
     ),
     (
         "predict x --url http://x --image-size 64",
         2,
-        "--image-size is for a model on this machine, not at",
+        "--image-size applies to a local model; remove it",
     ),
     (
         "predict x --url http://x --backend torch",
         2,
-        "--backend is for a model on this machine, not at",
+        "--backend applies to a local model; remove it",
     ),
     ("predict x --url http://x --api-key ü", 2, "the API key must be one or more printable ASCII"),
     ("predict x --url http://x --concurrency 513", 2, "--concurrency=513: must be from 1 to 512"),
-    ("predict x --concurrency 3", 2, "--concurrency is for a server: name it by --url"),
-    ("predict x --api-key s3cret", 2, "--api-key is for a server: name it by --url"),
+    ("predict x --concurrency 3", 2, "--concurrency requires --url"),
+    ("predict x --api-key s3cret", 2, "--api-key requires --url"),
     ("bench --url x", 2, "invalid service URL 'x'"),
     ("bench --url http://x --concurrency 1.5", 2, "must be whole numbers, separated by commas"),
     ("bench --url http://x --rate 0", 2, "--rate=0: must be from 0.01 to 10,000"),
@@ -139,7 +139,7 @@ MISTAKES = [
     ("bench --url http://x --warmup -1", 2, "--warmup=-1: must be from 0 to 600"),
     ("bench --url http://x --timeout 0", 2, "--timeout=0: must be from 0.1 to 600"),
     ("bench --url http://x --plot a.jpg", 2, "--plot=a.jpg: the name must end in .png"),
-    ("bench --url http://x --json /no/x", 2, "/no/x: there is no directory /no"),
+    ("bench --url http://x --json /no/x", 2, "/no/x: the directory /no does not exist"),
     ("bench /absent --url http://x", 1, "/absent: No such file or directory"),
 ]
 
@@ -211,11 +211,11 @@ def test_bench_reports_its_measurements(
     assert (code, err) == (0, [])
     lines = out.splitlines()
     assert lines[0].startswith(f"{server.url}: xcit-cifar10 1 on cpu")
-    names = ["closed loop of 1", "closed loop of 4", "open loop, 20 a second"]
+    names = ["closed loop of 1", "closed loop of 4", "open loop, 20 per second"]
     rows = [line for name in names for line in lines if line.startswith(f"{name}  ")]
     assert len(rows) == 3
     for name in names:
-        assert f"{name}, latency from due to answered" in lines
+        assert f"{name}, latency from due time to answer" in lines
     told: dict[str, Any] = json.loads(report.read_text())
     assert (told["url"], told["images"], told["interrupted"]) == (server.url, 1, False)
     assert told["model"]["name"] == "xcit-cifar10"
@@ -286,7 +286,7 @@ def test_interrupted_bench_prints_its_measurements(server: Server, tmp_path: Pat
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err == "xcit-serve: interrupted: this is what was measured so far\n"
+    assert err == "xcit-serve: interrupted: the results are incomplete\n"
     assert "closed loop of 1  " in out.read_text()
     assert "closed loop of 2" not in out.read_text()
     told = json.loads(report.read_text())

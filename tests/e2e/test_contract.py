@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
         {"content": b"{", "headers": {"content-type": "application/json"}},
         *(400, "bad-request"),
     ),
-    "broken multipart": (
+    "malformed multipart": (
         {"content": b"--y", "headers": {"content-type": "multipart/form-data; boundary=x"}},
         *(400, "bad-request"),
     ),

@@ -50,7 +50,7 @@ def test_hanging_batch_ends_the_process(start_server: StartServer) -> None:
         wait_for(lambda: server.inflight() == 1, "one hangs")
         answers += [pool.submit(server.post, b"0") for _ in range(2)]
         assert [answer.result().status_code for answer in answers] == [503] * 3
-    assert_ends(server, "inference failed: a batch of 1 has not ended within 1 s")
+    assert_ends(server, "inference failed: a batch of 1 did not finish within 1 s")
 
 
 @pytest.mark.quick
@@ -59,7 +59,7 @@ def test_out_of_memory_reduces_the_batch_size_permanently(start_server: StartSer
     assert post_together(server, *[b"heavy"] * 8) == [200] * 8
     assert server.client.get("/healthz").json()["model"]["max_batch_size"] == 2
     assert "xcit_max_batch_size 2.0" in server.client.get("/metrics").text
-    assert "out of memory with 8: batches of at most 4 now" in server.log.read_text()
+    assert "out of device memory with a batch of 8; the maximum is now 4" in server.log.read_text()
     assert server.is_ready()
 
 

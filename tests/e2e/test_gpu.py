@@ -142,5 +142,5 @@ def test_compiled_model_answers_like_a_recorded_one(
         assert [row["score"] for row in found] == pytest.approx(
             [row["score"] for row in expected], abs=0.04
         )
-    assert "compiled the network for batches of 2 in" in compiled.log.read_text()
+    assert "compiled the network for batches of 2 images in" in compiled.log.read_text()
     assert compiled.stop() == 0

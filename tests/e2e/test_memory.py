@@ -112,4 +112,4 @@ def test_low_memory_limit_is_logged_at_the_start(
 ) -> None:
     monkeypatch.setattr("app.loading.memory_limit", lambda: 1000 * MIB)
     load_model(Settings(device="cpu", backend="torch", streams=1, cache_dir=None))
-    assert "the memory limit is 1000 MiB, and at its bounds the service needs" in caplog.text
+    assert "the memory limit is 1000 MiB, but the service can need" in caplog.text

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.images.preprocess import preprocess
 from model.scores import Logits
 
@@ -40,7 +40,7 @@ def pictures() -> list[bytes]:
 def expected(pictures: list[bytes]) -> Logits:
     """Logits ``(2, 10)`` of the network as it was trained."""
     found = read_checkpoint(BUNDLED_CHECKPOINT)
-    network = plain(found.build(), found.spec.preprocess)
+    network = baseline(found.build(), found.spec.preprocess)
     pixels = np.stack([preprocess(data, found.spec.preprocess) for data in pictures])
     with torch.inference_mode():
         logits: Logits = network(torch.from_numpy(pixels)).numpy()
@@ -153,7 +153,9 @@ def test_the_client_gets_readable_errors(client: Any, pictures: list[bytes]) -> 
     assert "none" not in message("xcit", [images(pictures[0], b"rubbish")]).lower()
     assert "not a JPEG, PNG" in message("xcit", [images(pictures[0], b"rubbish")])
     assert "unknown model 'x'" in message("x", [images(pictures[0])])
-    assert "version 1, and no '2'" in message("xcit", [images(pictures[0])], model_version="2")
+    assert "unknown version '2'; model xcit has version 1" in message(
+        "xcit", [images(pictures[0])], model_version="2"
+    )
     output = triton.InferRequestedOutput("scores")
     assert "unknown output" in message("xcit", [images(pictures[0])], outputs=[output])
     tensor = np.full((1, 3, 32, 32), np.nan, np.float32)

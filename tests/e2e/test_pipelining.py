@@ -20,7 +20,7 @@ def test_more_than_16_waiting_requests_end_a_connection(server: Server) -> None:
     """Earlier requests are answered in order; the rest is not parsed."""
     answer = ask(server, GET * 1000)
     assert codes(answer) == [200] * 17 + [400]
-    assert "16 requests wait" in str(problem(answer)["detail"])
+    assert "16 pipelined requests wait" in str(problem(answer)["detail"])
 
 
 def test_17_pipelined_requests_are_all_answered(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""A small network, written to disk as users have them."""
+"""A small network and fixtures that write its weights to disk."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.families.xcit import XCiT
 from model.spec import ModelSpec, PreprocessSpec
 
@@ -29,7 +29,7 @@ HYPERPARAMETERS = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Threads that share a small pass wait for each other, and for whatever else runs."""
+    """With several threads, small passes are slower: the threads wait for each other."""
     torch.set_num_threads(1)
 
 
@@ -54,14 +54,14 @@ def network() -> XCiT:
 
 @pytest.fixture
 def whole(spec: ModelSpec, network: XCiT) -> nn.Sequential:
-    """Pixels to logits, with weights as training leaves them."""
+    """Pixels to logits, with weights like those of a trained network."""
     network.load_state_dict(realistic_weights(network.state_dict()))
-    return plain(network, spec.preprocess).eval()
+    return baseline(network, spec.preprocess).eval()
 
 
 @pytest.fixture
 def _threads() -> Iterator[None]:
-    """Backends set PyTorch's number of threads; the next test finds it as it was."""
+    """Restore PyTorch's number of threads, which backends change."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Weight files that are small and would cost much, or that look like weights and are not."""
+"""Small weight files that would be expensive to read, or that only look like weights."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def official() -> ItemsView[str, Tensor]:
 
 
 def archive(data: bytes, *, compression: int = zipfile.ZIP_STORED, storage: bytes = b"") -> bytes:
-    """A file of torch.save with this pickle, and at most one storage."""
+    """A file in the layout of torch.save with this pickle and at most one storage."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as file:
         file.writestr("archive/data.pkl", data)
@@ -42,14 +42,14 @@ def archive(data: bytes, *, compression: int = zipfile.ZIP_STORED, storage: byte
 
 
 def saved(payload: object, *, older: bool = False) -> bytes:
-    """A file of torch.save, in the layout of today or of before PyTorch 1.6."""
+    """A file by torch.save, in the current layout or that before PyTorch 1.6."""
     buffer = io.BytesIO()
     torch.save(payload, buffer, _use_new_zipfile_serialization=not older)
     return buffer.getvalue()
 
 
 def described(hyperparameters: dict[str, object], more: str = "") -> bytes:
-    """A self-describing file whose metadata says something else than its weights."""
+    """A self-describing file whose metadata contradicts its weights."""
     document = {
         "format_version": 1,
         "name": "x",
@@ -73,7 +73,7 @@ def renumbered(layers: str, number: str) -> bytes:
 
 
 def shape(key: str, shape: list[int]) -> bytes:
-    """A safetensors file in which one tensor has this shape and no numbers."""
+    """A safetensors file with a tensor of this shape and no numbers."""
     header: dict[str, object] = {}
     header["blocks.0.local_mp.conv1.weight"] = entry([64, 1, 3, 3], 0, 2304)
     header[key] = entry(shape, 2304, 2304)
@@ -97,7 +97,7 @@ def shared_by_many() -> bytes:
 
 
 def legacy_announcing(count: int) -> bytes:
-    """The older layout, with a storage of which the numbers are missing."""
+    """The older layout, with a storage whose numbers are missing."""
     return saved({"w": torch.ones(4)}, older=True)[:-24] + struct.pack("<q", count) + bytes(16)
 
 
@@ -117,7 +117,7 @@ def central_directory(entries: int) -> bytes:
 
 
 def same_bytes(count: int) -> bytes:
-    """Dictionaries of dictionaries of which each holds the one before twice."""
+    """Nested dictionaries, each with the previous one twice."""
     value: object = {"a": torch.ones(1)}
     for _ in range(count):
         value = {"x": value, "y": value}
@@ -125,7 +125,7 @@ def same_bytes(count: int) -> bytes:
 
 
 def colliding_keys(count: int) -> bytes:
-    """A dictionary of integers that Python hashes to one value."""
+    """A dictionary of integers with the same hash."""
     items = b"".join(
         b"\x8a\x0b" + (number * (2**61 - 1)).to_bytes(11, "little") + b"N"
         for number in range(count)
@@ -134,7 +134,7 @@ def colliding_keys(count: int) -> bytes:
 
 
 def entry_at(offset: int) -> bytes:
-    """An archive whose list has an entry outside of the file."""
+    """An archive whose directory has an entry outside the file."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         file.writestr("archive/data.pkl", b"\x80\x02}.")
@@ -143,12 +143,12 @@ def entry_at(offset: int) -> bytes:
 
 
 def text(value: str) -> bytes:
-    """The operation of a pickle that gives a text."""
+    """The pickle opcode that pushes a text."""
     return b"X" + struct.pack("<I", len(value)) + value.encode()
 
 
 def one_tensor_under_many_paths(count: int, depth: int) -> bytes:
-    """A tensor that is found ``count`` times, below ``depth`` long keys."""
+    """A tensor found ``count`` times, below ``depth`` long keys."""
     storage = (
         b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04tQ"
     )

@@ -1,4 +1,4 @@
-"""Weights as training leaves them, from their names alone: the same in every layout and library."""
+"""Weights like those of a trained network, derived from their names: equal in every layout."""
 
 import zlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def realistic_weights(like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Random values for every key of a state dict, of its shapes, none at its initial value."""
+    """Random values for every key of a state dict, none at its initial value."""
     return {key: _realistic(key, tensor) for key, tensor in like.items()}
 
 
@@ -33,7 +33,7 @@ def _realistic(key: str, like: Tensor) -> Tensor:
         values = chance.uniform(0.5, 4, shape)
     elif name.startswith("gamma"):
         values = chance.normal(0, 0.4, shape)
-    elif name == "weight" and like.ndim == 1:  # of a norm
+    elif name == "weight" and like.ndim == 1:  # a norm
         values = chance.uniform(0.5, 1.5, shape)
     elif name == "weight":
         values = chance.normal(0, like[0].numel() ** -0.5, shape)

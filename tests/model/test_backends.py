@@ -1,4 +1,4 @@
-"""Each backend on the CPU beside plain PyTorch."""
+"""Each backend on the CPU compared with eager PyTorch."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,9 @@ from model.backends.agreement import TOLERANCE
 from model.backends.base import Backend
 from model.backends.openvino import OpenVINOBackend
 from model.backends.openvino_graph import fingerprint, to_graph
-from model.backends.torch import TorchBackend, narrow, to_script
+from model.backends.torch import TorchBackend, cast, to_script
 from model.errors import DeviceError, OutOfMemory
-from model.families.simplify import plain, simplify_published, simplify_vit_pytorch
+from model.families.simplify import baseline, simplify_published, simplify_vit_pytorch
 from model.families.xcit import XCiT
 from model.families.xcit_published import PublishedXCiT
 from model.images.preprocess import AnyPixels, Pixels
@@ -38,7 +38,7 @@ def on_openvino(network: nn.Sequential, precision: str, size: int = SIZE) -> Bac
 
 
 def on_torch(network: nn.Sequential, precision: str, size: int = SIZE) -> Backend:
-    return TorchBackend(to_script(narrow(network, precision), size), CPU, precision)
+    return TorchBackend(to_script(cast(network, precision), size), CPU, precision)
 
 
 def noise(count: int, size: int = SIZE) -> Pixels:
@@ -53,7 +53,7 @@ def answers(network: nn.Module, pixels: AnyPixels) -> Scores:
 
 @pytest.mark.parametrize("run", [on_openvino, on_torch])
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.04)])
-def test_every_backend_gives_the_networks_probabilities_at_any_batch_size(
+def test_every_backend_matches_pytorch_at_any_batch_size(
     whole: nn.Sequential,
     run: Run,
     precision: str,
@@ -73,7 +73,7 @@ def test_every_backend_gives_the_networks_probabilities_at_any_batch_size(
 
 
 @pytest.mark.parametrize("run", [on_openvino, on_torch])
-def test_a_backend_takes_pixels_between_two_levels(whole: nn.Sequential, run: Run) -> None:
+def test_backend_accepts_fractional_pixels(whole: nn.Sequential, run: Run) -> None:
     pixels = (noise(3) * 0.99 - 0.3).astype(np.float32)
     backend = run(whole, "float32")
     backend.open()
@@ -81,17 +81,17 @@ def test_a_backend_takes_pixels_between_two_levels(whole: nn.Sequential, run: Ru
 
 
 @pytest.mark.parametrize("run", [on_openvino, on_torch])
-def test_every_backend_follows_the_published_family(run: Run) -> None:
+def test_every_backend_runs_the_published_family(run: Run) -> None:
     network = PublishedXCiT(**TINY).eval()
     network.load_state_dict(realistic_weights(network.state_dict()))
     preprocess = PreprocessSpec(64)
-    expected = answers(plain(network, preprocess), noise(3, 64))
+    expected = answers(baseline(network, preprocess), noise(3, 64))
     backend = run(simplify_published(network, preprocess), "float32", 64)
     backend.open()
     assert np.abs(softmax(backend.logits(noise(3, 64))) - expected).max() < 1e-5
 
 
-def test_the_best_classes_come_in_order_whatever_their_number() -> None:
+def test_best_classes_are_sorted_for_any_top_k() -> None:
     logits = np.array([[0.0, 3.0, 1.0, 2.0], [5.0, 5.0, -90.0, 800.0]], np.float32)
     for top_k in (1, 2, 4):
         scores, ids = best_classes(logits, top_k)
@@ -102,7 +102,7 @@ def test_the_best_classes_come_in_order_whatever_their_number() -> None:
 
 @pytest.mark.parametrize("cls_depth", [1, 3])
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_a_simplified_network_gives_the_same_logits(cls_depth: int, kernel: int) -> None:
+def test_simplified_network_gives_the_same_logits(cls_depth: int, kernel: int) -> None:
     changes = {"cls_depth": cls_depth, "local_patch_kernel_size": kernel, "depth": 3}
     network = XCiT(**HYPERPARAMETERS | changes).eval()
     network.load_state_dict(realistic_weights(network.state_dict()))
@@ -111,7 +111,7 @@ def test_a_simplified_network_gives_the_same_logits(cls_depth: int, kernel: int)
 
 @pytest.mark.parametrize("tokens_norm", [True, False])
 @pytest.mark.parametrize("patch_size", [8, 16])
-def test_a_simplified_published_network_gives_the_same_logits(
+def test_simplified_published_network_gives_the_same_logits(
     tokens_norm: bool, patch_size: int
 ) -> None:
     changes = {"tokens_norm": tokens_norm, "patch_size": patch_size, "cls_depth": 3}
@@ -127,7 +127,7 @@ def assert_simplified(
 ) -> None:
     pixels = torch.from_numpy(noise(3, preprocess.image_size))
     with torch.inference_mode():
-        expected = plain(network, preprocess)(pixels)
+        expected = baseline(network, preprocess)(pixels)
         simpler = simplify(network, preprocess)
         logits = simpler(pixels)
     assert float((logits - expected).norm() / expected.norm()) < 2e-6
@@ -143,7 +143,7 @@ def assert_simplified(
         (PublishedXCiT(**TINY), simplify_published, 64, "blocks.0.attn.qkv.weight"),
     ],
 )
-def test_long_queries_and_keys_stay_in_the_range_of_16_bits(
+def test_large_queries_and_keys_do_not_overflow_16_bits(
     network: nn.Module, simplify: Callable[..., nn.Sequential], size: int, part: str
 ) -> None:
     network.eval().load_state_dict(realistic_weights(network.state_dict()))
@@ -152,16 +152,16 @@ def test_long_queries_and_keys_stay_in_the_range_of_16_bits(
             if name.endswith(part):
                 weight[: len(weight) * 2 // 3] *= 100
     preprocess = PreprocessSpec(size)
-    expected = answers(plain(network, preprocess), noise(3, size))
+    expected = answers(baseline(network, preprocess), noise(3, size))
     backend = on_torch(simplify(network, preprocess), "float16", size)
     assert np.abs(softmax(backend.logits(noise(3, size))) - expected).max() < TOLERANCE["float16"]
 
 
-def test_what_makes_another_graph_has_another_fingerprint() -> None:
+def test_fingerprint_changes_with_anything_that_changes_the_graph() -> None:
     def seen(size: int = SIZE, *, seed: int = 0, **changes: int) -> str:
         torch.manual_seed(seed)
         network = XCiT(**(HYPERPARAMETERS | changes))
-        return fingerprint(plain(network, PreprocessSpec(SIZE)), size)
+        return fingerprint(baseline(network, PreprocessSpec(SIZE)), size)
 
     one = seen()
     assert one == seen()
@@ -178,7 +178,7 @@ class Failing(nn.Module):
         raise self.error
 
 
-def test_a_lost_device_is_a_device_error() -> None:
+def test_lost_device_raises_device_error() -> None:
     lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     with pytest.raises(DeviceError, match="illegal memory access"):
         TorchBackend(Failing(lost), CPU, "float32").logits(noise(1))
@@ -195,12 +195,12 @@ def test_a_lost_device_is_a_device_error() -> None:
     ],
     ids=lambda error: str(error)[:30],
 )
-def test_a_lack_of_memory_is_out_of_memory_whoever_noticed_it(error: RuntimeError) -> None:
+def test_every_out_of_memory_error_raises_out_of_memory(error: RuntimeError) -> None:
     with pytest.raises(OutOfMemory, match="cpu is out of memory"):
         TorchBackend(Failing(error), CPU, "float32").logits(noise(1))
 
 
-def test_other_errors_of_a_pass_are_left_as_they_are() -> None:
+def test_other_errors_of_a_pass_are_not_converted() -> None:
     error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     with pytest.raises(RuntimeError) as raised:
         TorchBackend(Failing(error), CPU, "float32").logits(noise(1))

@@ -1,4 +1,4 @@
-"""The directory of compiled models: reused, private, and done without where it cannot be had."""
+"""The cache of compiled models: reused, private, and disabled if it cannot be used."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(whole: nn.Sequential, cache: Path) -> Started:
-    """As a service starts, on a cache of its own."""
+    """Start a backend like a service does, with a new cache."""
     options = BackendOptions(backend="openvino", device="cpu", streams=1, cache_dir=cache)
     expected = probabilities(whole, SIZE)
     return lambda: choose_backend(lambda: whole, SIZE, expected, options).backend
@@ -38,7 +38,7 @@ def written(cache: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in cache.iterdir()}
 
 
-def test_a_compiled_model_is_kept_for_the_next_start(
+def test_compiled_model_is_cached_for_the_next_start(
     start: Started, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start()
@@ -51,7 +51,7 @@ def test_a_compiled_model_is_kept_for_the_next_start(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("suffix", [".bin", ".blob", ".xml"])
-def test_half_a_file_in_the_cache_is_made_anew(start: Started, cache: Path, suffix: str) -> None:
+def test_truncated_cache_file_is_replaced(start: Started, cache: Path, suffix: str) -> None:
     start()
     (kept,) = cache.glob(f"*{suffix}")
     size = kept.stat().st_size
@@ -61,7 +61,7 @@ def test_half_a_file_in_the_cache_is_made_anew(start: Started, cache: Path, suff
     assert kept.stat().st_size > 0.9 * size, "the broken one is still there"
 
 
-def test_a_full_disk_is_told_and_done_without(
+def test_full_disk_is_logged_and_disables_the_cache(
     start: Started, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(self: Path, target: Path) -> None:
@@ -73,15 +73,15 @@ def test_a_full_disk_is_told_and_done_without(
     assert not [*cache.glob("*.xml")]
 
 
-def test_a_cache_under_a_file_is_done_without(
+def test_cache_below_a_file_is_disabled(
     whole: nn.Sequential, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     options = BackendOptions(backend="openvino", device="cpu", cache_dir=tmp_path / "file" / "x")
     backend, reason = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
     assert backend.name == "openvino"
-    assert "compiled models are not kept" in caplog.text
-    assert reason == "openvino was asked for; agrees with 32-bit PyTorch"
+    assert "compiled models are not cached" in caplog.text
+    assert reason == "openvino was requested; agrees with 32-bit PyTorch"
 
 
 def mode(path: Path) -> int:
@@ -96,33 +96,33 @@ def _umask(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_umask")
-def test_the_directories_above_are_made_for_their_owner_alone(cache: Path) -> None:
+def test_missing_parent_directories_are_private(cache: Path) -> None:
     assert open_cache(cache / "deeper") == cache / "deeper"
     assert mode(cache.parent) == mode(cache) == 0o700
 
 
-def test_a_directory_that_any_user_could_replace_is_refused(
+def test_directory_that_any_user_could_replace_is_refused(
     cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert open_cache(cache) == cache
     cache.parent.chmod(0o777)
     assert open_cache(cache) is None
-    assert f"any user can replace what is in {cache.parent}; choose another" in caplog.text
+    assert f"any user can replace files in {cache.parent}; choose another" in caplog.text
     cache.parent.chmod(0o1777)
     assert open_cache(cache) == cache, "the sticky bit prevents it"
 
 
-def test_the_reason_is_without_pythons_notation(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_reason_is_plain_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     assert open_cache(tmp_path / "file") is None
-    assert caplog.messages == [f"compiled models are not kept in {tmp_path / 'file'}: File exists"]
+    assert caplog.messages == [
+        f"compiled models are not cached in {tmp_path / 'file'}: File exists"
+    ]
 
 
 @pytest.mark.thorough
 @pytest.mark.usefixtures("_umask")
-def test_what_is_kept_is_for_its_owner_alone_and_is_used_again_under_any_umask(
+def test_cached_files_are_private_and_reused_under_any_umask(
     start: Started, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     start()
@@ -136,7 +136,7 @@ def test_what_is_kept_is_for_its_owner_alone_and_is_used_again_under_any_umask(
 
 
 @pytest.mark.parametrize("bits", [0o770, 0o707, 0o777, 0o1777, 0o720, 0o702])
-def test_a_directory_that_others_can_write_to_is_refused(
+def test_directory_writable_by_others_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, bits: int
 ) -> None:
     tmp_path.chmod(bits)
@@ -147,7 +147,7 @@ def test_a_directory_that_others_can_write_to_is_refused(
 
 
 @pytest.mark.parametrize("name", ["a.blob", "b.xml", "c.bin", "folder"])
-def test_a_file_that_others_can_write_to_is_refused(
+def test_file_writable_by_others_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     path = tmp_path / name
@@ -161,7 +161,7 @@ def test_a_file_that_others_can_write_to_is_refused(
     assert f"other users can write to {path}" in caplog.text
 
 
-def test_a_link_inside_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_link_in_the_cache_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o700)
     (cache / "a.blob").symlink_to(tmp_path / "elsewhere")
@@ -170,7 +170,7 @@ def test_a_link_inside_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize("name", [".", "a.blob"])
-def test_what_belongs_to_another_user_is_refused(
+def test_cache_of_another_user_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     (tmp_path / "a.blob").touch()
@@ -189,7 +189,7 @@ def test_what_belongs_to_another_user_is_refused(
     assert f"belongs to user {os.geteuid() + 1}, not to {os.geteuid()}" in caplog.text
 
 
-def test_a_refused_cache_is_neither_read_nor_written(
+def test_refused_cache_is_neither_read_nor_written(
     start: Started, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     start()
@@ -199,7 +199,7 @@ def test_a_refused_cache_is_neither_read_nor_written(
     kept = written(cache)
     assert start().name == "openvino"
     assert written(cache) == kept
-    assert "compiled models are not kept" in caplog.text
+    assert "compiled models are not cached" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_refused_cache_is_neither_read_nor_written(
         (None, "/disk/cache", "/disk/cache/xcit-serve"),
     ],
 )
-def test_the_default_directory_follows_home_and_xdg(
+def test_default_directory_follows_home_and_xdg_cache_home(
     monkeypatch: pytest.MonkeyPatch, home: str | None, cache_home: str | None, expected: str
 ) -> None:
     for name, value in (("HOME", home), ("XDG_CACHE_HOME", cache_home)):
@@ -224,7 +224,7 @@ def test_the_default_directory_follows_home_and_xdg(
     assert locate(Path("/elsewhere")) == Path("/elsewhere")
 
 
-def test_a_kept_model_that_cannot_be_read_is_compiled_and_kept_no_more(
+def test_unreadable_cached_model_is_compiled_and_disables_the_cache(
     start: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(directory: Path) -> None:

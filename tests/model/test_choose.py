@@ -1,4 +1,4 @@
-"""Which backend is chosen, what happens when one fails, and what agreement means."""
+"""Choosing a backend: order, failures and agreement."""
 
 import logging
 import sys
@@ -94,7 +94,7 @@ BREAKS = [break_import, break_graph, break_build, break_open, break_compile]
     + [(break_compile, fault) for fault in FAULTS],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
-def test_whatever_goes_wrong_moves_on_to_the_next_backend(
+def test_any_failure_falls_back_to_the_next_backend(
     whole: nn.Sequential,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -111,7 +111,7 @@ def test_whatever_goes_wrong_moves_on_to_the_next_backend(
 
 
 @pytest.mark.parametrize("break_it", BREAKS)
-def test_a_backend_that_was_named_is_not_replaced(
+def test_named_backend_is_not_replaced(
     whole: nn.Sequential,
     monkeypatch: pytest.MonkeyPatch,
     break_it: Callable[[pytest.MonkeyPatch, Exception], None],
@@ -121,7 +121,7 @@ def test_a_backend_that_was_named_is_not_replaced(
         chosen(whole, backend="openvino", precision="float32")
 
 
-def test_a_checkpoint_that_cannot_be_built_is_the_callers_mistake(whole: nn.Sequential) -> None:
+def test_checkpoint_that_cannot_be_built_raises_checkpoint_error(whole: nn.Sequential) -> None:
     expected = probabilities(whole, SIZE)
     with pytest.raises(CheckpointError, match="depth is 3, the weights have 2"):
         choose_backend(
@@ -132,14 +132,14 @@ def test_a_checkpoint_that_cannot_be_built_is_the_callers_mistake(whole: nn.Sequ
         )
 
 
-def test_an_error_is_told_on_one_bounded_line() -> None:
+def test_error_is_described_on_one_short_line() -> None:
     assert choose.describe(RuntimeError("\n  first\nsecond")) == "first"
     assert choose.describe(MemoryError()) == "MemoryError"
     assert choose.describe(ValueError("wrong")) == "ValueError: wrong"
     assert len(choose.describe(RuntimeError("x" * 10_000))) < 250
 
 
-def test_a_backend_that_is_refused_is_freed_before_the_next_is_built(
+def test_rejected_backend_is_freed_before_the_next_is_built(
     whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[weakref.ref[object]] = []
@@ -161,7 +161,7 @@ def test_a_backend_that_is_refused_is_freed_before_the_next_is_built(
 
 
 def lose_cuda(monkeypatch: pytest.MonkeyPatch, *, when: str) -> None:
-    """A GPU that PyTorch sees, and that is lost when asked for, or when a network is put on it."""
+    """A GPU that PyTorch sees, and that fails when opened or when a network is moved to it."""
 
     def choose_device(name: str) -> torch.device:
         if name == "cuda" and when == "asked":
@@ -185,7 +185,7 @@ def lose_cuda(monkeypatch: pytest.MonkeyPatch, *, when: str) -> None:
 
 @pytest.mark.parametrize("when", ["asked", "used"])
 @pytest.mark.parametrize("backend", ["auto", "torch"])
-def test_a_lost_gpu_is_replaced_by_the_cpu_where_no_device_was_named(
+def test_lost_gpu_falls_back_to_cpu_if_no_device_was_named(
     whole: nn.Sequential,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -200,7 +200,7 @@ def test_a_lost_gpu_is_replaced_by_the_cpu_where_no_device_was_named(
 
 
 @pytest.mark.parametrize("when", ["asked", "used"])
-def test_a_lost_gpu_that_was_named_ends_the_choice(
+def test_lost_gpu_that_was_named_is_an_error(
     whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     lose_cuda(monkeypatch, when=when)
@@ -208,7 +208,7 @@ def test_a_lost_gpu_that_was_named_ends_the_choice(
         chosen(whole, device="cuda")
 
 
-def test_auto_takes_openvino_on_a_cpu(whole: nn.Sequential) -> None:
+def test_auto_chooses_openvino_on_cpu(whole: nn.Sequential) -> None:
     backend, reason = chosen(whole, device="cpu", cores=2)
     assert backend.name == "openvino"
     assert backend.streams * backend.threads == 2
@@ -221,12 +221,12 @@ def test_backend_precision_and_streams_can_be_chosen(whole: nn.Sequential, preci
         whole, backend="torch", device="cpu", precision=precision, cores=4, streams=2
     )
     assert (backend.name, backend.precision) == ("torch", precision)
-    assert reason.startswith("torch was asked for; ")
+    assert reason.startswith("torch was requested; ")
     backend.open()
     assert (backend.streams, torch.get_num_threads()) == (2, 2)
 
 
-def test_a_backend_that_disagrees_is_replaced_and_that_is_told(
+def test_disagreeing_backend_is_replaced_and_logged(
     whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Wrong(OpenVINOBackend):
@@ -246,7 +246,7 @@ def test_a_backend_that_disagrees_is_replaced_and_that_is_told(
         assert f"not openvino in {precision} on cpu: a probability is" in reason
 
 
-def test_weights_that_no_backend_can_follow_are_refused(whole: nn.Sequential) -> None:
+def test_weights_on_which_no_backend_agrees_are_refused(whole: nn.Sequential) -> None:
     expected = probabilities(whole, SIZE)[:, ::-1]
     with pytest.raises(
         ModelError, match=r"no backend can run this model: not openvino in .*: a prob"
@@ -254,7 +254,7 @@ def test_weights_that_no_backend_can_follow_are_refused(whole: nn.Sequential) ->
         choose_backend(lambda: whole, SIZE, expected, BackendOptions(device="cpu"))
 
 
-def test_agreement_is_on_every_probability_and_the_best_class() -> None:
+def test_agreement_requires_every_probability_and_the_best_class() -> None:
     class Fixed:
         name, device, precision = "fixed", "cpu", "bfloat16"
         streams, threads, largest_batch, pads = 1, 1, 4, False
@@ -276,20 +276,20 @@ def test_agreement_is_on_every_probability_and_the_best_class() -> None:
         return disagreement(Fixed(found), expected, SIZE)
 
     assert told(0.35, 0.34, 0.31) is None
-    assert told(0.33, 0.35, 0.32) is None  # a change of places among equals
-    assert "0.05 off, more than 0.04" in (told(0.40, 0.34, 0.26) or "")
+    assert told(0.33, 0.35, 0.32) is None  # two nearly equal classes change places
+    assert "off by 0.05, more than 0.04" in (told(0.40, 0.34, 0.26) or "")
     assert told(float("nan"), 0.34, 0.31) is not None
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "mps"])
-def test_a_device_that_is_not_there_is_told(device: str) -> None:
+def test_missing_device_is_refused_by_name(device: str) -> None:
     if device == "mps" and torch.backends.mps.is_available():
         pytest.skip("there is one")
     with pytest.raises(ModelError, match=f"device '{device}' cannot be used here"):
         choose_device(device)
 
 
-def test_a_backend_that_is_not_there_is_told(
+def test_missing_backend_is_refused_by_name(
     whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choose, "find_spec", lambda name: None)

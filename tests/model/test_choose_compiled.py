@@ -1,4 +1,4 @@
-"""When a compiled network is chosen, and what replaces it, with a GPU that is played by the CPU."""
+"""Choosing a compiled network, and its fallbacks, on a GPU simulated by the CPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +25,11 @@ pytestmark = pytest.mark.usefixtures("_threads")
 SIZE = HYPERPARAMETERS["image_size"]
 COMPILED, RECORDED = "torch-compile-cudagraphs", "torch-cudagraphs"
 Choose = Callable[..., Choice]
-NO_COMPILER = "no C compiler was found, which Triton needs: install gcc"
+NO_COMPILER = "Triton needs a C compiler, and none was found: install gcc"
 
 
 class FakeGpu(TorchBackend):
-    """A backend of a GPU, on the CPU."""
+    """A stand-in for a GPU backend, on the CPU."""
 
     built: ClassVar[list[dict[str, Any]]] = []
     fault: Exception | None = None
@@ -57,7 +57,7 @@ class FakeRecorded(FakeGpu):
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
-    """The directories in which kernels are to be kept; and a GPU."""
+    """Simulate a GPU; returns the directories requested for kernels."""
     directories: list[Path | None] = []
     monkeypatch.setattr(choose, "visible_devices", lambda: ("cuda", "cpu"))
     monkeypatch.setattr(choose, "choose_device", torch.device)
@@ -82,7 +82,7 @@ def chosen(whole: nn.Sequential) -> Choose:
 
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1"])
 @pytest.mark.parametrize("backend", ["auto", "torch"])
-def test_the_compiled_network_comes_first_on_a_gpu(
+def test_compiled_network_is_the_first_choice_on_a_gpu(
     chosen: Choose, kept: list[Path | None], tmp_path: Path, device: str, backend: str
 ) -> None:
     found, reason = chosen(
@@ -95,7 +95,7 @@ def test_the_compiled_network_comes_first_on_a_gpu(
     assert "not " not in reason
 
 
-def test_nothing_is_compiled_unless_asked_for(chosen: Choose, kept: list[Path | None]) -> None:
+def test_network_is_not_compiled_by_default(chosen: Choose, kept: list[Path | None]) -> None:
     found, _ = chosen(device="cuda")
     assert found.name == RECORDED
     assert not FakeCompiled.built
@@ -103,7 +103,7 @@ def test_nothing_is_compiled_unless_asked_for(chosen: Choose, kept: list[Path | 
 
 
 @pytest.mark.usefixtures("kept")
-def test_a_network_that_cannot_be_compiled_is_run_as_recorded(
+def test_network_that_cannot_be_compiled_falls_back_to_cuda_graphs(
     chosen: Choose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(FakeCompiled, "fault", RuntimeError(NO_COMPILER))
@@ -115,7 +115,7 @@ def test_a_network_that_cannot_be_compiled_is_run_as_recorded(
 
 
 @pytest.mark.usefixtures("kept")
-def test_a_compiled_network_that_gives_other_answers_is_replaced(
+def test_compiled_network_with_different_answers_is_replaced(
     chosen: Choose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = FakeGpu.logits
@@ -127,7 +127,7 @@ def test_a_compiled_network_that_gives_other_answers_is_replaced(
     assert f"not {COMPILED} in float32 on cuda: a probability is" in reason
 
 
-def test_without_a_gpu_the_log_and_the_reason_say_that_nothing_is_compiled(
+def test_without_a_gpu_log_and_reason_say_that_compile_has_no_effect(
     chosen: Choose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(choose, "visible_devices", lambda: ("cpu",))
@@ -138,15 +138,17 @@ def test_without_a_gpu_the_log_and_the_reason_say_that_nothing_is_compiled(
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
-def test_a_device_by_name_that_nothing_is_compiled_for_is_refused(
+def test_compile_on_a_named_device_other_than_cuda_is_refused(
     chosen: Choose, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     monkeypatch.setattr(choose, "choose_device", torch.device)
-    with pytest.raises(ModelError, match=f"^compile is for a CUDA device, not for {device}$"):
+    with pytest.raises(ModelError, match=f"^compile needs a CUDA device; the device is {device}$"):
         chosen(compile=True, device=device)
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_compile_with_openvino_is_refused(chosen: Choose, device: str) -> None:
-    with pytest.raises(ModelError, match=r"^compile is for PyTorch on a CUDA device, not for"):
+    with pytest.raises(
+        ModelError, match=r"^compile needs PyTorch on a CUDA device; the backend is openvino"
+    ):
         chosen(compile=True, device=device, backend="openvino")

@@ -1,4 +1,4 @@
-"""Encoded images to predictions: batching, padding, self-test, and the torch backend's choices."""
+"""From encoded images to predictions: batching, padding and the self-test."""
 
 import io
 import re
@@ -16,10 +16,9 @@ from model.backends.base import Backend, BackendOptions
 from model.backends.torch import TorchBackend
 from model.checkpoint import write_checkpoint
 from model.errors import InvalidTensor, ModelError
-from model.families.normalise import Normalise
-from model.families.simplify import plain
+from model.families.simplify import Normalise, baseline
 from model.families.xcit import XCiT
-from model.images.calibration import make_photo, preprocess_seconds
+from model.images.calibration import calibration_image, preprocess_seconds
 from model.images.preprocess import AnyPixels, Pixels
 from model.inference.classifier import Classifier, load_classifier
 from model.inference.saliency import Explainer
@@ -54,7 +53,7 @@ class FakeBackend:
 
 
 def on(spec: ModelSpec, backend: Backend, max_batch_size: int | None = None) -> Classifier:
-    """A classifier whose network nobody asks for explanations."""
+    """A classifier without a network for explanations."""
     explainer = Explainer(nn.Identity, spec)
     return Classifier(spec, "0" * 64, backend, explainer, max_batch_size=max_batch_size)
 
@@ -70,7 +69,7 @@ def noise(count: int) -> list[Pixels]:
 
 @pytest.fixture
 def torch_classifier(spec: ModelSpec, network: XCiT) -> Classifier:
-    backend = TorchBackend(plain(network, spec.preprocess), torch.device("cpu"), "float32")
+    backend = TorchBackend(baseline(network, spec.preprocess), torch.device("cpu"), "float32")
     return on(spec, backend, max_batch_size=4)
 
 
@@ -79,7 +78,7 @@ def test_buckets_are_powers_of_two_and_the_maximum(spec: ModelSpec) -> None:
     assert buckets == [(1,), (1, 2, 4), (1, 2, 4, 6)]
 
 
-def test_a_batch_is_padded_to_a_warm_bucket_and_padding_is_dropped(spec: ModelSpec) -> None:
+def test_batch_is_padded_to_a_warm_bucket_and_padding_is_dropped(spec: ModelSpec) -> None:
     backend = FakeBackend()
     classifier = on(spec, backend, max_batch_size=6)
     rows = classifier.predict([grey(level) for level in (255, 0, 204)], 2)
@@ -93,11 +92,11 @@ def test_a_batch_is_padded_to_a_warm_bucket_and_padding_is_dropped(spec: ModelSp
     assert backend.sizes == [4, 3]
 
 
-def test_every_bucket_is_run_before_any_is_timed(spec: ModelSpec) -> None:
+def test_every_bucket_is_run_before_timing(spec: ModelSpec) -> None:
     class Reluctant(FakeBackend):
         def logits(self, pixels: AnyPixels) -> Logits:
             if len(pixels) not in self.sizes:
-                time.sleep(0.1)  # as if compiled first
+                time.sleep(0.1)  # like a first pass that compiles
             return super().logits(pixels)
 
     backend = Reluctant()
@@ -109,7 +108,9 @@ def test_every_bucket_is_run_before_any_is_timed(spec: ModelSpec) -> None:
 
 
 @pytest.mark.parametrize(("pads", "sizes"), [(True, [1, 2, 4, 6]), (False, [1, 2, 3, 4, 5, 6])])
-def test_every_size_that_is_to_come_is_warm(spec: ModelSpec, pads: bool, sizes: list[int]) -> None:
+def test_every_possible_batch_size_is_warmed_up(
+    spec: ModelSpec, pads: bool, sizes: list[int]
+) -> None:
     backend = FakeBackend()
     backend.pads = pads
     classifier = on(spec, backend, max_batch_size=6)
@@ -118,7 +119,7 @@ def test_every_size_that_is_to_come_is_warm(spec: ModelSpec, pads: bool, sizes: 
     assert sorted(set(backend.sizes)) == sizes
 
 
-def test_batches_that_would_hold_callers_for_long_are_not_even_tried(spec: ModelSpec) -> None:
+def test_batch_sizes_that_would_be_too_slow_are_not_tried(spec: ModelSpec) -> None:
     class Slow(FakeBackend):
         def logits(self, pixels: AnyPixels) -> Logits:
             time.sleep(0.1 * len(pixels))
@@ -134,30 +135,30 @@ def test_batches_that_would_hold_callers_for_long_are_not_even_tried(spec: Model
 @pytest.mark.parametrize(
     ("timings", "size"),
     [
-        ([{1: 1.0, 2: 1.0, 4: 1.0, 8: 1.99}], 4),  # as good as 8, and callers wait half as long
+        ([{1: 1.0, 2: 1.0, 4: 1.0, 8: 1.99}], 4),  # as fast as 8, with half the latency
         ([{1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}], 8),
         ([{1: 1.0, 2: 2.0, 4: 4.0, 8: 9.0}], 1),
         ([{1: 1.0, 2: 1.0, 4: 3.0, 8: 9.0}, {1: 1.0, 2: 1.0, 4: 2.0, 8: 9.0}], 2),
     ],
 )
-def test_the_smallest_batch_that_is_nearly_fastest_is_the_largest_that_is_run(
+def test_maximum_batch_size_is_the_smallest_that_is_nearly_fastest(
     spec: ModelSpec, timings: list[dict[int, float]], size: int
 ) -> None:
     backend = FakeBackend()
     classifier = on(spec, backend)
     assert classifier.max_batch_size == backend.largest_batch == 8
-    classifier.settle(timings)
+    classifier.choose_batch_size(timings)
     assert classifier.max_batch_size == size
     assert backend.kept == classifier.buckets, "memory for sizes that are never run"
     chosen = on(spec, FakeBackend(), max_batch_size=4)
-    chosen.settle(timings)
+    chosen.choose_batch_size(timings)
     assert chosen.max_batch_size == 4
 
 
-def test_a_batch_between_two_buckets_is_divided_where_that_is_quicker(spec: ModelSpec) -> None:
+def test_batch_between_two_buckets_is_divided_if_that_is_faster(spec: ModelSpec) -> None:
     backend = FakeBackend()
     classifier = on(spec, backend, max_batch_size=8)
-    classifier.settle([{1: 2.0, 2: 3.0, 4: 4.5, 8: 8.0}] * 2)
+    classifier.choose_batch_size([{1: 2.0, 2: 3.0, 4: 4.5, 8: 8.0}] * 2)
     rows = classifier.predict([grey(25 * number) for number in range(5)], 2)
     assert backend.sizes == [1, 4]
     shares = [row.probabilities[0] for row in rows]
@@ -167,21 +168,21 @@ def test_a_batch_between_two_buckets_is_divided_where_that_is_quicker(spec: Mode
     assert [classifier.padded_size(count) for count in (3, 5, 6, 7)] == [4, 5, 6, 8]
 
 
-def test_nan_is_an_error_and_no_answer(spec: ModelSpec) -> None:
+def test_nan_raises_an_error(spec: ModelSpec) -> None:
     backend = FakeBackend()
     backend.spoil = True
     with pytest.raises(ModelError, match="NaN"):
         on(spec, backend).predict([grey(1)], 1)
 
 
-def test_self_test_refuses_weights_that_give_no_numbers(spec: ModelSpec) -> None:
+def test_self_test_refuses_weights_that_give_nan(spec: ModelSpec) -> None:
     backend = FakeBackend()
     backend.spoil = True
     with pytest.raises(ModelError, match="NaN"):
         on(spec, backend).open()
 
 
-def test_a_batch_row_equals_the_image_alone(torch_classifier: Classifier) -> None:
+def test_row_of_a_batch_equals_the_single_image(torch_classifier: Classifier) -> None:
     items = noise(7)
     together = torch_classifier.predict(items, 3)
     for item, rows in zip(items, together, strict=True):
@@ -190,7 +191,7 @@ def test_a_batch_row_equals_the_image_alone(torch_classifier: Classifier) -> Non
         assert rows.logits == pytest.approx(alone.logits, rel=1e-4)
 
 
-def test_predictions_are_the_networks_probabilities(
+def test_predictions_match_the_networks_probabilities(
     torch_classifier: Classifier, spec: ModelSpec, network: XCiT
 ) -> None:
     items = noise(2)
@@ -208,7 +209,7 @@ def test_predictions_are_the_networks_probabilities(
             assert row.label == spec.labels[row.class_id]
 
 
-def test_a_normalised_tensor_is_classified_as_its_image_in_one_batch_with_others(
+def test_normalised_tensor_is_classified_like_its_image_in_a_mixed_batch(
     torch_classifier: Classifier, spec: ModelSpec
 ) -> None:
     items = noise(3)
@@ -222,7 +223,7 @@ def test_a_normalised_tensor_is_classified_as_its_image_in_one_batch_with_others
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 101])
-def test_a_tensor_of_no_pixels_is_refused(torch_classifier: Classifier, value: float) -> None:
+def test_tensor_out_of_range_is_refused(torch_classifier: Classifier, value: float) -> None:
     tensor = np.zeros((3, 16, 16), "<f4")
     tensor[1, 2, 3] = value
     with pytest.raises(
@@ -251,7 +252,7 @@ def test_load_classifier_goes_from_file_to_prediction(
 
 
 @pytest.mark.parametrize(("serving", "streams"), [(True, 1), (False, 2)])
-def test_where_decoding_takes_the_cores_the_network_leaves_them(
+def test_network_leaves_cores_for_decoding(
     tmp_path: Any,
     spec: ModelSpec,
     network: XCiT,
@@ -267,14 +268,14 @@ def test_where_decoding_takes_the_cores_the_network_leaves_them(
     assert load_classifier(path, options=options).backend.streams == streams
 
 
-def test_a_photo_to_time_decoding_by_is_as_large_as_most() -> None:
-    data = make_photo()
+def test_calibration_image_has_typical_size() -> None:
+    data = calibration_image()
     assert Image.open(io.BytesIO(data)).size == (500, 375)
     assert 80_000 < len(data) < 130_000
     assert 1e-4 < preprocess_seconds(PreprocessSpec(32)) < 0.1
 
 
-def test_normalise_is_the_specs_mean_and_std() -> None:
+def test_normalise_applies_mean_and_std() -> None:
     spec = PreprocessSpec(1, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
     pixels = torch.tensor([[[[255, 255, 0]]]], dtype=torch.uint8)
     assert Normalise(spec)(pixels).flatten().tolist() == pytest.approx([1, 1, -4])

@@ -1,4 +1,4 @@
-"""Colour profiles: what other spaces look like in sRGB, and what a profile may cost."""
+"""Colour profiles: conversion to sRGB, and its cost."""
 
 import struct
 import time
@@ -18,7 +18,7 @@ from tests.yardstick import slowness
 
 SPEC = PreprocessSpec(image_size=32)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-# Columns are the CIE XYZ of the primaries under D50, as the profiles of these spaces hold them.
+# Columns are the CIE XYZ of the primaries under D50, as in the profiles of these spaces.
 PRIMARIES = {
     "Display P3": [[0.5151, 0.2920, 0.1571], [0.2412, 0.6922, 0.0666], [-0.0011, 0.0419, 0.7841]],
     "Adobe RGB": [[0.6097, 0.2053, 0.1492], [0.3111, 0.6257, 0.0632], [0.0195, 0.0609, 0.7446]],
@@ -77,7 +77,7 @@ def expected(image: Image.Image, name: str) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("name", PRIMARIES)
 @pytest.mark.parametrize("image_format", ["PNG", "TIFF", "WEBP", "JPEG"])
-def test_a_picture_of_a_wider_space_becomes_srgb(name: str, image_format: str) -> None:
+def test_wide_gamut_image_is_converted_to_srgb(name: str, image_format: str) -> None:
     image = Image.new("RGB", (32, 32))
     for i, shade in enumerate([(200, 120, 90), (90, 180, 120), (60, 90, 200), (128, 128, 128)]):
         image.paste(shade, (8 * i, 0, 8 * i + 8, 32))
@@ -94,7 +94,7 @@ def test_a_picture_of_a_wider_space_becomes_srgb(name: str, image_format: str) -
     assert np.abs(pixels[centres].astype(int) - np.asarray(image)[centres]).max() > 10
 
 
-def test_alpha_passes_a_profile_unchanged() -> None:
+def test_profile_does_not_change_alpha() -> None:
     image = picture(32, 32).convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize((32, 32)))
     found = to_srgb(image, matrix_profile("Adobe RGB"))
@@ -102,24 +102,24 @@ def test_alpha_passes_a_profile_unchanged() -> None:
     assert np.array_equal(np.asarray(found)[..., 3], np.asarray(image)[..., 3])
 
 
-def test_a_grey_picture_has_the_curve_of_its_profile() -> None:
+def test_grey_profile_curve_is_applied() -> None:
     found = to_srgb(Image.new("L", (1, 1), 128), profile({b"kTRC": curve(1.0)}, b"GRAY"))
     assert np.abs(np.asarray(found.convert("L")).astype(int) - 188).max() <= 1  # half the light
 
 
 def lookup(inputs: int, points: int, level: int) -> bytes:
-    """A table from any colour to the same, in CIE XYZ or Lab."""
+    """A table that maps every colour to the same one, in CIE XYZ or Lab."""
     head = b"mft1\0\0\0\0" + bytes((inputs, 3, points, 0)) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
     ramp = bytes(range(256))
     grid = bytes((level, 128, 128)) * int(points**inputs)
     return head + ramp * inputs + grid + ramp * 3
 
 
-def test_a_cmyk_picture_is_converted_by_its_profile() -> None:
+def test_cmyk_image_is_converted_by_its_profile() -> None:
     press = bytearray(profile({b"A2B0": lookup(4, 2, 255)}, b"CMYK", b"prtr"))
     press[20:24] = b"Lab "
     found = to_srgb(Image.new("CMYK", (1, 1), (255, 255, 255, 255)), bytes(press))
-    assert np.asarray(found.convert("RGB")).min() >= 254  # ink that is as white as paper
+    assert np.asarray(found.convert("RGB")).min() >= 254  # ink as white as paper
 
 
 @pytest.mark.parametrize(
@@ -136,36 +136,36 @@ def test_a_cmyk_picture_is_converted_by_its_profile() -> None:
     ],
     ids=range(8),
 )
-def test_a_broken_profile_is_ignored(broken: bytes) -> None:
+def test_broken_profile_is_ignored(broken: bytes) -> None:
     image = picture(32, 32)
     assert np.array_equal(np.asarray(to_srgb(image, broken)), np.asarray(image))
 
 
-def test_a_profile_of_another_kind_of_colour_is_ignored() -> None:
+def test_profile_for_another_colour_space_is_ignored() -> None:
     image = Image.new("CMYK", (1, 1), (1, 2, 3, 4))
     assert to_srgb(image, SRGB) is image
 
 
-def test_a_profile_of_srgb_changes_nothing() -> None:
+def test_srgb_profile_changes_nothing() -> None:
     image = picture(32, 32)
     assert to_srgb(image, SRGB) is image
 
 
-def test_a_known_profile_is_not_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transform_of_a_known_profile_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = matrix_profile("Display P3")
     to_srgb(picture(), wide)
     monkeypatch.setattr(colour, "_build", None)
     to_srgb(picture(), wide)
 
 
-def test_few_transforms_are_kept() -> None:
+def test_number_of_cached_transforms_is_bounded() -> None:
     transforms = colour._Transforms(2)
     for gamma in (1.0, 1.5, 2.5):
         transforms.get(profile({b"kTRC": curve(gamma)}, b"GRAY"), "L")
     assert len(transforms._known) == 2
 
 
-def test_an_srgb_profile_costs_under_a_tenth_of_a_millisecond() -> None:
+def test_srgb_profile_costs_under_a_tenth_of_a_millisecond() -> None:
     image = picture(224, 224)
     to_srgb(image, SRGB)
     begun = time.thread_time()
@@ -182,20 +182,20 @@ def float_steps(count: int) -> bytes:
 
 
 @pytest.mark.parametrize("tag", ["D2B0", "D2B1", "D2B3"])
-def test_a_profile_of_many_steps_costs_no_time(tag: str) -> None:
+def test_profile_with_many_steps_is_fast(tag: str) -> None:
     bomb = bytearray(matrix_profile("Adobe RGB", **{tag: float_steps(20_000)}))
-    bomb[8:12] = b"\4\x30\0\0"  # where such tables are read
+    bomb[8:12] = b"\4\x30\0\0"  # a version in which such tables are read
     image = picture(32, 32)
     begun = time.thread_time()
     found = to_srgb(image, bytes(bomb))
-    assert time.thread_time() - begun < 0.5 * slowness()  # 18 s where they are followed
+    assert time.thread_time() - begun < 0.5 * slowness()  # 18 s if the tables are evaluated
     plain = bytearray(matrix_profile("Adobe RGB"))
     plain[8:12] = b"\4\x30\0\0"
     assert np.array_equal(np.asarray(found), np.asarray(to_srgb(image, bytes(plain))))
 
 
 @pytest.mark.parametrize(("inputs", "points", "space"), [(3, 80, b"RGB "), (4, 30, b"CMYK")])
-def test_the_largest_tables_are_built_in_half_a_second(
+def test_largest_profile_tables_build_in_half_a_second(
     inputs: int, points: int, space: bytes
 ) -> None:
     large = bytearray(profile({b"A2B0": lookup(inputs, points, 99)}, space, b"prtr"))
@@ -207,7 +207,7 @@ def test_the_largest_tables_are_built_in_half_a_second(
     assert time.thread_time() - begun < 0.5 * slowness()
 
 
-def test_the_profile_of_a_jpeg_comes_in_parts_of_any_order() -> None:
+def test_jpeg_profile_parts_may_be_in_any_order() -> None:
     wide = matrix_profile("Adobe RGB", text=bytes(150_000))
     image = picture(32, 32)
     data = encode(image, "JPEG", icc_profile=wide)

@@ -1,4 +1,4 @@
-"""The network compiled by PyTorch, on a CPU: when that happens, what is kept, what can fail."""
+"""Compiling the network with PyTorch on a CPU: caching and failures."""
 
 import json
 import logging
@@ -29,14 +29,14 @@ Compile = Callable[..., Callable[..., Tensor]]
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The variables that `keep_kernels` sets are as before after the test."""
+    """Restore the variables that `keep_kernels` sets."""
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))  # PyTorch may create it
 
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The options of `torch.compile`, which compiles nothing."""
+    """Replace `torch.compile`; returns the options of its calls."""
     calls: list[dict[str, Any]] = []
 
     def record(function: Callable[..., Tensor], **options: Any) -> Callable[..., Tensor]:
@@ -65,7 +65,7 @@ def forget_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
 
 
-def test_shapes_are_known_and_cuda_graphs_left_to_the_backend(
+def test_shapes_are_static_and_inductors_cuda_graphs_are_disabled(
     compiled: list[dict[str, Any]],
 ) -> None:
     CompiledNetwork(nn.Identity())
@@ -74,7 +74,7 @@ def test_shapes_are_known_and_cuda_graphs_left_to_the_backend(
 
 
 @pytest.mark.usefixtures("compiled")
-def test_the_log_names_each_batch_size_once_with_its_seconds(
+def test_log_names_each_compiled_batch_size_with_its_duration(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -83,17 +83,17 @@ def test_the_log_names_each_batch_size_once_with_its_seconds(
         network(torch.zeros(size, 2))
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(" in ")[0] for line in told] == [
-        "compiling the network for batches of 4",
-        "compiled the network for batches of 4",
-        "compiling the network for batches of 1",
-        "compiled the network for batches of 1",
+        "compiling the network for batches of 4 images",
+        "compiled the network for batches of 4 images",
+        "compiling the network for batches of 1 images",
+        "compiled the network for batches of 1 images",
     ]
 
 
-def test_one_graph_for_each_batch_size_in_every_thread_and_of_every_equal_network(
+def test_each_batch_size_is_traced_in_every_thread_for_every_equal_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """More sizes than PyTorch's limit of 8, traced and run without compiling kernels."""
+    """More sizes than PyTorch's default limit of 8, traced and run without compiling kernels."""
     real: Compile = torch.compile
     graphs: list[torch.fx.GraphModule] = []
 
@@ -123,7 +123,7 @@ def test_one_graph_for_each_batch_size_in_every_thread_and_of_every_equal_networ
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), torch.AcceleratorError("lost")])
-def test_an_error_of_the_device_is_not_taken_for_one_of_the_compiler(
+def test_device_error_is_not_reported_as_a_compiler_error(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     forget_compilers(monkeypatch)
@@ -131,10 +131,10 @@ def test_an_error_of_the_device_is_not_taken_for_one_of_the_compiler(
         failing(monkeypatch, error)(torch.zeros(1))
 
 
-def test_a_missing_c_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_c_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_compilers(monkeypatch)
     network = failing(monkeypatch, RuntimeError("Failed to find C compiler.\nAnd more"))
-    message = r"no C compiler was found, .* install gcc \(Failed to find C compiler\.\)$"
+    message = r"Triton needs a C compiler, .*: install gcc \(Failed to find C compiler\.\)$"
     with pytest.raises(RuntimeError, match=message):
         network(torch.zeros(1))
     monkeypatch.setenv("CC", "gcc-13")
@@ -142,7 +142,7 @@ def test_a_missing_c_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         network(torch.zeros(1))
 
 
-def test_an_error_in_a_process_that_compiles_is_quoted_by_its_last_line(
+def test_last_line_of_a_compiler_process_error_is_quoted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from torch._inductor.compile_worker.subproc_pool import SubprocException
@@ -155,7 +155,7 @@ def test_an_error_in_a_process_that_compiles_is_quoted_by_its_last_line(
         network(torch.zeros(1))
 
 
-def test_the_processes_that_compile_end_when_batch_sizes_are_chosen(
+def test_compiler_processes_end_when_batch_sizes_are_chosen(
     monkeypatch: pytest.MonkeyPatch, compiled: list[dict[str, Any]]
 ) -> None:
     ended: list[bool] = []
@@ -176,13 +176,15 @@ def used() -> list[str]:
     return [os.environ[name] for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")]
 
 
-def test_kernels_are_kept_in_the_cache_for_this_user_alone(tmp_path: Path) -> None:
+def test_kernels_are_cached_privately(tmp_path: Path) -> None:
     for _ in range(2):
         directory = keep_kernels(tmp_path / "cache")
         assert directory == tmp_path / "cache" / "torch"
         assert mode(directory) == 0o700
         assert used() == [str(directory), str(directory / "triton")]
-        (directory / "ab").mkdir(mode=0o777, exist_ok=True)  # as PyTorch makes them
+        (directory / "ab").mkdir(
+            mode=0o777, exist_ok=True
+        )  # PyTorch creates directories with this mode
 
 
 @pytest.mark.parametrize("bits", [0o755, 0o710, 0o701, 0o770])
@@ -194,10 +196,12 @@ def test_kernels_that_others_can_reach_are_not_used(
     assert tmp_path not in directory.parents
     assert mode(directory) == 0o700
     assert used() == [str(directory), str(directory / "triton")]
-    assert "compiled models are not kept in" in caplog.text
+    assert "compiled models are not cached in" in caplog.text
 
 
-def test_a_link_is_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_link_to_a_kernel_directory_is_not_followed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "cache").mkdir(mode=0o700)
     (tmp_path / "cache" / "torch").symlink_to(tmp_path / "elsewhere")
@@ -206,7 +210,7 @@ def test_a_link_is_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.thorough
-def test_without_a_cache_kernels_last_as_long_as_the_process() -> None:
+def test_without_a_cache_kernels_are_removed_when_the_process_ends() -> None:
     program = (
         "from model.backends.compiled import keep_kernels; print(keep_kernels(None).exists(), "
         "keep_kernels(None))"
@@ -223,7 +227,7 @@ def test_without_a_cache_kernels_last_as_long_as_the_process() -> None:
     assert not Path(directory).exists()
 
 
-def test_a_backend_that_runs_out_of_memory_while_compiling_says_so(
+def test_out_of_memory_while_compiling_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from model.backends.torch import device_errors
@@ -264,7 +268,7 @@ print(json.dumps({"off": off, "cache": [found.get(key, 0) for key in keys]}))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="Inductor needs a C++ compiler on a CPU")
-def test_compiled_kernels_give_the_same_answers_and_the_next_start_finds_them(
+def test_compiled_kernels_agree_and_are_found_by_the_next_start(
     tmp_path: Path,
 ) -> None:
     for expected in ([0, 1], [1, 0]):

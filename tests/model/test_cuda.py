@@ -1,4 +1,4 @@
-"""CUDA graphs beside plain PyTorch on the CPU, on a machine with an NVIDIA GPU."""
+"""CUDA graphs compared with eager PyTorch on the CPU, on a machine with an NVIDIA GPU."""
 
 import asyncio
 import gc
@@ -19,9 +19,9 @@ from model.backends.agreement import TOLERANCE, disagreement, probabilities
 from model.backends.base import BackendOptions
 from model.backends.choose import choose_backend
 from model.backends.cuda import CudaBackend
-from model.backends.torch import TorchBackend, narrow
+from model.backends.torch import TorchBackend, cast
 from model.errors import ModelError, OutOfMemory
-from model.families.simplify import plain, simplify_published, simplify_vit_pytorch
+from model.families.simplify import baseline, simplify_published, simplify_vit_pytorch
 from model.families.xcit import XCiT
 from model.families.xcit_published import PublishedXCiT
 from model.images.preprocess import AnyPixels, Pixels
@@ -45,14 +45,14 @@ SIZE = HYPERPARAMETERS["image_size"]
 
 @pytest.fixture
 def whole(spec: ModelSpec, network: XCiT) -> nn.Sequential:
-    """Pixels to logits, with weights as training leaves them."""
+    """Pixels to logits, with weights like those of a trained network."""
     network.load_state_dict(realistic_weights(network.state_dict()))
     return simplify_vit_pytorch(network, spec.preprocess).eval()
 
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """Leave 512 MiB of the device's memory, besides what other tests still hold."""
+    """Leave 512 MiB of the device's memory free."""
     gc.collect()
     torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
@@ -76,14 +76,14 @@ def answers(network: nn.Module, pixels: Pixels) -> np.ndarray:
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("kind", [CudaBackend, TorchBackend])
-def test_a_gpu_agrees_with_the_cpu_at_every_batch_size(
+def test_gpu_agrees_with_cpu_at_every_batch_size(
     whole: nn.Sequential, kind: type[CudaBackend] | type[TorchBackend], precision: str
 ) -> None:
     batches = [noise(count, seed=count) for count in (1, 2, 3, 8, 8, 5)]
     expected = [answers(whole, pixels) for pixels in batches]
-    backend = kind(narrow(whole, precision), GPU, precision)
+    backend = kind(cast(whole, precision), GPU, precision)
     backend.open()
-    for _ in range(2):  # the first time each size is recorded, then replayed
+    for _ in range(2):  # each size is first recorded, then replayed
         for pixels, scores in zip(batches, expected, strict=True):
             found = softmax(backend.logits(pixels))
             assert found == pytest.approx(scores, abs=TOLERANCE[precision])
@@ -92,14 +92,12 @@ def test_a_gpu_agrees_with_the_cpu_at_every_batch_size(
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
-def test_a_published_network_agrees_too(precision: str) -> None:
+def test_gpu_agrees_with_cpu_for_a_published_network(precision: str) -> None:
     network = PublishedXCiT(**TINY)
     network.load_state_dict(realistic_weights(network.state_dict()))
     preprocess = PreprocessSpec(32)
-    expected = probabilities(plain(network.eval(), preprocess), 32)
-    backend = CudaBackend(
-        narrow(simplify_published(network, preprocess), precision), GPU, precision
-    )
+    expected = probabilities(baseline(network.eval(), preprocess), 32)
+    backend = CudaBackend(cast(simplify_published(network, preprocess), precision), GPU, precision)
     assert disagreement(backend, expected, 32) is None
 
 
@@ -119,7 +117,7 @@ def test_bytes_and_floats_share_a_recording(whole: nn.Sequential, first: str) ->
     assert backend._thread.lane.recordings == recordings
 
 
-def test_streams_record_and_run_side_by_side(whole: nn.Sequential) -> None:
+def test_threads_record_and_run_side_by_side(whole: nn.Sequential) -> None:
     expected = {count: answers(whole, noise(count)) for count in range(1, 17)}
     backend = CudaBackend(whole, GPU, "float32", streams=4)
 
@@ -133,14 +131,14 @@ def test_streams_record_and_run_side_by_side(whole: nn.Sequential) -> None:
         list(pool.map(run, range(4)))
 
 
-def test_cuda_graphs_are_what_auto_chooses(whole: nn.Sequential) -> None:
+def test_auto_chooses_cuda_graphs(whole: nn.Sequential) -> None:
     expected = probabilities(whole, SIZE)
     chosen = choose_backend(lambda: whole, SIZE, expected, BackendOptions()).backend
     assert (chosen.name, chosen.streams, chosen.device) == ("torch-cudagraphs", 2, "cuda")
     assert chosen.precision in {"bfloat16", "float16"}
 
 
-def test_16_bits_that_disagree_are_replaced_by_32(
+def test_disagreeing_16_bits_fall_back_to_32(
     whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = probabilities(whole, SIZE)
@@ -151,13 +149,13 @@ def test_16_bits_that_disagree_are_replaced_by_32(
     assert "not torch-cudagraphs in bfloat16 on cuda: a probability is" in reason
 
 
-def test_another_network_disagrees(whole: nn.Sequential) -> None:
+def test_different_network_disagrees(whole: nn.Sequential) -> None:
     expected = probabilities(whole, SIZE)[:, ::-1]
     backend = CudaBackend(whole, GPU, "float32")
     assert "a probability is" in str(disagreement(backend, expected, SIZE))
 
 
-def test_a_lost_device_is_replaced_by_the_cpu_or_ends_the_choice(
+def test_lost_device_falls_back_to_cpu_unless_named(
     whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_torch = TorchBackend.logits
@@ -178,20 +176,22 @@ def test_a_lost_device_is_replaced_by_the_cpu_or_ends_the_choice(
 
 
 @pytest.mark.usefixtures("little_memory")
-def test_a_batch_that_does_not_fit_is_out_of_memory_and_others_go_on(whole: nn.Sequential) -> None:
+def test_batch_that_does_not_fit_raises_out_of_memory_and_others_still_run(
+    whole: nn.Sequential,
+) -> None:
     expected = answers(whole, noise(2))
     backend = CudaBackend(whole, GPU, "float32")
     backend.open()
     backend.logits(noise(2))
     with pytest.raises(OutOfMemory, match="cuda is out of memory"):
         backend.logits(noise(100_000))
-    for count in (2, 1):  # one that is recorded, and one that is not yet
+    for count in (2, 1):  # one size that is recorded and one that is not
         found = softmax(backend.logits(noise(count)))
         assert found == pytest.approx(expected[:count], abs=TOLERANCE["float32"])
 
 
 class Hungry(nn.Module):
-    """The mean of each channel of an image, and 68 MiB of memory for each image."""
+    """Returns the mean of each channel, and allocates 68 MiB per image."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         room = torch.zeros(len(pixels), 17 * 2**20, device=pixels.device)
@@ -199,20 +199,20 @@ class Hungry(nn.Module):
 
 
 @pytest.mark.usefixtures("little_memory")
-def test_batch_sizes_that_do_not_fit_are_given_up_at_the_start(
+def test_batch_sizes_that_do_not_fit_are_dropped_at_start(
     spec: ModelSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = CudaBackend(Hungry(), GPU, "float32")
     classifier = Classifier(spec, "0" * 64, backend, Explainer(nn.Identity, spec))
     classifier.open()
-    assert "are not run: cuda is out of memory" in caplog.text
+    assert "images are disabled: cuda is out of memory" in caplog.text
     assert classifier.max_batch_size < 8  # images, of 68 MiB each
     (found,) = classifier.predict([noise(1)[0]], 1)
     assert found.logits == pytest.approx(noise(1)[0].mean((0, 1)), rel=1e-4)
 
 
 @pytest.mark.usefixtures("little_memory")
-def test_a_batch_that_does_not_fit_is_run_in_halves() -> None:
+def test_batch_that_does_not_fit_is_run_in_halves() -> None:
     backend = TorchBackend(Hungry(), GPU, "float32")
 
     def run(images: list[Pixels]) -> list[float]:
@@ -259,8 +259,8 @@ except DeviceError as error:
 """
 
 
-def test_a_lost_device_is_a_device_error() -> None:
-    """In a process of its own, which cannot use the device any more."""
+def test_lost_device_raises_device_error() -> None:
+    """In a new process, which cannot use the device afterwards."""
     command = [sys.executable, "-c", LOSE_THE_DEVICE]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "lost: cuda failed: " in result.stdout, result.stderr

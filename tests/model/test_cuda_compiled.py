@@ -16,7 +16,7 @@ from torch import nn
 
 from model.backends.agreement import TOLERANCE
 from model.backends.compiled import CompiledCudaBackend, keep_kernels
-from model.backends.torch import narrow
+from model.backends.torch import cast
 from model.families.simplify import simplify_published, simplify_vit_pytorch
 from model.families.xcit import XCiT
 from model.families.xcit_published import PublishedXCiT
@@ -60,7 +60,7 @@ def published() -> nn.Sequential:
 @pytest.mark.usefixtures("_kernels")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("make", "side"), [(vit_pytorch, 16), (published, 32)])
-def test_compiled_answers_agree_with_those_of_the_cpu_on_every_stream(
+def test_compiled_network_agrees_with_cpu_in_every_thread(
     make: Any, side: int, precision: str
 ) -> None:
     plain = make()
@@ -71,11 +71,11 @@ def test_compiled_answers_agree_with_those_of_the_cpu_on_every_stream(
     with torch.inference_mode():
         expected = [softmax(plain(torch.from_numpy(pixels)).numpy()) for pixels in batches]
     backend = CompiledCudaBackend(
-        narrow(make(), precision), GPU, precision, streams=2, workers=os.cpu_count() or 1
+        cast(make(), precision), GPU, precision, streams=2, workers=os.cpu_count() or 1
     )
 
     def run(_: int) -> None:
-        for _ in range(2):  # the first time each size is compiled or recorded, then replayed
+        for _ in range(2):  # each size is first compiled and recorded, then replayed
             for pixels, scores in zip(batches, expected, strict=True):
                 for batch in (pixels, pixels.astype(np.float32)):
                     found = softmax(backend.logits(batch))
@@ -125,7 +125,7 @@ def start(cache: Path, **variables: str) -> dict[str, Any]:
     return found
 
 
-def test_the_second_start_finds_the_kernels_of_the_first(tmp_path: Path) -> None:
+def test_second_start_reuses_the_kernels_of_the_first(tmp_path: Path) -> None:
     first, second = start(tmp_path / "cache"), start(tmp_path / "cache")
     print(f"first start {first['seconds']:.1f} s, second {second['seconds']:.1f} s")  # noqa: T201
     for found in (first, second):
@@ -134,7 +134,7 @@ def test_the_second_start_finds_the_kernels_of_the_first(tmp_path: Path) -> None
     assert second["seconds"] < first["seconds"]
 
 
-def test_without_a_c_compiler_the_network_is_run_as_recorded(tmp_path: Path) -> None:
+def test_without_a_c_compiler_cuda_graphs_are_used(tmp_path: Path) -> None:
     found = start(tmp_path / "cache", PATH=str(tmp_path), CC="")
     assert found["name"] == "torch-cudagraphs"
-    assert "no C compiler was found" in found["reason"]
+    assert "Triton needs a C compiler, and none was found" in found["reason"]

@@ -1,4 +1,4 @@
-"""What a raw published checkpoint is, and where each of its values came from."""
+"""Descriptions of raw published checkpoints, and the origin of each value."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from model.errors import CheckpointError
 from model.families.xcit_published import PublishedXCiT
 from model.inference.classifier import load_classifier
 from model.metadata.description import Overrides
-from model.metadata.imagenet import imagenet_labels
+from model.metadata.timm_config import imagenet_labels
 from model.spec import IMAGENET_MEAN
 
 from .published import realistic_weights
@@ -44,7 +44,7 @@ BIRDS = ["auk", "bittern", "crow", "dodo", "egret"]
 
 @pytest.fixture
 def place(tmp_path: Path) -> Callable[..., Path]:
-    """A published checkpoint of the given name and classes, alone in its folder."""
+    """A published checkpoint with the given name and classes, in an empty folder."""
 
     def place(name: str = "weights.safetensors", **changes: Any) -> Path:
         path = tmp_path / name
@@ -65,7 +65,7 @@ def origins(checkpoint: Checkpoint, *names: str) -> list[str]:
     return [checkpoint.description.origins[name] for name in names]
 
 
-def test_without_any_witness_the_defaults_hold(place: Callable[..., Path]) -> None:
+def test_defaults_apply_without_any_other_source(place: Callable[..., Path]) -> None:
     checkpoint = read_checkpoint(place())
     preprocess = checkpoint.spec.preprocess
     assert (preprocess.image_size, preprocess.interpolation) == (224, "bicubic")
@@ -76,13 +76,13 @@ def test_without_any_witness_the_defaults_hold(place: Callable[..., Path]) -> No
     ]
 
 
-def test_the_file_name_tells_the_resolution(place: Callable[..., Path]) -> None:
+def test_resolution_is_read_from_the_file_name(place: Callable[..., Path]) -> None:
     checkpoint = read_checkpoint(place("xcit_tiny_12_p16_384_dist.safetensors"))
     assert checkpoint.spec.preprocess.image_size == 384
     assert origins(checkpoint, "preprocess.image_size", "family") == ["file name", "weights"]
 
 
-def test_timms_config_wins_over_the_file_name(place: Callable[..., Path]) -> None:
+def test_timm_config_overrides_the_file_name(place: Callable[..., Path]) -> None:
     path = place("xcit_tiny_12_p16_384_dist.safetensors")
     config = path.with_name("config.json")
     config.write_text(json.dumps(CONFIG | {"label_names": BIRDS}))
@@ -94,7 +94,7 @@ def test_timms_config_wins_over_the_file_name(place: Callable[..., Path]) -> Non
     assert origins(checkpoint, "preprocess.mean", "labels") == [str(config)] * 2
 
 
-def test_the_older_form_of_timms_config_is_obeyed_too(place: Callable[..., Path]) -> None:
+def test_older_form_of_timm_config_is_read(place: Callable[..., Path]) -> None:
     path = place()
     older = {**CONFIG["pretrained_cfg"], "architecture": "xcit_tiny_12_p16_224"}  # type: ignore[dict-item]
     path.with_name("config.json").write_text(json.dumps(older | {"labels": BIRDS}))
@@ -102,7 +102,7 @@ def test_the_older_form_of_timms_config_is_obeyed_too(place: Callable[..., Path]
     assert (spec.preprocess.image_size, spec.labels) == (288, tuple(BIRDS))
 
 
-def test_sidecars_win_over_timms_config_and_settings_over_all(
+def test_sidecars_override_timm_config_and_settings_override_everything(
     place: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = place()
@@ -124,7 +124,7 @@ def test_sidecars_win_over_timms_config_and_settings_over_all(
     ]
 
 
-def test_a_nameless_file_takes_the_name_that_timm_gave(place: Callable[..., Path]) -> None:
+def test_generic_file_name_is_replaced_by_timms_model_name(place: Callable[..., Path]) -> None:
     path = place("model.safetensors")
     assert read_checkpoint(path.parent).spec.name == "model"
     path.with_name("config.json").write_text(json.dumps(CONFIG))
@@ -132,7 +132,7 @@ def test_a_nameless_file_takes_the_name_that_timm_gave(place: Callable[..., Path
     assert read_checkpoint(path.rename(path.with_name("birds.bin"))).spec.name == "birds"
 
 
-def test_the_config_of_another_architecture_says_nothing(place: Callable[..., Path]) -> None:
+def test_config_of_another_architecture_is_ignored(place: Callable[..., Path]) -> None:
     path = place()
     path.with_name("config.json").write_text(
         '{"architecture": "resnet50", "input_size": [3, 9, 9]}'
@@ -140,7 +140,7 @@ def test_the_config_of_another_architecture_says_nothing(place: Callable[..., Pa
     assert read_checkpoint(path).spec.preprocess.image_size == 224
 
 
-def test_tokens_norm_comes_from_timms_arguments_or_settings(place: Callable[..., Path]) -> None:
+def test_tokens_norm_is_read_from_timm_arguments_or_settings(place: Callable[..., Path]) -> None:
     path = place()
     path.with_name("config.json").write_text(
         json.dumps(CONFIG | {"model_args": {"tokens_norm": False, "img_size": 64}})
@@ -152,7 +152,7 @@ def test_tokens_norm_comes_from_timms_arguments_or_settings(place: Callable[...,
     assert read_checkpoint(path, overrides).spec.hyperparameters["tokens_norm"] is True
 
 
-def test_a_thousand_classes_are_those_of_imagenet(place: Callable[..., Path]) -> None:
+def test_thousand_classes_get_imagenet_labels(place: Callable[..., Path]) -> None:
     path = place(num_classes=1000)
     spec = read_checkpoint(path).spec
     assert (spec.labels[207], spec.synsets[207]) == ("golden retriever", "n02099601")
@@ -166,7 +166,7 @@ def test_a_thousand_classes_are_those_of_imagenet(place: Callable[..., Path]) ->
     assert (spec.labels[207], spec.synsets) == ("mine 207", ())
 
 
-def test_synsets_in_timms_config_get_readable_names(place: Callable[..., Path]) -> None:
+def test_synsets_in_timm_config_get_readable_names(place: Callable[..., Path]) -> None:
     path = place()
     synsets = [synset for synset, _ in imagenet_labels()[:4]] + ["n99999999"]
     described = {"n99999999": "unheard of"}
@@ -178,7 +178,7 @@ def test_synsets_in_timms_config_get_readable_names(place: Callable[..., Path]) 
     assert spec.labels == ("tench", "goldfish", "great white shark", "tiger shark", "unheard of")
 
 
-def test_what_was_put_together_survives_conversion(place: Callable[..., Path]) -> None:
+def test_description_survives_conversion(place: Callable[..., Path]) -> None:
     path = place("xcit_tiny_12_p16_384.safetensors", num_classes=1000)
     checkpoint = read_checkpoint(path, Overrides(hyperparameters={"tokens_norm": False}))
     for dtype, tolerance in (("float32", 0), ("bfloat16", 2**-8), ("float16", 2**-11)):
@@ -192,18 +192,16 @@ def test_what_was_put_together_survives_conversion(place: Callable[..., Path]) -
             assert torch.allclose(again.state[key], tensor, rtol=tolerance, atol=1e-7), key
 
 
-def test_weights_too_large_for_16_bits_are_told(place: Callable[..., Path]) -> None:
+def test_weights_too_large_for_16_bits_are_refused_by_name(place: Callable[..., Path]) -> None:
     checkpoint = read_checkpoint(place())
     state = {**checkpoint.state, "head.bias": torch.full((5,), 1e6)}
     output = checkpoint.path.with_name("out.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"'head.bias' does not fit into float16; try bfloat16"
-    ):
+    with pytest.raises(CheckpointError, match=r"'head.bias' does not fit in float16; try bfloat16"):
         write_checkpoint(output, checkpoint.spec, state, dtype="float16")
     assert not output.exists()
 
 
-def test_the_log_says_where_preprocessing_came_from(
+def test_log_names_the_origin_of_preprocessing(
     place: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -226,7 +224,7 @@ def test_the_log_says_where_preprocessing_came_from(
         (json.dumps(CONFIG | {"label_names": {"7": "auk"}}), "expected a JSON list of names"),
     ],
 )
-def test_a_config_that_cannot_be_obeyed_is_told(
+def test_unsupported_config_is_refused_with_the_reason(
     place: Callable[..., Path], config: str, message: str
 ) -> None:
     path = place()
@@ -247,7 +245,7 @@ def test_a_config_that_cannot_be_obeyed_is_told(
         ),
     ],
 )
-def test_impossible_settings_are_told(
+def test_invalid_settings_are_refused_with_the_reason(
     place: Callable[..., Path], overrides: dict[str, Any], message: str
 ) -> None:
     path = place()
@@ -256,26 +254,26 @@ def test_impossible_settings_are_told(
     assert str(path) in told
 
 
-def test_a_backbone_without_a_head_is_told(tmp_path: Path) -> None:
+def test_backbone_without_a_head_is_refused(tmp_path: Path) -> None:
     state = realistic_weights(PublishedXCiT(**TINY).state_dict())
     backbone = {key: t for key, t in state.items() if not key.startswith("head.")}
     path = tmp_path / "backbone.pth"
     torch.save(backbone, path)
-    assert "a backbone without a classifier: key 'head.weight' is missing" in refusal(path)
+    assert "a backbone without its classifier: key 'head.weight' is missing" in refusal(path)
     projection = {"head.mlp.0.weight": torch.ones(1), "head.last_layer.weight_g": torch.ones(1)}
     torch.save({"teacher": {f"backbone.{k}": backbone[k] for k in backbone} | projection}, path)
-    assert "a backbone without a classifier" in refusal(path)
+    assert "a backbone without its classifier" in refusal(path)
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "of no known family"),
+        (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "the architecture is unknown"),
         (["conv1.weight", "layer1.0.conv1.weight"], "its first key is 'model.conv1.weight'"),
     ],
     ids=["deit", "resnet"],
 )
-def test_other_architectures_are_told(tmp_path: Path, keys: list[str], message: str) -> None:
+def test_other_architectures_are_refused(tmp_path: Path, keys: list[str], message: str) -> None:
     path = tmp_path / "other.pth"
     torch.save({"model": dict.fromkeys(keys, torch.ones(2))}, path)
     told = refusal(path)

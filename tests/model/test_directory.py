@@ -1,4 +1,4 @@
-"""From what users call a checkpoint to the file of its weights, or to one line that helps."""
+"""Resolving the name of a checkpoint to a weight file, or to a helpful error."""
 
 import os
 import re
@@ -82,7 +82,7 @@ def refusal(checkpoint: str | Path) -> str:
     ],
     ids=str,
 )
-def test_the_weights_of_a_directory(
+def test_weight_file_of_a_directory_is_chosen(
     fill: Callable[..., Path], names: list[str], chosen: str
 ) -> None:
     directory = fill(*names)
@@ -93,22 +93,22 @@ def test_the_weights_of_a_directory(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "a directory without weights; expected a file such as model.safetensors"),
-        (["training_args.bin"], "a directory without weights"),
-        (["a.pth", "b.pth"], "holds several weight files: a.pth, b.pth; name the one to use"),
-        (["x/a.pth", "y/b.pth"], "holds several weight files: x/a.pth, y/b.pth; name the one"),
+        ([], "the directory has no weight file; expected one such as model.safetensors"),
+        (["training_args.bin"], "the directory has no weight file"),
+        (["a.pth", "b.pth"], "it has several weight files: a.pth, b.pth; name the one to use"),
+        (["x/a.pth", "y/b.pth"], "it has several weight files: x/a.pth, y/b.pth; name the one"),
         ([f"{i}.pth" for i in range(9)], "0.pth, 1.pth, 2.pth, 3.pth, 4.pth and 4 more"),
         (["best_a.pt", "best_b.pt", "last.pt"], "several weight files: best_a.pt, best_b.pt"),
         (
             ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
-            "divided among several files, which are not read; save them as one",
+            "weights in several files (shards) are not supported; save them as one file",
         ),
         (["saved_model.pb"], "a TensorFlow SavedModel"),
         ([".metadata", "__0_0.distcp"], "dcp_to_torch"),
     ],
     ids=str,
 )
-def test_directories_that_do_not_say_which(
+def test_ambiguous_directories_are_refused(
     fill: Callable[..., Path], names: list[str], message: str
 ) -> None:
     directory = fill(*names)
@@ -117,7 +117,7 @@ def test_directories_that_do_not_say_which(
     assert message in told
 
 
-def test_a_shard_by_name_is_refused(fill: Callable[..., Path]) -> None:
+def test_named_shard_is_refused(fill: Callable[..., Path]) -> None:
     directory = fill("model-00001-of-00002.safetensors")
     assert "one of several shards" in refusal(directory / "model-00001-of-00002.safetensors")
 
@@ -145,16 +145,16 @@ def test_a_shard_by_name_is_refused(fill: Callable[..., Path]) -> None:
         ("me/birds", "hf-hub:me/birds"),
     ],
 )
-def test_other_spellings_of_a_repository_get_the_right_one(text: str, hint: str | None) -> None:
+def test_other_spellings_of_a_repository_get_a_hint(text: str, hint: str | None) -> None:
     told = refusal(text)
     assert told.startswith(text)
-    assert hint is None or told.endswith(f"a Hugging Face repository is written {hint}")
+    assert hint is None or told.endswith(f"for a Hugging Face repository, use {hint}")
 
 
 @pytest.mark.parametrize("text", ["https://example.org/w.pth", "s3://bucket/w.pth", "gs://b/w.pt"])
-def test_addresses_are_no_files(text: str) -> None:
-    assert refusal(text) == f"{text}: an address, not a file; download it first"
-    assert refusal("file:///a/w.pt").endswith("an address; give the path of the file alone")
+def test_urls_are_refused(text: str) -> None:
+    assert refusal(text) == f"{text}: a URL, not a file; download it first"
+    assert refusal("file:///a/w.pt").endswith("a URL; give only the path of the file")
 
 
 @pytest.mark.parametrize(
@@ -169,14 +169,14 @@ def test_addresses_are_no_files(text: str) -> None:
     ],
     ids=["empty", "newline", "long name", "long path", "missing", "device"],
 )
-def test_paths_that_cannot_be_read(text: str, message: str) -> None:
+def test_unreadable_paths_are_refused(text: str, message: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(text)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipe_instead_of_weights_does_not_block(tmp_path: Path) -> None:
     pipe = tmp_path / "weights.pt"
     os.mkfifo(pipe)
     with pytest.raises(CheckpointError, match="not a regular file"):
@@ -185,7 +185,7 @@ def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tmp_path: Path) -> Non
 
 @contextmanager
 def another_user() -> Iterator[None]:
-    """Without the rights of root, whom no permission stops."""
+    """Drop the rights of root, who may read everything."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(NOBODY)
@@ -196,14 +196,14 @@ def another_user() -> Iterator[None]:
 
 
 def let_others_pass(directory: Path) -> None:
-    """pytest makes its directories for one user alone."""
+    """Give other users access to pytest's directories, which are private."""
     for parent in (*directory.parents, directory):
         if parent != Path("/tmp") and parent.is_relative_to("/tmp"):
             parent.chmod(0o755)
 
 
 @pytest.mark.parametrize("locked", ["private", "private/run", "private/run/model.safetensors"])
-def test_what_may_not_be_read_is_one_line_in_every_command(
+def test_unreadable_files_give_one_line_in_every_command(
     tmp_path: Path, locked: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "private" / "run" / "model.safetensors"
@@ -231,10 +231,10 @@ def test_what_may_not_be_read_is_one_line_in_every_command(
         (tmp_path / locked).chmod(0o700)
 
 
-def test_an_unreadable_directory_matters_only_where_no_other_has_weights(
+def test_unreadable_directory_is_an_error_only_if_no_other_has_weights(
     fill: Callable[..., Path],
 ) -> None:
-    """The root of a volume often has a ``lost+found`` that only root may read."""
+    """The root of a volume often has a ``lost+found`` directory that only root may read."""
     directory = fill("run/weights.pt")
     let_others_pass(directory)
     locked = directory / "lost+found"
@@ -246,7 +246,7 @@ def test_an_unreadable_directory_matters_only_where_no_other_has_weights(
         assert refusal(directory) == f"{locked}: cannot be read: Permission denied"
 
 
-def test_images_of_an_unreadable_or_hidden_folder(tmp_path: Path) -> None:
+def test_images_in_unreadable_or_hidden_folders(tmp_path: Path) -> None:
     for name in ("train/ant/1.jpg", "train/ant/._1.jpg", "train/.cache/2.jpg", "test/ant/3.jpg"):
         path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -261,9 +261,7 @@ def test_images_of_an_unreadable_or_hidden_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "refused"), [("bee", True), ("lost+found", False)])
-def test_a_class_whose_folder_is_unreadable_is_not_left_out(
-    tmp_path: Path, name: str, refused: bool
-) -> None:
+def test_unreadable_class_folder_is_an_error(tmp_path: Path, name: str, refused: bool) -> None:
     for label in ("ant", name):
         (tmp_path / "images" / "train" / label).mkdir(parents=True)
         (tmp_path / "images" / "train" / label / "1.jpg").touch()
@@ -283,5 +281,5 @@ def test_a_class_whose_folder_is_unreadable_is_not_left_out(
 
 
 @pytest.mark.parametrize("text", ["./weights.pth", "models/weights.pth", "../no/such/model.bin"])
-def test_a_path_that_does_not_exist_is_no_repository(text: str) -> None:
+def test_missing_path_is_not_taken_for_a_repository(text: str) -> None:
     assert refusal(text) == f"{text}: cannot be read: No such file or directory"

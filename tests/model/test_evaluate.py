@@ -1,4 +1,4 @@
-"""Figures of a checkpoint over labelled images."""
+"""Evaluating a checkpoint on labelled images."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from PIL import Image
 from model.backends.base import BackendOptions
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoint
 from model.errors import ModelError
-from model.evaluation.evaluate import Verdicts, calibration_error, evaluate, report
+from model.evaluation.evaluate import Results, calibration_error, evaluate, report
 from model.families.xcit import XCiT
 from model.inference.classifier import Classifier, load_classifier
 from model.spec import ModelSpec
@@ -36,7 +36,7 @@ def picture(seed: int) -> bytes:
 
 
 def sort_by_answer(classifier: Classifier, folder: Path, count: int) -> None:
-    """Images in folders of what the classifier takes them for."""
+    """Write images into folders named after the classifier's answers."""
     for seed in range(count):
         data = picture(seed)
         (found,) = classifier.predict([classifier.preprocess(data)], 1)
@@ -45,7 +45,7 @@ def sort_by_answer(classifier: Classifier, folder: Path, count: int) -> None:
         (place / f"{seed}.png").write_bytes(data)
 
 
-def test_every_image_counts_where_no_folder_tells_them_apart(
+def test_all_images_count_if_folders_do_not_separate_splits(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     folder = tmp_path / "images"
@@ -57,11 +57,13 @@ def test_every_image_counts_where_no_folder_tells_them_apart(
     (line,) = result.unreadable
     assert line.startswith("ant/broken.jpg: ")
     (folder / "ant").rename(folder / "aphid")
-    with pytest.raises(ModelError, match=r"'aphid' is none of the 3 classes of small; .*ant, bee"):
+    with pytest.raises(
+        ModelError, match=r"'aphid' matches none of the 3 classes of small; .*ant, bee"
+    ):
         evaluate(classifier, folder, quiet=True)
 
 
-def test_only_the_test_folder_counts_where_there_is_one(
+def test_only_the_test_folder_counts_if_there_is_one(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     sort_by_answer(classifier, tmp_path / "images" / "train", 6)
@@ -79,9 +81,9 @@ def test_calibration_error_is_the_gap_between_score_and_accuracy() -> None:
     assert calibration_error(np.array([1.0, 1.0, 1.0, 0.0]), right) == pytest.approx(0)
 
 
-def test_the_report_counts_by_rank_and_class() -> None:
-    first = Verdicts(np.array([0, 1]), np.array([0, 4]), np.full(2, 0.5), np.array([0.5, 0.1]))
-    second = Verdicts(np.array([1, 2]), np.array([0, 5]), np.full(2, 0.5), np.array([0.5, 0.0]))
+def test_report_counts_by_rank_and_class() -> None:
+    first = Results(np.array([0, 1]), np.array([0, 4]), np.full(2, 0.5), np.array([0.5, 0.1]))
+    second = Results(np.array([1, 2]), np.array([0, 5]), np.full(2, 0.5), np.array([0.5, 0.0]))
     result = report([first, second], ("ant", "bee", "cat", "dog"))
     assert (result.images, result.top_1, result.top_5) == (4, 0.5, 0.75)
     assert result.by_class == {"ant": 1, "bee": 0.5, "cat": 0}
@@ -89,8 +91,8 @@ def test_the_report_counts_by_rank_and_class() -> None:
     assert "4 images: top-1 50.00%, top-5 75.00%" in str(result)
 
 
-def test_card_checkpoint_and_metrics_give_the_same_accuracy() -> None:
-    """What `inspect` prints is the one source: measured by training, kept in the checkpoint."""
+def test_model_card_checkpoint_and_metrics_give_the_same_accuracy() -> None:
+    """The figure that `inspect` prints was measured by training and stored in the checkpoint."""
     folder = BUNDLED_CHECKPOINT.parent
     accuracy, _, rest = (
         read_checkpoint(BUNDLED_CHECKPOINT).spec.provenance["accuracy"].partition("%")
@@ -100,7 +102,7 @@ def test_card_checkpoint_and_metrics_give_the_same_accuracy() -> None:
     rows = dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+)% \|$", card, re.MULTILINE))
     assert rows.pop("top-1") == accuracy
     assert float(rows.pop("top-5")) > float(accuracy)
-    by_class = [float(value) for value in rows.values()]  # of 1,000 images each
+    by_class = [float(value) for value in rows.values()]  # 1,000 images each
     assert len(by_class) == 10
     assert sum(by_class) / 10 == pytest.approx(float(accuracy), abs=0.006)
     *_, last = csv.DictReader((folder / "metrics.csv").read_text().splitlines())

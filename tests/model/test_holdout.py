@@ -1,4 +1,4 @@
-"""The holdout: balanced, and the same whenever it is made from the same names."""
+"""The holdout is balanced, and depends only on file names."""
 
 import hashlib
 import random
@@ -25,7 +25,7 @@ def names(paths: list[PurePosixPath]) -> set[str]:
 
 
 @given(classes=st.integers(2, 12), per_class=st.integers(2, 30), data=st.data())
-def test_classes_get_equally_many(classes: int, per_class: int, data: st.DataObject) -> None:
+def test_classes_get_equally_many_images(classes: int, per_class: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(classes, classes * (per_class - 1)))
     chosen = held_out(images(classes, per_class), count)
     assert len(chosen) == len(set(chosen)) == count
@@ -37,7 +37,7 @@ def test_classes_get_equally_many(classes: int, per_class: int, data: st.DataObj
 
 
 @given(seed=st.integers(), classes=st.integers(2, 5))
-def test_neither_order_nor_place_matters(seed: int, classes: int) -> None:
+def test_holdout_does_not_depend_on_order_or_folder(seed: int, classes: int) -> None:
     chosen = held_out(images(classes, 20), 3 * classes)
     others = images(classes, 20, "/somewhere/else")
     random.Random(seed).shuffle(others)
@@ -46,7 +46,7 @@ def test_neither_order_nor_place_matters(seed: int, classes: int) -> None:
     assert again == [path for path in others if path in set(again)]
 
 
-def test_it_is_the_smallest_digests_of_class_and_name() -> None:
+def test_holdout_has_the_smallest_digests_of_class_and_name() -> None:
     chosen = held_out(images(2, 50), 10)
     for label in ("class 00", "class 01"):
         ordered = sorted(
@@ -56,7 +56,7 @@ def test_it_is_the_smallest_digests_of_class_and_name() -> None:
         assert names(chosen) & set(ordered) == set(ordered[:5])
 
 
-def test_a_larger_holdout_contains_a_smaller_one() -> None:
+def test_larger_holdout_contains_a_smaller_one() -> None:
     paths = images(3, 40)
     assert set(held_out(paths, 9)) < set(held_out(paths, 30))
 

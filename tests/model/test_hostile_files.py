@@ -1,4 +1,4 @@
-"""What a weight file costs is bounded by its own size, and it ends in one line."""
+"""Reading a hostile weight file takes bounded memory and ends in a one-line error."""
 
 import json
 import subprocess
@@ -12,8 +12,8 @@ from .hostile_files import FILES, write
 pytestmark = pytest.mark.thorough
 
 ROOT = Path(__file__).parents[2]
-ALLOWANCE = 96 * 2**20  # bytes beside the file's own, for what any file takes
-TIMES = 4  # the file's size
+ALLOWANCE = 96 * 2**20  # bytes that any file may take
+TIMES = 4  # multiple of the file's size
 READ = """
 import json, sys
 from pathlib import Path
@@ -38,7 +38,7 @@ for path in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str | None, int, int]]:
-    """What is said of each file, the peak of memory and the file's size, in one process."""
+    """The message, the peak memory and the size of each file, read in one process."""
     paths = {}
     for name in FILES:
         paths[str(write(name, tmp_path_factory.mktemp("hostile")))] = name
@@ -60,7 +60,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str | N
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_hostile_files_cost_no_more_than_they_hold(
+def test_memory_for_hostile_files_is_bounded_by_their_size(
     answers: dict[str, tuple[str | None, int, int]], name: str
 ) -> None:
     told, peak, size = answers[name]
@@ -76,24 +76,24 @@ def test_hostile_files_cost_no_more_than_they_hold(
     [
         ("deflated pickle", "its entry 'archive/data.pkl' is compressed or encrypted"),
         ("sparse", "key 'head.weight' is a sparse tensor"),
-        ("stride 0", "key 'head.weight' is a tensor that uses the same numbers in several places"),
-        ("shared", "its tensors use the same numbers in several places"),
-        ("metadata nested", "JSON that is nested too deep"),
+        ("stride 0", "key 'head.weight' is a tensor whose elements overlap in memory"),
+        ("shared", "its tensors share the same bytes; expected one copy of each"),
+        ("metadata nested", "JSON is nested too deeply"),
         ("metadata depth", "depth is 1000000000, from metadata; the weights have 2"),
         ("metadata dim", "dim is 1000000000000000000, from metadata; the weights have 24"),
         ("metadata list", "depth is a list of 1000, from metadata; not a number"),
         ("layer 999999999", "key 'blocks.999999999.norm1.weight' is unknown"),
-        ("many layers", "blocks; at most 200 are taken"),
+        ("many layers", "blocks; at most 200 are allowed"),
         ("no numbers, many classes", "key 'head.weight' holds no numbers"),
         ("header announced", "truncated or corrupt safetensors file"),
         ("header of 20 MB", "its safetensors header has 20971"),
-        ("bytearray", "no tensors, but Python objects (builtins.bytearray)"),
+        ("bytearray", "no tensors, only Python objects (builtins.bytearray)"),
         ("many entries", "truncated or corrupt PyTorch file"),
-        ("many paths", "holds over 20,000 tensors; save the weights alone"),
+        ("many paths", "it has over 20,000 tensors; save only the weights"),
         ("many long paths", "no tensors"),
-        ("many tensors", "holds over 20,000 tensors"),
-        ("many small tensors", "holds over 20,000 tensors"),
-        ("many networks", "holds 5000 networks"),
+        ("many tensors", "it has over 20,000 tensors"),
+        ("many small tensors", "it has over 20,000 tensors"),
+        ("many networks", "it has 5000 networks"),
         ("arguments", "image_size is 1000000000; it must be a whole number from 1 to 2048"),
         ("scalar", "cls_token has shape (), which has too few dimensions"),
         ("heads", "dim 64 must be a multiple of heads 100000"),

@@ -1,4 +1,4 @@
-"""Checkpoints by name: from a hub on this machine, through the hub's own client."""
+"""Checkpoints by name, from a local hub, through the hub's own client."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def files() -> dict[str, bytes]:
 
 @pytest.fixture
 def use_hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """The client reads ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` once, when it is imported."""
+    """Configure the client, which reads its environment once, when it is imported."""
 
     def use_hub(url: str, *, offline: bool = False) -> None:
         template = url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -49,7 +49,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_hub: Callable[..., None]
 ) -> Iterator[Callable[..., Hub]]:
-    """A hub with one repository, which the client is told to use."""
+    """Start a hub with one repository, and point the client at it."""
     hubs = []
 
     def start(repository: Repository, name: str = REPOSITORY) -> Hub:
@@ -83,7 +83,7 @@ def refusal(checkpoint: str) -> str:
         "xcit_nano_12_p16_224",
     ],
 )
-def test_a_checkpoint_is_found_by_name(
+def test_checkpoint_is_found_by_name(
     start: Callable[..., Hub], files: dict[str, bytes], name: str
 ) -> None:
     start(Repository(files))
@@ -93,7 +93,7 @@ def test_a_checkpoint_is_found_by_name(
     assert checkpoint.sha256 == hashlib.sha256(files["model.safetensors"]).hexdigest()
 
 
-def test_the_variants_name_tells_the_resolution_where_no_config_does(
+def test_resolution_is_read_from_the_variant_name_without_a_config(
     start: Callable[..., Hub], files: dict[str, bytes]
 ) -> None:
     start(
@@ -106,14 +106,14 @@ def test_the_variants_name_tells_the_resolution_where_no_config_does(
     assert origin == "variant"
 
 
-def test_weights_may_be_a_pickle(start: Callable[..., Hub], tmp_path: Path) -> None:
+def test_hub_weights_may_be_a_pickle(start: Callable[..., Hub], tmp_path: Path) -> None:
     path = tmp_path / "weights.bin"
     torch.save(network(**TINY).state_dict(), path)
     start(Repository({"pytorch_model.bin": path.read_bytes()}), "me/birds")
     assert read_checkpoint("hf-hub:me/birds").spec.num_classes == 5
 
 
-def test_the_second_time_nothing_is_downloaded_and_no_hub_is_needed(
+def test_second_load_works_offline_from_the_cache(
     start: Callable[..., Hub],
     files: dict[str, bytes],
     use_hub: Callable[..., None],
@@ -131,7 +131,7 @@ def test_the_second_time_nothing_is_downloaded_and_no_hub_is_needed(
     assert not hub.requests
 
 
-def test_a_broken_connection_is_resumed(
+def test_interrupted_download_is_resumed(
     start: Callable[..., Hub], files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
@@ -142,7 +142,7 @@ def test_a_broken_connection_is_resumed(
     assert ranges[-2:] == [None, "bytes=100000-"]
 
 
-def test_a_token_opens_what_is_gated(
+def test_token_gives_access_to_gated_repositories(
     start: Callable[..., Hub], files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(Repository(files, gated=True))
@@ -153,19 +153,21 @@ def test_a_token_opens_what_is_gated(
     assert read_checkpoint(f"hf-hub:{REPOSITORY}").spec.num_classes == 5
 
 
-def test_what_is_not_there_is_told(start: Callable[..., Hub], files: dict[str, bytes]) -> None:
+def test_missing_repository_revision_or_file_is_named(
+    start: Callable[..., Hub], files: dict[str, bytes]
+) -> None:
     hub = start(Repository(files, private=True))
     assert "no such repository, or a private one" in refusal(f"hf-hub:{REPOSITORY}")
     hub.repositories[REPOSITORY].private = False
     assert "@v9: no revision 'v9'" in refusal(f"hf-hub:{REPOSITORY}@v9")
     hub.repositories[REPOSITORY].files = {"config.json": files["config.json"]}
-    assert "holds none of model.safetensors and pytorch_model.bin" in refusal(
+    assert "no weight file; expected model.safetensors or pytorch_model.bin" in refusal(
         f"hf-hub:{REPOSITORY}"
     )
 
 
 @pytest.mark.parametrize("name", ["", "timm", "a/b/c", "a b/c", "../b", "a/..", "-/a"])
-def test_names_that_no_repository_has_are_refused(start: Callable[..., Hub], name: str) -> None:
+def test_invalid_repository_names_are_refused(start: Callable[..., Hub], name: str) -> None:
     hub = start(Repository({}))
     assert f"hf-hub:{name}: not a repository id; expected hf-hub:OWNER/NAME" in refusal(
         f"hf-hub:{name}"
@@ -173,7 +175,7 @@ def test_names_that_no_repository_has_are_refused(start: Callable[..., Hub], nam
     assert not hub.requests
 
 
-def test_without_a_network_the_error_says_so_and_nothing_else_does(
+def test_without_a_network_there_is_only_one_clear_error(
     start: Callable[..., Hub],
     files: dict[str, bytes],
     use_hub: Callable[..., None],
@@ -192,21 +194,21 @@ def test_without_a_network_the_error_says_so_and_nothing_else_does(
     assert not retries
 
 
-def test_a_download_that_is_not_what_was_announced_is_refused(
+def test_download_with_a_wrong_checksum_is_refused(
     start: Callable[..., Hub], files: dict[str, bytes]
 ) -> None:
     announced = {"model.safetensors": "a" * 64}
     start(Repository(files, announced=announced))
     told = refusal(f"hf-hub:{REPOSITORY}")
-    assert f"expected {'a' * 64}: a broken download; remove the file" in told
+    assert f"expected {'a' * 64}: the download is corrupt; remove the file" in told
 
 
-def test_an_unknown_name_is_told_with_close_ones() -> None:
+def test_unknown_variant_is_refused_with_similar_names() -> None:
     told = refusal("xcit_small_12_p16_244.fb_in1k")
-    assert "neither a file nor a published variant; close are" in told
+    assert "neither a file nor a published variant; similar names: " in told
     assert "xcit_small_12_p16_224.fb_in1k" in told
 
 
-def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_hub_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     assert "pip install 'xcit-serve[hub]'" in refusal("xcit_small_12_p16_224")

@@ -1,4 +1,4 @@
-"""Which JPEG files are whole, which are cut, and which kinds are not read."""
+"""JPEG files: complete, truncated and unsupported ones."""
 
 import struct
 
@@ -24,7 +24,7 @@ def jpeg(**options: object) -> bytes:
 
 
 def scan_ends(data: bytes) -> list[int]:
-    """Where the entropy-coded data of each scan ends."""
+    """The end of the entropy-coded data of each scan."""
     ends, position = [], 0
     while (position := data.find(b"\xff\xda", position)) >= 0:
         position += 2
@@ -37,7 +37,7 @@ def scan_ends(data: bytes) -> list[int]:
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("cut", [1, 2])
-def test_a_jpeg_without_its_end_marker_is_whole(mode: str, progressive: bool, cut: int) -> None:
+def test_jpeg_without_its_end_marker_is_complete(mode: str, progressive: bool, cut: int) -> None:
     data = encode(in_mode(mode, picture())[0], "JPEG", progressive=progressive)
     assert np.array_equal(pixels_of(data[:-cut]), pixels_of(data))
 
@@ -45,13 +45,13 @@ def test_a_jpeg_without_its_end_marker_is_whole(mode: str, progressive: bool, cu
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("kept", [0.2, 0.4, 0.6, 0.8, 0.95])
-def test_a_cut_jpeg_is_truncated(mode: str, progressive: bool, kept: float) -> None:
+def test_cut_jpeg_is_refused_as_truncated(mode: str, progressive: bool, kept: float) -> None:
     data = encode(in_mode(mode, picture())[0], "JPEG", progressive=progressive, quality=90)
     with pytest.raises(InvalidImage, match="is truncated"):
         pixels_of(data[: int(kept * len(data))])
 
 
-def test_a_jpeg_that_ends_between_its_scans_is_truncated() -> None:
+def test_jpeg_that_ends_between_scans_is_refused_as_truncated() -> None:
     data = jpeg(progressive=True)
     *early, last = scan_ends(data)
     assert len(early) > 5
@@ -71,7 +71,7 @@ def test_both_identifiers_of_exif_are_read(identifier: bytes, order: str) -> Non
     assert np.array_equal(turned, pixels_of(data)[::-1, ::-1])
 
 
-def test_an_orientation_in_xmp_alone_is_ignored() -> None:
+def test_orientation_only_in_xmp_is_ignored() -> None:
     xmp = b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation='3' xmlns:tiff='t'/>"
     data = jpeg()
     with_xmp = data[:2] + jpeg_segment(0xE1, xmp) + data[2:]
@@ -82,7 +82,7 @@ def test_an_orientation_in_xmp_alone_is_ignored() -> None:
     ("marker", "name"),
     [(0xC3, "lossless"), (0xC9, "arithmetic coding"), (0xC5, "hierarchical")],
 )
-def test_other_kinds_of_jpeg_are_named(marker: int, name: str) -> None:
+def test_unsupported_kinds_of_jpeg_are_named(marker: int, name: str) -> None:
     data = jpeg().replace(b"\xff\xc0", bytes((0xFF, marker)), 1)
     with pytest.raises(UnsupportedImage, match=f"JPEG.*{name}|{name} JPEG"):
         pixels_of(data)
@@ -91,7 +91,7 @@ def test_other_kinds_of_jpeg_are_named(marker: int, name: str) -> None:
 @pytest.mark.parametrize(
     ("place", "value", "name"), [(2, b"\x0c", "12-bit"), (3, b"\0\0", "height")]
 )
-def test_frames_of_jpeg_that_are_not_read_are_named(place: int, value: bytes, name: str) -> None:
+def test_unsupported_jpeg_frames_are_named(place: int, value: bytes, name: str) -> None:
     data = bytearray(jpeg())
     start = data.index(b"\xff\xc0") + 2 + place
     data[start : start + len(value)] = value
@@ -99,7 +99,7 @@ def test_frames_of_jpeg_that_are_not_read_are_named(place: int, value: bytes, na
         pixels_of(bytes(data))
 
 
-def test_scans_and_segments_of_a_jpeg_are_counted() -> None:
+def test_jpeg_scans_and_segments_are_limited() -> None:
     data = jpeg(progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     read_structure(data[:-2] + last * 80 + data[-2:], "JPEG", MANY_PIXELS)

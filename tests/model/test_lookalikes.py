@@ -1,4 +1,4 @@
-"""Files given as weights that hold something else are named, with the way out, in one line."""
+"""Other files given as weights are recognised and refused with advice in one line."""
 
 import bz2
 import gzip
@@ -63,38 +63,38 @@ def tar() -> bytes:
 EXPORTED = ("mine/archive_format", "mine/models/model.json", "mine/data/weights/weight_0")
 OLDER_EXPORTED = ("serialized_exported_program.json", "serialized_state_dict.pt", "version")
 LOOKALIKES: dict[str, tuple[Callable[[], bytes], str]] = {
-    "TorchScript": (scripted, "a TorchScript archive, which is code; save its weights alone"),
+    "TorchScript": (scripted, "a TorchScript archive, which is code; save only its weights"),
     "torch.export": (lambda: zipped(*EXPORTED), "torch.export.load(path).state_dict"),
     "older export": (lambda: zipped(*OLDER_EXPORTED), "a torch.export archive"),
     "TorchServe": (
         lambda: zipped("MAR-INF/MANIFEST.json", "weights.pth"),
-        "a TorchServe archive; unzip it, and give the weight file inside",
+        "a TorchServe archive; unzip it and give the weight file inside",
     ),
     "zipped": (lambda: zipped("run/weights.pth"), "a zip archive; unzip it"),
     "Keras": (lambda: zipped("config.json", "model.weights.h5"), "a Keras archive"),
     "npz": (numpy_archive, "a NumPy archive (.npz); convert it: torch.save("),
     "two pickles": (lambda: zipped("a/data.pkl", "b/data.pkl"), "without PyTorch's data.pkl"),
-    "ONNX": (lambda: b"\x08\x08\x12\x07pytorch\x1a\x052.13", "a protobuf file, as ONNX and"),
+    "ONNX": (lambda: b"\x08\x08\x12\x07pytorch\x1a\x052.13", "a protobuf file, as written by"),
     "TFLite": (lambda: b"\x20\0\0\0TFL3" + bytes(60), "a TensorFlow Lite model"),
-    "HDF5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(60), "an HDF5 file, as Keras"),
-    "gzip": (lambda: gzip.compress(saved({})), "a gzip archive; unpack it, and give the weight"),
+    "HDF5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(60), "an HDF5 file, as written by"),
+    "gzip": (lambda: gzip.compress(saved({})), "a gzip archive; unpack it and give the weight"),
     "bzip2": (lambda: bz2.compress(saved({})), "a bzip2 archive; unpack it"),
     "xz": (lambda: lzma.compress(saved({})), "an xz archive; unpack it"),
     "tar": (tar, "a tar archive; unpack it"),
-    "pickle 0": (lambda: pickle.dumps({"a": 1}, 0), "a pickle by Python 2, or of protocol 0"),
+    "pickle 0": (lambda: pickle.dumps({"a": 1}, 0), "a pickle of Python 2, or of protocol 0"),
     "pickle 4": (lambda: pickle.dumps([1], 4), "a Python pickle that torch.save did not write"),
-    "JSON": (lambda: b'\xef\xbb\xbf{"a": 1}', "a JSON file; give the weight file beside it"),
-    "OpenVINO": (lambda: b'<?xml version="1.0"?>\n<net name="x">', "OpenVINO's description"),
+    "JSON": (lambda: b'\xef\xbb\xbf{"a": 1}', "a JSON file; give the weight file next to it"),
+    "OpenVINO": (lambda: b'<?xml version="1.0"?>\n<net name="x">', "an OpenVINO model"),
     "text": (lambda: b"epoch 1\nloss 0.3\n", "a text file"),
-    "zeros": (lambda: bytes(1000), "nothing but zeros, as an interrupted copy leaves them"),
+    "zeros": (lambda: bytes(1000), "nothing but zeros, as after an interrupted copy"),
     "image": (lambda: b"\xff\xd8\xff\xe0" + bytes(60), "a JPEG image"),
     "noise": (lambda: b"\xd2\x1bnoise", "its first bytes are d2 1b 6e 6f 69 73 65"),
 }
 
 
-@pytest.mark.filterwarnings("ignore")  # PyTorch's own, of what it is going to drop
+@pytest.mark.filterwarnings("ignore")  # PyTorch's deprecations
 @pytest.mark.parametrize("kind", LOOKALIKES)
-def test_what_is_given_as_weights_is_named(tmp_path: Path, kind: str) -> None:
+def test_files_given_as_weights_are_recognised(tmp_path: Path, kind: str) -> None:
     make, message = LOOKALIKES[kind]
     path = tmp_path / "weights.pth"
     path.write_bytes(make())
@@ -116,7 +116,7 @@ def test_names_inside_files_are_shown_on_one_line(tmp_path: Path, name: str) -> 
 
 
 def told_of(path: Path, content: bytes) -> str:
-    """The message that refuses this content; empty if it is read."""
+    """The message that refuses this content; empty if it is accepted."""
     path.write_bytes(content)
     try:
         read_checkpoint(path)
@@ -146,7 +146,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(
     values: list[int],
     end: bool,
 ) -> None:
-    """Half of the changes hit what describes the tensors, which lies at one end of the file."""
+    """Half of the changes are in the description of the tensors, at one end of the file."""
     damaged = bytearray(content)
     for place, value in zip(places, values, strict=False):
         reach = min(len(content), 16_000) - 1
@@ -161,7 +161,7 @@ PICKLE = zipfile.ZipFile(io.BytesIO(saved(MEMBERS))).read("archive/data.pkl")
 OPERATIONS = st.sampled_from([code.code.encode("latin-1") for code in pickletools.opcodes])
 
 
-@pytest.mark.filterwarnings("ignore:invalid escape")  # of pickletools, in texts
+@pytest.mark.filterwarnings("ignore:invalid escape")  # from pickletools
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     start=st.integers(0, len(PICKLE)),

@@ -1,4 +1,4 @@
-"""Starts where compiled models cannot be kept: they are slower, on the same backend."""
+"""Without a cache of compiled models, starts use the same backend."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def no_passwd_entry(monkeypatch: pytest.MonkeyPatch) -> None:
         ("/", "/" + "x" * 300, "File name too long"),
     ],
 )
-def test_a_directory_that_cannot_be_had_costs_the_cache_and_not_the_backend(
+def test_unusable_cache_directory_does_not_change_the_backend(
     whole: nn.Sequential,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -55,7 +55,7 @@ def test_a_directory_that_cannot_be_had_costs_the_cache_and_not_the_backend(
     options = BackendOptions(device="cpu", cache_dir=Path(directory))
     backend, _ = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
     assert backend.name == "openvino"
-    assert f"compiled models are not kept in {directory}: " in caplog.text
+    assert f"compiled models are not cached in {directory}: " in caplog.text
     assert reason in caplog.text
     assert not [*tmp_path.iterdir()]
 
@@ -66,12 +66,12 @@ from pathlib import Path
 from model.backends.agreement import probabilities
 from model.backends.base import BackendOptions
 from model.backends.choose import choose_backend
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.spec import PreprocessSpec
 from model.families.xcit import XCiT
 from tests.model.conftest import HYPERPARAMETERS
 
-network = plain(XCiT(**HYPERPARAMETERS).eval(), PreprocessSpec(16)).eval()
+network = baseline(XCiT(**HYPERPARAMETERS).eval(), PreprocessSpec(16)).eval()
 expected = probabilities(network, 16)
 {fault}
 options = BackendOptions(device="cpu", cache_dir=Path(sys.argv[1]))
@@ -92,23 +92,23 @@ os.environ.pop("XDG_CACHE_HOME", None)
 
 
 def choose_after(fault: str, cache: str) -> subprocess.CompletedProcess[str]:
-    """What a process chooses once a fault has come into it."""
+    """The choice of a process with a fault injected."""
     command = [sys.executable, "-c", CHOOSE.replace("{fault}", fault), cache]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_disk_that_takes_no_more_bytes_costs_the_cache_and_not_the_backend(
+def test_full_disk_does_not_change_the_backend(
     tmp_path: Path,
 ) -> None:
     done = choose_after(FULL_DISK, str(tmp_path))
     assert done.stdout.startswith("openvino: first choice on cpu; agrees"), done.stderr
-    assert "the graph is not kept" in done.stderr
+    assert "the graph is not cached" in done.stderr
     assert not [*tmp_path.glob("*.xml")]
 
 
 @pytest.mark.thorough
-def test_a_user_without_name_and_home_gets_the_fast_backend() -> None:
-    """OpenVINO's telemetry asks for the home directory as it is imported."""
+def test_user_without_name_and_home_gets_the_fast_backend() -> None:
+    """OpenVINO's telemetry reads the home directory when it is imported."""
     done = choose_after(UNKNOWN_USER, "~/.cache/xcit-serve")
     assert done.stdout.startswith("openvino: first choice on cpu; agrees"), done.stderr
-    assert "compiled models are not kept in ~/.cache/xcit-serve: Could not" in done.stderr
+    assert "compiled models are not cached in ~/.cache/xcit-serve: Could not" in done.stderr

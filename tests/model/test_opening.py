@@ -1,4 +1,4 @@
-"""What a classifier does at its start about batch sizes that are slow or cannot be run."""
+"""Starting a classifier with batch sizes that are slow or cannot be run."""
 
 from collections.abc import Callable
 
@@ -16,10 +16,10 @@ from .test_classifier import FakeBackend
 
 
 class Timed(FakeBackend):
-    """A backend by a clock of its own, that fails above a size.
+    """A backend with a simulated clock, which fails above a batch size.
 
     Attributes:
-        taken: seconds of a pass, by batch size and the number of the pass.
+        taken: seconds per pass, by batch size and index of the pass.
     """
 
     def __init__(self, taken: Callable[[int, int], float] = lambda size, number: 0.01) -> None:
@@ -47,7 +47,7 @@ def classifier_on(spec: ModelSpec, backend: Timed, size: int | None = None) -> C
 
 
 @pytest.mark.parametrize("stalled", range(12))
-def test_one_slow_pass_gives_up_no_batch_size(spec: ModelSpec, stalled: int) -> None:
+def test_one_slow_pass_does_not_drop_a_batch_size(spec: ModelSpec, stalled: int) -> None:
     backend = Timed(lambda size, number: 5.0 if number == stalled else 0.01)
     classifier = classifier_on(spec, backend)
     classifier.open()
@@ -55,13 +55,13 @@ def test_one_slow_pass_gives_up_no_batch_size(spec: ModelSpec, stalled: int) -> 
 
 
 @pytest.mark.parametrize("slow", [1, 2, 4])
-def test_batches_over_the_limit_are_given_up(spec: ModelSpec, slow: int) -> None:
+def test_batch_sizes_over_the_time_limit_are_dropped(spec: ModelSpec, slow: int) -> None:
     backend = Timed(lambda size, number: 0.2 if size >= slow else 0.01)
     classifier = classifier_on(spec, backend)
     classifier.open()
     assert classifier.max_batch_size == slow
     passes = len(backend.sizes)
-    classifier.open()  # the next stream
+    classifier.open()  # the next inference thread
     assert len(backend.sizes) < 2 * passes
 
 
@@ -69,7 +69,7 @@ def test_batches_over_the_limit_are_given_up(spec: ModelSpec, slow: int) -> None
 @pytest.mark.parametrize(
     "fault", [OutOfMemory("cuda is out of memory"), MemoryError(), RuntimeError("no kernel for it")]
 )
-def test_a_batch_size_that_cannot_be_run_is_given_up(
+def test_batch_size_that_cannot_be_run_is_dropped(
     spec: ModelSpec, caplog: pytest.LogCaptureFixture, most: int, fault: Exception
 ) -> None:
     backend = Timed()
@@ -77,25 +77,25 @@ def test_a_batch_size_that_cannot_be_run_is_given_up(
     classifier = classifier_on(spec, backend)
     classifier.open()
     assert classifier.max_batch_size == most
-    assert f"batches of {2 * most} are not run: " in caplog.text
+    assert f"batches of {2 * most} images are disabled: " in caplog.text
 
 
-def test_a_batch_size_that_was_named_and_cannot_be_run_is_an_error(spec: ModelSpec) -> None:
+def test_named_batch_size_that_cannot_be_run_is_an_error(spec: ModelSpec) -> None:
     backend = Timed()
     backend.most = 2
-    with pytest.raises(ModelError, match="a batch of 4 cannot be run: cuda is out of memory"):
+    with pytest.raises(ModelError, match="a batch of 4 images cannot be run: cuda is out"):
         classifier_on(spec, backend, 6).open()
 
 
 @pytest.mark.parametrize("fault", [OutOfMemory("out of memory"), RuntimeError("no kernel for it")])
-def test_a_device_on_which_no_batch_runs_is_an_error(spec: ModelSpec, fault: Exception) -> None:
+def test_device_on_which_no_batch_runs_is_an_error(spec: ModelSpec, fault: Exception) -> None:
     backend = Timed()
     backend.most, backend.fault = 0, fault
     with pytest.raises(ModelError, match=str(fault)):
         classifier_on(spec, backend).open()
 
 
-def test_a_device_that_is_lost_at_a_larger_batch_is_an_error(spec: ModelSpec) -> None:
+def test_device_lost_at_a_larger_batch_is_an_error(spec: ModelSpec) -> None:
     backend = Timed()
     backend.most, backend.fault = 2, DeviceError("cuda failed")
     with pytest.raises(DeviceError, match="cuda failed"):

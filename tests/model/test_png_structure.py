@@ -1,4 +1,4 @@
-"""Which PNG files are whole, and what is refused by name."""
+"""PNG files: complete, truncated and unsupported ones."""
 
 import zlib
 
@@ -18,14 +18,14 @@ def pixels_of(data: bytes) -> Pixels:
     return preprocess(data, PreprocessSpec(image_size=32))
 
 
-def test_a_palette_with_a_wrong_checksum_is_an_error() -> None:
+def test_palette_with_a_wrong_checksum_is_an_error() -> None:
     wrong = chunk(b"PLTE", bytes(768))[:-4] + b"abcd"
     for palette in (wrong, b""):
         with pytest.raises(InvalidImage, match="its palette is missing or has a wrong checksum"):
             pixels_of(png((32, 32), 8, 3, (b"\0" + bytes(32)) * 32, before=palette))
 
 
-def test_a_critical_chunk_that_is_not_known_is_refused_by_name() -> None:
+def test_unknown_critical_chunk_is_refused_by_name() -> None:
     rows = rows_of(np.asarray(picture(32, 32)))
     with pytest.raises(UnsupportedImage, match="PNG with a chunk CgBI"):
         pixels_of(png((32, 32), 8, 2, rows, before=chunk(b"CgBI", bytes(4))))
@@ -39,7 +39,7 @@ def test_a_critical_chunk_that_is_not_known_is_refused_by_name() -> None:
     ],
     ids=["longer than the palette", "before the palette"],
 )
-def test_a_transparency_that_cannot_be_of_the_palette_is_ignored(chunks: bytes) -> None:
+def test_transparency_that_does_not_fit_the_palette_is_ignored(chunks: bytes) -> None:
     pixels = pixels_of(png((32, 32), 8, 3, (b"\0" + bytes(32)) * 32, before=chunks))
     assert (pixels == 128).all()
 
@@ -60,7 +60,7 @@ def written_png(kind: tuple[int, int], size: tuple[int, int], compressed: bytes)
     st.booleans(),
 )
 @settings(deadline=None)
-def test_missing_rows_of_a_png_are_noticed_and_its_checksum_is_not_needed(
+def test_png_with_missing_rows_is_refused_and_its_checksum_is_not_needed(
     kind: tuple[int, int], size: tuple[int, int], level: int, noise: bool
 ) -> None:
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind[0]]

@@ -1,4 +1,4 @@
-"""Bytes to pixels: every format and mode as a viewer shows it, and what is refused."""
+"""Preprocessing: every format and mode as a viewer shows it, and refusals."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ SPEC = PreprocessSpec(image_size=32)
 
 
 def photo(width: int = 96, height: int = 64) -> Image.Image:
-    """Smooth colours and one edge, so that a flip, a crop or a channel swap shows."""
+    """Smooth colours and one edge, which reveal a flip, a crop or a channel swap."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     red, green = 255 * x, 255 * y
     blue = np.where(x + y > 1, 200, 40)
@@ -42,7 +42,7 @@ def expected() -> Pixels:
     return preprocess(encode(photo()), SPEC)
 
 
-def test_an_image_of_the_models_size_passes_unchanged() -> None:
+def test_image_of_the_models_size_is_not_changed() -> None:
     image = photo(32, 32)
     pixels = preprocess(encode(image), SPEC)
     assert pixels.dtype == np.uint8
@@ -51,7 +51,7 @@ def test_an_image_of_the_models_size_passes_unchanged() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 96), (50, 41), (33, 500)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
-def test_resize_and_crop_in_one_step_equal_the_two_steps(
+def test_resize_and_crop_in_one_step_equal_two_steps(
     width: int, height: int, interpolation: Interpolation
 ) -> None:
     image = photo(width, height)
@@ -83,7 +83,7 @@ def test_crop_pct_keeps_the_centre() -> None:
         ("GIF", {}, 12),
     ],
 )
-def test_every_format_gives_the_same_picture(
+def test_every_format_gives_the_same_pixels(
     expected: Pixels, image_format: str, options: dict[str, Any], tolerance: float
 ) -> None:
     data = encode(photo(), image_format, **options)
@@ -102,7 +102,7 @@ def test_every_format_gives_the_same_picture(
         ("LAB", "TIFF", 12),
     ],
 )
-def test_every_colour_mode_gives_the_same_picture(
+def test_every_colour_mode_gives_the_same_pixels(
     expected: Pixels, mode: str, image_format: str, tolerance: float
 ) -> None:
     if mode == "LAB":
@@ -136,20 +136,20 @@ def grey_levels() -> NDArray[np.float64]:
     ],
     ids=["8 bit", "16 bit", "16 bit TIFF", "big-endian", "32 bit", "float", "float to 255"],
 )
-def test_greys_of_any_depth_are_scaled_to_8_bits(image: Image.Image, image_format: str) -> None:
+def test_grey_of_any_depth_is_scaled_to_8_bits(image: Image.Image, image_format: str) -> None:
     pixels = preprocess(encode(image, image_format), SPEC)
     ramp = (255 * grey_levels()).round()
     for channel in range(3):
         assert np.abs(pixels[..., channel] - ramp).max() <= 1
 
 
-def test_black_and_white_is_not_blurred_into_one_bit() -> None:
+def test_one_bit_image_is_resampled_as_grey() -> None:
     image = photo().convert("1")
     expected = preprocess(encode(image.convert("L")), SPEC)
     assert np.array_equal(preprocess(encode(image), SPEC), expected)
 
 
-def test_alpha_is_laid_over_white() -> None:
+def test_alpha_is_composited_over_white() -> None:
     image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
     image.paste((255, 0, 0, 128), (0, 0, 16, 32))
     pixels = preprocess(encode(image), SPEC)
@@ -158,14 +158,14 @@ def test_alpha_is_laid_over_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P"])
-def test_a_transparent_colour_is_laid_over_white(mode: str) -> None:
+def test_transparent_colour_is_composited_over_white(mode: str) -> None:
     image = Image.new(mode, (32, 32), 0)
     key = (0, 0, 0) if mode == "RGB" else 0
     pixels = preprocess(encode(image, transparency=key), SPEC)
     assert pixels.min() == 255
 
 
-def test_grey_with_alpha_is_laid_over_white() -> None:
+def test_grey_with_alpha_is_composited_over_white() -> None:
     image = Image.new("LA", (32, 32), (0, 128))
     assert np.abs(preprocess(encode(image), SPEC).astype(int) - 127).max() <= 1
 
@@ -195,14 +195,14 @@ def test_exif_orientation_is_applied(image_format: str, orientation: int) -> Non
     assert distance(preprocess(data, SPEC), preprocess(encode(shown), SPEC)) <= tolerance
 
 
-def test_an_orientation_out_of_range_is_ignored(expected: Pixels) -> None:
+def test_orientation_out_of_range_is_ignored(expected: Pixels) -> None:
     exif = Image.Exif()
     exif[0x0112] = 77
     assert np.array_equal(preprocess(encode(photo(), exif=exif), SPEC), expected)
 
 
 @pytest.mark.parametrize(("kind", "applied"), [(3, True), (1, False), (4, False)])
-def test_an_orientation_counts_if_it_has_the_type_of_exif(
+def test_orientation_counts_only_with_the_exif_type(
     expected: Pixels, kind: int, applied: bool
 ) -> None:
     value = b"\6\0\0\0"
@@ -212,18 +212,18 @@ def test_an_orientation_counts_if_it_has_the_type_of_exif(
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_corrupt_metadata_does_not_spoil_a_good_picture(expected: Pixels) -> None:
+def test_corrupt_metadata_is_ignored(expected: Pixels) -> None:
     data = encode(photo(), "JPEG", quality=95, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff garbage")
     assert distance(preprocess(data, SPEC), expected) < 4
 
 
-def test_the_first_frame_of_an_animation_is_taken(expected: Pixels) -> None:
+def test_first_frame_of_an_animation_is_used(expected: Pixels) -> None:
     others = [Image.new("RGB", (96, 64), colour) for colour in ("red", "blue")]
     data = encode(photo(), "WEBP", save_all=True, append_images=others, lossless=True)
     assert np.array_equal(preprocess(data, SPEC), expected)
 
 
-def test_a_large_jpeg_at_reduced_scale_stays_close_to_the_full_decode() -> None:
+def test_large_jpeg_at_reduced_scale_is_close_to_the_full_decode() -> None:
     large = photo(1600, 1200)
     reduced = preprocess(encode(large, "JPEG", quality=95), SPEC)
     full = preprocess(encode(large), SPEC)
@@ -231,7 +231,7 @@ def test_a_large_jpeg_at_reduced_scale_stays_close_to_the_full_decode() -> None:
 
 
 @pytest.mark.parametrize("size", [(497, 371), (500, 375), (321, 489)])
-def test_at_reduced_scale_the_pixels_beyond_the_picture_do_not_shift_it(
+def test_reduced_scale_does_not_shift_the_image(
     size: tuple[int, int],
 ) -> None:
     ramp = np.linspace(0, 255, size[0]) * np.ones((size[1], 1))
@@ -241,18 +241,18 @@ def test_at_reduced_scale_the_pixels_beyond_the_picture_do_not_shift_it(
     assert np.abs(reduced[:, 1:-1].astype(int) - full[:, 1:-1]).max() <= 2
 
 
-def test_a_large_photo_is_reduced_without_aliasing() -> None:
+def test_large_photo_is_reduced_without_aliasing() -> None:
     checks = (np.indices((640, 640)).sum(0) % 2 * 255).astype(np.uint8)
     pixels = preprocess(encode(Image.fromarray(checks)), SPEC)
     assert np.abs(pixels.astype(int) - 127).max() <= 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
-def test_slivers_are_images_too(size: tuple[int, int]) -> None:
+def test_extreme_aspect_ratios_are_accepted(size: tuple[int, int]) -> None:
     assert preprocess(encode(photo(*size)), SPEC).shape == (32, 32, 3)
 
 
-def test_pixels_are_limited_at_the_header() -> None:
+def test_pixel_limit_is_checked_in_the_header() -> None:
     data = encode(photo(100, 100))
     assert preprocess(data, SPEC, max_pixels=10_000).shape == (32, 32, 3)
     with pytest.raises(ImageTooLarge, match=r"100 x 100, 10000 pixels; at most 9999"):
@@ -260,7 +260,7 @@ def test_pixels_are_limited_at_the_header() -> None:
 
 
 @pytest.mark.parametrize("side", [7_072, 12_000, 60_000])
-def test_a_bomb_is_refused_without_decoding(side: int) -> None:
+def test_decompression_bomb_is_refused_without_decoding(side: int) -> None:
     with pytest.raises(ImageTooLarge):
         preprocess(bomb(side), SPEC)
 
@@ -282,14 +282,14 @@ def test_other_formats_are_unsupported(data: bytes) -> None:
         preprocess(data, SPEC)
 
 
-def test_formats_beyond_the_six_are_unsupported_even_where_pillow_reads_them() -> None:
+def test_other_formats_that_pillow_reads_are_unsupported() -> None:
     with pytest.raises(UnsupportedImage):
         preprocess(encode(photo(), "PPM"), SPEC)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_flipped_bits_give_pixels_or_a_clear_refusal(image_format: str) -> None:
+def test_flipped_bits_give_pixels_or_an_image_error(image_format: str) -> None:
     data = bytearray(encode(photo(), image_format))
     generator = np.random.default_rng(0)
     for _ in range(150):

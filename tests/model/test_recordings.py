@@ -1,4 +1,4 @@
-"""Recordings of a GPU's passes on a CPU: what a graph is, is played by a plain call here."""
+"""Recordings of GPU passes, simulated on the CPU by plain calls."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.backends.cuda import CudaBackend, Lane, Recording, make_landings
+from model.backends.cuda import CudaBackend, Lane, Recording, make_transfer_buffers
 from model.images.preprocess import AnyPixels
 from model.inference.classifier import Classifier
 from model.inference.saliency import Explainer
@@ -23,14 +23,14 @@ SIZE = HYPERPARAMETERS["image_size"]
 
 
 class Replayed:
-    """Runs a function where a graph would be launched."""
+    """Stand-in for a CUDA graph, which calls a function."""
 
     def __init__(self, run: Callable[[], None]) -> None:
         self.replay = run
 
 
 class Recorder(CudaBackend):
-    """A GPU's backend on the CPU, which notes what it records."""
+    """A GPU backend on the CPU, which logs its recordings."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network, torch.device("cpu"), "float32")
@@ -44,7 +44,7 @@ class Recorder(CudaBackend):
         def replay() -> None:
             logits.copy_(self._network(pixels))
 
-        return Recording(Replayed(replay), pixels, logits, make_landings(pixels, pin=False))
+        return Recording(Replayed(replay), pixels, logits, make_transfer_buffers(pixels, pin=False))
 
 
 @pytest.fixture
@@ -84,14 +84,12 @@ def test_bytes_and_floats_share_a_recording(
     assert len(recorder.recorded) == 2
 
 
-def test_no_kind_of_batch_is_the_first_of_its_size_in_live_traffic(
-    recorder: Recorder, spec: ModelSpec
-) -> None:
+def test_warm_up_covers_bytes_and_floats_of_every_size(recorder: Recorder, spec: ModelSpec) -> None:
     classifier = Classifier(
         spec, "0" * 64, recorder, Explainer(nn.Identity, spec), max_batch_size=8
     )
     classifier.open()
-    classifier.settle([classifier.time_batches()])
+    classifier.choose_batch_size([classifier.time_batches()])
     classifier.warm_up()
     recorded = list(recorder.recorded)
     zeros: Tensor = torch.zeros(3, SIZE, SIZE)

@@ -1,4 +1,4 @@
-"""Where the network looked: the weights it really used, and how they are drawn."""
+"""Attention maps: their values and drawing."""
 
 import io
 from typing import Any
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model.errors import InvalidImage, ModelError
-from model.families.normalise import Normalise
+from model.families.simplify import Normalise
 from model.families.xcit import XCiT
 from model.families.xcit_published import PublishedXCiT
 from model.images.preprocess import preprocess
@@ -39,7 +39,7 @@ def noise(size: int) -> Any:
 
 
 @pytest.mark.parametrize("family", ["vit_pytorch", "published"])
-def test_attention_is_what_the_last_class_attention_weighed_with(
+def test_attention_equals_the_weights_of_the_last_class_attention(
     spec: ModelSpec, network: XCiT, family: str
 ) -> None:
     spec, whole = vit(spec, network) if family == "vit_pytorch" else published()
@@ -50,7 +50,7 @@ def test_attention_is_what_the_last_class_attention_weighed_with(
     assert found.sum((1, 2)) == pytest.approx(1, rel=1e-5)
     assert found.std() > 1e-4, "it is the same everywhere"
 
-    # What comes out of the layer, from these weights and its values.
+    # The output of the layer, computed from these weights and its values.
     seen: dict[str, Tensor] = {}
     *_, last = (m for m in whole.modules() if type(m).__name__ == "ClassAttention")
 
@@ -70,7 +70,7 @@ def test_attention_is_what_the_last_class_attention_weighed_with(
     assert found.reshape(len(found), -1) == pytest.approx(shares.numpy(), rel=1e-4)
 
 
-def test_colours_lie_where_attention_is() -> None:
+def test_colours_follow_attention() -> None:
     attention = np.zeros((2, 4), np.float32)
     attention[0, 3] = 0.5
     image = np.asarray(overlay(np.full((100, 200, 3), 60, np.uint8), attention)).astype(int)
@@ -80,12 +80,12 @@ def test_colours_lie_where_attention_is() -> None:
     assert 0 < bright[60:, :140].mean() < 180, "the picture is not to be seen any more"
 
 
-def test_the_palette_grows_brighter() -> None:
+def test_palette_brightness_increases() -> None:
     luminance = palette() @ np.array([0.299, 0.587, 0.114])
     assert (np.diff(luminance) > 0).all()
 
 
-def test_a_picture_is_the_crop_with_the_heads_told_apart(spec: ModelSpec, network: XCiT) -> None:
+def test_picture_shows_the_crop_and_differs_by_head(spec: ModelSpec, network: XCiT) -> None:
     spec, whole = vit(spec, network)
     explainer = Explainer(lambda: whole, spec)
     buffer = io.BytesIO()
@@ -104,7 +104,7 @@ def test_a_picture_is_the_crop_with_the_heads_told_apart(spec: ModelSpec, networ
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
-def test_an_explanation_takes_one_decode(
+def test_explanation_needs_one_decode(
     spec: ModelSpec, network: XCiT, image_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, whole = vit(spec, network)

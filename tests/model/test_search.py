@@ -1,4 +1,4 @@
-"""Which of the networks in a file is served, and what looks like a network and is not."""
+"""Choosing the network in a file, and ignoring what only looks like one."""
 
 import logging
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from torch import Tensor
 from app.cli.main import main
 from model.checkpoint import read_checkpoint
 
-from .test_training_files import COUNTER, other, prefixed, refusal, same
+from .test_training_file_tensors import refusal
+from .test_training_files import COUNTER, other, prefixed, same
 from .test_xcit_published import TINY, network
 
 State = dict[str, Tensor]
@@ -56,7 +57,7 @@ def published() -> State:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_of_several_networks_the_average_is_taken(
+def test_average_is_preferred_among_several_networks(
     save: Callable[[object], Path],
     published: State,
     payload: Callable[[State], object],
@@ -73,45 +74,45 @@ def test_of_several_networks_the_average_is_taken(
     assert f"not used: {found.others[0]}" in caplog.text
 
 
-def test_networks_with_nothing_to_choose_by_are_listed(
+def test_equally_good_networks_are_listed_in_the_error(
     save: Callable[[object], Path], published: State
 ) -> None:
     told = refusal(save({"state_dict": published, "fold2": {"model": other(published)}}))
-    assert "holds several networks: state_dict, fold2.model; save the weights alone" in told
+    assert "it has several networks: state_dict, fold2.model; save only the weights" in told
 
 
 @pytest.mark.parametrize(
     "difference", [{"depth": 4}, {"depth": 1}, {"mlp_dim": 128}, {"dim": 128}, {"num_classes": 7}]
 )
 @pytest.mark.parametrize("names", [("student", "teacher"), ("model", "ema"), ("last", "best")])
-def test_networks_of_other_shapes_are_not_averages_of_each_other(
+def test_networks_of_different_shapes_are_ambiguous(
     save: Callable[[object], Path],
     published: State,
     difference: dict[str, int],
     names: tuple[str, str],
 ) -> None:
-    """In a distillation the teacher is another network, and the student is the one to serve."""
+    """In a distillation the teacher is another network; the student should be served."""
     larger = dict(network(**TINY | difference).state_dict())
     for states in ((published, larger), (larger, published)):
         told = refusal(save(dict(zip(names, states, strict=True))))
-        assert f"holds several networks: {', '.join(names)}; save the weights alone" in told
+        assert f"it has several networks: {', '.join(names)}; save only the weights" in told
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (("head._orig_mod.weight", "head.weight"), "'head.weight' is divided into several tensors"),
+        (("head._orig_mod.weight", "head.weight"), "'head.weight' is split into several tensors"),
         (("head.weight._data", "head.weight._scale"), "key 'head.weight' is missing"),
     ],
 )
-def test_tensors_in_several_parts_are_named(
+def test_split_tensors_are_named(
     save: Callable[[object], Path], published: State, parts: tuple[str, str], message: str
 ) -> None:
     rest = {key: tensor for key, tensor in published.items() if key != "head.weight"}
     assert message in refusal(save({**rest, **dict.fromkeys(parts, torch.ones(5, 64))}))
 
 
-def test_a_tensor_alone_is_named(save: Callable[[object], Path]) -> None:
+def test_single_tensor_is_refused(save: Callable[[object], Path]) -> None:
     assert "a single tensor; expected a dictionary" in refusal(save(torch.ones(3)))
 
 
@@ -120,10 +121,10 @@ def test_a_tensor_alone_is_named(save: Callable[[object], Path]) -> None:
     ["ema_of_gradients", "exp_avg", "optim.exp_avg_sq", "optimizer_state.ema", "x.momentum_buffer"],
 )
 @pytest.mark.parametrize("whole", [False, True])
-def test_an_optimiser_keyed_by_names_is_not_a_network(
+def test_optimiser_state_keyed_by_name_is_not_a_network(
     save: Callable[[object], Path], published: State, place: str, whole: bool
 ) -> None:
-    """What an optimiser averages are gradients; it keeps none for buffers, which may be added."""
+    """Optimisers average gradients, and have no state for buffers, which may be added."""
     kept = {k: t for k, t in other(published).items() if "running" not in k and COUNTER not in k}
     averages: Any = other(published) if whole and "gradients" not in place else kept
     for name in reversed(place.split(".")):
@@ -133,7 +134,7 @@ def test_an_optimiser_keyed_by_names_is_not_a_network(
     assert same(path, published)
 
 
-def test_deepspeeds_directory_of_zero_stages_1_and_2(tmp_path: Path, published: State) -> None:
+def test_deepspeed_directory_of_zero_stages_1_and_2(tmp_path: Path, published: State) -> None:
     step = tmp_path / "global_step3"
     step.mkdir()
     (tmp_path / "latest").write_text("global_step3")
@@ -144,23 +145,25 @@ def test_deepspeeds_directory_of_zero_stages_1_and_2(tmp_path: Path, published: 
     assert same(tmp_path, published)
 
 
-def test_what_deepspeed_has_divided_is_named(
+def test_weights_sharded_by_deepspeed_are_refused_with_advice(
     save: Callable[[object], Path], published: State
 ) -> None:
     told = refusal(save({"module": {key: torch.empty(0) for key in published}}))
     assert "zero_to_fp32.py DIRECTORY OUTPUT" in told
 
 
-def test_adapters_are_to_be_merged(save: Callable[[object], Path], published: State) -> None:
+def test_lora_adapters_are_refused_with_advice(
+    save: Callable[[object], Path], published: State
+) -> None:
     adapter = {"base_model.model.blocks.0.attn.qkv.lora_A.weight": torch.ones(4, 64)}
-    assert "LoRA adapters alone" in refusal(save(adapter))
+    assert "only LoRA adapters" in refusal(save(adapter))
     beside = {**prefixed("base_model.model.", published), **adapter}
     assert "LoRA adapters are not merged; merge them: model.merge_and_unload()" in refusal(
         save(beside)
     )
 
 
-def test_inspect_prints_where_the_weights_were_found(
+def test_inspect_prints_where_weights_were_found(
     save: Callable[[object], Path], published: State, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = save({"state_dict": other(published), "state_dict_ema": published})
@@ -170,7 +173,7 @@ def test_inspect_prints_where_the_weights_were_found(
     )
 
 
-def test_inspect_prints_a_line_for_each_value_whatever_the_file_says(
+def test_inspect_prints_one_line_per_value_for_any_file(
     save: Callable[[object], Path], published: State, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = save({"\x1b[31m\nlabels  cat": published})

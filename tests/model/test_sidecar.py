@@ -1,4 +1,4 @@
-"""Files beside a checkpoint: how they are written, where they may lie, what they may hold."""
+"""Files next to a checkpoint: encodings, allowed locations and content."""
 
 import codecs
 import json
@@ -44,7 +44,7 @@ def refusal(path: Path, **overrides: Any) -> str:
         ("weights.labels.json", '{"2": "cat", "0": "ant", "1": "bée"}\r\n'),
     ],
 )
-def test_labels_as_editors_save_them(
+def test_labels_are_read_in_the_encodings_of_editors(
     save: Save, state: State, encoding: str, name: str, text: str
 ) -> None:
     path = save(state)
@@ -53,7 +53,7 @@ def test_labels_as_editors_save_them(
 
 
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE])
-def test_both_orders_of_utf_16(tmp_path: Path, mark: bytes) -> None:
+def test_both_byte_orders_of_utf_16_are_read(tmp_path: Path, mark: bytes) -> None:
     path = tmp_path / "labels.txt"
     order = "utf-16-le" if mark == codecs.BOM_UTF16_LE else "utf-16-be"
     path.write_bytes(mark + "ant\nbee".encode(order))
@@ -63,7 +63,11 @@ def test_both_orders_of_utf_16(tmp_path: Path, mark: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("labels.txt", b"ant\n0\tbee\ncat", "label 1, counted from 0, holds the control character"),
+        (
+            "labels.txt",
+            b"ant\n0\tbee\ncat",
+            "label 1, counted from 0, contains the control",
+        ),
         ("labels.txt", "ant\nbee\u202egpj\ncat".encode(), "U+202E"),
         ("labels.txt", "ant\nbee\u2028INFO ready\ncat".encode(), "U+2028"),
         ("labels.txt", b"ant\nbee\x1b[2J\ncat", "U+001B"),
@@ -75,15 +79,15 @@ def test_both_orders_of_utf_16(tmp_path: Path, mark: bytes) -> None:
         ("labels.json", b'["ant", "bee\\ud800", "cat"]', "U+D800"),
         ("labels.json", b'["ant", "bee\\nINFO ready", "cat"]', "U+000A"),
         ("labels.json", b'["ant", " ", "cat"]', "label 1, counted from 0, is empty"),
-        ("labels.json", b"[" * 200_000, "nested too deep"),
-        ("labels.json", b"[" + b"9" * 6000 + b"]", "nested too deep or too long"),
+        ("labels.json", b"[" * 200_000, "nested too deeply"),
+        ("labels.json", b"[" + b"9" * 6000 + b"]", "nested too deeply or too long"),
         ("preprocess.json", b'{"mean": [NaN, 0, 0]}', "mean must be three numbers"),
-        ("preprocess.json", b'{"crop_pct": true}', "crop_pct is true; it must be over 0"),
+        ("preprocess.json", b'{"crop_pct": true}', "crop_pct is true; it must be above 0"),
         ("preprocess.json", b'{"interpolation": ["bicubic"]}', "interpolation is a list of 1"),
         ("preprocess.json", b'{"\\u001b[2J": 1}', r"unknown preprocessing field '\x1b[2J'"),
     ],
 )
-def test_sidecars_that_cannot_be_served(
+def test_invalid_sidecars_are_refused_with_the_reason(
     save: Save, state: State, name: str, content: bytes, message: str
 ) -> None:
     path = save(state)
@@ -97,9 +101,9 @@ def test_sidecars_that_cannot_be_served(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda link: link.symlink_to("/proc/self/environ"), "leads out of its directory"),
-        (lambda link: link.symlink_to("../outside.txt"), "leads out of its directory"),
-        (lambda link: link.symlink_to(link.name), "links lead in a circle"),
+        (lambda link: link.symlink_to("/proc/self/environ"), "leaves its directory"),
+        (lambda link: link.symlink_to("../outside.txt"), "leaves its directory"),
+        (lambda link: link.symlink_to(link.name), "its links are circular"),
         (lambda link: link.symlink_to("nowhere"), "cannot be read: No such file"),
         (lambda link: os.mkfifo(link), "not a regular file"),
         (lambda link: link.mkdir(), "cannot be read: Is a directory"),
@@ -107,7 +111,7 @@ def test_sidecars_that_cannot_be_served(
     ],
     ids=["environ", "outside", "circle", "dangling", "pipe", "directory", "long"],
 )
-def test_sidecars_are_small_regular_files_of_the_directory(
+def test_sidecars_must_be_small_regular_files_of_the_directory(
     tmp_path: Path, name: str, make: Callable[[Path], None], message: str
 ) -> None:
     (tmp_path / "outside.txt").write_text("a\nb\nc\nd\ne\n")
@@ -122,7 +126,7 @@ def test_sidecars_are_small_regular_files_of_the_directory(
 
 
 def test_links_inside_the_directory_are_followed(save: Save, state: State) -> None:
-    """Kubernetes mounts a ConfigMap as links to a hidden directory beside them."""
+    """Kubernetes mounts a ConfigMap as links to a hidden directory next to them."""
     path = save(state)
     hidden = path.with_name("..2026_01_01")
     hidden.mkdir()
@@ -132,7 +136,7 @@ def test_links_inside_the_directory_are_followed(save: Save, state: State) -> No
     assert read_checkpoint(path).spec.labels == ("ant", "bee", "cat")
 
 
-def test_a_file_that_the_user_names_may_lie_anywhere(
+def test_file_named_by_the_user_may_be_anywhere(
     save: Save, state: State, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "mine.txt"
@@ -149,18 +153,18 @@ def test_a_file_that_the_user_names_may_lie_anywhere(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "a\nINFO ready"}, "name holds the control character U+000A"),
+        ({"name": "a\nINFO ready"}, "name contains the control character U+000A"),
         ({"name": ""}, "name is empty"),
         ({"name": "x" * 257}, "name has 257 characters"),
-        ({"version": "1\r"}, "version holds the control character U+000D"),
-        ({"labels": ["ant", "b\x00", "cat"]}, "label 1, counted from 0, holds the control"),
+        ({"version": "1\r"}, "version contains the control character U+000D"),
+        ({"labels": ["ant", "b\x00", "cat"]}, "label 1, counted from 0, contains the control"),
         ({"labels": ["ant", 3, "cat"]}, "label 1, counted from 0, is 3; expected text"),
-        ({"provenance": {"data": "\x1b[2J"}}, "provenance 1, counted from 0, holds"),
+        ({"provenance": {"data": "\x1b[2J"}}, "provenance 1, counted from 0, contains"),
         ({"provenance": {"data": 3}}, "is 3; expected text"),
         ({"name": 3}, "'name' is 3"),
     ],
 )
-def test_metadata_that_would_forge_lines_is_refused(
+def test_metadata_with_control_characters_is_refused(
     tmp_path: Path, spec: ModelSpec, state: State, change: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "small.safetensors"
@@ -171,6 +175,6 @@ def test_metadata_that_would_forge_lines_is_refused(
     assert message in refusal(path)
 
 
-def test_names_of_people_are_served(spec: ModelSpec) -> None:
+def test_labels_in_other_scripts_are_accepted(spec: ModelSpec) -> None:
     labels = ("Grüner Veltliner", "می‌خواهم", "👩‍🌾")
     assert replace(spec, labels=labels).labels == labels

@@ -1,4 +1,4 @@
-"""Bytes are put together in pieces, whatever their sizes."""
+"""Joining bytes of any sizes in pieces."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +9,6 @@ SIZES = st.lists(st.sampled_from([0, 1, 7, PIECE - 1, PIECE, PIECE + 1, 3 * PIEC
 
 
 @given(SIZES, st.sampled_from([bytes, bytearray, memoryview]))
-def test_the_parts_follow_each_other(sizes: list[int], kind: type) -> None:
+def test_parts_are_joined_in_order(sizes: list[int], kind: type) -> None:
     parts = [bytes(range(256)) * (size // 256) + bytes(range(size % 256)) for size in sizes]
     assert splice(*map(kind, parts)) == b"".join(parts)

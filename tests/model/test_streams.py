@@ -1,4 +1,4 @@
-"""How the cores of a CPU are divided into streams, by measurements that are given here."""
+"""Dividing the cores of a CPU into streams, with given measurements."""
 
 import logging
 from collections.abc import Callable, Collection
@@ -25,7 +25,7 @@ SIZE = HYPERPARAMETERS["image_size"]
 
 
 class Bare:
-    """A backend that is only counted."""
+    """A backend that does nothing."""
 
     name, device, precision, largest_batch, pads = "bare", "cpu", "float32", 4, False
 
@@ -51,7 +51,7 @@ def divided(
     *,
     single_threaded: bool = False,
 ) -> tuple[int, int]:
-    """Streams and threads, where a backend reaches so many images a second."""
+    """Streams and threads chosen for the given images per second."""
     monkeypatch.setattr(streams, "throughput", lambda backend, *_: rates(backend))
     options = BackendOptions(cores=cores)
     found = divide_cores(
@@ -78,7 +78,7 @@ def test_streams_have_one_thread_unless_fewer_streams_are_much_faster(
 @pytest.mark.parametrize(
     ("beside", "expected"), [(0.0, 4), (0.002, 4), (0.01, 3), (0.02, 2), (0.5, 1)]
 )
-def test_the_network_gets_the_cores_that_keep_pace_with_the_rest_of_the_work(
+def test_network_gets_enough_cores_to_keep_pace_with_other_work(
     monkeypatch: pytest.MonkeyPatch, beside: float, expected: int
 ) -> None:
     assert divided(monkeypatch, lambda _: 100.0, 4, beside) == (expected, 1)
@@ -86,10 +86,10 @@ def test_the_network_gets_the_cores_that_keep_pace_with_the_rest_of_the_work(
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 4, 16])
 @pytest.mark.parametrize("beside", [0.0, 1e-4, 1e-2, 1.0])
-def test_single_threaded_streams_stay_so_whatever_was_measured(
+def test_single_threaded_streams_stay_single_threaded(
     monkeypatch: pytest.MonkeyPatch, cores: int, beside: float
 ) -> None:
-    """Also in a moment in which several threads seem a hundred times as fast."""
+    """Even if several threads are measured as a hundred times as fast."""
 
     def rates(backend: Backend) -> float:
         return 10_000.0 if backend.threads > 1 else 100.0
@@ -99,7 +99,7 @@ def test_single_threaded_streams_stay_so_whatever_was_measured(
     assert 1 <= found[0] <= cores
 
 
-def test_a_busy_moment_while_measuring_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_load_while_measuring_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def noisy(rates: dict[int, float], slow: set[int]) -> Rates:
         calls = {count: count_up() for count in rates}
         return lambda backend: (
@@ -112,10 +112,10 @@ def test_a_busy_moment_while_measuring_changes_nothing(monkeypatch: pytest.Monke
         assert divided(monkeypatch, noisy(rates | {1: 100.0}, slow), 4, 0.01) == (3, 1)
 
 
-def test_pytorch_that_serves_runs_single_threaded_streams(
+def test_pytorch_runs_single_threaded_streams_when_serving(
     whole: nn.Sequential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where all cores are needed, and where several threads measured faster."""
+    """Even if all cores are needed and several threads are measured as faster."""
     monkeypatch.setattr(streams, "throughput", lambda backend, *_: 100.0 * backend.threads**2)
     expected = probabilities(whole, SIZE)
 
@@ -135,7 +135,7 @@ def test_pytorch_that_serves_runs_single_threaded_streams(
 @pytest.mark.parametrize(
     ("choice", "warned"), [(1, True), (2, True), (4, False), (8, False), (None, False)]
 )
-def test_a_named_number_of_streams_is_kept_and_warned_of_where_threads_share_a_pass(
+def test_named_number_of_streams_is_kept_with_a_warning_if_threads_share_a_pass(
     whole: nn.Sequential, caplog: pytest.LogCaptureFixture, choice: int | None, warned: bool
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -146,10 +146,10 @@ def test_a_named_number_of_streams_is_kept_and_warned_of_where_threads_share_a_p
     backend = choose_backend(lambda: whole, SIZE, expected, options, lambda: 1.0).backend
     if choice:
         assert (backend.streams, backend.threads) == (choice, max(1, 4 // choice))
-    assert ("4 streams avoid it" in caplog.text) == warned
+    assert ("set streams to 4 to avoid it" in caplog.text) == warned
 
 
-def test_a_stream_that_fails_ends_the_measurement_with_its_own_error() -> None:
+def test_failing_stream_ends_the_measurement_with_its_error() -> None:
     class Fails(Bare):
         def open(self) -> None:
             raise DeviceError("cpu failed")

@@ -1,4 +1,4 @@
-"""What counts as a whole picture, what as a broken one, and what as a kind that is not read."""
+"""Image structure: complete, broken and unsupported files."""
 
 import io
 import struct
@@ -46,18 +46,18 @@ def pixels_of(data: bytes) -> Pixels:
 
 @pytest.mark.parametrize("file", WHOLE, ids=lambda file: file.name)
 @pytest.mark.parametrize("garbage", [b"\0", b"garbage", bytes(5000), b"\xff\xd8\xff\xe0\0\x10"])
-def test_bytes_behind_a_picture_do_not_matter(file: HostileFile, garbage: bytes) -> None:
+def test_bytes_after_a_picture_are_ignored(file: HostileFile, garbage: bytes) -> None:
     assert np.array_equal(pixels_of(file.data + garbage), pixels_of(file.data))
 
 
 @pytest.mark.parametrize("kind", [b"tEXt", b"iCCP", b"gAMA", b"eXIf", b"tRNS", b"teSt"])
-def test_a_wrong_checksum_of_an_ancillary_chunk_does_not_matter(kind: bytes) -> None:
+def test_wrong_checksum_of_an_ancillary_chunk_is_ignored(kind: bytes) -> None:
     wrong = chunk(kind, bytes(6))[:-4] + b"abcd"
     data = png((32, 32), 8, 2, rows_of(np.asarray(picture(32, 32))), before=wrong)
     assert np.array_equal(pixels_of(data), np.asarray(picture(32, 32)))
 
 
-def test_a_wrong_checksum_of_the_header_is_an_error() -> None:
+def test_wrong_checksum_of_the_header_is_an_error() -> None:
     data = bytearray(encode(picture(), "PNG"))
     data[29] ^= 1
     with pytest.raises(InvalidImage, match="header is truncated or corrupt: its checksum is wrong"):
@@ -65,13 +65,13 @@ def test_a_wrong_checksum_of_the_header_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "GIF"])
-def test_a_picture_without_its_trailer_is_whole(image_format: str) -> None:
+def test_picture_without_its_trailer_is_complete(image_format: str) -> None:
     data = encode(picture(), image_format)
     end = data.rindex(b"IEND") - 4 if image_format == "PNG" else len(data) - 1
     assert np.array_equal(pixels_of(data[:end]), pixels_of(data))
 
 
-def test_a_transparent_16_bit_grey_is_laid_over_white() -> None:
+def test_transparent_16_bit_grey_is_composited_over_white() -> None:
     samples = np.full((32, 32), 1000, ">u2")
     samples[:16] = 1001
     transparent = chunk(b"tRNS", struct.pack(">H", 1000))
@@ -81,16 +81,16 @@ def test_a_transparent_16_bit_grey_is_laid_over_white() -> None:
     assert (pixels[16:] == 255).all()
 
 
-def test_a_transparent_16_bit_colour_is_refused_by_name() -> None:
+def test_transparent_16_bit_colour_is_refused_by_name() -> None:
     rows = (b"\0" + bytes(6 * 32)) * 32
     with pytest.raises(UnsupportedImage, match="PNG with 16-bit colours and a transparent colour"):
         pixels_of(png((32, 32), 16, 2, rows, before=chunk(b"tRNS", bytes(6))))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
-def test_a_transparent_grey_of_few_bits_is_laid_over_white(depth: int) -> None:
+def test_transparent_grey_of_few_bits_is_composited_over_white(depth: int) -> None:
     top = 2**depth - 1
-    row = b"\0" + bytes(4 * depth // 2) + b"\xff" * (4 * depth // 2)  # 16 of 0, 16 of the highest
+    row = b"\0" + bytes(4 * depth // 2) + b"\xff" * (4 * depth // 2)  # 16 of 0, 16 of the maximum
     for level, left, right in ((0, 255, 255), (top, 0, 255)):
         transparent = chunk(b"tRNS", struct.pack(">H", level))
         pixels = pixels_of(png((32, 32), depth, 0, row * 32, before=transparent))
@@ -98,7 +98,7 @@ def test_a_transparent_grey_of_few_bits_is_laid_over_white(depth: int) -> None:
         assert (pixels[:, 16:] == right).all()
 
 
-def test_of_an_animated_png_the_default_image_is_taken() -> None:
+def test_default_image_of_an_animated_png_is_used() -> None:
     others = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue")]
     apart = {"save_all": True, "append_images": others, "default_image": True}
     data = encode(picture(), "PNG", **apart)
@@ -106,7 +106,7 @@ def test_of_an_animated_png_the_default_image_is_taken() -> None:
     assert np.array_equal(pixels_of(data), pixels_of(encode(picture(), "PNG")))
 
 
-def test_chunks_of_a_png_are_counted() -> None:
+def test_png_chunks_are_limited() -> None:
     data = encode(picture(), "PNG")
     many = chunk(b"teSt", b"") * 65_537
     read_structure(data + many, "PNG", MANY_PIXELS)
@@ -114,7 +114,7 @@ def test_chunks_of_a_png_are_counted() -> None:
         read_structure(data[:33] + many + data[33:], "PNG", MANY_PIXELS)
 
 
-def test_blocks_of_a_gif_are_counted_over_all_extensions() -> None:
+def test_gif_blocks_are_limited_over_all_extensions() -> None:
     data = encode(Image.new("L", (32, 32)), "GIF")
     place = 13 + 3 * 2 ** ((data[10] & 7) + 1)
     comment = b"!\xfe" + b"\1x" * 999 + b"\0"
@@ -123,7 +123,7 @@ def test_blocks_of_a_gif_are_counted_over_all_extensions() -> None:
         read_structure(data[:place] + comment * 66 + data[place:], "GIF", MANY_PIXELS)
 
 
-def test_a_first_frame_lies_where_it_belongs_on_its_canvas() -> None:
+def test_first_frame_is_placed_on_its_canvas() -> None:
     data = bytearray(encode(Image.new("L", (16, 16), 0), "GIF"))
     data[6:10] = struct.pack("<HH", 32, 32)
     place = data.index(b",", 13 + 3 * 2 ** ((data[10] & 7) + 1))
@@ -135,7 +135,7 @@ def test_a_first_frame_lies_where_it_belongs_on_its_canvas() -> None:
 
 
 @pytest.mark.parametrize(("flag", "kind"), [(0x10, "alpha"), (0x20, "profile"), (0x08, "EXIF")])
-def test_what_the_header_of_a_webp_does_not_announce_is_ignored(flag: int, kind: str) -> None:
+def test_webp_chunks_missing_from_the_header_flags_are_ignored(flag: int, kind: str) -> None:
     image = picture()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -154,13 +154,13 @@ def test_what_the_header_of_a_webp_does_not_announce_is_ignored(flag: int, kind:
 
 
 def swapped_profile() -> bytes:
-    """sRGB with red and green in each other's place."""
+    """sRGB with red and green swapped."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return profile.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
 
 
 @pytest.mark.parametrize("lossless", [False, True])
-def test_a_cut_webp_is_truncated(lossless: bool) -> None:
+def test_cut_webp_is_refused_as_truncated(lossless: bool) -> None:
     data = encode(picture(), "WEBP", lossless=lossless)
     for kept in (0.2, 0.5, 0.9):
         with pytest.raises(InvalidImage, match="truncated"):
@@ -173,7 +173,7 @@ STARTS += [b"RIFF\x16\0\0\0WEBP"]
 
 @given(st.sampled_from(STARTS), st.binary(max_size=300))
 @settings(deadline=None)
-def test_of_any_bytes_nothing_but_a_refusal_comes(start: bytes, rest: bytes) -> None:
+def test_random_bytes_raise_an_image_error(start: bytes, rest: bytes) -> None:
     data = start + rest
     with suppress(ImageError):
         read_structure(data, sniff_format(data), 100)
@@ -182,7 +182,7 @@ def test_of_any_bytes_nothing_but_a_refusal_comes(start: bytes, rest: bytes) -> 
 @given(st.sampled_from(WHOLE), st.data())
 @settings(max_examples=300, deadline=None)
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_of_any_damage_nothing_but_pixels_or_a_refusal_comes(
+def test_damaged_files_give_pixels_or_an_image_error(
     file: HostileFile, draw: st.DataObject
 ) -> None:
     data = bytearray(file.data)
@@ -193,7 +193,7 @@ def test_of_any_damage_nothing_but_pixels_or_a_refusal_comes(
         assert preprocess(bytes(data), SPEC, max_pixels=10**6).shape == (32, 32, 3)
 
 
-def test_a_large_profile_in_a_png_is_not_inflated_whole() -> None:
+def test_large_png_profile_is_not_fully_inflated() -> None:
     bomb = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**26)))
     data = png((32, 32), 8, 2, rows_of(np.asarray(picture(32, 32))), before=bomb)
     assert read_structure(data, "PNG", MANY_PIXELS).profile is None
@@ -210,7 +210,7 @@ def test_metadata_never_reaches_a_decoder(image_format: str) -> None:
     assert Image.open(io.BytesIO(kept)).size == (64, 48)
 
 
-def test_a_tile_of_more_pixels_than_a_picture_may_have_is_refused() -> None:
+def test_tile_over_the_pixel_limit_is_refused() -> None:
     tags: Tags = {256: (LONG, 32), 257: (LONG, 32), 258: (SHORT, 8), 259: (SHORT, 8)}
     tags |= {262: (SHORT, 1), 277: (SHORT, 1), 322: (LONG, 1000), 323: (LONG, 2000)}
     data = write_tiff(tags, [zlib.compress(bytes(2_000_000))], tiled=True)

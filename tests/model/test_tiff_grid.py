@@ -1,7 +1,7 @@
-"""Every combination of TIFF tags is read right or refused by name.
+"""Every combination of TIFF tags is read correctly or refused by name.
 
-The files are written sample by sample, and read back with tifffile, so that a mistake of the
-writer does not pass for one of the reader.
+The files are written sample by sample and read back with tifffile, to exclude mistakes of the
+writer.
 """
 
 import io
@@ -47,7 +47,7 @@ SPEC = PreprocessSpec(image_size=SIDE)
 
 
 def grid() -> Iterator[Kind]:
-    """The product of what decides how samples lie and what they mean."""
+    """All combinations of the properties that determine layout and meaning of samples."""
     photometrics = (WHITE_IS_0, BLACK_IS_0, RGB, PALETTE, MASK, CMYK, YCBCR, LAB)
     for photometric, form, order in product(photometrics, BITS, ORDERS):
         for bits, extras, separate in product(BITS[form], EXTRAS, (False, True)):
@@ -55,7 +55,7 @@ def grid() -> Iterator[Kind]:
 
 
 def packings(kind: Kind) -> Iterator[Kind]:
-    """A kind in every compression, predictor and layout."""
+    """A kind with every compression, predictor and layout."""
     for compression, layout in product((NONE, LZW, DEFLATE, PACKED, ZSTD), LAYOUTS):
         yield replace(kind, compression=compression, layout=layout)
     for predictor, layout in product((2, 3), LAYOUTS):
@@ -63,7 +63,7 @@ def packings(kind: Kind) -> Iterator[Kind]:
 
 
 def read_with_tifffile(data: bytes, kind: Kind) -> NDArray[Any] | None:
-    """The samples ``(SIDE, SIDE, samples)``; None for kinds that need its native codecs."""
+    """The samples ``(SIDE, SIDE, samples)``; None for kinds that need native codecs."""
     try:
         page = tifffile.TiffFile(io.BytesIO(data)).pages[0]
         assert isinstance(page, tifffile.TiffPage)
@@ -76,7 +76,7 @@ def read_with_tifffile(data: bytes, kind: Kind) -> NDArray[Any] | None:
 
 
 def shown(kind: Kind, samples: Any) -> Any:
-    """The picture over white, as the specification defines it, ``(SIDE, SIDE, 3)``."""
+    """The picture over white according to the specification, ``(SIDE, SIDE, 3)``."""
     colours = COLOURS.get(kind.photometric, 1)
     values = scale(kind, samples)
     rgb = to_rgb(kind, samples[..., :colours], values[..., :colours])
@@ -88,7 +88,7 @@ def shown(kind: Kind, samples: Any) -> Any:
 
 
 def scale(kind: Kind, samples: Any) -> Any:
-    """From 0 to 1. Floats and 32-bit integers have the lowest usual white that none exceeds."""
+    """Scale to 0 to 1. For floats and 32-bit integers, white is the lowest usual one that fits."""
     values = samples.astype(np.float64)
     if kind.bits < 32:
         return values / (2**kind.bits - 1)
@@ -136,21 +136,21 @@ def lab_to_rgb(samples: Any) -> Any:
 
 
 def difference(kind: Kind, samples: NDArray[Any]) -> float | None:
-    """Levels of 255 between what is read and what a viewer shows; None if it is refused by name."""
+    """Difference from a viewer's result in levels of 255; None if the file is refused by name."""
     data = write(kind, samples)
     try:
         pixels = preprocess(data, SPEC)
     except UnsupportedImage as error:
         return None if str(error).startswith("TIFF with") else float("inf")
     except InvalidImage:
-        return float("inf")  # nothing is wrong with it
+        return float("inf")  # the file is valid
     stored = read_with_tifffile(data, kind)
     assert stored is None or np.array_equal(stored, samples), f"{kind} is written wrong"
     return float(np.abs(pixels - shown(kind, samples)).max())
 
 
 def tolerance(kind: Kind) -> float:
-    """Levels of 255: rounding, of 8-bit alpha too, and Little CMS's grid from CIELAB to sRGB."""
+    """Levels of 255: rounding, including 8-bit alpha, and Little CMS's grid from CIELAB to sRGB."""
     if kind.photometric == LAB:
         return 8.0
     return 3.0 if any(kind.extras) else 2.01 if kind.photometric in (CMYK, YCBCR) else 1.51
@@ -160,7 +160,7 @@ def accepted() -> list[Kind]:
     return [kind for kind in grid() if difference(kind, make_samples(kind)) is not None]
 
 
-def test_no_combination_of_tags_gives_other_pixels() -> None:
+def test_no_combination_of_tags_gives_wrong_pixels() -> None:
     wrong, read = [], 0
     for kind in grid():
         found = difference(kind, make_samples(kind))
@@ -172,7 +172,7 @@ def test_no_combination_of_tags_gives_other_pixels() -> None:
 
 
 @pytest.mark.thorough
-def test_no_packing_gives_other_pixels() -> None:
+def test_no_packing_gives_wrong_pixels() -> None:
     wrong, read = [], 0
     for kind in accepted():
         samples = make_samples(kind)
@@ -220,13 +220,13 @@ def test_usual_kinds_are_read(kind: Kind, order: Order) -> None:
     ],
 )
 def test_refusals_name_the_kind(kind: Kind, name: str) -> None:
-    with pytest.raises(UnsupportedImage, match=f"^{name} is not read; save it as 8-bit RGB$"):
+    with pytest.raises(UnsupportedImage, match=f"^{name} is not supported; save it as 8-bit RGB$"):
         preprocess(write(kind, make_samples(kind)), SPEC)
 
 
 @pytest.mark.parametrize("photometric", [WHITE_IS_0, BLACK_IS_0, PALETTE])
 def test_reversed_bits_are_read_or_refused_by_name(photometric: int) -> None:
-    """Fill order 2, which scanners of fax machines write, with one bit a pixel."""
+    """Fill order 2, as written by fax machines, with one bit per pixel."""
     rows = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE // 8), np.uint8)
     tags: Tags = {256: (LONG, SIDE), 257: (LONG, SIDE), 258: (SHORT, 1), 259: (SHORT, 1)}
     tags |= {262: (SHORT, photometric), 277: (SHORT, 1), 320: (SHORT, [0, 65535] * 3)}

@@ -1,4 +1,4 @@
-"""The arguments of training scripts as witnesses of how images are prepared."""
+"""Preprocessing from the arguments of training scripts."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def run(tmp_path: Path, weights: dict[str, torch.Tensor]) -> Path:
-    """A run's directory with weights alone."""
+    """The directory of a run, with only the weights."""
     torch.save({"state_dict": weights}, tmp_path / "model_best.pth.tar")
     return tmp_path
 
@@ -41,7 +41,7 @@ def write_args(run: Path, **args: object) -> None:
 
 
 def preprocess(checkpoint: Checkpoint, name: str) -> tuple[Any, str]:
-    """A value and the name of the file or other thing that it is from."""
+    """A value and its origin."""
     origin = checkpoint.description.origins[f"preprocess.{name}"]
     return getattr(checkpoint.spec.preprocess, name), origin.rpartition("/")[2]
 
@@ -62,7 +62,7 @@ def preprocess(checkpoint: Checkpoint, name: str) -> tuple[Any, str]:
         ({"model": "hf_hub:timm/xcit_nano_12_p16_224", "crop_pct": 0.9}, "crop_pct", 0.9),
     ],
 )
-def test_timms_arguments_are_the_preprocessing(
+def test_preprocessing_is_read_from_timm_arguments(
     run: Path, weights: dict[str, torch.Tensor], args: dict[str, Any], name: str, value: Any
 ) -> None:
     write_args(run, **args)
@@ -72,7 +72,7 @@ def test_timms_arguments_are_the_preprocessing(
     assert preprocess(read_checkpoint(run), name) == (value, "args in model_best.pth.tar")
 
 
-def test_a_size_that_is_stated_wins_over_one_in_a_name(
+def test_stated_size_overrides_the_size_in_a_name(
     run: Path, weights: dict[str, torch.Tensor]
 ) -> None:
     write_args(run, img_size=256)
@@ -82,7 +82,7 @@ def test_a_size_that_is_stated_wins_over_one_in_a_name(
     assert preprocess(read_checkpoint(run), "image_size") == (256, "args.yaml")
 
 
-def test_what_timm_leaves_open_stays_the_default(run: Path) -> None:
+def test_values_missing_in_timm_arguments_stay_default(run: Path) -> None:
     write_args(run, std=None, mean=None, interpolation="", img_size=None, crop_pct=None)
     checkpoint = read_checkpoint(run)
     assert preprocess(checkpoint, "std") == (IMAGENET_STD, "default")
@@ -90,7 +90,7 @@ def test_what_timm_leaves_open_stays_the_default(run: Path) -> None:
     assert checkpoint.spec.name == MODEL
 
 
-def test_the_nearer_witness_wins(run: Path, weights: dict[str, torch.Tensor]) -> None:
+def test_more_specific_source_wins(run: Path, weights: dict[str, torch.Tensor]) -> None:
     write_args(run, crop_pct=0.9)
     assert preprocess(read_checkpoint(run), "crop_pct") == (0.9, "args.yaml")
     keep(run, weights, args=Namespace(model=MODEL, crop_pct=0.8), arch=MODEL)
@@ -104,7 +104,9 @@ def test_the_nearer_witness_wins(run: Path, weights: dict[str, torch.Tensor]) ->
     assert preprocess(chosen, "crop_pct") == (0.5, "settings")
 
 
-def test_the_authors_own_arguments(run: Path, weights: dict[str, torch.Tensor]) -> None:
+def test_arguments_of_the_authors_script_are_read(
+    run: Path, weights: dict[str, torch.Tensor]
+) -> None:
     keep(run, weights, args=Namespace(model="xcit_small_12_p16", input_size=224, full_crop=False))
     assert preprocess(read_checkpoint(run), "crop_pct")[0] == 224 / 256
     keep(run, weights, args=Namespace(model="xcit_small_12_p16", input_size=384, full_crop=True))
@@ -120,7 +122,7 @@ def test_arguments_of_another_model_are_not_used(
     caplog.set_level(logging.WARNING)
     write_args(run, num_classes=7, crop_pct=0.9)
     assert preprocess(read_checkpoint(run), "crop_pct") == (1.0, "default")
-    assert "args.yaml: not used: of a model with 7 classes" in caplog.text
+    assert "args.yaml: not used: it is for a model with 7 classes" in caplog.text
 
 
 MERGED = "a: &a {k: 1}\n" + "".join(
@@ -132,14 +134,17 @@ MERGED = "a: &a {k: 1}\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"model: {MODEL}\nin_chans: 1", "in_chans is 1; only 3 can be served"),
-        (f"model: {MODEL}\ngp: avg", "global_pool is 'avg'; only 'token' can be served"),
+        (f"model: {MODEL}\nin_chans: 1", "in_chans is 1; only 3 is supported"),
+        (f"model: {MODEL}\ngp: avg", "global_pool is 'avg'; only 'token' is supported"),
         (f"model: {MODEL}\ncrop_mode: squash", "crop_mode is 'squash'; only 'center'"),
-        (f"model: {MODEL}\ninput_size: [3, 224, 320]", "224 x 320; only squares can be served"),
-        (f"model: {MODEL}\ninput_size: [3]", "input_size is [3]; expected [3, 224, 224]"),
-        (f"model: {MODEL}\ncrop_pct: much", "args.yaml: crop_pct is 'much'; it must be over 0"),
+        (
+            f"model: {MODEL}\ninput_size: [3, 224, 320]",
+            "224 x 320; only square images",
+        ),
+        (f"model: {MODEL}\ninput_size: [3]", "input_size is [3]; expected a shape such as [3, 224"),
+        (f"model: {MODEL}\ncrop_pct: much", "args.yaml: crop_pct is 'much'; it must be above 0"),
         (f"model: {MODEL}\ninterpolation: random", "interpolation is 'random'"),
-        (f'model: "{MODEL}.\\e[31m"', "name holds the control character U+001B"),
+        (f'model: "{MODEL}.\\e[31m"', "name contains the control character U+001B"),
         ("- a list", "is a list of 1; expected settings by name"),
         ("!!python/object/apply:os.system ['true']", "not YAML of plain values"),
         ("a: [1", "not YAML of plain values"),
@@ -149,7 +154,9 @@ MERGED = "a: &a {k: 1}\n" + "".join(
     ],
     ids=lambda text: text[:40],
 )
-def test_arguments_that_cannot_be_served(run: Path, text: str, message: str) -> None:
+def test_unsupported_arguments_are_refused_with_the_reason(
+    run: Path, text: str, message: str
+) -> None:
     (run / "args.yaml").write_text(text)
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(run)

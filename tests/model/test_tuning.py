@@ -1,4 +1,4 @@
-"""The choice of batch sizes, on a machine whose clock and busy moments are given here."""
+"""Choosing batch sizes on a simulated machine with busy moments."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +23,10 @@ QUIET = {1: 8 / 3800, 2: 2 / 430, 4: 4 / 480, 8: 8 / 500}
 
 @dataclass
 class Machine:
-    """Runs batches in so many seconds by size; in its busy moments so many times slower.
+    """Simulated durations of batches by size, multiplied by a factor in busy moments.
 
     Attributes:
-        moments: when each begins and ends, and its factor.
+        moments: beginning, end and factor of each.
     """
 
     seconds: Mapping[int, float]
@@ -55,7 +55,7 @@ def quiet(rates: Mapping[int, float]) -> dict[int, float]:
 ISSUE = quiet({1: 380, 2: 430, 4: 480, 8: 520})
 
 
-def test_the_points_of_a_busy_moment_are_not_believed() -> None:
+def test_timings_of_a_busy_moment_are_rejected() -> None:
     assert not plausible(quiet({1: 118, 2: 418, 4: 478, 8: 95}))
     assert not plausible(quiet({1: 118, 2: 418, 4: 478, 8: 490}))
     assert not plausible(quiet({1: 380, 2: 418, 4: 478, 8: 95}))
@@ -65,7 +65,7 @@ def test_the_points_of_a_busy_moment_are_not_believed() -> None:
 
 @pytest.mark.parametrize("begin", [n / 100 for n in range(0, 40, 3)])
 @pytest.mark.parametrize("factor", [1.5, 4.0, 20.0])
-def test_a_busy_moment_does_not_change_the_choice(begin: float, factor: float) -> None:
+def test_busy_moment_does_not_change_the_choice(begin: float, factor: float) -> None:
     assert Machine(ISSUE, [(begin, begin + 0.09, factor)]).choice() == Machine(ISSUE).choice() == 8
 
 
@@ -76,7 +76,7 @@ def test_a_busy_moment_does_not_change_the_choice(begin: float, factor: float) -
     length=st.floats(0.0, 0.09),
     factor=st.floats(1.3, 30),
 )
-def test_no_moment_shorter_than_half_of_the_measurement_changes_any_choice(
+def test_disturbance_of_under_half_the_measurement_changes_no_choice(
     first: float, gains: list[float], begin: float, length: float, factor: float
 ) -> None:
     rates = [first]
@@ -93,7 +93,7 @@ def test_no_moment_shorter_than_half_of_the_measurement_changes_any_choice(
     phase=st.floats(0, 1),
     factor=st.floats(1.5, 10),
 )
-def test_a_neighbour_that_is_busy_at_intervals_does_not_change_the_choice(
+def test_periodic_load_does_not_change_the_choice(
     period: float, share: float, phase: float, factor: float
 ) -> None:
     begins = [period * (number - phase) for number in range(200)]
@@ -103,8 +103,8 @@ def test_a_neighbour_that_is_busy_at_intervals_does_not_change_the_choice(
 
 
 @pytest.mark.parametrize("size", [1, 8])
-def test_a_size_that_is_slow_for_long_is_timed_again_until_it_is_plausible(size: int) -> None:
-    """As in `1: 118, 2: 418, 4: 478, 8: 95`: one size meets all that goes wrong for a while."""
+def test_implausibly_slow_size_is_timed_again(size: int) -> None:
+    """As in `1: 118, 2: 418, 4: 478, 8: 95`, where one size is disturbed every time."""
     machine = Machine(ISSUE)
     real = machine.run
 
@@ -119,7 +119,7 @@ def test_a_size_that_is_slow_for_long_is_timed_again_until_it_is_plausible(size:
     assert found == pytest.approx(ISSUE)
 
 
-def test_a_quiet_machine_is_measured_no_longer_than_needed() -> None:
+def test_quiet_machine_is_measured_briefly() -> None:
     for seconds in (ISSUE, quiet({1: 5000, 2: 6000, 4: 7000, 8: 7500})):
         machine = Machine(seconds)
         machine.choice()
@@ -129,8 +129,8 @@ def test_a_quiet_machine_is_measured_no_longer_than_needed() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
-def test_a_machine_that_stays_busy_is_measured_for_a_bounded_time(scale: float) -> None:
-    """Where nothing agrees, as each round is slower than the one before."""
+def test_measurement_of_a_busy_machine_is_bounded(scale: float) -> None:
+    """No rounds agree, because each is slower than the one before."""
     seconds = {size: scale * taken for size, taken in ISSUE.items()}
     machine = Machine(seconds)
     slower = iter(range(1, 10_000))
@@ -153,7 +153,7 @@ def test_a_machine_that_stays_busy_is_measured_for_a_bounded_time(scale: float) 
     assert machine.now <= max(EFFORT.limit, 2 * enough + 2 * max(rounds)) + rounds[-1]
 
 
-def test_throughput_that_really_falls_is_believed() -> None:
+def test_real_drop_in_throughput_is_accepted() -> None:
     machine = Machine(quiet({1: 380, 2: 430, 4: 480, 8: 200}))
     assert machine.choice() == 4
     assert machine.now <= EFFORT.limit + 0.2
@@ -163,7 +163,7 @@ def test_throughput_that_really_falls_is_believed() -> None:
     samples=st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=40),
     rounds=st.integers(1, 8),
 )
-def test_the_estimate_is_within_what_was_measured(samples: list[float], rounds: int) -> None:
+def test_estimate_is_within_the_measured_range(samples: list[float], rounds: int) -> None:
     taken = list[float]()
 
     def measure(number: int) -> dict[str, float]:
@@ -177,7 +177,7 @@ def test_the_estimate_is_within_what_was_measured(samples: list[float], rounds: 
     assert len(taken) >= rounds
 
 
-def test_rounds_begin_with_another_size_each_time() -> None:
+def test_each_round_begins_with_another_size() -> None:
     machine, seen = Machine(ISSUE), list[int]()
     real: Callable[[int], float] = machine.run
 

@@ -1,4 +1,4 @@
-"""WebP without Pillow's decoder, which holds the interpreter lock: the same pixels."""
+"""Decoding WebP without Pillow's decoder gives the same pixels."""
 
 import io
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def files() -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in files()])
-def test_the_pixels_are_those_of_pillow(data: bytes) -> None:
+def test_pixels_equal_those_of_pillow(data: bytes) -> None:
     encoded = read_structure(data, "WEBP", MANY)
     expected = Image.open(io.BytesIO(encoded.data))
     found = decode(encoded, "WEBP", 32).image
@@ -42,7 +42,7 @@ def test_the_pixels_are_those_of_pillow(data: bytes) -> None:
     assert found.mode == {"RGB": "RGBX", "RGBA": "RGBA"}[expected.mode]
 
 
-def test_pillows_decoder_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_decoder_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL._webp.WebPAnimDecoder", None)
     assert preprocess(encode(picture(), "WEBP"), PreprocessSpec(image_size=32)).any()
 
@@ -58,7 +58,7 @@ def test_without_the_library_pillow_decodes(
 
 
 @pytest.mark.parametrize("kept", [12, 20, 25, 30, 60, 100])
-def test_a_cut_file_is_an_error(kept: int) -> None:
+def test_cut_file_is_an_error(kept: int) -> None:
     data = read_structure(encode(picture(), "WEBP"), "WEBP", MANY).data
     with pytest.raises(OSError, match="corrupt"):
         decode_webp(data[:kept])

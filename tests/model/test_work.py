@@ -1,9 +1,8 @@
-"""How long decoders take, at most, for any file that is accepted.
+"""The maximum decoding time of any accepted file.
 
-Measured CPU time is compared with that of a reference, in the same process: the constants of
-`model.images.structure.work` were measured on a machine on which it takes `REFERENCE_SECONDS`. The
-limit is half as high again, since other processes take caches and memory from both. A file that
-exceeds it is measured again.
+CPU time is measured relative to a reference in the same process: the constants of
+`model.images.structure.work` come from a machine on which it takes `REFERENCE_SECONDS`. The limit
+adds a half, since other processes compete for caches and memory.
 """
 
 import struct
@@ -31,13 +30,13 @@ from .costly import Family, families
 from .tiffs import DEFLATE, LONG, SHORT, Tags, write_tiff
 
 SPEC = PreprocessSpec(image_size=224)
-SIZES = (224, 448)  # of a prediction, and of an explanation
-REFERENCE_SECONDS = 0.15  # that `reference` takes where the constants were measured
-ATTEMPTS = 3  # of which the fastest counts
+SIZES = (224, 448)  # for a prediction and for an explanation
+REFERENCE_SECONDS = 0.15  # of `reference`, where the constants were measured
+ATTEMPTS = 3  # the fastest counts
 SIDE = 7071  # of a square of 50 megapixels
 FAMILIES = {family.name: family for family in families()}
-# One of each kind, quick to build, among the costliest that the search finds. The last two are the
-# quickest.
+# One of each kind, quick to build, among the most expensive that the search finds. The last two
+# are the quickest.
 COSTLY = (
     "GIF of one pixel on a large canvas",
     "GIF with comments",
@@ -52,7 +51,7 @@ COSTLY = (
 
 
 def reference() -> float:
-    """Seconds of CPU for work like a decoder's."""
+    """CPU seconds of work similar to a decoder's."""
     image = Image.new("RGBA", (4000, 4000))
     begun = time.thread_time()
     image.resize((224, 224), Image.Resampling.BICUBIC)
@@ -61,12 +60,12 @@ def reference() -> float:
 
 @pytest.fixture
 def limit() -> float:
-    """Seconds of CPU that a file may take here and now."""
+    """CPU seconds that a file may take on this machine now."""
     return 1.5 * MAX_SECONDS * max(1.0, min(reference() for _ in range(3)) / REFERENCE_SECONDS)
 
 
 def measure(data: bytes) -> float:
-    """Seconds of CPU until pixels or a refusal come."""
+    """CPU seconds until there are pixels or an error."""
     begun = time.thread_time()
     with suppress(ImageError):
         preprocess_sizes(data, SPEC, SIZES)
@@ -78,7 +77,7 @@ def is_within(limit: float, data: bytes) -> bool:
 
 
 def estimate(data: bytes) -> float:
-    """Seconds, as judged from the structure alone; raises for what is refused."""
+    """Estimated seconds from the structure; raises if the file is refused."""
     return seconds(read_structure(data, sniff_format(data), DEFAULT_MAX_PIXELS).work)
 
 
@@ -89,7 +88,7 @@ def estimate(data: bytes) -> float:
         *COSTLY[-2:],
     ],
 )
-def test_the_worst_of_a_family_stays_within_the_bound(name: str, limit: float) -> None:
+def test_most_expensive_accepted_file_is_within_the_limit(name: str, limit: float) -> None:
     worst = FAMILIES[name].worst()
     assert worst is not None
     assert estimate(worst) <= MAX_SECONDS
@@ -97,7 +96,7 @@ def test_the_worst_of_a_family_stays_within_the_bound(name: str, limit: float) -
 
 
 def chosen() -> list[Family]:
-    """All families but of TIFF, and a tenth of those."""
+    """All families except TIFF, and a tenth of those."""
     names = list(FAMILIES)
     others = [name for name in names if not name.startswith("TIFF")]
     tiffs = [name for name in names if name.startswith("TIFF")]
@@ -106,7 +105,7 @@ def chosen() -> list[Family]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", chosen(), ids=lambda family: family.name)
-def test_the_search_finds_nothing_beyond_the_bound(family: Family, limit: float) -> None:
+def test_search_finds_no_file_beyond_the_limit(family: Family, limit: float) -> None:
     worst = family.worst()
     if worst is not None:
         assert estimate(worst) <= MAX_SECONDS
@@ -114,7 +113,7 @@ def test_the_search_finds_nothing_beyond_the_bound(family: Family, limit: float)
 
 
 def honest_jpeg(*, progressive: bool) -> bytes:
-    """A photo of 50 megapixels, 10 MB of coefficients in the scans of an encoder."""
+    """A photo of 50 megapixels with 10 MB of coefficients, in a usual encoder's scans."""
     data = encode(Image.new("RGB", (64, 48)), "JPEG", progressive=progressive)
     frame = data.index(b"\xff\xc2" if progressive else b"\xff\xc0")
     data = data[: frame + 5] + struct.pack(">HH", SIDE, SIDE) + data[frame + 9 :]
@@ -181,7 +180,7 @@ def test_photos_of_50_megapixels_are_accepted(make: Callable[[], bytes]) -> None
     assert 0.1 < estimate(data) <= MAX_SECONDS
 
 
-def test_tiles_that_a_tiff_lists_again_and_again_are_counted_each_time() -> None:
+def test_repeated_tiff_tiles_are_counted_each_time() -> None:
     tile = zlib.compress(bytes(7000 * 7000), 9)
     tags: Tags = {256: (LONG, 1), 257: (LONG, 700_000), 258: (SHORT, 8), 277: (SHORT, 1)}
     tags |= {259: (SHORT, DEFLATE), 262: (SHORT, 1), 322: (LONG, 7000), 323: (LONG, 7000)}
@@ -190,20 +189,20 @@ def test_tiles_that_a_tiff_lists_again_and_again_are_counted_each_time() -> None
         estimate(data)
 
 
-def test_long_rows_of_runs_are_not_copied_for_each_of_them(limit: float) -> None:
+def test_long_bmp_rows_are_not_copied_for_each_run(limit: float) -> None:
     data = bmp((MAX_RUN_ROW, 47), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1")
     assert estimate(data) <= MAX_SECONDS
     assert is_within(limit, data)
 
 
 @pytest.mark.parametrize("width", [1, 3, 5])
-def test_rows_that_are_padded_are_not_copied_one_by_one(width: int, limit: float) -> None:
+def test_padded_rows_are_not_copied_one_by_one(width: int, limit: float) -> None:
     data = bmp((width, MAX_ROWS), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1")
     assert estimate(data) <= MAX_SECONDS
     assert is_within(limit, data)
 
 
-def test_runs_are_not_read_for_a_picture_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_a_refused_bmp_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.images.structure.bmp._unroll", None)
     monkeypatch.setattr("model.images.structure.work.MAX_SECONDS", 0.1)
     with pytest.raises(ImageTooLarge, match=r"decoding the BMP would take up to \d\.\d s"):
@@ -211,19 +210,19 @@ def test_runs_are_not_read_for_a_picture_that_is_refused(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("width", [1, 7])
-def test_rows_are_bounded_apart_from_pixels(width: int) -> None:
+def test_number_of_rows_is_limited_separately(width: int) -> None:
     header = struct.pack(">IIBBBBB", width, MAX_ROWS + 1, 8, 0, 0, 0, 0)
     with pytest.raises(ImageTooLarge, match="has 4000001 rows; at most 4000000 are accepted"):
         estimate(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header))
 
 
-def test_of_many_profiles_one_is_inflated(limit: float) -> None:
+def test_only_one_of_many_profiles_is_inflated(limit: float) -> None:
     profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20)))
     data = encode(Image.new("RGB", (32, 32)), "PNG")
     assert is_within(limit, data[:33] + profile * 15_000 + data[33:])
 
 
-def test_the_bound_grows_with_the_limit_of_pixels() -> None:
+def test_work_limit_grows_with_the_pixel_limit() -> None:
     work = Counter({"pixel": round(1.5 * MAX_SECONDS * 1e9 / NANOSECONDS["pixel"])})
     with pytest.raises(ImageTooLarge, match=r"at most 2\.0 s are accepted"):
         check_work("PNG", work, DEFAULT_MAX_PIXELS)

@@ -1,4 +1,4 @@
-"""The network: parity with vit-pytorch's, gradients, dropout, and what it refuses."""
+"""The network: parity with vit-pytorch, gradients, dropout and invalid sizes."""
 
 import importlib.util
 from collections.abc import Callable
@@ -39,7 +39,7 @@ CONFIGURATIONS = {
 
 @pytest.fixture(scope="session")
 def reference() -> Callable[..., nn.Module]:
-    """vit-pytorch's XCiT: its one file, since the package itself pulls torchvision."""
+    """vit-pytorch's XCiT, loaded from its file, since the package imports torchvision."""
     path = distribution("vit-pytorch").locate_file("vit_pytorch/xcit.py")
     spec = importlib.util.spec_from_file_location("reference_xcit", str(path))
     assert spec
@@ -50,7 +50,7 @@ def reference() -> Callable[..., nn.Module]:
 
 
 def randomise(network: nn.Module) -> None:
-    """Realistic weights: nothing left at its initial value, running statistics included."""
+    """Set realistic weights: no value at its initial one, including running statistics."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
@@ -61,7 +61,7 @@ def randomise(network: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("changes", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_logits_equal_vit_pytorchs_for_the_same_state_dict(
+def test_logits_equal_those_of_vit_pytorch(
     reference: Callable[..., nn.Module], changes: dict[str, int]
 ) -> None:
     config = SMALL | changes
@@ -93,7 +93,7 @@ def test_every_parameter_gets_a_gradient() -> None:
     assert silent == []
 
 
-def test_a_batch_row_equals_the_image_alone() -> None:
+def test_row_of_a_batch_equals_the_single_image() -> None:
     network = XCiT(**SMALL).eval()
     randomise(network)
     images = torch.randn(5, 3, 32, 32)
@@ -103,7 +103,7 @@ def test_a_batch_row_equals_the_image_alone() -> None:
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_evaluation_is_deterministic_whatever_the_dropouts() -> None:
+def test_evaluation_is_deterministic_for_any_dropout() -> None:
     network = XCiT(**SMALL, dropout=0.5, emb_dropout=0.5, layer_dropout=0.5).eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
@@ -131,7 +131,7 @@ def test_layer_dropout_never_skips_every_layer() -> None:
     assert set(kept) == {1, 2, 3}
 
 
-def test_a_pass_leaves_weights_and_input_as_they_were() -> None:
+def test_pass_does_not_change_weights_or_input() -> None:
     network = XCiT(**SMALL).eval()
     images = torch.randn(1, 3, 32, 32)
     before = images.clone(), network.pos_embedding.detach().clone()
@@ -148,6 +148,6 @@ def test_a_pass_leaves_weights_and_input_as_they_were() -> None:
         ({"local_patch_kernel_size": 4}, "local_patch_kernel_size 4 must be odd"),
     ],
 )
-def test_impossible_sizes_are_refused(changes: dict[str, int], message: str) -> None:
+def test_invalid_sizes_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         XCiT(**SMALL | changes)

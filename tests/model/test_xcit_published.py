@@ -1,4 +1,4 @@
-"""The published family: timm's logits, by ``scripts/golden_published.py``, and its inference."""
+"""The published family: logits equal to timm's (``scripts/golden_published.py``), and inference."""
 
 import json
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def network(**hyperparameters: Any) -> PublishedXCiT:
 
 
 def official(state: State) -> State:
-    """timm's keys as the authors have them."""
+    """Rename timm's keys to the authors' names."""
     found = {}
     for key, tensor in state.items():
         head, attention, tail = key.partition(".attn.q.")
@@ -70,7 +70,7 @@ def is_large(case: dict[str, Any]) -> bool:
     [pytest.param(case, marks=[pytest.mark.thorough] * is_large(case)) for case in GOLDEN["cases"]],
     ids=lambda case: "{variant}-{depth}-{height}x{width}".format(**case),
 )
-def test_the_logits_are_timms(case: dict[str, Any]) -> None:
+def test_logits_equal_those_of_timm(case: dict[str, Any]) -> None:
     hyperparameters = VARIANTS[case["variant"]].hyperparameters
     built = network(**hyperparameters | {"depth": case["depth"], "num_classes": 10})
     with torch.inference_mode():
@@ -78,7 +78,7 @@ def test_the_logits_are_timms(case: dict[str, Any]) -> None:
     assert relative_error(logits.double(), torch.tensor(case["logits"]).double()) < 1e-5
 
 
-def test_tokens_norm_and_the_order_of_axes_make_a_difference(state: State) -> None:
+def test_tokens_norm_and_axis_order_change_the_logits(state: State) -> None:
     images = random_images(1, 64, 96)
     with torch.inference_mode():
         expected = network(**TINY)(images)
@@ -88,7 +88,7 @@ def test_tokens_norm_and_the_order_of_axes_make_a_difference(state: State) -> No
     assert relative_error(turned, expected) > 1e-3
 
 
-def test_every_parameter_learns() -> None:
+def test_every_parameter_gets_a_gradient() -> None:
     built = network(**TINY).train()
     built(random_images(2, 64, 32)).square().sum().backward()
     for name, parameter in built.named_parameters():
@@ -96,13 +96,13 @@ def test_every_parameter_learns() -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_other_resolutions_than_whole_patches_are_refused() -> None:
+def test_resolutions_of_partial_patches_are_refused() -> None:
     with pytest.raises(ValueError, match="100 x 96 pixels: both must be multiples of the"):
         network(**TINY)(random_images(1, 100, 96))
 
 
 @pytest.mark.parametrize("changes", [{"patch_size": 12}, {"heads": 5}])
-def test_impossible_hyperparameters_are_refused(changes: dict[str, int]) -> None:
+def test_invalid_hyperparameters_are_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"must be 8 or 16|must be a multiple of heads"):
         PublishedXCiT(**TINY | changes)
 
@@ -135,7 +135,7 @@ def test_every_layout_and_wrapping_gives_the_same_logits(
         assert torch.equal(checkpoint.build()(images), network(**TINY)(images))
 
 
-def test_official_keys_are_split_without_a_copy(state: State) -> None:
+def test_official_keys_are_split_without_copying(state: State) -> None:
     whole = official(state)
     adapted = adapt_published(whole)
     assert {key: t.shape for key, t in adapted.items()} == {k: t.shape for k, t in state.items()}
@@ -195,5 +195,5 @@ def test_variants_are_found_by_either_name(name: str, found: str | None) -> None
         ("birds", None),
     ],
 )
-def test_a_file_name_tells_the_resolution(name: str, size: int | None) -> None:
+def test_resolution_is_read_from_a_file_name(name: str, size: int | None) -> None:
     assert image_size_in(name) == size

@@ -1,4 +1,4 @@
-"""Kinds of TIFF: how samples lie and what they mean, and files of random samples of each."""
+"""Kinds of TIFF: layout and meaning of samples, and files of random samples of each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,21 +50,21 @@ def make_samples(kind: Kind) -> Any:
         return RNG.integers(low, high, shape, endpoint=True)
     top = 2 ** min(kind.bits, 62) - 1
     samples = RNG.integers(0, top, shape, endpoint=True)
-    if kind.photometric == LAB:  # colours that sRGB has: a and b near 0
+    if kind.photometric == LAB:  # colours within sRGB: a and b near 0
         samples[..., 0] = samples[..., 0] // 2 + top // 4
         samples[..., 1:] = RNG.integers(-15, 16, shape)[..., 1:] % (top + 1)
     return associate(samples, kind) if 1 in kind.extras else samples
 
 
 def associate(samples: NDArray[Any], kind: Kind) -> NDArray[Any]:
-    """Colours at most as high as their alpha, which is multiplied in."""
+    """Premultiply colours by alpha."""
     colours = COLOURS.get(kind.photometric, 1)
     samples[..., :colours] = samples[..., :colours].clip(None, samples[..., colours:][..., :1])
     return samples
 
 
 def pack(samples: NDArray[Any], kind: Kind) -> NDArray[np.uint8]:
-    """Rows of bytes of samples ``(h, w, c)``, first bit first."""
+    """Pack samples ``(h, w, c)`` into rows of bytes, most significant bit first."""
     height = samples.shape[0]
     if kind.sample_format == FLOAT and kind.bits == 24:
         samples = samples.astype("f4").view(np.uint32) >> 8  # any 24 bits
@@ -92,14 +92,14 @@ def cut(kind: Kind) -> Iterator[tuple[slice, slice]]:
 
 
 def predict(samples: Any, kind: Kind) -> Any:
-    """Each sample less the one at its left."""
+    """The difference of each sample from the one to its left."""
     differences = samples.astype(np.int64)
     differences[:, 1:] -= samples.astype(np.int64)[:, :-1]
     return differences % 2**kind.bits
 
 
 def predict_floats(samples: NDArray[Any], kind: Kind) -> NDArray[np.uint8]:
-    """Bytes of equal weight side by side, each less the one at its left."""
+    """Bytes of equal significance side by side, as differences from the byte to the left."""
     height, channels = samples.shape[0], samples.shape[2]
     big = samples.astype(f">f{kind.bits // 8}").reshape(height, -1)
     planes = big.view(np.uint8).reshape(height, -1, kind.bits // 8).transpose(0, 2, 1)

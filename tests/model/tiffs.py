@@ -32,7 +32,7 @@ def write_tiff(
 
     Args:
         tags: type and values of each tag.
-        times: how often the pieces are listed; they are stored once.
+        times: how often the pieces are listed; they are stored only once.
     """
     starts = np.cumsum([8, *map(len, pieces)])
     places: list[int] = starts[:-1].tolist() * times

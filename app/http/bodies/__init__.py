@@ -1,1 +1,1 @@
-"""Reading request bodies, in pieces and within bounds."""
+"""Parsing of request bodies, with limits."""

@@ -1,4 +1,4 @@
-"""Images out of a request's body: raw, multipart or JSON. Their bytes are not looked at here."""
+"""Reading images from request bodies: raw, multipart or JSON. Images are not decoded here."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
@@ -17,17 +17,17 @@ from app.serving.errors import BadRequest, ClientDisconnected, InvalidParameter
 from app.serving.held_bytes import Hold
 from app.serving.side_thread import LARGE, SideThread, Steps, T, join
 
-HOW = (
+EXPECTED = (
     "send it as the raw body, as one multipart/form-data part named 'file', "
     'or as JSON {"image": "<base64>"}'
 )
 FORM = "multipart/form-data"
 _FIELDS = (b"image=", b"file=", b"top_k=")  # as application/x-www-form-urlencoded begins
-_START = 64  # bytes of a body that say whether it is JSON
+_START = 64  # bytes that may precede the brace of a JSON body
 
 
 class Images(NamedTuple):
-    """The images of a body, and the parameters beside them, as text."""
+    """The images of a body, and the parameters as text."""
 
     parts: list[Part]
     parameters: Mapping[str, str]
@@ -37,9 +37,9 @@ class ImageReader:
     """Reads the images of a request.
 
     Args:
-        request: whose record has the deadline.
-        hold: counts the bytes that the request comes to hold; what it raises ends the reading.
-        side: where large bodies are decoded.
+        request: the request; its record has the deadline.
+        hold: counts the bytes of the request; an exception from it ends the reading.
+        side: decodes large bodies.
     """
 
     def __init__(self, request: Request, hold: Hold, side: SideThread) -> None:
@@ -51,13 +51,13 @@ class ImageReader:
         self._media_type = self._content_type.partition(";")[0].strip().lower()
 
     async def one(self, form: type[JsonImage]) -> tuple[bytes, Mapping[str, str]]:
-        """The encoded image in the body, and the parameters beside it.
+        """The encoded image in the body, and the parameters.
 
         Args:
-            form: the members that JSON may have, and the parameters that a form may have.
+            form: the allowed members of JSON and parameters of a form.
 
         Raises:
-            BadRequest: there is no image, or more than one, or what is around it is broken.
+            BadRequest: there is no image, more than one, or the body is malformed.
             ServiceError: see `read_body` and `in_time`.
         """
         self._check_encoding()
@@ -69,27 +69,27 @@ class ImageReader:
             image, parameters = await self._unpack(body, form)
             del body
         if not image:
-            raise BadRequest(f"the request holds no image; {HOW}")
-        self._hold.settle(len(image))
+            raise BadRequest(f"the request contains no image; {EXPECTED}")
+        self._hold.set_size(len(image))
         return image, parameters
 
     async def many(self, parameters: tuple[str, ...], most: int) -> Images:
         """The encoded images in a form, in order, and its parameters.
 
         Raises:
-            BadRequest: there is none, or the form is broken, or it is not a form.
+            BadRequest: there is no image, or the body is not a valid form.
             TooManyImages: there are more than ``most``.
             ServiceError: see `read_body` and `in_time`.
         """
         self._check_encoding()
         if self._media_type != FORM:
             raise BadRequest(
-                f"the body is {quoted(self._media_type) if self._media_type else 'of no type'}; "
-                f"send {FORM} with a part named 'file' for each image"
+                f"the Content-Type is {quoted(self._media_type) if self._media_type else 'missing'}"
+                f"; send {FORM} with a part named 'file' for each image"
             )
         images = await self._read_form(NAMES_OF_MANY, parameters, most)
         if not images.parts:
-            raise BadRequest("the form holds no image; expected a part named 'file' for each")
+            raise BadRequest("the form contains no image; send a part named 'file' for each image")
         return images
 
     async def _read_form(
@@ -97,7 +97,7 @@ class ImageReader:
     ) -> Images:
         reader = FormReader(self._content_type, names, parameters, most)
         form = await receive(self._record, self._feed(reader))
-        self._hold.settle(sum(len(part.content) for part in form.images))
+        self._hold.set_size(sum(len(part.content) for part in form.images))
         return Images(form.images, form.fields)
 
     async def _feed(self, reader: FormReader) -> Form:
@@ -108,11 +108,11 @@ class ImageReader:
         return form
 
     async def _unpack(self, body: bytes, form: type[JsonImage]) -> tuple[bytes, Mapping[str, str]]:
-        """The image in a body that is not a form, and the parameters beside it."""
+        """The image in a body that is not a form, and the parameters."""
         if self._media_type.startswith("multipart/"):
-            raise BadRequest(f"the body is {quoted(self._media_type)}; send {FORM}")
+            raise BadRequest(f"the Content-Type is {quoted(self._media_type)}; send {FORM}")
         if body.startswith(_FIELDS):
-            raise BadRequest(f"the body is a form of text fields; {HOW}")
+            raise BadRequest(f"the body is a form of text fields; {EXPECTED}")
         if begins_as_base64(body):
             steps = decode_base64(pieces_of(body))
             return await self._work(steps, len(body)), {}
@@ -126,7 +126,7 @@ class ImageReader:
     def _check_encoding(self) -> None:
         encoding = self._request.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
-            raise BadRequest(f"Content-Encoding is {quoted(encoding)}; send images as they are")
+            raise BadRequest(f"Content-Encoding is {quoted(encoding)}; send images without one")
 
 
 async def stream_body(request: Request, hold: Hold) -> AsyncIterator[bytes]:
@@ -136,20 +136,20 @@ async def stream_body(request: Request, hold: Hold) -> AsyncIterator[bytes]:
             hold(len(piece))
             yield piece
     except ClientDisconnect as error:
-        raise ClientDisconnected("the client left while it sent the body") from error
+        raise ClientDisconnected("the client disconnected before the body was complete") from error
 
 
 async def read_body(request: Request, hold: Hold, side: SideThread) -> bytes:
     """The whole body.
 
     Args:
-        request: whose record has the deadline.
-        hold: called with the size of every piece that arrives; what it raises ends the reading.
-        side: where the pieces of a large body are joined.
+        request: the request; its record has the deadline.
+        hold: called with the size of every piece; an exception from it ends the reading.
+        side: joins the pieces of a large body.
 
     Raises:
-        BodyTooLarge: it is longer than the service accepts.
-        ClientDisconnected: it will not arrive.
+        BodyTooLarge: the body is larger than the service accepts.
+        ClientDisconnected: the client disconnected before the end of the body.
         ServiceError: see `receive` and `in_time`.
     """
 
@@ -165,22 +165,22 @@ async def read_body(request: Request, hold: Hold, side: SideThread) -> bytes:
 
 
 def merge(query: Mapping[str, str], body: Mapping[str, str]) -> dict[str, str]:
-    """Parameters of both; raises `InvalidParameter` where one is in the query and in the body."""
+    """All parameters; raises `InvalidParameter` if one is in the query and in the body."""
     for name in query.keys() & body.keys():
-        raise InvalidParameter(f"{name} is given in the query and in the body; give it once")
+        raise InvalidParameter(f"{name} is in the query and in the body; send it once")
     return {**query, **body}
 
 
 def _begins_as_json(body: bytes) -> bool:
-    """Whether it begins as an object, as no image does."""
+    """Whether ``body`` begins like a JSON object; no image file does."""
     return body[:_START].removeprefix(BOM).lstrip()[:1] == b"{"
 
 
 def read_image_of_json(body: bytes, form: type[JsonImage]) -> Steps[tuple[bytes, dict[str, str]]]:
     otherwise = 'the body is not {"image": "<base64>"}'
-    asked, lifted = yield from parse_json(form, body, otherwise)
-    image = yield from decode_base64(lifted.string(asked.image))
-    return image, asked.given()
+    parsed, lifted = yield from parse_json(form, body, otherwise)
+    image = yield from decode_base64(lifted.string(parsed.image))
+    return image, parsed.values()
 
 
 def _join_parts(parts: list[Part]) -> Steps[None]:

@@ -1,4 +1,4 @@
-"""Forms (multipart/form-data) with images and parameters, read as they arrive."""
+"""Forms (multipart/form-data) with images and parameters, parsed while they arrive."""
 
 import binascii
 import difflib
@@ -16,9 +16,9 @@ from app.serving.side_thread import Steps, join
 
 NAMES = ("file", "image")
 NAMES_OF_MANY = (*NAMES, "files", "images")
-MOST_BESIDE = 16  # parts beside the images: parameters, and file inputs that were left empty
-MOST_FIELD = 64  # bytes of a parameter
-MOST_BOUNDARY = 250  # bytes
+MAX_OTHER_PARTS = 16  # parameters, and file inputs that were left empty
+MAX_FIELD = 64  # bytes of a parameter
+MAX_BOUNDARY = 250  # bytes
 _BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"([^"]*)"|([^;]*))', re.IGNORECASE)
 _FILENAME = re.compile(r";\s*filename\*\s*=\s*([\w-]*)'[^']*'([^;\s]+)", re.IGNORECASE)
 BASE64 = "base64"
@@ -27,7 +27,7 @@ _AS_IT_IS = ("", "7bit", "8bit", "binary")
 
 @dataclass(slots=True)
 class Part:
-    """An image of a form; ``filename`` is what the client calls it."""
+    """An image in a form, with the file name that the client sent."""
 
     filename: str | None
     encoding: str = ""
@@ -35,7 +35,7 @@ class Part:
     content: bytes = b""
 
     def join(self) -> Steps[None]:
-        """Make ``content`` of the pieces, decoded if it is base64."""
+        """Set ``content`` from the pieces; base64 is decoded."""
         self.content = yield from join(self.pieces)
         if self.encoding == BASE64 or begins_as_base64(self.content):
             self.content = yield from decode_base64(pieces_of(self.content))
@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(slots=True)
 class Form:
-    """What has been read of a form so far; ``size`` is that of its parts in bytes."""
+    """The parts of a form that have been read, and their total size in bytes."""
 
     size: int = 0
     images: list[Part] = field(default_factory=list)
@@ -51,18 +51,18 @@ class Form:
 
 
 class FormReader:
-    """Reads a form piece by piece, and refuses what it should not hold as soon as that is there.
+    """Reads a form piece by piece, and refuses invalid parts as soon as they arrive.
 
     Args:
-        content_type: of the request, with the boundary.
-        names: of parts that are images.
+        content_type: the Content-Type of the request, with the boundary.
+        names: names of parts that are images.
         parameters: names of parts that are parameters.
-        most: images that are accepted.
+        most: maximum number of images.
 
     Raises:
-        BadRequest: the form is broken, or it has a part of another name.
-        InvalidParameter: a parameter is given twice, or is too long.
-        TooManyImages: it has more than ``most``, and that is not one.
+        BadRequest: the form is malformed, or it has a part of another name.
+        InvalidParameter: a parameter is repeated or too long.
+        TooManyImages: there are more than ``most`` images, and ``most`` is not one.
     """
 
     def __init__(
@@ -76,16 +76,16 @@ class FormReader:
         self._boundary = boundary.decode("latin-1")
         self._parser = PushMultipartParser(
             boundary,
-            header_charset="latin-1",  # any byte is a character; `_text` finds out which
+            header_charset="latin-1",  # accepts all bytes; `_text` decodes UTF-8
         )
         self._parts = 0
         self._field = ""  # the name of the parameter that is being read
         self._field_encoding = ""
-        self._pieces: list[bytes] = []  # of the part that is being read
+        self._pieces: list[bytes] = []  # the content of the part that is being read
 
     def feed(self, piece: bytes) -> None:
-        """Read what has arrived; nothing, as ASGI may send, is not the end to this reader."""
-        if not piece:
+        """Parse the next piece of the body."""
+        if not piece:  # the parser would take it for the end
             return
         try:
             for event in self._parser.parse(piece):
@@ -96,29 +96,29 @@ class FormReader:
                 else:
                     self._end()
         except MultipartError as error:
-            raise BadRequest(f"broken multipart body: {error.args[0]}") from error
+            raise BadRequest(f"malformed multipart body: {error.args[0]}") from error
 
     def end(self) -> Form:
-        """The form, after all of it has arrived."""
+        """The form, after the end of the body."""
         try:
             self._parser.close()
         except MultipartError as error:
             raise BadRequest(
-                "broken multipart body: it ends without the last boundary, which is "
-                f"{quoted(f'--{self._boundary}--')} by its Content-Type"
+                "malformed multipart body: it ends without the final boundary "
+                f"{quoted(f'--{self._boundary}--')} of its Content-Type"
             ) from error
         return self.form
 
     def _begin(self, segment: MultipartSegment) -> None:
         self._parts += 1
-        if self._parts > self._most + MOST_BESIDE:
-            raise BadRequest(f"the form has over {self._most + MOST_BESIDE} parts")
+        if self._parts > self._most + MAX_OTHER_PARTS:
+            raise BadRequest(f"the form has over {self._most + MAX_OTHER_PARTS} parts")
         name = _text(segment.name)
         self._field = ""
         self._pieces = []
         if name in self._parameters:
             if name in self.form.fields:
-                raise InvalidParameter(f"{name} is given twice")
+                raise InvalidParameter(f"duplicate parameter {name}; send it once")
             self._field = name
             self._field_encoding = _encoding(segment)
         elif name in self._names:
@@ -133,8 +133,8 @@ class FormReader:
         self.form.size += len(content)
         if not self._field:
             self._count()
-        elif sum(map(len, self._pieces)) > MOST_FIELD:
-            raise InvalidParameter(f"{self._field} has over {MOST_FIELD} bytes")
+        elif sum(map(len, self._pieces)) > MAX_FIELD:
+            raise InvalidParameter(f"{self._field} has over {MAX_FIELD} bytes")
 
     def _end(self) -> None:
         if self._field:
@@ -157,7 +157,7 @@ class FormReader:
             return
         if self._most == 1:
             raise BadRequest(
-                "more than one image in one request; send one, or all of them to /predict/batch"
+                "more than one image in one request; send one, or send all to /predict/batch"
             )
         raise TooManyImages(f"more than {self._most} images in one request")
 
@@ -168,18 +168,18 @@ class FormReader:
 
 
 def read_boundary(content_type: str) -> bytes:
-    """The boundary that a Content-Type names, in quotes or not."""
+    """The boundary in a Content-Type, quoted or not."""
     found = _BOUNDARY.search(content_type)
     boundary = (found[1] or found[2] or "").strip() if found else ""
     if not boundary:
-        raise BadRequest("multipart/form-data without a boundary in its Content-Type")
-    if len(boundary) > MOST_BOUNDARY:
-        raise BadRequest(f"the boundary of the form is over {MOST_BOUNDARY} bytes long")
+        raise BadRequest("the Content-Type multipart/form-data has no boundary")
+    if len(boundary) > MAX_BOUNDARY:
+        raise BadRequest(f"the boundary of the form is over {MAX_BOUNDARY} bytes long")
     return boundary.encode("latin-1")
 
 
 def _text(text: str) -> str:
-    """Text of a part's head, which was read as Latin-1: UTF-8 where it can be."""
+    """Text of a part's head, which was decoded as Latin-1, as UTF-8 if it is valid UTF-8."""
     content = text.encode("latin-1", errors="replace")
     try:
         return content.decode()
@@ -198,6 +198,6 @@ def _encoding(segment: MultipartSegment) -> str:
     encoding = str(segment.header("Content-Transfer-Encoding", "")).strip().lower()
     if encoding not in (*_AS_IT_IS, BASE64):
         raise BadRequest(
-            f"Content-Transfer-Encoding is {quoted(encoding)}; send a part as binary or base64"
+            f"Content-Transfer-Encoding is {quoted(encoding)}; it must be binary or base64"
         )
     return encoding

@@ -1,4 +1,4 @@
-"""Bodies that are compressed, inflated in steps."""
+"""Decompression of request bodies, in steps."""
 
 import zlib
 from collections.abc import Iterator
@@ -7,18 +7,18 @@ from app.http.quoting import quoted
 from app.serving.errors import BadRequest, BodyTooLarge
 from app.serving.side_thread import PIECE, Steps
 
-MOST_RATIO = 100  # inflated bytes for each byte of a body
-ANY_RATIO = 2**20  # inflated bytes up to which the ratio does not matter
+MAX_RATIO = 100  # decompressed bytes per byte of a body
+ANY_RATIO = 2**20  # decompressed bytes up to which any ratio is allowed
 ENCODINGS = ("gzip", "x-gzip", "deflate")
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> Steps[bytes]:
-    """A body as it was before its Content-Encoding.
+    """Undo the Content-Encoding of a body.
 
     Raises:
-        BadRequest: it is not of that encoding, the encoding is unknown, or it inflates to more
-            than `MOST_RATIO` times its size.
-        BodyTooLarge: it inflates to over ``limit`` bytes.
+        BadRequest: the encoding is unknown, the body is invalid, or it decompresses to more than
+            `MAX_RATIO` times its size.
+        BodyTooLarge: the body decompresses to over ``limit`` bytes.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
@@ -32,9 +32,9 @@ def inflate(body: bytes, encoding: str, limit: int) -> Steps[bytes]:
             pieces.append(piece)
             size += len(piece)
             if size > limit:
-                raise BodyTooLarge(f"the body inflates to over {limit} bytes, the most accepted")
-            if size > max(ANY_RATIO, MOST_RATIO * len(body)):
-                raise BadRequest(f"the body inflates to over {MOST_RATIO} times its size")
+                raise BodyTooLarge(f"the decompressed body exceeds the maximum of {limit} bytes")
+            if size > max(ANY_RATIO, MAX_RATIO * len(body)):
+                raise BadRequest(f"the body decompresses to over {MAX_RATIO} times its size")
             yield len(piece)
     except zlib.error as error:
         raise BadRequest(f"the body is not valid {encoding} data") from error
@@ -42,8 +42,8 @@ def inflate(body: bytes, encoding: str, limit: int) -> Steps[bytes]:
 
 
 def _inflated(body: bytes, encoding: str) -> Iterator[bytes]:
-    """The inflated body in pieces; `BadRequest` if it is not whole or more follows."""
-    raw = encoding == "deflate" and not _has_header(body)  # as some clients send it
+    """The decompressed body in pieces; `BadRequest` if it is truncated or has trailing bytes."""
+    raw = encoding == "deflate" and not _has_header(body)  # some clients omit the header
     inflater = zlib.decompressobj(-zlib.MAX_WBITS if raw else zlib.MAX_WBITS | 32)
     for start in range(0, len(body), PIECE):
         rest = body[start : start + PIECE]
@@ -55,10 +55,10 @@ def _inflated(body: bytes, encoding: str) -> Iterator[bytes]:
     while not inflater.eof and (piece := inflater.decompress(b"", PIECE)):
         yield piece
     if not inflater.eof or inflater.unused_data or start + PIECE < len(body):
-        raise BadRequest(f"the {encoding} body is not whole, or more follows it")
+        raise BadRequest(f"the {encoding} body is truncated, or has trailing bytes")
 
 
 def _has_header(body: bytes) -> bool:
-    """Whether a body begins as RFC 1950 (zlib) or RFC 1952 (gzip) says."""
+    """Whether a body begins with a header of zlib (RFC 1950) or gzip (RFC 1952)."""
     first = int.from_bytes(body[:2], "big")
     return (body[:1] and body[0] & 15 == 8 and first % 31 == 0) or first == 0x1F8B

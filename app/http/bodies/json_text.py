@@ -1,8 +1,8 @@
-"""JSON of clients, read in steps.
+"""Parsing of JSON bodies, in steps.
 
-A large text is mostly images in base64 and numbers of tensors. These are lifted out of it, so that
-what the parser takes in one step is small: kilobytes can stand for gigabytes of objects, and the
-parser holds the interpreter lock from start to end.
+A large body consists mostly of base64 images and of numbers. These are lifted out and replaced by
+tokens, so that the parser gets a small text. Its size matters because the parser holds the
+interpreter lock from start to end, and kilobytes can become gigabytes of objects.
 """
 
 import difflib
@@ -21,12 +21,12 @@ from app.http.quoting import printable
 from app.serving.errors import BadRequest
 from app.serving.side_thread import PIECE, Steps
 
-SMALL = 16 * 2**10  # bytes of a text that is parsed as it is
-LONG_STRING = 100  # bytes of a string that is lifted
-LONG_NUMBERS = 2_048  # bytes between two strings that are lifted if they are numbers
-MOST_REST = 16 * 2**10  # bytes that may be left of a text
-MOST_REST_OF_ROW = 120  # and for each image that a request may hold
-MOST_TEXT = 1_000  # characters of a name or an id
+SMALL = 16 * 2**10  # smaller texts are parsed unchanged, in bytes
+LONG_STRING = 100  # longer strings are lifted, in bytes
+LONG_NUMBERS = 2_048  # lists of numbers from this size on are lifted, in bytes
+MAX_REST = 16 * 2**10  # bytes that may remain of a text
+MAX_REST_PER_ROW = 120  # further bytes that may remain per image
+MAX_TEXT = 1_000  # characters of a name or an id
 
 BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{")
@@ -37,44 +37,41 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 class Lifted:
-    """Strings and numbers that were lifted out of a text, under the token in their place."""
+    """Strings and numbers that were lifted out of a text, by the tokens that replace them."""
 
     def __init__(self, text: bytes = b"") -> None:
         self._text = text
-        self._name = secrets.token_hex(8) if text else ""  # no client can guess it
+        self._name = secrets.token_hex(8) if text else ""  # cannot be guessed by clients
         self._strings: dict[str, list[int]] = {}
         self._numbers: dict[str, array[float]] = {}
 
     def add_string(self, cuts: list[int]) -> bytes:
-        """The token, as JSON, for the string that is cut at ``cuts``."""
+        """Add the string between ``cuts``; returns its token as JSON."""
         token = f"{self._name}.{len(self._strings)}"
         self._strings[token] = cuts
         return b'"%s"' % token.encode()
 
     def add_numbers(self, numbers: "array[float]") -> bytes:
-        """The token in a list, as JSON, for a list of numbers."""
+        """Add a list of numbers; returns its token, in a list, as JSON."""
         token = f"{self._name}:{len(self._numbers)}"
         self._numbers[token] = numbers
         return b'["%s"]' % token.encode()
 
     def string(self, text: str) -> Iterator[str]:
-        """The pieces of the string that ``text`` stands for, which may be itself."""
+        """The string that the token ``text`` replaces, in pieces; ``text`` if it is not a token."""
         cuts = self._strings.pop(text, None)
         if cuts is None:
             return iter((text,))
         return (_read_piece(self._text[a:b]) for a, b in pairwise(cuts))
 
     def numbers(self, values: list[Any]) -> "array[float] | None":
-        """The numbers that a list stands for; ``None`` where it stands for itself."""
+        """The numbers that a list with a token replaces; ``None`` for any other list."""
         token = values[0] if len(values) == 1 else None
         return self._numbers.pop(token, None) if isinstance(token, str) else None
 
 
 def restore(value: Any, info: ValidationInfo) -> Any:
-    """A value of a body that is neither an image nor a tensor, as it is in the client's text.
-
-    Of a string of over `MOST_TEXT` characters only the beginning.
-    """
+    """Replace the tokens in a value by their strings, which are cut after `MAX_TEXT` characters."""
     if info.context is None:
         return value
     if isinstance(value, dict):
@@ -83,30 +80,29 @@ def restore(value: Any, info: ValidationInfo) -> Any:
 
 
 def _begin(pieces: Iterator[str]) -> str:
-    """The text in pieces, or over `MOST_TEXT` characters of it."""
+    """The text in pieces, joined until it exceeds `MAX_TEXT` characters."""
     text = ""
-    while len(text) <= MOST_TEXT and (piece := next(pieces, "")):
+    while len(text) <= MAX_TEXT and (piece := next(pieces, "")):
         text += piece
     return text
 
 
-Text = Annotated[str, Field(max_length=MOST_TEXT), BeforeValidator(restore)]
+Text = Annotated[str, Field(max_length=MAX_TEXT), BeforeValidator(restore)]
 
 
 def parse_json(
     body: type[Body], text: bytes, otherwise: str, *, rows: int = 1
 ) -> Steps[tuple[Body, Lifted]]:
-    """The body that a UTF-8 text holds, and what was lifted out of it.
+    """Parse UTF-8 text as ``body``; returns the body and what was lifted out of the text.
 
     Args:
-        otherwise: how the error begins.
-        rows: images that the text may hold.
-
-    Lists in ``body`` end at their first mistake (`pydantic.FailFast`), since each takes memory, and
-    strings in it that are not images are `Text`.
+        body: a model. Strings in it that are not images must be `Text`, and its lists must be
+            `pydantic.FailFast`, because each error takes memory.
+        otherwise: the beginning of error messages.
+        rows: number of images that the text may contain.
 
     Raises:
-        BadRequest: it holds none; says where and why.
+        BadRequest: the text is not a valid body; the message says where and why.
     """
     if text.startswith(_UTF_16):
         raise BadRequest(f"{otherwise}: it is UTF-16; send UTF-8")
@@ -115,7 +111,7 @@ def parse_json(
         yield 0
         return _validate(body, text, otherwise), Lifted()
     lifted = Lifted(text)
-    rest = yield from _lift(text, lifted, MOST_REST + rows * MOST_REST_OF_ROW, otherwise)
+    rest = yield from _lift(text, lifted, MAX_REST + rows * MAX_REST_PER_ROW, otherwise)
     yield 0
     return _validate(body, rest, otherwise, lifted), lifted
 
@@ -126,7 +122,7 @@ def _read_piece(piece: bytes) -> str:
         return str(from_json(b'"%b"' % piece))
     except ValueError as error:
         raise BadRequest(
-            "the body is not valid JSON: a string has a character that it may not have"
+            "the body is not valid JSON: a string contains an invalid character"
         ) from error
 
 
@@ -134,18 +130,18 @@ def _validate(body: type[Body], text: bytes, otherwise: str, lifted: Lifted | No
     try:
         return body.model_validate_json(text, context=lifted)
     except ValidationError as error:
-        mistake = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = printable(".".join(map(str, mistake["loc"]))) or "body"
-        why = mistake["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
-        if mistake["type"] == "extra_forbidden":
-            why = f"unknown member{_hint(str(mistake['loc'][-1]), body)}"
-        if lifted:  # its line and column are of a text that the client does not have
-            why = why.partition(" at line ")[0]
-        raise BadRequest(f"{otherwise}: {where}: {why}") from error
+        detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        location = printable(".".join(map(str, detail["loc"]))) or "body"
+        reason = detail["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+        if detail["type"] == "extra_forbidden":
+            reason = f"unknown member{_hint(str(detail['loc'][-1]), body)}"
+        if lifted:  # the position refers to the text with tokens
+            reason = reason.partition(" at line ")[0]
+        raise BadRequest(f"{otherwise}: {location}: {reason}") from error
 
 
 def _hint(name: str, body: type[BaseModel]) -> str:
-    """The member of a body that is nearest to an unknown one, if any is near."""
+    """A suggestion for the unknown member ``name``, if a member of ``body`` is similar."""
     schema = body.model_json_schema()
     parts = [schema, *schema.get("$defs", {}).values()]
     members = [member for part in parts for member in part.get("properties", {})]
@@ -154,7 +150,7 @@ def _hint(name: str, body: type[BaseModel]) -> str:
 
 
 def _lift(text: bytes, lifted: Lifted, most: int, otherwise: str) -> Steps[bytes]:
-    """What is left of a text, at most ``most`` bytes."""
+    """Lift strings and numbers; returns the rest of the text, at most ``most`` bytes."""
     parts: list[bytes] = []
     start = size = 0
     while start < len(text):
@@ -172,16 +168,16 @@ def _lift(text: bytes, lifted: Lifted, most: int, otherwise: str) -> Steps[bytes
         size += sum(map(len, found))
         if size > most:
             raise BadRequest(
-                f"{otherwise}: it has over {most:,} bytes beside images and numbers of tensors"
+                f"{otherwise}: it has over {most:,} bytes apart from images and tensor data"
             )
         parts += map(bytes, found)
     return b"".join(parts)
 
 
 def _cut_string(text: bytes, start: int, otherwise: str) -> Steps[list[int]]:
-    """Where to cut a string that begins at ``start`` so that each piece is one by itself.
+    """Positions that cut the string at ``start`` into valid JSON strings.
 
-    The last cut is at the quote that ends it.
+    The last position is the closing quote.
     """
     cuts = [start]
     while True:
@@ -193,7 +189,9 @@ def _cut_string(text: bytes, start: int, otherwise: str) -> Steps[list[int]]:
             assert found
             stop = found.end()
         if stop == cuts[-1] and text[stop : stop + 1] != b'"':
-            raise BadRequest(f"{otherwise}: body: Invalid JSON: a string is broken or has no end")
+            raise BadRequest(
+                f"{otherwise}: body: Invalid JSON: a string is malformed or not closed"
+            )
         cuts.append(stop)
         yield 0
         if text[stop : stop + 1] == b'"':
@@ -203,7 +201,7 @@ def _cut_string(text: bytes, start: int, otherwise: str) -> Steps[list[int]]:
 def _lift_numbers(
     text: bytes, start: int, end: int, lifted: Lifted
 ) -> Steps[list[bytes | memoryview]]:
-    """What is left of the part from ``start`` to ``end``, which has no strings."""
+    """Lift a list of numbers between ``start`` and ``end``, without strings; returns the rest."""
     whole = memoryview(text)
     opening = text.find(b"[", start, end)
     brace = text.find(b"}", start, end)

@@ -1,14 +1,14 @@
-// Swagger UI on the service's own contract. Keys are kept in memory alone: gone with the page.
+// Swagger UI for the service's OpenAPI document. API keys are kept only in memory.
 
-const at = new URL("openapi.json", import.meta.url);
+const address = new URL("openapi.json", import.meta.url);
 
-const spec = await (await fetch(at)).json();
-// Without a prefix known to the service, its routes are beside this file, wherever that is.
-spec.servers ??= [{ url: new URL(".", at).pathname.replace(/\/$/, "") || "/" }];
+const spec = await (await fetch(address)).json();
+// Unless the service knows its path prefix, its routes are in the same directory as this file.
+spec.servers ??= [{ url: new URL(".", address).pathname.replace(/\/$/, "") || "/" }];
 
 globalThis.SwaggerUIBundle({
   spec,
   dom_id: "#swagger-ui",
   deepLinking: true,
-  validatorUrl: null, // it would send the contract's address to swagger.io
+  validatorUrl: null, // do not send the document's address to swagger.io
 });

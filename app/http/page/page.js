@@ -1,94 +1,94 @@
-// A photo goes to /predict and, on demand, to /explain; /healthz is asked while somebody looks.
+// Sends photos to /predict and, on demand, to /explain; polls /healthz while the page is visible.
 
-const PERIOD = 1000; // milliseconds between two looks at the service
-const WINDOW = 5; // seconds, about, that rates are taken over
+const PERIOD = 1000; // milliseconds between two polls
+const WINDOW = 5; // polls over which rates are averaged
 const MEANINGS = {
   400: "This photo cannot be read",
-  401: "The service needs an API key",
+  401: "The service requires an API key",
   413: "This photo is too large",
-  415: "This is no photo that the service can read",
-  422: "The service cannot do this",
-  504: "The service took too long",
+  415: "This is not a supported image format",
+  422: "The request is invalid",
+  504: "The service did not answer in time",
 };
 
 const [photoPicker, camera] = document.querySelectorAll("input[type=file]");
 const at = (id) => document.getElementById(id);
-const routeOf = (path) => new URL(path, import.meta.url); // beside this file, wherever that is
+const routeOf = (path) => new URL(path, import.meta.url); // works under any path prefix
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 
 let photo;
-let key; // in memory alone: gone with the page
+let key; // kept only in memory
 let running = new AbortController();
 let repeat;
 
 class Refusal extends Error {
-  constructor(message, { status, passing = false } = {}) {
+  constructor(message, { status, temporary = false } = {}) {
     super(message);
     this.status = status;
-    this.passing = passing; // whether another try may end better
+    this.temporary = temporary; // whether a retry may succeed
   }
 }
 
-/** Runs `work(signal)` instead of what is under way; says what is done, and what went wrong. */
-async function attempt(doing, work) {
+/** Cancels the running work, then runs `work(signal)` and shows its progress, result or error. */
+async function attempt(progress, work) {
   running.abort();
   running = new AbortController();
   const { signal } = running;
-  repeat = () => attempt(doing, work);
-  at("status").textContent = doing;
+  repeat = () => attempt(progress, work);
+  at("status").textContent = progress;
   at("complaint").textContent = "";
   at("again").hidden = at("access").hidden = true;
   try {
-    const done = await work(signal);
-    if (!signal.aborted) at("status").textContent = done;
+    const result = await work(signal);
+    if (!signal.aborted) at("status").textContent = result;
   } catch (error) {
-    if (!signal.aborted) complain(error);
+    if (!signal.aborted) showError(error);
   }
 }
 
-function complain(error) {
+function showError(error) {
   at("status").textContent = "";
   at("complaint").textContent = error.message;
-  at("again").hidden = !error.passing;
+  at("again").hidden = !error.temporary;
   at("complaint").scrollIntoView({ block: "nearest" });
   at("access").hidden = error.status !== 401;
   if (error.status === 401) at("key").focus();
 }
 
-/** The answer to the photo; throws a `Refusal` that a person understands. */
-async function ask(path, signal) {
+/** Sends the photo and returns the response; throws a `Refusal` with a message for users. */
+async function send(path, signal) {
   await photo.slice(0, 1).arrayBuffer().catch(() => {
-    throw new Refusal(`${photo.name} cannot be read; is it a file, and still there?`);
+    throw new Refusal(`${photo.name} cannot be read; it may be a folder, or may have been moved.`);
   });
   const headers = { "Content-Type": "application/octet-stream" };
   if (key) headers.Authorization = `Bearer ${key}`;
   const request = { method: "POST", body: photo, headers, signal };
   const response = await fetch(routeOf(path), request).catch(() => {
-    throw new Refusal("The service cannot be reached.", { passing: true });
+    throw new Refusal("The service cannot be reached.", { temporary: true });
   });
   if (response.ok) return response;
   const { status } = response;
   const { title = status, detail = response.statusText } = await response.json().catch(() => ({}));
   const wait = response.headers.get("Retry-After");
   if (wait) {
-    const why = `The service cannot take the photo now (${title.toLowerCase()}).`;
-    throw new Refusal(`${why} Try again in ${wait} s.`, { status, passing: true });
+    const reason = `The service cannot classify the photo now (${title.toLowerCase()}).`;
+    throw new Refusal(`${reason} Try again in ${wait} s.`, { status, temporary: true });
   }
-  const told = detail.replace(/(\d+) bytes/g, (_, bytes) => megabytes(bytes));
+  const text = detail.replace(/(\d+) bytes/g, (_, bytes) => megabytes(bytes));
   const meaning = MEANINGS[status] ?? "The service failed";
-  throw new Refusal(`${meaning}: ${told}.`, { status, passing: status >= 500 });
+  throw new Refusal(`${meaning}: ${text}.`, { status, temporary: status >= 500 });
 }
 
 function predict(files) {
   at("answer").hidden = at("photo").hidden = true;
-  return attempt(`Looking at ${files[0]?.name ?? "it"} …`, async (signal) => {
+  return attempt(`Classifying ${files[0]?.name ?? "the photo"} …`, async (signal) => {
     if (files.length !== 1) {
-      throw new Refusal(`One photo at a time, please; there were ${files.length} files in this.`);
+      throw new Refusal(`Choose one photo at a time; you chose ${files.length} files.`);
     }
     [photo] = files;
     showPicture(at("photo"), photo);
-    const response = await ask("predict", signal);
+    const response = await send("predict", signal);
     const { predictions } = await response.json();
     showRows("classes", predictions.map(({ label, score }) => [label, score, percent(score)]));
     showPhases(response.headers.get("Server-Timing"));
@@ -101,16 +101,16 @@ function predict(files) {
 
 function explain() {
   const { value, selectedOptions } = at("head");
-  const whose = selectedOptions[0].textContent;
-  return attempt("Looking where the model looked …", async (signal) => {
-    const response = await ask(`explain?head=${value}`, signal);
+  const head = selectedOptions[0].textContent;
+  return attempt("Drawing the attention …", async (signal) => {
+    const response = await send(`explain?head=${value}`, signal);
     showPicture(at("attention"), await response.blob());
-    at("attention").alt = `The photo, brightest where the model looked most: ${whose}`;
-    return `The picture shows where the model looked: ${whose}`;
+    at("attention").alt = `The photo, brightest where the attention is highest: ${head}`;
+    return `The picture shows the attention of the model: ${head}`;
   });
 }
 
-/** A picture that the browser may not know how to show: then it shows none. */
+/** Shows a picture, or hides the element if the browser does not support the format. */
 function showPicture(image, blob) {
   URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(blob);
@@ -118,7 +118,7 @@ function showPicture(image, blob) {
   image.onerror = () => (image.hidden = true);
 }
 
-/** Rows `[name, share of the bar, number]`. */
+/** Shows rows `[name, length of the bar from 0 to 1, number]`. */
 function showRows(id, rows) {
   at(id).replaceChildren(
     ...rows.map(([name, share, number]) => {
@@ -150,23 +150,23 @@ function showModel(model) {
   );
 }
 
-/** Watches the service for as long as the page is there, and asks only while it is seen. */
+/** Polls the service while the page is visible. */
 async function watch() {
-  let seen = [];
+  let history = [];
   for (;;) {
     while (document.visibilityState !== "visible") {
-      seen = [];
+      history = [];
       await new Promise((resume) => {
         document.addEventListener("visibilitychange", resume, { once: true });
       });
     }
-    seen = await look(seen);
+    history = await poll(history);
     await new Promise((resume) => setTimeout(resume, PERIOD));
   }
 }
 
-/** Shows how the service does, with rates since the first of `seen`; returns what was seen now. */
-async function look(seen) {
+/** Shows the state of the service, with rates since the start of `history`; returns the history. */
+async function poll(history) {
   let health;
   try {
     const signal = AbortSignal.timeout(5 * PERIOD);
@@ -177,18 +177,18 @@ async function look(seen) {
     return [];
   }
   const now = { at: performance.now(), images: health.images_total, batches: health.batches_total };
-  const [since = now] = seen;
+  const [since = now] = history;
   const images = now.images - since.images;
-  if (images < 0) return [now]; // it was started anew
+  if (images < 0) return [now]; // the service has been restarted
   setText("state", health.failure ?? health.state);
   setText("queue", health.queue_depth);
   setText("batch", images ? (images / (now.batches - since.batches)).toFixed(1) : "–");
-  setText("throughput", seen.length ? ((1000 * images) / (now.at - since.at)).toFixed(1) : "–");
+  setText("throughput", history.length ? ((1000 * images) / (now.at - since.at)).toFixed(1) : "–");
   if (health.model) showModel(health.model);
-  return [...seen, now].slice(-WINDOW);
+  return [...history, now].slice(-WINDOW);
 }
 
-/** Leaves what is there already alone: who listens is told of changes only. */
+/** Sets a text only if it changes, because screen readers announce every assignment. */
 function setText(id, text) {
   if (at(id).textContent !== String(text)) at(id).textContent = text;
 }

@@ -28,7 +28,7 @@ def router(service: Service) -> APIRouter:
     )
     @policy(access=Access.ADMIN)
     async def reload_model() -> ReloadedModel:
-        """Load checkpoint and API keys again; the answer comes when both are in use."""
+        """Reload the checkpoint and the API keys; answers when both are in use."""
         replacement = await service.reload()
         replaced = Model.model_validate(replacement.old)
         return ReloadedModel(**asdict(replacement.new), replaced=replaced)

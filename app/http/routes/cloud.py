@@ -1,4 +1,4 @@
-"""The routes that a cloud's model hosting prescribes: SageMaker's and Vertex AI's."""
+"""The routes that SageMaker and Vertex AI prescribe."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from app.http.bodies.body import read_body
 from app.http.bodies.json_text import parse_json
 from app.http.parameters import PARAMETERS, TIMEOUT_PARAMETER, parse_top_k, read_query
 from app.http.policy import Access, policy
-from app.http.problems import OF_THE_IMAGE, OF_THE_REQUEST, problems
+from app.http.problems import IMAGE_ERRORS, REQUEST_ERRORS, problems
 from app.http.routes.predict import REQUEST_BODY, json_response, predict_image
 from app.http.schemas import Predictions, Probe, body_schema
 from app.http.service import Service
@@ -24,7 +24,7 @@ from app.serving.side_thread import Steps
 
 
 class Instance(BaseModel):
-    """An image."""
+    """An image in base64."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,7 +40,7 @@ class VertexParameters(BaseModel):
 
 
 class VertexRequest(BaseModel):
-    """Images, as Vertex AI sends them."""
+    """The images and parameters of a request."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -49,13 +49,13 @@ class VertexRequest(BaseModel):
 
     @property
     def top_k(self) -> str | None:
-        """As text, as in the query of ``/predict``."""
-        given = self.parameters and self.parameters.top_k
-        return None if given is None else str(given)
+        """The parameter as text, as in the query of ``/predict``."""
+        top_k = self.parameters and self.parameters.top_k
+        return None if top_k is None else str(top_k)
 
 
 class VertexResponse(BaseModel):
-    """What ``/predict`` says of each image, in order."""
+    """The answer of ``/predict`` for each image, in order."""
 
     predictions: list[Predictions]
 
@@ -73,11 +73,11 @@ def router(service: Service, contract: Contract) -> APIRouter:
 
     @routes.get(
         contract.health_route,
-        responses={503: {"description": "Requests should not be sent here", "model": Probe}},
+        responses={503: {"description": "The service is not ready", "model": Probe}},
     )
     @policy(access=Access.OPEN, routine=True)
     async def cloud_health(response: Response) -> Probe:
-        """200 while requests should be sent here."""
+        """200 if the service is ready for traffic."""
         response.status_code = 200 if lifecycle.ready else 503
         return Probe(state=lifecycle.state)
 
@@ -92,7 +92,7 @@ def add_sagemaker(routes: APIRouter, service: Service, path: str) -> None:
     @routes.post(
         path,
         response_model=Predictions,
-        responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE),
+        responses=problems(*REQUEST_ERRORS, *IMAGE_ERRORS),
         openapi_extra={"parameters": PARAMETERS, "requestBody": REQUEST_BODY},
     )
     @policy(admission=True)
@@ -107,21 +107,21 @@ def add_vertex(routes: APIRouter, service: Service, path: str) -> None:
     @routes.post(
         path,
         response_model=VertexResponse,
-        responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE, TooManyImages),
+        responses=problems(*REQUEST_ERRORS, *IMAGE_ERRORS, TooManyImages),
         openapi_extra={"parameters": [TIMEOUT_PARAMETER], "requestBody": VERTEX_BODY},
     )
     @policy(admission=True)
     async def vertex(request: Request) -> Response:
-        """Classify many images: all of them, or none."""
+        """Classify many images; if one fails, the request fails."""
         record: RequestRecord = request.state.record
         read_query(request, instead='send {"parameters": {"top_k": …}} in the body')
         with pipeline.upload() as hold:
             body = await read_body(request, hold, side_thread)
             steps = read_instances(body, service.settings.max_queue_size)
-            asked, images = await in_time(record, side_thread.run(steps, hold, size=len(body)))
+            parsed, images = await in_time(record, side_thread.run(steps, hold, size=len(body)))
             del body, steps
-            hold.settle(size_of_all(images))
-            top_k = parse_top_k(asked.top_k, pipeline.served.num_classes)
+            hold.set_size(size_of_all(images))
+            top_k = parse_top_k(parsed.top_k, pipeline.served.num_classes)
             answers = await while_connected(
                 request, pipeline.predict_many(images, top_k, record.deadline, record.timings)
             )
@@ -133,16 +133,16 @@ def read_instances(body: bytes, most: int) -> Steps[tuple[VertexRequest, list[by
     """The request and its images.
 
     Raises:
-        BadRequest: the body is not a request, or an image is not base64.
+        BadRequest: the body is malformed, or an image is not base64.
         TooManyImages: there are more than ``most``.
     """
     otherwise = 'the body is not {"instances": [{"b64": "<base64>"}], "parameters": {"top_k": 5}}'
     request, lifted = yield from parse_json(VertexRequest, body, otherwise, rows=most)
     if not request.instances:
-        raise BadRequest("there are no instances")
+        raise BadRequest("instances is empty; send at least one image")
     if len(request.instances) > most:
         raise TooManyImages(
-            f"{len(request.instances)} images in one request; at most {most} are accepted"
+            f"{len(request.instances)} images in one request; the maximum is {most}"
         )
     images = yield from decode_images([lifted.string(each.b64) for each in request.instances])
     return request, images

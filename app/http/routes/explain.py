@@ -1,4 +1,4 @@
-"""``POST /explain``: one image in, a picture of where the model looked out."""
+"""``POST /explain``: the attention of the model in one image, as a picture."""
 
 import re
 
@@ -8,7 +8,7 @@ from starlette.responses import Response
 from app.http.bodies.body import ImageReader, merge
 from app.http.parameters import TIMEOUT_PARAMETER, read_query
 from app.http.policy import policy
-from app.http.problems import OF_THE_IMAGE, OF_THE_REQUEST, problems
+from app.http.problems import IMAGE_ERRORS, REQUEST_ERRORS, problems
 from app.http.quoting import quoted
 from app.http.schemas import ImageToExplain, image_body
 from app.http.service import Service
@@ -21,7 +21,7 @@ PARAMETERS = [
     {
         "name": "head",
         "in": "query",
-        "description": "A head of the class attention, counted from 0, or the mean of all heads.",
+        "description": "Attention head, counted from 0, or the mean of all heads.",
         "schema": {
             "anyOf": [{"type": "string", "enum": [MEAN]}, {"type": "integer", "minimum": 0}],
             "default": MEAN,
@@ -30,7 +30,7 @@ PARAMETERS = [
     TIMEOUT_PARAMETER,
 ]
 PICTURE = {
-    "description": "The image as the model crops it, under its attention.",
+    "description": "The attention, drawn over the image as the model crops it.",
     "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
 }
 
@@ -42,19 +42,19 @@ def router(service: Service) -> APIRouter:
     @routes.post(
         "/explain",
         response_class=Response,
-        responses={200: PICTURE, **problems(*OF_THE_REQUEST, *OF_THE_IMAGE)},
+        responses={200: PICTURE, **problems(*REQUEST_ERRORS, *IMAGE_ERRORS)},
         openapi_extra={"parameters": PARAMETERS, "requestBody": image_body(ImageToExplain)},
     )
     @policy(admission=True)
     async def explain(request: Request) -> Response:
-        """Show what the class token attended to: its last attention over the patches, as a PNG."""
+        """Draw the attention of the class token in the last layer over the image, as a PNG."""
         record: RequestRecord = request.state.record
         query = read_query(request, "head")
         head = parse_head(query.get("head", MEAN), pipeline.served.heads)
         with pipeline.upload() as hold:
-            image, given = await ImageReader(request, hold, side_thread).one(ImageToExplain)
-            if given:
-                head = parse_head(merge(query, given)["head"], pipeline.served.heads)
+            image, parameters = await ImageReader(request, hold, side_thread).one(ImageToExplain)
+            if parameters:
+                head = parse_head(merge(query, parameters)["head"], pipeline.served.heads)
             picture = await while_connected(
                 request, pipeline.explain(image, head, record.deadline, record.timings)
             )
@@ -69,6 +69,6 @@ def parse_head(text: str, heads: int) -> int | None:
         return None
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) >= heads:
         raise InvalidParameter(
-            f"head is {quoted(text, 20)}; it must be {MEAN} or a number from 0 to {heads - 1}"
+            f"head is {quoted(text, 20)}; it must be {MEAN} or a whole number from 0 to {heads - 1}"
         )
     return int(text)

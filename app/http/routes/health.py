@@ -1,4 +1,4 @@
-"""Probes for liveness and readiness, and the state of the service as JSON."""
+"""Liveness and readiness probes, and the state of the service."""
 
 from fastapi import APIRouter, Response
 
@@ -20,17 +20,17 @@ def router(service: Service) -> APIRouter:
     )
     @probe
     async def livez(response: Response) -> Probe:
-        """200 unless the process must be restarted."""
+        """200 unless the service has failed and must be restarted."""
         response.status_code = 200 if lifecycle.alive else 503
         return Probe(state=lifecycle.state)
 
     @routes.get(
         "/readyz",
-        responses={503: {"description": "Requests should not be sent here", "model": Probe}},
+        responses={503: {"description": "The service is not ready", "model": Probe}},
     )
     @probe
     async def readyz(response: Response) -> Probe:
-        """200 while requests should be sent here."""
+        """200 if the service is ready for traffic."""
         response.status_code = 200 if lifecycle.ready else 503
         return Probe(state=lifecycle.state)
 

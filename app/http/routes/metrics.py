@@ -20,7 +20,7 @@ FORMATS: dict[int | str, dict[str, Any]] = {
         }
     }
 }
-# Versions that are published; `choose_encoder` would label its answer with any other one, too.
+# Published versions; `choose_encoder` would label its answer with any other version, too.
 VERSIONS = {"text/plain": {"", "0.0.4", "1.0.0"}, "application/openmetrics-text": {"", "1.0.0"}}
 WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?", re.ASCII)
 
@@ -37,7 +37,7 @@ def router(service: Service) -> APIRouter:
     )
     @policy(access=access, routine=True)
     async def metrics(request: Request) -> Response:
-        """All metrics, as Prometheus text or OpenMetrics, as the client prefers."""
+        """All metrics, as Prometheus text or OpenMetrics, by the Accept header."""
         accept = ",".join(request.headers.getlist("accept"))
         encode, media_type = choose_encoder(preferred(accept))
         return Response(encode(registry), headers={"Content-Type": media_type, "Vary": "Accept"})
@@ -46,19 +46,19 @@ def router(service: Service) -> APIRouter:
 
 
 def preferred(accept: str) -> str:
-    """The first media range of the greatest weight, of those in ``Accept`` that can be served.
+    """The supported media range with the greatest weight in ``Accept``.
 
-    `choose_encoder` by itself ignores weights and letter case, and raises `TypeError` for versions
-    that are not numbers.
+    `choose_encoder` alone ignores weights and letter case, and raises `TypeError` for versions that
+    are not numbers.
     """
     return max(map(_parse, accept.lower().split(",")), key=lambda parsed: parsed[0])[1]
 
 
 def _parse(media_range: str) -> tuple[float, str]:
-    """Weight and normalised text; the weight is 0 for a range that cannot be served."""
+    """The weight, 0 if the media range is not supported, and the normalised text."""
     name, *parameters = (part.strip() for part in media_range.split(";"))
-    given = dict(parameter.partition("=")[::2] for parameter in parameters)
-    version, weight = given.get("version", "").strip('"'), given.get("q", "1")
+    options = dict(parameter.partition("=")[::2] for parameter in parameters)
+    version, weight = options.get("version", "").strip('"'), options.get("q", "1")
     if version not in VERSIONS.get(name, ()) or not WEIGHT.fullmatch(weight) or not float(weight):
         return 0.0, ""
-    return float(weight), f"{name};version={version};escaping={given.get('escaping', '')}"
+    return float(weight), f"{name};version={version};escaping={options.get('escaping', '')}"

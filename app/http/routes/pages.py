@@ -1,7 +1,7 @@
-"""The pages: ``/`` to classify images, ``/docs`` to try the API, and ``/openapi.json``.
+"""The web pages: ``/`` to classify images, ``/docs`` to try the API, and ``/openapi.json``.
 
-Files are read once, and sent again only when they have changed. Swagger UI is served from the
-package fastapi-swagger: no script of another origin runs where API keys are typed.
+Swagger UI is served from the package fastapi-swagger, so that no script from another origin runs
+where API keys are typed.
 """
 
 import re
@@ -35,11 +35,10 @@ REFERENCE = re.compile(rb'\b(href|src)="')
 
 
 def router(service: Service) -> APIRouter:
-    """The routes of the pages, which use the API as any other client does.
+    """The routes of the pages.
 
-    References in pages are relative, so that a proxy may publish the service under any path. With
-    a known path prefix they are absolute: a page may be requested without the final slash of its
-    directory.
+    References in pages are relative, so that a proxy may publish the service under any path. With a
+    known path prefix they are absolute, so that the final slash of the prefix may be omitted.
     """
     routes = APIRouter(include_in_schema=False)
     root_path = service.settings.root_path
@@ -64,7 +63,7 @@ def _sending(
     content: bytes, media_type: str, content_security_policy: str
 ) -> Callable[[Request], Awaitable[Response]]:
     tag = f'"{sha256(content).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}  # cached, but checked before each use
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}  # cached, but validated before each use
 
     @policy(access=Access.OPEN, content_security_policy=content_security_policy)
     async def send(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""``POST /predict``: one image in, its best classes out; ``POST /predict/batch``: many images."""
+"""``POST /predict`` classifies one image, ``POST /predict/batch`` many."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -7,7 +7,7 @@ from app.http.answers import write_answer, write_results
 from app.http.bodies.body import ImageReader, merge
 from app.http.parameters import PARAMETERS, parse_top_k, read_query
 from app.http.policy import policy
-from app.http.problems import OF_THE_IMAGE, OF_THE_REQUEST, problems
+from app.http.problems import IMAGE_ERRORS, REQUEST_ERRORS, problems
 from app.http.schemas import BatchPredictions, ImageToPredict, Predictions, image_body
 from app.http.service import Service
 from app.http.timeouts import while_connected
@@ -42,7 +42,7 @@ def router(service: Service) -> APIRouter:
     @routes.post(
         "/predict",
         response_model=Predictions,
-        responses=problems(*OF_THE_REQUEST, *OF_THE_IMAGE),
+        responses=problems(*REQUEST_ERRORS, *IMAGE_ERRORS),
         openapi_extra={"parameters": PARAMETERS, "requestBody": REQUEST_BODY},
     )
     @policy(admission=True)
@@ -53,12 +53,12 @@ def router(service: Service) -> APIRouter:
     @routes.post(
         "/predict/batch",
         response_model=BatchPredictions,
-        responses=problems(*OF_THE_REQUEST, TooManyImages),
+        responses=problems(*REQUEST_ERRORS, TooManyImages),
         openapi_extra={"parameters": PARAMETERS, "requestBody": BATCH_REQUEST_BODY},
     )
     @policy(admission=True)
     async def predict_batch(request: Request) -> Response:
-        """Classify many images, one for each part of a form; an image that fails fails alone."""
+        """Classify many images, one per part of a form; each fails alone."""
         record: RequestRecord = request.state.record
         query = read_query(request, "top_k")
         parse_top_k(query.get("top_k"), pipeline.served.num_classes)  # before the body is read
@@ -66,8 +66,8 @@ def router(service: Service) -> APIRouter:
             images = await ImageReader(request, hold, side_thread).many(
                 ("top_k",), service.settings.max_queue_size
             )
-            given = merge(query, images.parameters)
-            top_k = parse_top_k(given.get("top_k"), pipeline.served.num_classes)
+            parameters = merge(query, images.parameters)
+            top_k = parse_top_k(parameters.get("top_k"), pipeline.served.num_classes)
             answers = await while_connected(
                 request,
                 pipeline.predict_many(
@@ -90,9 +90,9 @@ async def predict_image(request: Request, service: Service) -> Response:
     query = read_query(request, "top_k")
     top_k = parse_top_k(query.get("top_k"), pipeline.served.num_classes)  # before the body is read
     with pipeline.upload() as hold:
-        image, given = await ImageReader(request, hold, side_thread).one(ImageToPredict)
-        if given:
-            top_k = parse_top_k(merge(query, given)["top_k"], pipeline.served.num_classes)
+        image, parameters = await ImageReader(request, hold, side_thread).one(ImageToPredict)
+        if parameters:
+            top_k = parse_top_k(merge(query, parameters)["top_k"], pipeline.served.num_classes)
         answer = await while_connected(
             request, pipeline.predict(image, top_k, record.deadline, record.timings)
         )

@@ -1,4 +1,4 @@
-"""BentoML with adaptive batching: the framework decodes an upload into an image, lazily."""
+"""BentoML with adaptive batching; the framework decodes an upload into an image lazily."""
 
 # mypy: disable-error-code="import-not-found, untyped-decorator, misc"
 import os
@@ -18,7 +18,7 @@ from benchmarks.compare.peers.network import (
     load_network,
 )
 
-MAX_LATENCY_MS = 30_000  # beyond what it expects to take longer, it refuses
+MAX_LATENCY_MS = 30_000  # it refuses requests that it expects to take longer
 
 
 @bentoml.service(workers=INSTANCES)
@@ -35,7 +35,7 @@ class Classifier:
 
 
 def main() -> None:
-    """Become the command that its documentation has."""
+    """Replace this process with the command from its documentation."""
     args = arguments("bentoml").parse_args()
     os.environ |= {"CHECKPOINT": args.checkpoint, "BENTOML_DO_NOT_TRACK": "1"}
     os.environ["BENTOML_HOME"] = str(Path("home").absolute())

@@ -1,7 +1,7 @@
-"""FastAPI as tutorials serve a model: an upload, Pillow, one forward pass, no batching.
+"""FastAPI as tutorials use it to serve a model: an upload, Pillow, one forward pass, no batching.
 
-The handler is a coroutine that computes, as theirs are. One worker has all of PyTorch's threads;
-with more of them, each has one.
+The handler is a coroutine that computes, as in tutorials. A single worker has all of PyTorch's
+threads; with several workers, each has one.
 """
 
 import io

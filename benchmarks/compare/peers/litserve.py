@@ -1,4 +1,4 @@
-"""LitServe with batching: the worker that predicts a batch decodes its images, one by one."""
+"""LitServe with batching; the worker that predicts a batch decodes its images, one by one."""
 
 # mypy: disable-error-code="import-not-found, misc, unused-ignore"
 import litserve as ls

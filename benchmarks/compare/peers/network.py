@@ -1,4 +1,4 @@
-"""What all peers share: the network in eager PyTorch, and the usual lines of Pillow before it."""
+"""Shared by all peers: the network in eager PyTorch, after the usual lines of Pillow."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from model.checkpoint import read_checkpoint
-from model.families.simplify import plain
+from model.families.simplify import baseline
 from model.spec import PreprocessSpec
 
 TOP_K = 5
-MAX_BATCH_SIZE = 16  # of every peer that batches
-INSTANCES = 2  # of the model, of one thread each, where a peer can have several
+MAX_BATCH_SIZE = 16  # for every peer that batches
+INSTANCES = 2  # copies of the model with one thread each, if a peer supports several
 
 Pixels = NDArray[np.uint8]
 Row = dict[str, Any]
@@ -52,11 +52,11 @@ class Network:
 def load_network(path: str | Path) -> Network:
     checkpoint = read_checkpoint(path)
     spec = checkpoint.spec
-    return Network(plain(checkpoint.build(), spec.preprocess), spec.preprocess, spec.labels)
+    return Network(baseline(checkpoint.build(), spec.preprocess), spec.preprocess, spec.labels)
 
 
 def arguments(name: str) -> argparse.ArgumentParser:
-    """What every peer is told; some are told more."""
+    """Arguments that all peers share."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.compare.peers.{name}")
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--port", type=int, required=True)

@@ -27,12 +27,12 @@ Arrays = dict[str, NDArray[np.generic]]
 
 
 def infer_function(checkpoint: str) -> Callable[[NDArray[np.object_]], Arrays]:
-    """One instance of the model."""
+    """An instance of the model."""
     network = load_network(checkpoint)
 
     @batch
     def infer(image: NDArray[np.object_]) -> Arrays:
-        """Images ``(b, 1)``, encoded, to their best classes, ``(b, 5)`` each."""
+        """Encoded images ``(b, 1)`` to their best classes, ``(b, 5)`` each."""
         pixels = [network.pixels(Image.open(io.BytesIO(data))) for data in image[:, 0]]
         logits = network.logits(torch.from_numpy(np.stack(pixels)))
         rows = [network.best(row) for row in logits]
@@ -49,7 +49,7 @@ def infer_function(checkpoint: str) -> Callable[[NDArray[np.object_]], Arrays]:
 def main() -> None:
     args = arguments("triton").parse_args()
     torch.set_num_threads(1)
-    # Its processes load libpython by name: let it be that of this interpreter.
+    # Triton's processes load libpython by name: make them find that of this interpreter.
     libraries = (sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH"))
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
     config = TritonConfig(

@@ -75,7 +75,7 @@ class AsyncClient:
         return self._predict_many(images, top_k, concurrency, progress=progress)
 
     async def explain(self, image: ImageLike, head: int | None = None) -> bytes:
-        """A PNG that shows where the model looked.
+        """The attention of the model in the image, as a PNG.
 
         Args:
             head: index of a class-attention head. Default: the mean of all heads.
@@ -117,7 +117,7 @@ class AsyncClient:
                     yield outcome
 
     async def _send(self, request: dict[str, Any]) -> httpx.Response:
-        """A successful answer, with retries."""
+        """Send a request, with retries."""
         attempts = Attempts(self._retries)
         while True:
             try:
@@ -139,7 +139,7 @@ class AsyncClient:
 
 
 async def _encode(image: ImageLike) -> bytes:
-    """Encode in a thread, because files and PNG take time; bytes need none."""
+    """Encode in a thread, unless the image is already encoded."""
     if isinstance(image, bytes):
         return encode(image)
     return await asyncio.to_thread(encode, image)

@@ -1,7 +1,7 @@
-"""Reading the body of an answer within limits on its size and time.
+"""Reading the body of an answer, with limits on its size and time.
 
-The server may not be xcit-serve, so everything the clients read is limited, and compressed answers
-are refused.
+The server may not be xcit-serve, so the clients limit everything that they read, and refuse
+compressed answers.
 """
 
 import time
@@ -47,7 +47,7 @@ class Body:
             raise self._refused(f"more than {self._limit} bytes")
         if self._clock() > self._latest:
             host = self._response.request.url.copy_with(raw_path=b"/")
-            raise TimedOut(f"{host} did not send its whole answer within {self._timeout:g} s")
+            raise TimedOut(f"{host} did not send the whole answer within {self._timeout:g} s")
 
     def whole(self) -> httpx.Response:
         """The response with its body."""

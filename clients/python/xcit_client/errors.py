@@ -1,4 +1,4 @@
-"""All errors of the client. Their text says what was wrong.
+"""All errors of the client.
 
 ClientError
 ├── InvalidOption         a URL, key or number is not valid; nothing was sent
@@ -83,11 +83,11 @@ class ImageRefused(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """A key is needed, or it is unknown."""
+    """The API key is missing or invalid."""
 
 
 class Unavailable(ServiceError):
-    """Not now: loading, full or draining."""
+    """The service is loading, overloaded or draining."""
 
 
 class DeadlineExceeded(ServiceError):
@@ -95,6 +95,6 @@ class DeadlineExceeded(ServiceError):
 
 
 def bare(error: ClientError) -> ClientError:
-    """The error alone: its traceback and causes would keep the request and its image alive."""
+    """The error without traceback and causes, which would keep the request and image in memory."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

@@ -1,4 +1,4 @@
-"""Requests that both clients send, and what answers and connection errors mean."""
+"""The requests of both clients, and the parsing of answers and errors."""
 
 import re
 import time
@@ -25,7 +25,7 @@ from xcit_client.os_errors import reason_of
 from xcit_client.results import Health, Model, Prediction, Row, ServedModel
 
 TIMEOUT = 30.0  # seconds
-_IDLE_SECONDS = 4.0  # less than the 5 after which the service closes a connection
+_IDLE_SECONDS = 4.0  # less than the 5 s after which the service closes an idle connection
 _PROBLEM_MEMBERS = ("type", "title", "detail", "request_id")
 _IMAGE_PROBLEMS = {
     "/problems/body-too-large",
@@ -33,7 +33,7 @@ _IMAGE_PROBLEMS = {
     "/problems/invalid-image",
     "/problems/unsupported-media-type",
 }
-# Raised while an answer of another kind is parsed.
+# Exceptions from parsing an answer that does not come from xcit-serve.
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _BY_STATUS: dict[int, type[ServiceError]] = {
     401: Unauthorized,
@@ -51,7 +51,7 @@ def check_url(url: str) -> str:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:
         raise InvalidOption(f"invalid URL {str(url)!r}: {error}") from error
-    if parsed.userinfo:  # may hold a password, so the message does not repeat the URL
+    if parsed.userinfo:  # may contain a password, so the message does not repeat the URL
         raise InvalidOption("the URL contains a user name; remove it and pass api_key instead")
     port = 1 if parsed.port is None else parsed.port
     host = re.fullmatch(rb"[\w.:-]+", parsed.raw_host)
@@ -130,7 +130,7 @@ def no_answer(error: httpx.RequestError, url: str, timeout: float) -> ClientErro
 
 
 def _reason(error: httpx.RequestError) -> str:
-    """The message of the underlying operating system error, else of the error itself."""
+    """The message of the underlying operating system error, or of the error itself."""
     cause: BaseException | None = error if isinstance(error, httpx.NetworkError) else None
     while cause is not None:
         if isinstance(cause, OSError) and (reason := reason_of(cause)):
@@ -155,18 +155,18 @@ def raise_unless_ok(response: httpx.Response) -> None:
     try:
         problem = response.json()
         kind, title, detail, request_id = (str(problem[name]) for name in _PROBLEM_MEMBERS)
-    except _MALFORMED as mistake:
+    except _MALFORMED as cause:
         raise UnexpectedAnswer(
             f"{where} answered {status} without a problem document; is it xcit-serve?",
             status,
             retry_after,
-        ) from mistake
+        ) from cause
     error = ImageRefused if kind in _IMAGE_PROBLEMS else _BY_STATUS.get(status, ServiceError)
     raise error(status, kind, title, detail, request_id, retry_after)
 
 
 def read_prediction(response: httpx.Response) -> Prediction:
-    """Raises `UnexpectedAnswer` if the body has another form."""
+    """Raises `UnexpectedAnswer` if the answer has another format."""
     try:
         answer = response.json()
         model = answer["model"]
@@ -182,22 +182,22 @@ def read_prediction(response: httpx.Response) -> Prediction:
             parse_server_timing(response.headers.get("Server-Timing", "")),
             response.headers.get("X-Request-ID", ""),
         )
-    except _MALFORMED as mistake:
-        raise _unexpected(response, "a prediction") from mistake
+    except _MALFORMED as cause:
+        raise _unexpected(response, "a prediction") from cause
 
 
 def read_health(response: httpx.Response) -> Health:
-    """Raises `UnexpectedAnswer` if the body has another form."""
+    """Raises `UnexpectedAnswer` if the answer has another format."""
     try:
         answer = response.json()
         model = answer["model"] and _pick(ServedModel, answer["model"])
         return _pick(Health, {**answer, "model": model})
-    except _MALFORMED as mistake:
-        raise _unexpected(response, "a health report") from mistake
+    except _MALFORMED as cause:
+        raise _unexpected(response, "a health report") from cause
 
 
 def read_picture(response: httpx.Response) -> bytes:
-    """Raises `UnexpectedAnswer` if the body has another form."""
+    """Raises `UnexpectedAnswer` if the answer has another format."""
     if response.headers.get("Content-Type") != "image/png":
         raise _unexpected(response, "a PNG")
     return response.content
@@ -211,7 +211,7 @@ def parse_server_timing(text: str) -> dict[str, float]:
         for parameter in parameters:
             key, _, value = parameter.partition("=")
             if key.strip() == "dur":
-                with suppress(ValueError):  # written by a proxy
+                with suppress(ValueError):  # a proxy may have added invalid entries
                     timings[name.strip()] = float(value)
     return timings
 
@@ -229,7 +229,7 @@ def parse_retry_after(text: str | None) -> float | None:
 
 
 def _pick(kind: type[Value], values: dict[str, Any]) -> Value:
-    """The dataclass from its fields in ``values``; newer services may send more."""
+    """Make a dataclass from ``values``; ignore others, which newer services may send."""
     return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 

@@ -1,4 +1,4 @@
-"""Encoding images into the bytes to send.
+"""The encoding of images as bytes.
 
 Pillow and numpy are imported only when a PIL image or an array is given.
 """
@@ -26,11 +26,11 @@ ImageLike: TypeAlias = Union[
 ]
 
 _TO_RGB = {"CMYK", "HSV", "LAB", "RGBX", "RGBa", "YCbCr"}  # modes that PNG lacks
-_FAST = 1  # zlib level: time matters more than size here
+_FAST = 1  # zlib level: speed matters more than size
 
 
 def encode(image: ImageLike) -> bytes:
-    """The encoded image. Files and bytes stay as they are; PIL images and arrays become PNG.
+    """The encoded image. Files and bytes are not changed; PIL images and arrays become PNG.
 
     Args:
         image: a path, encoded bytes, a PIL image, or a uint8 array of shape ``(height, width)`` or

@@ -19,7 +19,7 @@ class NoBar:
     def update(self) -> None: ...
 
 
-def check_progress(show: bool) -> None:  # noqa: FBT001, the caller's own flag
+def check_progress(show: bool) -> None:  # noqa: FBT001 - the caller's flag
     """Raises `InvalidOption` if a bar is wanted and tqdm is not installed."""
     if show:
         try:

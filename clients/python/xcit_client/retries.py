@@ -1,4 +1,4 @@
-"""When a failed request is sent again, and after which pause."""
+"""Which failed requests are retried, and after which pause."""
 
 import random
 import time
@@ -12,13 +12,13 @@ _TRY_LATER = {429, 502, 503}
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How long a request is retried that may succeed later: see `may_succeed_later`.
+    """How long and how often requests are retried; see `may_succeed_later`.
 
     Attributes:
-        seconds: from the first attempt; no attempt starts later. 0 disables retries.
+        seconds: time from the first attempt; no attempt starts later. 0 disables retries.
         first_pause: seconds before the first retry. Pauses double, and half of each is random. The
             service's ``Retry-After`` is added.
-        longest_pause: seconds.
+        longest_pause: maximum seconds between attempts, without ``Retry-After``.
     """
 
     seconds: float = 30.0
@@ -38,7 +38,7 @@ NO_RETRIES = Retries(seconds=0.0)
 
 
 class Attempts:
-    """The attempts of one request, starting now."""
+    """The attempts of one request; the first starts now."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Attempts:
         self._pause = retries.first_pause
 
     def pause_after(self, error: ClientError) -> float:
-        """Seconds to wait before the next attempt; raises ``error`` when there is none."""
+        """Seconds to wait before the next attempt; raises ``error`` after the last one."""
         longest = min(self._pause, self._retries.longest_pause)
         self._pause = 2 * longest
         pause = self._draw(longest / 2, longest) + (error.retry_after or 0.0)
@@ -65,5 +65,5 @@ class Attempts:
 
 
 def may_succeed_later(error: ClientError) -> bool:
-    """Whether the service was unreachable, or asked the client to come back later."""
+    """Whether the service was unreachable or temporarily unavailable."""
     return isinstance(error, Unreachable) or error.status in _TRY_LATER

@@ -23,7 +23,7 @@ class Client:
     Args:
         api_key: sent as a bearer token.
         timeout: seconds to connect, and seconds to wait for the answer.
-        retries: how long to retry when the service is unreachable or not ready.
+        retries: how long to retry while the service is unreachable or not ready.
         transport: replaces the network, for tests.
 
     Raises:
@@ -79,7 +79,7 @@ class Client:
         return self._predict_many(images, top_k, concurrency, progress=progress)
 
     def explain(self, image: ImageLike, head: int | None = None) -> bytes:
-        """A PNG that shows where the model looked.
+        """The attention of the model in the image, as a PNG.
 
         Args:
             head: index of a class-attention head. Default: the mean of all heads.
@@ -122,7 +122,7 @@ class Client:
         return exchange.read_prediction(self._send(request, stop))
 
     def _send(self, request: dict[str, Any], stop: threading.Event) -> httpx.Response:
-        """A successful answer, with retries; setting ``stop`` ends the pause before a retry."""
+        """Send a request, with retries; ``stop`` ends the pause before a retry."""
         attempts = Attempts(self._retries)
         while True:
             try:

@@ -1,9 +1,9 @@
-"""An image file cut down to what its decoder needs, with its cost, before any decoder runs.
+"""Reducing an image file to what its decoder needs, with an estimate of its cost.
 
-A decoder never sees a file as it came. Each format has a reader here that walks over the file's
-structure, counts what decoding would take, and puts together a new file of the first picture
-alone. Metadata, further frames and broken checksums never reach the decoder; the colour profile
-and the orientation are returned separately.
+Decoders never see an original file. Each format has a reader that walks the file's structure,
+counts the work of decoding and writes a new file with only the first picture. Metadata, further
+frames and broken checksums never reach the decoder; the colour profile and the orientation are
+returned separately.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def read_structure(data: bytes, image_format: str, max_pixels: int) -> Encoded:
     """The first picture of a file, ready for its decoder.
 
     Raises:
-        UnsupportedImage: a kind of the format that is not read here; the message names it.
+        UnsupportedImage: an unsupported kind of the format, which the message names.
         ImageTooLarge: over ``max_pixels``, or too much work for a decoder.
         InvalidImage: the structure is broken.
     """

@@ -1,4 +1,4 @@
-"""BMP: header, and runs, which are written out here."""
+"""BMP: its header, and its run-length encoding, which is decoded here."""
 
 import struct
 from collections import Counter
@@ -12,8 +12,8 @@ from model.images.structure.encoded import Encoded, rows_of_a_block
 from model.images.structure.splice import splice
 from model.images.structure.work import check_pixels, check_work
 
-MAX_RUN_BYTES = 2 * 2**20  # read in Python: up to 0.7 s
-MAX_RUN_ROW = 2**20  # pixels of a row in runs: Pillow copies a row at a time
+MAX_RUN_BYTES = 2 * 2**20  # decoded in Python, in up to 0.7 s
+MAX_RUN_ROW = 2**20  # pixels; Pillow copies a row at a time
 
 _HEADERS = {12, 40, 52, 56, 64, 108, 124}
 _PLAIN, _RUNS_OF_8, _RUNS_OF_4, _MASKS = range(4)
@@ -27,7 +27,7 @@ _BROKEN = "the BMP data is truncated or corrupt"
 class _Header:
     size: int
     width: int
-    height: int  # negative: the first row is the top one
+    height: int  # negative if the first row is the top one
     bits: int
     compression: int
     colours: int
@@ -37,7 +37,7 @@ class _Header:
 def read_bmp(data: bytes, max_pixels: int) -> Encoded:
     """The picture of a BMP file.
 
-    Runs, two bits a pixel and pixels of which masks tell the colours are written in a plain way.
+    Run-length encoding, two bits per pixel and colour masks are rewritten to a plain encoding.
     """
     header = _read_header(data)
     height = abs(header.height)
@@ -54,10 +54,12 @@ def read_bmp(data: bytes, max_pixels: int) -> Encoded:
     work["BMP run"] = min(len(data) - header.pixels_at, MAX_RUN_BYTES) // 2
     work["BMP byte"] = 2 * height * _stride(header.width, 8)
     if len(data) - header.pixels_at > MAX_RUN_BYTES:
-        raise ImageTooLarge(f"the BMP has over {MAX_RUN_BYTES} bytes of runs; save it without")
+        raise ImageTooLarge(
+            f"the BMP has over {MAX_RUN_BYTES} bytes of run-length encoding; save it without"
+        )
     if header.width > MAX_RUN_ROW:
         raise ImageTooLarge(
-            f"the BMP has rows of over {MAX_RUN_ROW} pixels in runs; save it without"
+            f"the BMP has run-length encoded rows of over {MAX_RUN_ROW} pixels; save it without"
         )
     check_work("BMP", work, max_pixels)
     block = rows_of_a_block(_stride(header.width, 8))
@@ -71,7 +73,7 @@ def _read_header(data: bytes) -> _Header:
             width, height, _, bits = struct.unpack_from("<4H", data, 18)
             return _Header(size, width, height, bits, _PLAIN, 0, pixels_at)
         if size not in _HEADERS:
-            raise UnsupportedImage(f"BMP with a header of {size} bytes is not read")
+            raise UnsupportedImage(f"BMP with a header of {size} bytes is not supported")
         width, height, _, bits, compression, _, _, _, colours = struct.unpack_from(
             "<iiHHIIiiI", data, 18
         )
@@ -81,17 +83,17 @@ def _read_header(data: bytes) -> _Header:
 
 
 def _check_kind(header: _Header) -> None:
-    """Refuse by name what Pillow does not read."""
+    """Refuse what Pillow cannot read, by name."""
     bits, compression = header.bits, header.compression
     if compression > _MASKS and compression != _MASKS_AND_ALPHA:
         name = _NAMES.get(compression, f"number {compression}")
-        raise UnsupportedImage(f"BMP with compression {name} is not read; save it without")
+        raise UnsupportedImage(f"BMP with compression {name} is not supported; save it without")
     if bits not in _BITS:
-        raise UnsupportedImage(f"BMP with {bits} bits a pixel is not read")
+        raise UnsupportedImage(f"BMP with {bits} bits per pixel is not supported")
     if compression in (_MASKS, _MASKS_AND_ALPHA) and bits not in (16, 32):
-        raise InvalidImage(f"{_BROKEN}: masks for {bits} bits a pixel")
+        raise InvalidImage(f"{_BROKEN}: masks for {bits} bits per pixel")
     if compression in (_RUNS_OF_8, _RUNS_OF_4) and bits != {1: 8, 2: 4}[compression]:
-        raise InvalidImage(f"{_BROKEN}: runs of {bits} bits a pixel")
+        raise InvalidImage(f"{_BROKEN}: run-length encoding with {bits} bits per pixel")
 
 
 def _stride(width: int, bits: int) -> int:
@@ -99,7 +101,7 @@ def _stride(width: int, bits: int) -> int:
 
 
 def _in_plain_bits(data: bytes, header: _Header, work: Counter[str]) -> Encoded:
-    """The file in bits that Pillow reads, with what that takes added to ``work``."""
+    """The file in an encoding that Pillow reads; adds the work of decoding to ``work``."""
     width, pixels = header.width, header.width * abs(header.height)
     masks = _masks(data, header)
     if header.compression in (_MASKS, _MASKS_AND_ALPHA) or (header.bits == 32 and masks[3]):
@@ -114,23 +116,23 @@ def _in_plain_bits(data: bytes, header: _Header, work: Counter[str]) -> Encoded:
 
 
 def _unpack(rows: bytes, width: int, height: int) -> bytearray:
-    """A byte for each pixel of two bits, in rows of whole 32 bits."""
+    """One byte per pixel from two-bit pixels, in rows padded to 32 bits."""
     packed = np.frombuffer(rows, np.uint8).reshape(abs(height), -1)
     colours = packed[..., None] >> np.array((6, 4, 2, 0), np.uint8) & 3
     return bytearray(colours.reshape(len(packed), -1)[:, : _stride(width, 8)].tobytes())
 
 
 def _rows(data: bytes, header: _Header) -> bytes:
-    """All rows, in the order of the file."""
+    """All rows, in file order."""
     length = abs(header.height) * _stride(header.width, header.bits)
     rows = data[header.pixels_at : header.pixels_at + length]
-    if length - len(rows) > 3:  # not only the padding of the last row
-        raise InvalidImage(f"{_BROKEN}: its pixels are not all there")
+    if length - len(rows) > 3:  # more than the padding of the last row is missing
+        raise InvalidImage(f"{_BROKEN}: pixels are missing")
     return rows.ljust(length, b"\0")
 
 
 def _masks(data: bytes, header: _Header) -> tuple[int, ...]:
-    """Which bits of a pixel of 32 bits, or of one with masks, are red, green, blue and alpha."""
+    """The masks of red, green, blue and alpha in a pixel."""
     *colours, alpha = struct.unpack_from("<4I", data.ljust(70, b"\0"), 54)
     if header.compression == _PLAIN:
         return (0xFF0000, 0xFF00, 0xFF, alpha if header.size >= 108 else 0)
@@ -139,14 +141,14 @@ def _masks(data: bytes, header: _Header) -> tuple[int, ...]:
 
 
 def _without_runs(data: bytes, header: _Header) -> bytes:
-    """The file with one byte for each pixel, rows from the bottom."""
+    """The file with one byte per pixel, bottom row first."""
     width, height = header.width, abs(header.height)
     pixels = _unroll(data[header.pixels_at :], width, height, four_bits=header.bits == 4)
     return _write_indexed(data, header, pixels)
 
 
 def _write_indexed(data: bytes, header: _Header, pixels: bytearray) -> bytes:
-    """A file of 8 bits a pixel, from one byte for each, in rows of whole 32 bits."""
+    """Write a file of 8 bits per pixel, from one byte per pixel in rows padded to 32 bits."""
     colours = min(header.colours or 2**header.bits, 2**header.bits)
     unit = 3 if header.size == 12 else 4
     palette = data[14 + header.size : 14 + header.size + unit * colours]
@@ -161,29 +163,29 @@ def _write_indexed(data: bytes, header: _Header, pixels: bytearray) -> bytes:
 
 
 def _unroll(runs: bytes, width: int, height: int, *, four_bits: bool) -> bytearray:
-    """The pixels of all runs, in rows of whole 32 bits. What no run covers is 0."""
+    """Decode runs to pixels, in rows padded to 32 bits. Pixels that no run covers are 0."""
     stride = _stride(width, 8)
     pixels = bytearray(stride * height)
     x = y = place = 0
     while y < height:
         if place + 2 > len(runs):
-            if x >= width and y == height - 1:  # all there but the mark of the end
+            if x >= width and y == height - 1:  # complete except for the end mark
                 break
-            raise InvalidImage(f"{_BROKEN}: its runs end before the picture does")
+            raise InvalidImage(f"{_BROKEN}: its runs end too early")
         count, value = runs[place], runs[place + 1]
         place += 2
         if count:
             run = _repeat(value, count, four_bits=four_bits)
-        elif value == 0:  # end of the row
+        elif value == 0:  # end of row
             x, y = 0, y + 1
             continue
-        elif value == 1:  # end of the picture
+        elif value == 1:  # end of picture
             break
-        elif value == 2:  # further right and up
+        elif value == 2:  # move right and up
             right, up = runs[place : place + 2].ljust(2, b"\0")
             x, y, place = x + right, y + up, place + 2
             continue
-        else:  # a number of pixels one by one, padded to 16 bits
+        else:  # literal pixels, padded to 16 bits
             length = (value + 1) // 2 if four_bits else value
             run = _literal(runs[place : place + length], value, four_bits=four_bits)
             place += length + length % 2

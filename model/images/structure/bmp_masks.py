@@ -1,4 +1,4 @@
-"""BMP whose pixels are numbers of 16 or 32 bits, with a mask for each colour."""
+"""BMP with pixels of 16 or 32 bits and a mask for each colour."""
 
 import struct
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 from model.errors import UnsupportedImage
 from model.images.structure.splice import splice
 
-_BLOCK = 2**20  # pixels that are converted at once
-# of a file that Pillow reads: blue, green, red and alpha in a byte each
+_BLOCK = 2**20  # pixels converted at once
+# masks that Pillow supports: one byte each for blue, green, red and alpha
 _WRITTEN = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 
 
 def write_masked(size: tuple[int, int], bits: int, rows: bytes, masks: Sequence[int]) -> bytes:
-    """A BMP of 8 bits for each colour, with alpha.
+    """Write a BMP with 8 bits per colour and alpha.
 
     Args:
-        size: width, and height as in the header: negative where the first row is the top one.
+        size: width and height as in the header: height is negative if the first row is the top one.
         rows: the pixels; each row is padded to 32 bits.
-        masks: of red, green, blue and alpha; 0 for what the pixels do not have.
+        masks: of red, green, blue and alpha; 0 if absent.
 
     Raises:
-        UnsupportedImage: there are none, a mask has gaps, or two of them overlap.
+        UnsupportedImage: all masks are 0, a mask has gaps, or two masks overlap.
     """
     _check(bits, masks)
     width, height = size[0], abs(size[1])
@@ -45,16 +45,16 @@ def write_masked(size: tuple[int, int], bits: int, rows: bytes, masks: Sequence[
 
 def _check(bits: int, masks: Sequence[int]) -> None:
     shown = ", ".join(f"{mask:X}" for mask in masks)
-    joined = [mask & -mask for mask in masks]  # the lowest bit of each
+    joined = [mask & -mask for mask in masks]  # lowest bit of each mask
     gaps = any((mask + low) & mask for mask, low in zip(masks, joined, strict=True))
     together = sum(masks)
     apart = together == masks[0] | masks[1] | masks[2] | masks[3]
     if gaps or not apart or together >= 2**bits or not any(masks[:3]):
-        raise UnsupportedImage(f"BMP of {bits} bits with the masks {shown} is not read")
+        raise UnsupportedImage(f"BMP of {bits} bits with the masks {shown} is not supported")
 
 
 def _channel(numbers: NDArray[np.unsignedinteger], mask: int) -> NDArray[np.uint8]:
-    """The bits of a mask, scaled to 8."""
+    """The bits of a mask, scaled to 8 bits."""
     if not mask:
         return np.zeros(numbers.shape, np.uint8)
     lowest = (mask & -mask).bit_length() - 1

@@ -1,4 +1,4 @@
-"""Directories of tags, of which TIFF files and EXIF blocks are made."""
+"""Tag directories, as in TIFF files and EXIF blocks."""
 
 import struct
 from dataclasses import dataclass, field
@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_ENTRIES = 4096  # as libtiff allows
+MAX_ENTRIES = 4096  # libtiff's limit
 _ORIENTATION = 0x0112
 _SHORT = 3
 _UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-_UNITS |= {16: 8, 17: 8, 18: 8}  # of BigTIFF
+_UNITS |= {16: 8, 17: 8, 18: 8}  # BigTIFF
 _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
 
 
@@ -20,10 +20,10 @@ class BrokenDirectory(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The tags of a directory: their type, their count and where their values are.
+    """The tags of a directory: their types, counts and where their values are.
 
     Attributes:
-        order: ``<`` or ``>``, as `struct` has it.
+        order: byte order, ``<`` or ``>`` as in `struct`.
     """
 
     data: bytes
@@ -37,12 +37,12 @@ class Directory:
         return self.entries[tag][1] if tag in self.entries else 0
 
     def content(self, tag: int) -> bytes:
-        """The bytes of a tag's values; empty without the tag, cut at the end of the data."""
+        """The bytes of a tag's values; empty if it is absent, cut off at the end of the data."""
         kind, count, place = self.entries.get(tag, (1, 0, 0))
         return self.data[place : place + _UNITS.get(kind, 0) * count]
 
     def numbers(self, tag: int) -> NDArray[np.uint64]:
-        """The values of an integer tag, ``(count,)``; empty if it has none."""
+        """The values of an integer tag, ``(count,)``; empty if the tag is absent."""
         kind = self.entries.get(tag, (1, 0, 0))[0]
         content = self.content(tag)
         if kind not in _INTEGERS:
@@ -60,10 +60,10 @@ class Directory:
 
 
 def read_directory(data: bytes) -> Directory:
-    """The first directory. Of a tag that comes twice the first counts.
+    """Read the first directory. If a tag is repeated, its first entry counts.
 
     Raises:
-        BrokenDirectory: it is missing, ends too early or has over `MAX_ENTRIES` entries.
+        BrokenDirectory: it is missing, truncated or has over `MAX_ENTRIES` entries.
     """
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
@@ -78,7 +78,7 @@ def read_directory(data: bytes) -> Directory:
 def _read_entries(data: bytes, order: str, *, big: bool) -> Directory:
     head, number, entry, width = ("Q", "Q", "HHQ", 8) if big else ("I", "H", "HHI", 4)
     (start,) = struct.unpack_from(order + head, data, 8 if big else 4)
-    start = min(start, len(data))  # 64 bits are more than an offset can have here
+    start = min(start, len(data))  # a 64-bit offset may be larger than slices support
     (entries,) = struct.unpack_from(order + number, data, start)
     if entries > MAX_ENTRIES:
         raise BrokenDirectory(f"{entries} entries")
@@ -95,9 +95,9 @@ def _read_entries(data: bytes, order: str, *, big: bool) -> Directory:
 
 
 def orientation(exif: bytes) -> int:
-    """The orientation in an EXIF block; 1, upright, where it is absent or broken.
+    """The orientation in an EXIF block; 1, upright, if it is absent or broken.
 
-    As in browsers, it counts only if it has the type that EXIF prescribes.
+    As in browsers, it is ignored if its type is not the one that EXIF prescribes.
     """
     try:
         directory = read_directory(exif)

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 
 
 def public_name(image_format: str) -> str:
-    """The usual spelling of a format that Pillow calls ``image_format``."""
+    """The usual spelling of Pillow's name for a format."""
     return "WebP" if image_format == "WEBP" else image_format
 
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """The picture that a smaller first frame is part of; the rest of it is transparent.
+    """The full picture around a smaller first frame; transparent outside the frame.
 
     Sizes and positions are in pixels, as (width, height) and (left, top).
     """
@@ -25,11 +25,11 @@ class Greys:
     """How wide grey samples become pixels.
 
     Attributes:
-        white: the sample value of white; None if the file does not say.
+        white: sample value of white; None if the file does not say.
         inverted: whether 0 is white.
         unsigned: whether 32-bit integers are unsigned.
         swapped: whether Pillow reads the bytes of each sample in the wrong order.
-        transparent: the sample value that is transparent, if any.
+        transparent: sample value that is transparent, if any.
     """
 
     white: float | None = None
@@ -41,18 +41,18 @@ class Greys:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One picture as a file for Pillow, with its cost and its metadata.
+    """A picture as a file for Pillow, with its cost and metadata.
 
     Attributes:
         data: the file.
-        work: how many of each unit in `model.images.structure.work` the decoder has to do.
+        work: number of each unit in `model.images.structure.work` for the decoder.
         profile: the ICC profile.
-        orientation: as EXIF counts them; 1 is upright.
-        complete: whether the file has its end. Without it pixels may be missing.
-        canvas: where the frame belongs, if it is not the whole picture.
-        greys: for pictures of one wide sample a pixel.
-        block: how many bytes Pillow reads at once, where the file is not compressed: see
-            `rows_of_a_block`. All of the file by default.
+        orientation: as in EXIF; 1 is upright.
+        complete: False if the end of the file is missing, so that pixels may be missing too.
+        canvas: the canvas of the frame, if the frame is not the whole picture.
+        greys: for pictures with one wide sample per pixel.
+        block: bytes that Pillow reads at once from an uncompressed file; see `rows_of_a_block`.
+            Default: the whole file.
     """
 
     data: bytes
@@ -66,9 +66,9 @@ class Encoded:
 
 
 def rows_of_a_block(row: int, rows: int = 2**16) -> int:
-    """Bytes of whole rows of ``row`` bytes, at least one and at most ``rows``, of about 64 KiB.
+    """Bytes of whole rows, about 64 KiB: at least one and at most ``rows`` rows of ``row`` bytes.
 
-    Pillow copies what it reads with the interpreter lock held, and reads a row that is not whole
-    again from its start.
+    Pillow copies what it reads with the interpreter lock held, and reads a partial row again from
+    its start.
     """
     return row * max(1, min(rows, 2**16 // row))

@@ -9,14 +9,14 @@ from model.images.structure.encoded import Canvas, Encoded
 from model.images.structure.splice import splice
 from model.images.structure.work import check_pixels
 
-MAX_BLOCKS = 65_536  # before the first frame, all extensions together; a large profile has 12,000
+MAX_BLOCKS = 65_536  # in all extensions before the first frame; a large profile has 12,000
 
 _EXTENSION, _FRAME, _CONTROL = 0x21, 0x2C, 0xF9
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Where the image descriptor begins, the control block before it, and blocks up to it."""
+    """Positions of the image descriptor and its control block, and the blocks before it."""
 
     start: int
     control: bytes
@@ -57,7 +57,7 @@ def _table_size(flags: int) -> int:
 
 
 def _find_frame(data: bytes, position: int) -> _Frame:
-    """The first frame; raises `IndexError` if the data ends before it."""
+    """Find the first frame; raises `IndexError` if the data ends before it."""
     control = b""
     left = MAX_BLOCKS
     while left > 0:

@@ -11,7 +11,7 @@ from model.images.structure.encoded import Encoded
 from model.images.structure.splice import splice
 from model.images.structure.work import check_pixels
 
-MAX_SCANS = 100  # encoders write about ten
+MAX_SCANS = 100  # encoders write about 10
 MAX_SEGMENTS = 2_000  # a large colour profile has 300
 MAX_TABLE_BYTES = 2**16  # four quantization tables and eight Huffman tables take 2 KiB
 MAX_PROFILE_BYTES = 4 * 2**20
@@ -27,7 +27,7 @@ _TABLES = {0xC4, 0xDB, 0xDD}  # Huffman and quantization tables, restart interva
 _EXIF, _PROFILE, _ADOBE, _JFIF = 0xE1, 0xE2, 0xEE, 0xE0
 _STANDALONE = {0x01, *range(0xD0, 0xDA)}  # markers without a length
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither a restart nor data
-_WINDOW = 2**18  # bytes that are searched before another thread may run
+_WINDOW = 2**18  # bytes searched before other threads may run
 
 
 @dataclass(slots=True)
@@ -66,15 +66,15 @@ def read_jpeg(data: bytes, max_pixels: int) -> Encoded:
 
 
 def _without_metadata(head: _Head, data: bytes, scan: int, *, complete: bool) -> bytes:
-    """The kept segments and everything from the first scan on; ``data`` itself if that is all."""
+    """The kept segments and everything from the first scan on; ``data`` itself if unchanged."""
     if complete and sum(map(len, head.kept)) == scan:
         return data
-    end = len(data) if complete else len(data.rstrip(b"\xff"))  # without half of the end's marker
+    end = len(data) if complete else len(data.rstrip(b"\xff"))  # drop half an end marker
     return splice(*head.kept, memoryview(data)[scan:end])
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """The segments of the first picture: marker, where its length is, and where it ends."""
+    """Segments of the first picture: marker, position of the length, and end."""
     position = 2
     for _ in range(MAX_SEGMENTS):
         match = _MARKER.match(data, position) or _find_marker(data, position)
@@ -99,7 +99,7 @@ def _find_marker(data: bytes, position: int) -> re.Match[bytes] | None:
 
 
 def _read_segment(head: _Head, marker: int, segment: bytes) -> None:
-    """Keep what the decoder needs, and note what it does not have to see."""
+    """Keep a segment if the decoder needs it, and record the profile and orientation."""
     content = segment[4:]
     if marker in (_BASELINE, _EXTENDED, _PROGRESSIVE):
         if head.frame:
@@ -107,7 +107,9 @@ def _read_segment(head: _Head, marker: int, segment: bytes) -> None:
         head.frame_marker, head.frame = marker, content
         head.kept.append(segment)
     elif marker in _REFUSED_FRAMES:
-        raise UnsupportedImage(f"{_REFUSED_FRAMES[marker]} is not read; save it as baseline JPEG")
+        raise UnsupportedImage(
+            f"{_REFUSED_FRAMES[marker]} is not supported; save it as baseline JPEG"
+        )
     elif marker in _TABLES:
         _keep_table(head, segment)
     elif marker == _EXIF and content[:5] == b"Exif\0":
@@ -124,7 +126,7 @@ def _read_segment(head: _Head, marker: int, segment: bytes) -> None:
 def _keep_table(head: _Head, segment: bytes) -> None:
     head.table_bytes += len(segment)
     if head.table_bytes > MAX_TABLE_BYTES:
-        raise ImageTooLarge(f"the JPEG's tables take over {MAX_TABLE_BYTES} bytes; save it again")
+        raise ImageTooLarge(f"the JPEG has over {MAX_TABLE_BYTES} bytes of tables; save it again")
     head.kept.append(segment)
 
 
@@ -133,11 +135,13 @@ def _check_frame(head: _Head, max_pixels: int) -> None:
     if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
         raise InvalidImage("the JPEG data is truncated or corrupt: it has no frame header")
     if frame[0] != 8:
-        raise UnsupportedImage(f"JPEG with {frame[0]}-bit samples is not read; save it with 8 bits")
+        raise UnsupportedImage(
+            f"JPEG with {frame[0]}-bit samples is not supported; save it with 8 bits"
+        )
     if frame[5] not in (1, 3, 4):
-        raise UnsupportedImage(f"JPEG with {frame[5]} components is not read")
+        raise UnsupportedImage(f"JPEG with {frame[5]} components is not supported")
     if frame[1:3] == b"\0\0":
-        raise UnsupportedImage("JPEG without a height in its frame header is not read")
+        raise UnsupportedImage("JPEG without a height in its frame header is not supported")
     check_pixels(*_size(frame), max_pixels)
 
 
@@ -146,7 +150,7 @@ def _size(frame: bytes) -> tuple[int, int]:
 
 
 def _blocks(frame: bytes) -> list[int]:
-    """How many blocks of 8 x 8 coefficients each component has."""
+    """Number of blocks of 8 x 8 coefficients in each component."""
     factors = frame[7 : 6 + 3 * frame[5] : 3]
     across = [factor >> 4 or 1 for factor in factors]
     down = [factor & 15 or 1 for factor in factors]
@@ -158,13 +162,13 @@ def _blocks(frame: bytes) -> list[int]:
 def _follow_scans(
     head: _Head, data: bytes, start: int, segments: Iterator[tuple[int, int, int]]
 ) -> tuple[Counter[str], bool]:
-    """What all scans take from the first on, and whether the picture ends after them."""
+    """The work of all scans from ``start`` on, and whether the end of the picture was found."""
     blocks = _blocks(head.frame)
     pixels = _size(head.frame)[0] * _size(head.frame)[1]
     work = Counter({"pixel": pixels, "JPEG block": sum(blocks), "JPEG byte": len(data) - start})
     scans = [start]
     if head.frame_marker != _PROGRESSIVE and data[start + 2] == len(blocks):
-        complete = data.rfind(b"\xff\xd9", start) >= 0  # this scan has it all
+        complete = data.rfind(b"\xff\xd9", start) >= 0  # a single scan contains everything
     else:
         complete = _find_scans(scans, work, segments)
     work["JPEG block in a scan"] = sum(_blocks_of_scan(data, scan, blocks) for scan in scans)
@@ -178,7 +182,7 @@ def _follow_scans(
 def _find_scans(
     scans: list[int], work: Counter[str], segments: Iterator[tuple[int, int, int]]
 ) -> bool:
-    """Add the places of all scans after the first; returns whether the end was found."""
+    """Add the positions of all scans after the first; returns whether the end was found."""
     for marker, place, _ in segments:
         work["segment"] += 1
         if marker == _END:
@@ -191,7 +195,7 @@ def _find_scans(
 
 
 def _has_all_scans(frame: bytes, scans: list[bytes]) -> bool:
-    """Whether the scans bring every coefficient of every component to its last bit."""
+    """Whether the scans contain every bit of every coefficient of every component."""
     missing = {frame[i]: set(range(64)) for i in range(6, 6 + 3 * frame[5], 3)}
     for header in scans:
         number = header[2] if len(header) > 2 else 0
@@ -210,7 +214,7 @@ def _blocks_of_scan(data: bytes, start: int, blocks: list[int]) -> int:
 
 
 def _profile(head: _Head) -> bytes | None:
-    """The parts of the colour profile put together; None unless all are there."""
+    """The assembled colour profile; None if parts are missing."""
     parts = head.profile_parts
     if not parts or sorted(head.profile) != list(range(1, parts + 1)):
         return None

@@ -1,4 +1,4 @@
-"""PNG: chunks, of which only those that make the pixels are kept."""
+"""PNG: keeps only the chunks that make the pixels."""
 
 import struct
 import zlib
@@ -12,7 +12,7 @@ from model.images.structure.encoded import Encoded, Greys
 from model.images.structure.splice import splice
 from model.images.structure.work import check_pixels
 
-MAX_CHUNKS = 65_536  # encoders write chunks of 8 KB and more
+MAX_CHUNKS = 65_536  # encoders write chunks of 8 KB or more
 MAX_PROFILE_BYTES = 4 * 2**20
 
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
@@ -25,7 +25,7 @@ _SCALES = {2: 85, 4: 17}  # Pillow's factor for grey samples, by their bits
 
 @dataclass(slots=True)
 class _Parts:
-    """The chunks that count, each by its content."""
+    """The content of the relevant chunks."""
 
     number: int = 0
     header: bytes = b""
@@ -37,8 +37,8 @@ class _Parts:
     def pixels(self) -> Sequence[memoryview]:
         """The compressed pixels, without the last byte of their checksum.
 
-        Pillow then does not compare it, as browsers do not. And if rows are missing, it waits for
-        more; at the end of a checksum it would take them for black.
+        Pillow then does not verify it, like browsers. If rows are missing, Pillow also waits for
+        more data; after a complete checksum it would fill them with black.
         """
         pieces = [piece for piece in self.image if piece]
         if pieces and self.image_ends:
@@ -56,7 +56,7 @@ class _Header:
 
 
 def read_png(data: bytes, max_pixels: int) -> Encoded:
-    """The picture of a PNG file; of an animation the default image."""
+    """The picture of a PNG file; for an animation, the default image."""
     parts = _collect(data)
     header = _read_header(parts.header)
     check_pixels(header.width, header.height, max_pixels)
@@ -89,9 +89,9 @@ def read_png(data: bytes, max_pixels: int) -> Encoded:
 
 
 def _collect(data: bytes) -> _Parts:
-    """The first of each kind of chunk, without those of a wrong checksum.
+    """The first chunk of each kind, without chunks whose checksum is wrong.
 
-    The checksums of the pixels are not checked: as in browsers.
+    Checksums of the pixels are not verified, as in browsers.
     """
     parts = _Parts()
     for kind, content, sound in _chunks(data):
@@ -107,12 +107,14 @@ def _collect(data: bytes) -> _Parts:
             parts.others.setdefault(kind, bytes(content))
         elif kind.isalpha() and kind[:1].isupper() and kind not in _CRITICAL:
             name = kind.decode()
-            raise UnsupportedImage(f"PNG with a chunk {name} is not read; save it as plain PNG")
+            raise UnsupportedImage(
+                f"PNG with a chunk {name} is not supported; save it as plain PNG"
+            )
     return parts
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, "_Checksum"]]:
-    """Each chunk up to the end: its kind, its content and a way to check it."""
+    """Each chunk up to the end: its kind, its content and its checksum."""
     position = len(_SIGNATURE)
     whole = memoryview(data)
     for _ in range(MAX_CHUNKS):
@@ -130,7 +132,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, "_Checksum"]]:
 
 @dataclass(frozen=True, slots=True)
 class _Checksum:
-    """Whether a chunk is whole and as it was written, computed when called."""
+    """Whether a chunk is complete and its checksum is right; computed when called."""
 
     data: bytes
     start: int
@@ -155,7 +157,7 @@ def _read_header(content: bytes) -> _Header:
 
 
 def _transparent(header: _Header, chunks: Mapping[bytes, bytes]) -> bytes | None:
-    """The content of tRNS as Pillow's pixels are compared with it."""
+    """The content of tRNS, converted to what Pillow compares pixels with."""
     content = chunks.get(b"tRNS")
     if content is None:
         return None
@@ -168,7 +170,7 @@ def _transparent(header: _Header, chunks: Mapping[bytes, bytes]) -> bytes | None
     if header.colour == _COLOUR:
         if header.depth == 16:
             raise UnsupportedImage(
-                "PNG with 16-bit colours and a transparent colour is not read; "
+                "PNG with 16-bit colours and a transparent colour is not supported; "
                 "save it with an alpha channel"
             )
         return bytes(byte if i % 2 else 0 for i, byte in enumerate(content[:6]))
@@ -207,7 +209,7 @@ def _inflate_profile(content: bytes) -> bytes | None:
 
 
 def _chunk(kind: bytes, content: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-    """A chunk of all parts of a content together, in parts."""
+    """A chunk, as parts to join."""
     checksum = zlib.crc32(kind)
     for part in content:
         checksum = zlib.crc32(part, checksum)

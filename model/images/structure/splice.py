@@ -1,17 +1,17 @@
-"""Putting bytes together without keeping other threads waiting."""
+"""Joining bytes without blocking other threads."""
 
 from typing import TypeAlias
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview[int]"
 
-PIECE = 2**18  # bytes that are copied while the interpreter lock is held
+PIECE = 2**18  # bytes copied while the interpreter lock is held
 
 
 def splice(*parts: Buffer) -> bytes:
-    """All ``parts`` as one.
+    """All ``parts`` joined.
 
-    A slice or a sum of bytes is copied with the interpreter lock held: tens of milliseconds for
-    20 MB in fresh memory. Here it is held for a piece at a time, since joining pieces that are
+    Slicing or adding bytes copies them with the interpreter lock held: tens of milliseconds for 20
+    MB in fresh memory. This function holds it for one piece at a time, because joining pieces of
     ``bytes`` releases it.
     """
     if sum(map(len, parts)) <= PIECE:

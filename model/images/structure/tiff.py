@@ -1,4 +1,4 @@
-"""TIFF: the first directory, rewritten with the tags that its pixels need."""
+"""TIFF: the first directory, rewritten with only the tags that its pixels need."""
 
 import struct
 from collections import Counter
@@ -34,14 +34,14 @@ _WIDTH, _LENGTH = 256, 257
 _STRIP_OFFSETS, _ROWS_PER_STRIP, _STRIP_BYTES = 273, 278, 279
 _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
 _PLANES, _ORIENTATION, _COLOURS, _JPEG_TABLES, _PROFILE = 284, 274, 320, 347, 34675
-# Copied as they are: fax options, predictor, subsampling, coefficients and range of YCbCr.
+# Copied unchanged: fax options, predictor, subsampling, coefficients and range of YCbCr.
 _COPIED = (292, 293, 317, 529, 530, 532)
 _UNITS = {3: "H", 4: "I", 5: "I"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Pieces:
-    """The strips or tiles: how they lie, and where in the file.
+    """The strips or tiles: their size, and their positions in the file.
 
     Attributes:
         offsets, lengths: ``(pieces,)``, in bytes.
@@ -98,12 +98,12 @@ def _read_pieces(directory: Directory, kind: Kind, width: int, height: int) -> _
     number = -(-width // size[0]) * -(-height // size[1]) * planes
     limit = MAX_JPEG_PIECES if kind.compression == JPEG else MAX_PIECES
     if number > limit:
-        raise ImageTooLarge(f"the TIFF is cut into over {limit} pieces; save it in fewer")
+        raise ImageTooLarge(f"the TIFF has over {limit} strips or tiles; save it with fewer")
     offsets, lengths = (directory.numbers(tag)[:number] for tag in tags)
     if len(offsets) < number or len(lengths) < number:
-        raise InvalidImage(f"{_BROKEN}: it lists too few of its {number} pieces")
+        raise InvalidImage(f"{_BROKEN}: it lists fewer than {number} strips or tiles")
     if (offsets + lengths > len(directory.data)).any() or (lengths > len(directory.data)).any():
-        raise InvalidImage(f"{_BROKEN}: its pixels are not all there")
+        raise InvalidImage(f"{_BROKEN}: pixels are missing")
     return _Pieces(size, tiled, offsets, lengths)
 
 
@@ -143,9 +143,9 @@ def _count(
 def _count_jpegs(
     work: Counter[str], data: bytes, directory: Directory, pieces: _Pieces, max_pixels: int
 ) -> None:
-    """Add what the pieces take as JPEG files; one that is listed twice is decoded twice.
+    """Add the work of the pieces as JPEG files; a piece that is listed twice is decoded twice.
 
-    Pieces may overlap, so that reading them all is work too: it ends where their sum is too much.
+    Pieces may overlap, so reading them all takes time too: it stops when their sum is too much.
     """
     tables = directory.content(_JPEG_TABLES)[: 2**16].removesuffix(b"\xff\xd9")
     places = zip(pieces.offsets.tolist(), pieces.lengths.tolist(), strict=True)
@@ -159,7 +159,7 @@ def _count_jpegs(
 def _write(
     data: bytes, directory: Directory, kind: Kind, pieces: _Pieces, size: tuple[int, int]
 ) -> bytes:
-    """The file with a new directory behind its pixels."""
+    """Write the file with a new directory after its pixels."""
     tags: dict[int, tuple[int, bytes]] = {}
     order = directory.order
 
@@ -189,9 +189,9 @@ def _write(
 
 
 def _with_directory(data: bytes, order: str, tags: dict[int, tuple[int, bytes]]) -> bytes:
-    """A classic TIFF of the same bytes behind another header and before another directory.
+    """A classic TIFF with the same bytes after a new header and before a new directory.
 
-    Offsets stay true: a BigTIFF's longer header is kept as it is behind the first 8 bytes.
+    Offsets stay valid: a BigTIFF's longer header is kept after the first 8 bytes.
     """
     start = len(data) + len(data) % 2
     values_at = start + 2 + 12 * len(tags) + 4

@@ -1,7 +1,7 @@
-"""Which kinds of TIFF are read: those that Pillow gives the right pixels for.
+"""The supported kinds of TIFF: those that Pillow reads correctly.
 
-The tests hold every combination of bits, sample format, photometric interpretation, planes, byte
-order, alpha and compression against tifffile: each is read right or refused by name.
+Tests compare every combination of bits, sample format, photometric interpretation, planes, byte
+order, alpha and compression with tifffile: each is either read correctly or refused by name.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from model.images.structure.encoded import Greys
 NONE, LZW, JPEG, DEFLATE, PACKED = 1, 5, 7, 8, 32773
 FAX = (2, 3, 4)
 _OLD_DEFLATE, _ZSTD = 32946, 50000
-DEFLATED = (DEFLATE, _OLD_DEFLATE, _ZSTD)  # or coded with tables of its own in a like way
+DEFLATED = (DEFLATE, _OLD_DEFLATE, _ZSTD)  # or similar, with coding tables in the data
 _COMPRESSIONS = {NONE, *FAX, LZW, JPEG, DEFLATE, _OLD_DEFLATE, PACKED, _ZSTD}
 _COMPRESSION_NAMES = {6: "old-style JPEG", 34925: "LZMA", 50001: "WebP", 34712: "JPEG 2000"}
 _PREDICTED = {LZW, *DEFLATED}
@@ -33,13 +33,13 @@ _FULL_RANGE = (0, 255, 128, 255, 128, 255)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How the samples of a TIFF lie and what they mean.
+    """How the samples of a TIFF are stored and what they mean.
 
     Attributes:
-        separate: each component in a plane of its own.
-        extras: the meaning of the samples beyond the colour: 0 unspecified, 1 associated and
-            2 unassociated alpha.
-        colours: the palette of 16-bit values, reds, greens and blues.
+        separate: each component is in a separate plane.
+        extras: meaning of the samples beyond the colour: 0 unspecified, 1 associated and 2
+            unassociated alpha.
+        colours: the palette of 16-bit values: reds, greens and blues.
     """
 
     photometric: int
@@ -59,7 +59,7 @@ class Kind:
 
     @property
     def name(self) -> str:
-        """As a user would say it: TIFF with 16-bit RGB in separate planes."""
+        """The name for messages, such as ``TIFF with 16-bit RGB in separate planes``."""
         colour = _NAMES.get(self.photometric, f"photometric interpretation {self.photometric}")
         kind = _FORMAT_NAMES.get(self.sample_format, f" format {self.sample_format}")
         text = f"TIFF with {self.bits}-bit{kind} {colour}"
@@ -72,7 +72,7 @@ class Kind:
         return text + (" in separate planes" if self.separate else "")
 
     def tags(self) -> dict[int, int | list[int]]:
-        """The tags that say all of this, but for the palette."""
+        """The tags that describe this kind, except for the palette."""
         tags: dict[int, int | list[int]] = {
             258: [self.bits] * self.samples,
             259: self.compression,
@@ -86,7 +86,7 @@ class Kind:
 
 
 def greys_of(kind: Kind) -> Greys:
-    """How Pillow's samples of one wide component become pixels."""
+    """How to convert Pillow's samples of one wide component to pixels."""
     white = {12: 4095.0, 16: 65535.0}.get(kind.bits)
     inverted = kind.photometric == _WHITE_IS_0 and kind.bits > 8
     wide = kind.bits == 32
@@ -94,20 +94,20 @@ def greys_of(kind: Kind) -> Greys:
         white,
         inverted,
         unsigned=wide and kind.sample_format == _UNSIGNED,
-        # libtiff gives samples in this machine's order, and Pillow turns them once more.
+        # libtiff returns samples in native byte order, and Pillow swaps them again.
         swapped=wide and kind.order == ">" and kind.compression != NONE,
     )
 
 
 def read_kind(directory: Directory) -> Kind:
-    """The kind of a TIFF.
+    """Read the kind of a TIFF.
 
     Raises:
-        UnsupportedImage: it is not read here; the message names it.
+        UnsupportedImage: it is not supported; the message names it.
         InvalidImage: its tags contradict each other.
     """
     if 262 not in directory:
-        raise UnsupportedImage("TIFF without a photometric interpretation is not read")
+        raise UnsupportedImage("TIFF without a photometric interpretation is not supported")
     photometric = directory.number(262, 0)
     samples = directory.number(277, 1)
     bits = _one_of_all(directory, 258, 1, samples, "bits")
@@ -125,15 +125,15 @@ def read_kind(directory: Directory) -> Kind:
     )
     _check_compression(kind, directory)
     if not (_is_grey(kind) or _is_palette(kind) or _is_colour(kind, directory)):
-        raise UnsupportedImage(f"{kind.name} is not read; save it as 8-bit RGB")
+        raise UnsupportedImage(f"{kind.name} is not supported; save it as 8-bit RGB")
     return kind
 
 
 def _one_of_all(directory: Directory, tag: int, default: int, samples: int, what: str) -> int:
-    """The value that a tag has for every sample."""
+    """The value of a tag, which must be the same for every sample."""
     values = {int(value) for value in directory.numbers(tag)[: max(1, samples)]} or {default}
     if len(values) > 1:
-        raise UnsupportedImage(f"TIFF whose samples differ in their {what} is not read")
+        raise UnsupportedImage(f"TIFF whose samples differ in their {what} is not supported")
     return values.pop()
 
 
@@ -142,7 +142,7 @@ def _extras(directory: Directory, photometric: int, samples: int) -> tuple[int, 
     if number < 0:
         raise InvalidImage("the TIFF data is corrupt: it has too few samples for its colours")
     extras = tuple(directory.numbers(338)[: min(number, 16)].tolist())
-    if len(extras) < number:  # often left out where the fourth sample of RGB is alpha
+    if len(extras) < number:  # often absent if the fourth sample of RGB is alpha
         missing = min(number, 16) - len(extras)
         first = _ALPHA if photometric == _RGB and not extras else _UNSPECIFIED
         extras += (first, *[_UNSPECIFIED] * (missing - 1))[:missing]
@@ -153,7 +153,7 @@ def _palette(directory: Directory, bits: int) -> NDArray[np.uint16]:
     colours = directory.numbers(320)
     if len(colours) < 3 * 2**bits:
         raise InvalidImage("the TIFF data is corrupt: its palette is too short")
-    if colours.max() < 256:  # of 8 bits, against the standard
+    if colours.max() < 256:  # 8-bit values, against the standard
         colours = colours * 257
     return colours[: 3 * 2**bits].astype(np.uint16)
 
@@ -162,17 +162,21 @@ def _check_compression(kind: Kind, directory: Directory) -> None:
     compression, predictor = kind.compression, directory.number(317, 1)
     if compression not in _COMPRESSIONS:
         name = _COMPRESSION_NAMES.get(compression, f"number {compression}")
-        raise UnsupportedImage(f"TIFF with compression {name} is not read; save it with LZW")
+        raise UnsupportedImage(f"TIFF with compression {name} is not supported; save it with LZW")
     if compression in FAX and (kind.bits, kind.samples) != (1, 1):
-        raise InvalidImage("the TIFF data is corrupt: fax compression is for one bit a pixel")
+        raise InvalidImage("the TIFF data is corrupt: fax compression needs one bit per pixel")
     fits = {1: True, 2: kind.bits in (8, 16, 32), 3: kind.sample_format == _FLOAT}
     if predictor != 1 and not (compression in _PREDICTED and fits.get(predictor)):
-        raise UnsupportedImage(f"TIFF with predictor {predictor} for {kind.bits} bits is not read")
+        raise UnsupportedImage(
+            f"TIFF with predictor {predictor} for {kind.bits} bits is not supported"
+        )
     one_bit = kind.bits == 1 and kind.photometric in (_WHITE_IS_0, _BLACK_IS_0)
     if kind.fill_order != 1 and not one_bit:
-        raise UnsupportedImage(f"{kind.name} in reversed bits is not read; save it as 8-bit RGB")
+        raise UnsupportedImage(
+            f"{kind.name} in reversed bits is not supported; save it as 8-bit RGB"
+        )
     if compression == JPEG and (kind.bits != 8 or kind.alpha):
-        raise UnsupportedImage(f"{kind.name} as JPEG is not read; save it as 8-bit RGB")
+        raise UnsupportedImage(f"{kind.name} as JPEG is not supported; save it as 8-bit RGB")
 
 
 def _is_grey(kind: Kind) -> bool:
@@ -223,7 +227,7 @@ def _is_rgb(kind: Kind) -> bool:
 
 
 def _is_read_ycbcr(kind: Kind, directory: Directory) -> bool:
-    """As JPEG, or with a chroma sample for every pixel and the usual range and coefficients."""
+    """As JPEG, or with full chroma resolution and the usual range and coefficients."""
     if kind.separate:
         return False
     if kind.compression == JPEG:
@@ -235,7 +239,7 @@ def _is_read_ycbcr(kind: Kind, directory: Directory) -> bool:
 
 
 def _is_full_range(directory: Directory) -> bool:
-    """Whether black and white, as fractions, are those of a JPEG."""
+    """Whether the reference values of black and white, as fractions, are those of JPEG."""
     content = directory.content(532)
     if len(content) != 48:
         return 532 not in directory

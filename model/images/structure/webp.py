@@ -14,13 +14,13 @@ MAX_CHUNKS = 16_384
 
 _BROKEN = "the WebP data is truncated or corrupt"
 _ALPHA, _LOSSY, _LOSSLESS = b"ALPH", b"VP8 ", b"VP8L"
-_ANNOUNCED = {_ALPHA: 0x10, b"ICCP": 0x20, b"EXIF": 0x08}  # by flags of the header
+_ANNOUNCED = {_ALPHA: 0x10, b"ICCP": 0x20, b"EXIF": 0x08}  # flags in the header
 
 Chunks = dict[bytes, memoryview]
 
 
 def read_webp(data: bytes, max_pixels: int) -> Encoded:
-    """The picture of a WebP file; of an animation the first frame."""
+    """The picture of a WebP file; for an animation, the first frame."""
     chunks = _announced(_first_chunks(memoryview(data), 12))
     picture = chunks
     canvas: Canvas | None = None
@@ -55,7 +55,7 @@ def _first_chunks(data: memoryview, start: int) -> Chunks:
 
 
 def _announced(chunks: Chunks) -> Chunks:
-    """The chunks without those that the header does not announce: browsers ignore them too."""
+    """The chunks without those that the header does not announce, which browsers ignore too."""
     flags = bytes(chunks.get(b"VP8X", b""))[:1] or b"\0"
     return {
         kind: content
@@ -72,7 +72,7 @@ def _chunks(data: memoryview, position: int) -> Iterator[tuple[bytes, memoryview
         length = int.from_bytes(data[position + 4 : position + 8], "little")
         end = position + 8 + length
         if end > len(data) and kind in (_ALPHA, _LOSSY, _LOSSLESS, b"ANMF"):
-            raise InvalidImage(f"{_BROKEN}: the picture is not all there")
+            raise InvalidImage(f"{_BROKEN}: part of the picture is missing")
         yield kind, data[position + 8 : end]
         position = end + length % 2
     raise ImageTooLarge(f"the WebP has over {MAX_CHUNKS} chunks; save it with fewer")
@@ -105,7 +105,7 @@ def _canvas(chunks: Chunks, size: tuple[int, int]) -> Canvas:
 
 
 def _write(picture: Chunks, size: tuple[int, int]) -> bytes:
-    """A file of the one picture, with its alpha channel."""
+    """Write a file with this one picture and its alpha channel."""
     parts: list[bytes | memoryview] = [b"WEBP"]
     if _LOSSY in picture and _ALPHA in picture:
         flags = bytes((0x10, 0, 0, 0))

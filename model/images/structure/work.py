@@ -1,9 +1,9 @@
-"""How much work a decoder may be given, and what each part of it takes.
+"""Limits on the work of a decoder, and the estimated cost of each unit of work.
 
-Readers count units; `NANOSECONDS` is about what one of each takes a core, measured with Pillow 13
-on a Xeon. A file is refused if its units add up to more than `MAX_SECONDS`. A search over generated
-files, ``tests/model/test_work.py``, looks for the costliest that is accepted. What photos of 50
-megapixels take is in ``docs/reference/images.md``.
+Readers count units; `NANOSECONDS` is the approximate CPU time of each, measured with Pillow 13 on a
+Xeon. A file is refused if its units add up to more than `MAX_SECONDS`. ``tests/model/test_work.py``
+searches generated files for the most expensive ones that are accepted. The cost of photos of 50
+megapixels is in ``docs/reference/images.md``.
 """
 
 from collections.abc import Mapping
@@ -11,23 +11,23 @@ from collections.abc import Mapping
 from model.errors import ImageTooLarge
 
 MAX_SECONDS = 2.0
-MAX_ROWS = 4_000_000  # Pillow takes 16 bytes for each beside its pixels
-_DEFAULT_PIXELS = 50_000_000  # with a higher limit on pixels the limit on work grows in proportion
+MAX_ROWS = 4_000_000  # each takes 16 bytes in Pillow, apart from its pixels
+_DEFAULT_PIXELS = 50_000_000  # with a higher pixel limit, the work limit grows in proportion
 
 NANOSECONDS: Mapping[str, float] = {
     "pixel": 4,  # stored, resampled, converted
     "converted pixel": 10,  # from a palette, one bit or another colour space to RGB, on top
     "alpha pixel": 14,  # converted to RGBA and premultiplied, on top
     "wide pixel": 10,  # 16 or 32 bits scaled to 8, on top
-    "row": 30,  # work of a decoder and a resampler once a row
+    "row": 30,  # per-row work of decoder and resampler
     "file byte": 8,  # read and copied; Huffman codes decoded
-    "deflated byte": 65,  # 12 bytes of deflate or Zstandard may bring new tables and no pixel
-    "segment": 2_000,  # a piece of a file that is read in Python
+    "deflated byte": 65,  # 12 bytes of deflate or Zstandard may hold new tables and no pixel
+    "segment": 2_000,  # a part of a file that is read in Python
     "JPEG block": 60,  # 8 x 8 coefficients to pixels
     "JPEG block in a scan": 40,
     "JPEG byte": 25,
     "PNG byte": 2.6,  # inflated and unfiltered
-    "PNG deflated byte": 50,  # less than elsewhere, as the costs of PNG's pixels are generous
+    "PNG deflated byte": 50,  # less than elsewhere, because PNG's pixels are overestimated
     "PNG row": 40,
     "GIF pixel": 6,
     "WebP pixel": 14,
@@ -44,7 +44,7 @@ NANOSECONDS: Mapping[str, float] = {
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Raise `ImageTooLarge` for a picture of more than ``max_pixels``, or `MAX_ROWS`."""
+    """Raise `ImageTooLarge` for a picture of more than ``max_pixels`` pixels or `MAX_ROWS` rows."""
     if width * height > max_pixels:
         raise ImageTooLarge(
             f"the image is {width} x {height}, {width * height} pixels; "
@@ -55,16 +55,16 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def seconds(work: Mapping[str, int]) -> float:
-    """Seconds of a core that the counted units take, at most."""
+    """Upper estimate of the CPU seconds for the counted units."""
     return sum(NANOSECONDS[unit] * count for unit, count in work.items()) / 1e9
 
 
 def check_work(image_format: str, work: Mapping[str, int], max_pixels: int) -> None:
-    """Raise `ImageTooLarge` for a file that takes a decoder too long."""
+    """Raise `ImageTooLarge` for a file that would take a decoder too long."""
     limit = MAX_SECONDS * max(1.0, max_pixels / _DEFAULT_PIXELS)
     needed = seconds(work)
     if needed > limit:
         raise ImageTooLarge(
-            f"decoding the {image_format} would take up to {needed:.1f} s of a core; "
+            f"decoding the {image_format} would take up to {needed:.1f} s of CPU time; "
             f"at most {limit:.1f} s are accepted: save it smaller or as a baseline JPEG"
         )

@@ -53,7 +53,7 @@ def test_the_time_of_each_phase_is_shown(server: Server, open_page: OpenPage) ->
         for entry in str(answer.value.header_value("server-timing")).split(", ")
     )
     expect(result(page)).to_contain_text("%")
-    shown = rows(page, "Where the time went")
+    shown = rows(page, "Time by phase")
     assert [name for name, _, _ in shown] == [*PHASES, "total"]
     for name, number, share in shown:
         assert number == pytest.approx(float(timings[name]), abs=0.051)
@@ -68,7 +68,7 @@ def test_page_shows_the_explanation_of_the_service(server: Server, open_page: Op
     expect(result(page)).to_contain_text("%")
     expect(page.get_by_role("option")).to_have_count(heads + 1)
     page.get_by_role("button", name="Show").click()
-    picked = page.get_by_role("img", name="looked most: mean of all heads")
+    picked = page.get_by_role("img", name="the attention is highest: mean of all heads")
     expect(picked).to_be_visible()
     shown = picked.evaluate(
         """(image) => {
@@ -87,12 +87,12 @@ def pixels(data: bytes) -> bytes:
 
 
 REFUSED = {
-    "text": (b"Dear diary", "This is no photo that the service can read: "),
+    "text": (b"Dear diary", "This is not a supported image format: "),
     "empty": (b"", "This photo cannot be read: "),
     "truncated": (picture()[:2000], "This photo cannot be read: "),
     "huge": (
         bytes(4_000_000),
-        "This photo is too large: the body is 4.0 MB; at most 2.0 MB are accepted.",
+        "This photo is too large: the body is 4.0 MB; the maximum is 2.0 MB.",
     ),
 }
 
@@ -120,7 +120,7 @@ def test_dropping_other_than_one_photo_is_refused(
 ) -> None:
     page = open_page(server)
     hand_over(page, "drop", *[file_of(picture())] * count)
-    expect(complaint(page)).to_contain_text(f"One photo at a time, please; there were {count}")
+    expect(complaint(page)).to_contain_text(f"Choose one photo at a time; you chose {count}")
 
 
 def test_pasted_text_is_ignored(server: Server, open_page: OpenPage) -> None:
@@ -138,4 +138,4 @@ def test_deleted_photo_is_reported(server: Server, open_page: OpenPage, tmp_path
     expect(result(page)).to_contain_text("%")
     path.unlink()
     page.get_by_role("button", name="Show").click()
-    expect(complaint(page)).to_contain_text("fleeting.jpg cannot be read; is it a file, and still")
+    expect(complaint(page)).to_contain_text("fleeting.jpg cannot be read; it may be a folder")

@@ -30,7 +30,7 @@ def reach_every_view(page: Page) -> Iterator[str]:
     choose(page, picture(), "a-name-" * 12 + ".jpg")
     expect(result(page)).to_contain_text("%")
     page.get_by_role("button", name="Show").click()
-    expect(page.get_by_role("img", name="looked most")).to_be_visible()
+    expect(page.get_by_role("img", name="attention is highest")).to_be_visible()
     yield "answer"
     page.route("**/predict", lambda route: route.fulfill(status=401, json={"detail": "whose?"}))
     choose(page, picture())
@@ -59,8 +59,8 @@ def test_page_works_with_the_keyboard_alone(server: Server, open_page: OpenPage)
     page.keyboard.press("Tab")
     with page.expect_request("**/explain?head=0"):
         page.keyboard.press("Enter")
-    expect(result(page)).to_have_text(re.compile("where the model looked: head 1 of "))
-    expect(page.get_by_role("img", name="looked most: head 1 of")).to_be_visible()
+    expect(result(page)).to_have_text(re.compile("attention of the model: head 1 of "))
+    expect(page.get_by_role("img", name="the attention is highest: head 1 of")).to_be_visible()
 
 
 def test_page_fits_a_phone_with_large_touch_targets(server: Server, open_page: OpenPage) -> None:

@@ -1,8 +1,8 @@
-"""Families of image files that grow with one number, each from little to far too much work.
+"""Families of image files whose cost grows with one number, from cheap to far too expensive.
 
-A family fixes everything about a file but one size; the largest accepted member of it is its
-worst. Families are the product of formats, sample kinds, shapes, layouts, compressions, contents
-and metadata.
+A family fixes everything about a file but its size; its worst member is the largest accepted one.
+Families are the product of formats, sample kinds, shapes, layouts, compressions, contents and
+metadata.
 """
 
 from collections.abc import Iterator

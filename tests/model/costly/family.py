@@ -1,4 +1,4 @@
-"""What all families of costly files are made of."""
+"""Building blocks of the families of costly files."""
 
 import zlib
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from model.images.preprocess import DEFAULT_MAX_PIXELS, sniff_format
 from model.images.structure import read_structure
 
 MAX_BODY = 20 * 2**20
-STEPS = 64  # the sizes of a family
+STEPS = 64  # sizes per family
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class Family:
     """Files of one structure.
 
     Attributes:
-        build: makes the file of a size from 1 to `STEPS`; at `STEPS` it has about 50 megapixels,
-            20 MiB or more decoding work than is accepted, whatever limits it first.
+        build: makes the file of a size from 1 to `STEPS`. At `STEPS` it reaches 50 megapixels,
+            20 MiB or the limit on decoding work, whichever comes first.
     """
 
     name: str
     build: Callable[[int], bytes]
 
     def worst(self) -> bytes | None:
-        """The largest file that is accepted; None if not even the smallest is."""
+        """The largest accepted file; None if there is none."""
         if is_accepted(data := self.build(STEPS)):
             return data
         low, high = 0, STEPS
@@ -51,14 +51,14 @@ def is_accepted(data: bytes) -> bool:
 
 
 def sides(size: int, ratio: float, longest: int = 2**31) -> tuple[int, int]:
-    """Width and height of ``size`` parts of 50 megapixels, at width : height = ``ratio``."""
+    """Width and height for ``size / STEPS`` of 50 megapixels, at width : height = ``ratio``."""
     pixels = DEFAULT_MAX_PIXELS * size // STEPS
     width = max(1, min(longest, round((pixels * ratio) ** 0.5), pixels))
     height = max(1, min(longest, pixels // width))
     return max(1, min(width, pixels // height)), height
 
 
-# Eight blocks of deflate, each with Huffman tables of its own and no data.
+# Eight deflate blocks, each with its own Huffman tables and without data.
 _EMPTY_BLOCKS = bytes.fromhex(
     "04c105010000000090ffab4582e0820000000000c8ffd5224170410000000000e4ff6a9120b8200000000000f27fb5"
     "48105c100000000000f9bf5a24082e080000000080fc5f2d120417040000000040feaf1609820b020000000020ff578b"
@@ -66,7 +66,7 @@ _EMPTY_BLOCKS = bytes.fromhex(
 
 
 def deflate_behind_empty_blocks(data: bytes, length: int) -> bytes:
-    """``data`` in the format of zlib, behind empty blocks of ``length`` bytes."""
+    """``data`` in zlib format, after ``length`` bytes of empty blocks."""
     compressor = zlib.compressobj(1, zlib.DEFLATED, -15)
     blocks = _EMPTY_BLOCKS * max(0, length // len(_EMPTY_BLOCKS))
     checksum = zlib.adler32(data).to_bytes(4, "big")
@@ -86,7 +86,7 @@ def content(name: str, length: int) -> bytes:
 
 @cache
 def _noise() -> bytes:
-    """Skewed bytes: long Huffman codes, and no runs."""
+    """Skewed random bytes, with long Huffman codes and no runs."""
     random = np.random.default_rng(0)
     return (random.geometric(0.05, 24 * 2**20) % 256).astype(np.uint8).tobytes()
 

@@ -41,7 +41,7 @@ def _jpeg(
 ) -> bytes:
     width, height = sides(size, ratio, 65535)
     channels = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
-    if filling == "noise":  # as many pixels as fill 20 MiB
+    if filling == "noise":  # limited to 20 MiB
         width, height = sides(max(1, size * 7 // (8 * channels)), ratio, 65535)
     bands = [plane(width, height, filling) for _ in range(channels)]
     image = bands[0] if mode == "L" else Image.merge(mode, bands)

@@ -78,7 +78,7 @@ def _png(
 
 @cache
 def _png_rows(row: int, height: int, extra: int, filling: str) -> bytes:
-    """Rows that are filtered by Paeth's predictor, the slowest."""
+    """Rows with the Paeth filter, the slowest one."""
     compressor = zlib.compressobj(1)
     wanted = row * height + extra
     limit = min(wanted, 22 * 2**20)

@@ -1,6 +1,6 @@
 """TIFF: samples, planes, strips and tiles, compressions, predictors, JPEG and fax inside.
 
-All strips or tiles of a file are one, which is stored once.
+All strips or tiles of a file refer to the same bytes, stored once.
 """
 
 import struct
@@ -83,7 +83,7 @@ def tiffs() -> Iterator[Family]:
 
 
 def _grid(layout: str, width: int, height: int) -> tuple[int, int, int]:
-    """Width and height of a piece, and how many there are."""
+    """Width, height and number of pieces."""
     size = _LAYOUTS[layout] or (0, height)
     across, down = size[0] or width, size[1]
     return across, down, -(-width // across) * -(-height // down)
@@ -141,7 +141,7 @@ def _tags(width: int, height: int, across: int, down: int, layout: str) -> Tags:
 
 @cache
 def _piece(row: int, rows: int, compression: int) -> bytes:
-    """A strip or tile of zeros, or what fits of it into 20 MiB."""
+    """A strip or tile of zeros, cut off at 20 MiB."""
     length = row * rows
     if compression == NONE:
         return bytes(min(length, MAX_BODY))
@@ -187,7 +187,7 @@ def _grey_jpeg(width: int, height: int, scans: int) -> bytes:
 
 
 def overlapping_jpegs(size: int) -> bytes:
-    """Tiles that begin one byte apart and share megabytes, with many segments in them."""
+    """Tiles that begin one byte apart and share megabytes with many segments."""
     number = 4_000 * size // STEPS + 1
     width = 16 * number
     tags = _tags(width, 16, 16, 16, "tiles of 16")

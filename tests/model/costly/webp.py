@@ -23,7 +23,7 @@ def webps() -> Iterator[Family]:
 
 @cache
 def _webp(mode: str, filling: str, ratio: float, size: int, *, lossless: bool) -> bytes:
-    size = -(-size // 8) * 8  # few sizes: encoding takes seconds
+    size = -(-size // 8) * 8  # few sizes, because encoding takes seconds
     width, height = sides(size, ratio, 16383)
     if filling == "noise":
         width, height = sides(max(1, size // 6), ratio, 16383)

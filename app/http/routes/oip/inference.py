@@ -9,7 +9,7 @@ from app.http.bodies.body import read_body
 from app.http.bodies.inflation import inflate
 from app.http.parameters import TIMEOUT_PARAMETER, read_query
 from app.http.policy import ErrorFormat, policy
-from app.http.problems import OF_THE_IMAGE, OF_THE_REQUEST
+from app.http.problems import IMAGE_ERRORS, REQUEST_ERRORS
 from app.http.quoting import quoted
 from app.http.routes.oip.models import Models, below_model
 from app.http.routes.oip.outputs import write_response
@@ -25,12 +25,12 @@ from app.serving.errors import BadRequest, ServiceError, TooManyImages
 from app.serving.held_bytes import size_of_all
 from app.serving.side_thread import Steps
 
-INFERENCE_ERRORS = (*OF_THE_REQUEST, *OF_THE_IMAGE, TooManyImages)
+INFERENCE_ERRORS = (*REQUEST_ERRORS, *IMAGE_ERRORS, TooManyImages)
 HEADER_LENGTH = "Inference-Header-Content-Length"
 HEADER_LENGTH_PARAMETER = {
     "name": HEADER_LENGTH,
     "in": "header",
-    "description": "Bytes of JSON before the binary tensors; 0 if the body is the input alone.",
+    "description": "Bytes of JSON before the binary tensors; 0 if the body is a raw input.",
     "schema": {"type": "integer", "minimum": 0},
 }
 EXAMPLE = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [PIXEL]}]}
@@ -57,17 +57,20 @@ def add_inference(routes: APIRouter, service: Service, models: Models) -> None:
     )
     @policy(admission=True, error_format=ErrorFormat.V2)
     async def infer(request: Request) -> Response:
-        """Classify the rows of a tensor: all of them, or none."""
+        """Classify the rows of a tensor; if one fails, the request fails."""
         record: RequestRecord = request.state.record
         model, info = models.find(request)
         try:
-            asked, answers = await classify(request, service, model, info)
+            inference, answers = await classify(request, service, model, info)
             begun = time.monotonic()
             head = InferResponse(
-                model_name=model.name, model_version=answers.model.version, id=asked.id, outputs=[]
+                model_name=model.name,
+                model_version=answers.model.version,
+                id=inference.id,
+                outputs=[],
             )
             content = await service.side_thread.run(
-                write_response(head, answers.all(), asked.outputs)
+                write_response(head, answers.all(), inference.outputs)
             )
         except ServiceError:
             models.statistics[model.name].fail(record.timings)
@@ -81,7 +84,7 @@ def add_inference(routes: APIRouter, service: Service, models: Models) -> None:
 async def classify(
     request: Request, service: Service, model: Signature, info: ModelInfo
 ) -> tuple[Inference, Answers]:
-    """The inference that a request asks for, and the answers to its rows."""
+    """Parse a request and classify its rows."""
     record: RequestRecord = request.state.record
     settings, pipeline, side_thread = service.settings, service.pipeline, service.side_thread
     read_query(request, instead=CLASSES)
@@ -98,31 +101,34 @@ async def classify(
 
     with pipeline.upload() as hold:
         body = await read_body(request, hold, side_thread)
-        asked = await in_time(record, side_thread.run(read(body), hold, size=len(body)))
+        inference = await in_time(record, side_thread.run(read(body), hold, size=len(body)))
         del body
-        hold.settle(size_of_all(asked.images))
-        deadline = min(record.deadline, record.timings.started + asked.timeout)
+        hold.set_size(size_of_all(inference.images))
+        deadline = min(record.deadline, record.timings.started + inference.timeout)
         answers = await while_connected(
-            request, pipeline.predict_many(asked.images, asked.top_k, deadline, record.timings)
+            request,
+            pipeline.predict_many(inference.images, inference.top_k, deadline, record.timings),
         )
-    return asked, answers
+    return inference, answers
 
 
 def parse_header_length(text: str | None) -> int | None:
-    """The number in ``Inference-Header-Content-Length``; raises `BadRequest`."""
+    """The value of ``Inference-Header-Content-Length``; raises `BadRequest`."""
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
-        raise BadRequest(f"{HEADER_LENGTH} is {quoted(text, 20)}; it must be a number of bytes")
+        raise BadRequest(
+            f"{HEADER_LENGTH} is {quoted(text, 20)}; it must be a whole number of bytes"
+        )
     return int(text)
 
 
-def to_response(header: bytes, behind: bytes) -> Response:
+def to_response(header: bytes, binary: bytes) -> Response:
     """JSON alone, or JSON followed by binary tensors."""
-    if not behind:
+    if not binary:
         return Response(header, media_type="application/json")
     return Response(
-        header + behind,
+        header + binary,
         media_type="application/octet-stream",
         headers={HEADER_LENGTH: str(len(header))},
     )

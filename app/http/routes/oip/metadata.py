@@ -1,4 +1,4 @@
-"""Metadata, health and statistics of the Open Inference Protocol."""
+"""Metadata, health and statistics routes of the Open Inference Protocol."""
 
 from functools import partial
 from importlib.metadata import version as installed_version
@@ -36,14 +36,14 @@ def add_server_metadata(routes: APIRouter, service: Service, models: Models) -> 
     @routes.get("/health/live", responses=UNAVAILABLE)
     @open_policy(routine=True)
     async def server_live(response: Response) -> dict[str, bool]:
-        """200 unless the process must be restarted."""
+        """200 unless the service has failed and must be restarted."""
         response.status_code = 200 if lifecycle.alive else 503
         return {"live": lifecycle.alive}
 
     @routes.get("/health/ready", responses=UNAVAILABLE)
     @open_policy(routine=True)
     async def server_ready(response: Response) -> dict[str, bool]:
-        """200 while requests should be sent here."""
+        """200 if the service is ready for traffic."""
         response.status_code = 200 if lifecycle.ready else 503
         return {"ready": lifecycle.ready}
 
@@ -75,7 +75,7 @@ def add_model_metadata(routes: APIRouter, service: Service, models: Models) -> N
     @below_model(routes.get, "")
     @open_policy()
     async def model_metadata(request: Request) -> dict[str, Any]:
-        """Names, types and shapes of inputs and outputs."""
+        """Names, types and shapes of the model's inputs and outputs."""
         model, info = models.find(request)
         output_type = {"datatype": "FP32", "shape": [-1, info.num_classes]}
         return {
@@ -91,7 +91,7 @@ def add_model_metadata(routes: APIRouter, service: Service, models: Models) -> N
     @below_model(routes.get, "/config")
     @open_policy()
     async def model_config(request: Request) -> dict[str, Any]:
-        """The model's configuration, in Triton's terms."""
+        """The model's configuration, in Triton's format."""
         model, info = models.find(request)
         kind = "KIND_GPU" if info.device.startswith("cuda") else "KIND_CPU"
         inputs = {"name": model.input, "dims": model.shape, **TRITON_INPUTS[model.datatype]}
@@ -109,6 +109,6 @@ def add_model_metadata(routes: APIRouter, service: Service, models: Models) -> N
     @below_model(routes.get, "/stats")
     @open_policy()
     async def model_statistics(request: Request) -> dict[str, Any]:
-        """Counts and durations. Inferences and executions are those of all APIs."""
+        """Counts and durations. Inference and execution counts include all APIs."""
         model, info = models.find(request)
         return {"model_stats": [models.statistics_of(model.name, info)]}

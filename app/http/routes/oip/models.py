@@ -1,4 +1,4 @@
-"""The models of the Open Inference Protocol, and the routes below a model's name."""
+"""The models of the Open Inference Protocol, and routes with a model's name."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ VERSION = {**MODEL, "name": "version", "example": "1"}
 
 
 class Models:
-    """The classifier that is served, as the models that this protocol names."""
+    """Presents the classifier as the models of the protocol, with their statistics."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -38,7 +38,7 @@ class Models:
         """The model that a request's path names.
 
         Raises:
-            UnknownModel: there is no such model, or no such version of it.
+            UnknownModel: the model or the version does not exist.
             NotReady, Draining: no model is served.
         """
         name, version = request.path_params["name"], request.path_params.get("version")
@@ -48,7 +48,7 @@ class Models:
             raise UnknownModel(f"unknown model {quoted(name)}; the models are {', '.join(models)}")
         if version not in (None, info.version):
             raise UnknownModel(
-                f"model {name} has version {info.version} and no version {quoted(version)}"
+                f"unknown version {quoted(version)}; model {name} has version {info.version}"
             )
         return models[name], info
 
@@ -58,7 +58,7 @@ class Models:
         return [self.statistics_of(name, info) for name in signatures(info)]
 
     def statistics_of(self, name: str, info: ModelInfo) -> dict[str, Any]:
-        """A model's statistics. Inferences and executions are those of all APIs."""
+        """A model's statistics. Inference and execution counts include all APIs."""
         return {
             "name": name,
             "version": info.version,
@@ -71,7 +71,7 @@ class Models:
 
 
 def signatures(info: ModelInfo) -> dict[str, Signature]:
-    """The models by name, for the classifier that is served."""
+    """The models by name."""
     pixels = (3, info.image_size, info.image_size)
     models = (
         Signature("xcit", "image", "BYTES", ((1,), ())),
@@ -90,8 +90,8 @@ def below_model(
     """Add an endpoint below a model's name, with and without a version.
 
     Args:
-        add: the method of a router, such as ``routes.get``.
-        openapi_extra: as FastAPI takes it; the parameters of the path are added.
+        add: a method of a router, such as ``routes.get``.
+        openapi_extra: the argument of FastAPI; path parameters are added.
     """
 
     def decorate(endpoint: Callable[..., Any]) -> Callable[..., Any]:

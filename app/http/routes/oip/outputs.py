@@ -1,4 +1,4 @@
-"""The outputs of the Open Inference Protocol: which are requested, and how they are written."""
+"""The requested outputs of the Open Inference Protocol, and their encoding."""
 
 import struct
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class Wanted:
     """A requested output.
 
     Attributes:
-        top_k: how many of the best classes; 0 for all, as numbers.
-        binary: behind the JSON instead of in it.
+        top_k: number of best classes; 0 for the values of all classes.
+        binary: whether the output follows the JSON as bytes.
     """
 
     name: str
@@ -35,40 +35,42 @@ class Wanted:
 def check_outputs(
     outputs: Sequence[RequestOutput], parameters: dict[str, Any] | None, classes: int
 ) -> list[Wanted]:
-    """The requested outputs, all if none is named; `BadRequest` where one cannot be given."""
+    """The requested outputs, by default all; raises `BadRequest` for an invalid one."""
     wanted = outputs or [RequestOutput(name=name) for name in OUTPUTS]
     if len({output.name for output in wanted}) < len(wanted):
-        raise BadRequest("an output is requested twice")
-    everywhere = parameter(parameters, "binary_data_output", default=False)
-    return [_check(output, everywhere, classes) for output in wanted]
+        raise BadRequest("an output is requested twice; request it once")
+    default = parameter(parameters, "binary_data_output", default=False)
+    return [_check(output, default, classes) for output in wanted]
 
 
-def _check(output: RequestOutput, everywhere: Any, classes: int) -> Wanted:
+def _check(output: RequestOutput, binary_default: Any, classes: int) -> Wanted:
     if output.name not in OUTPUTS:
-        raise BadRequest(f"unknown output {quoted(output.name)}; there are {', '.join(OUTPUTS)}")
-    binary = output.parameter("binary_data", everywhere)
+        raise BadRequest(
+            f"unknown output {quoted(output.name)}; the outputs are {', '.join(OUTPUTS)}"
+        )
+    binary = output.parameter("binary_data", binary_default)
     if not isinstance(binary, bool):
         raise BadRequest(f"output '{output.name}': binary_data must be true or false")
     top_k = output.parameter("classification", 0)
     if not is_count(top_k) or top_k > classes:
         raise BadRequest(
             f"output '{output.name}': classification is {quoted(top_k, 40)}; "
-            f"it must be a number from 1 to {classes}"
+            f"it must be a whole number from 1 to {classes}"
         )
     return Wanted(output.name, top_k, binary)
 
 
 def is_count(value: object) -> bool:
-    """Whether a value of JSON is a whole number, not negative, of at most 63 bits."""
+    """Whether a JSON value is a non-negative whole number of at most 63 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def write_response(
     response: InferResponse, answers: Sequence[Answer], wanted: Sequence[Wanted]
 ) -> Steps[tuple[bytes, bytes]]:
-    """The JSON of an answer without outputs once it has them, and the bytes behind it."""
+    """Add the outputs to a response; returns its JSON and the bytes that follow."""
     pieces: list[bytes] = []
-    behind: list[bytes] = []
+    binary: list[bytes] = []
     for output in wanted:
         rows = yield from _rows(answers, output)
         found = ResponseOutput(
@@ -79,13 +81,13 @@ def write_response(
         pieces += [b","] if pieces else []
         if output.binary:
             found.parameters = {"binary_data_size": sum(map(len, rows))}
-            behind += rows
+            binary += rows
             pieces.append(_text(found))
         else:
             pieces += _with(_text(found), b"data", rows)
     yield 0
     head = _text(response, exclude={"outputs"})
-    return b"".join(_with(head, b"outputs", pieces)), b"".join(behind)
+    return b"".join(_with(head, b"outputs", pieces)), b"".join(binary)
 
 
 def _text(part: BaseModel, exclude: set[str] | None = None) -> bytes:
@@ -93,12 +95,12 @@ def _text(part: BaseModel, exclude: set[str] | None = None) -> bytes:
 
 
 def _with(text: bytes, name: bytes, pieces: Sequence[bytes]) -> list[bytes]:
-    """The pieces of a JSON object with one more member, a list that is there in pieces."""
+    """Add a list, given in pieces, as a member to a JSON object; returns the object in pieces."""
     return [text[:-1], b',"%b":[' % name, *pieces, b"]}"]
 
 
 def _rows(answers: Sequence[Answer], output: Wanted) -> Steps[list[bytes]]:
-    """The values of an output: as bytes, a row each, or as pieces of a JSON list."""
+    """The values of an output: the bytes of each row, or pieces of a JSON list."""
     rows: list[bytes] = []
     for answer in answers:
         if rows and not output.binary:

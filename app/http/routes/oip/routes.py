@@ -1,7 +1,7 @@
-"""The Open Inference Protocol, version 2: for the clients of Triton and KServe.
+"""The Open Inference Protocol, version 2, for clients of Triton and KServe.
 
-One classifier under two names, by its input: ``xcit`` takes encoded images, and ``xcit_tensor``
-pixels that the caller has decoded, resized and normalised. Both share batches with ``/predict``.
+The classifier is presented as two models: ``xcit`` takes encoded images, and ``xcit_tensor`` takes
+decoded, resized and normalised pixels. Both share batches with ``/predict``.
 """
 
 from fastapi import APIRouter

@@ -1,8 +1,8 @@
-"""Requests and answers of the Open Inference Protocol as JSON.
+"""JSON requests and answers of the Open Inference Protocol.
 
 https://github.com/kserve/open-inference-protocol, with Triton's extensions for binary data and
-classification. A member that is null is absent, as the protocol's clients write it. A member that
-the protocol does not have is ignored, as clients add their own, unless it looks like a mistake.
+classification. Null means that a member is absent. Unknown members are ignored, because clients add
+them, unless they look like a mistake.
 """
 
 import difflib
@@ -14,9 +14,9 @@ from pydantic_core import PydanticCustomError
 from app.http.bodies.json_text import Text, restore
 from app.http.quoting import quoted
 
-NEAR = 0.7  # similarity from which on an unknown name is taken for a misspelled one
-MOST_UNKNOWN = 16  # members of an object that the protocol does not have
-MOST_PARTS = 16  # inputs, and outputs
+SIMILAR = 0.7  # similarity at which an unknown name counts as misspelt
+MAX_UNKNOWN = 16  # unknown members per object
+MAX_PARTS = 16  # inputs, and outputs
 _TOP_K = ("top_k", "topk", "top-k", "topK")
 
 Parameters = Annotated[dict[str, Any], AfterValidator(restore)]
@@ -31,34 +31,34 @@ class Members(BaseModel):
     def _check_unknown(self) -> "Members":
         unknown = {name for name, value in (self.model_extra or {}).items() if value is not None}
         parameters = getattr(self, "parameters", None) or {}
-        if asked := (unknown | parameters.keys()) & {*_TOP_K}:
+        if top_k := (unknown | parameters.keys()) & {*_TOP_K}:
             raise _mistake(
-                f"{min(asked)} is not read here; give an output the parameter "
+                f"{min(top_k)} is not part of the protocol; give an output the parameter "
                 '{"classification": n} for the best n classes'
             )
-        if len(unknown) > MOST_UNKNOWN:
-            raise _mistake(f"it has over {MOST_UNKNOWN} members that the protocol does not have")
+        if len(unknown) > MAX_UNKNOWN:
+            raise _mistake(f"it has over {MAX_UNKNOWN} unknown members")
         for name in sorted(unknown):
             if close := difflib.get_close_matches(
-                name[:80].lower(), type(self).model_fields, n=1, cutoff=NEAR
+                name[:80].lower(), type(self).model_fields, n=1, cutoff=SIMILAR
             ):
                 raise _mistake(f"unknown member {quoted(name)}; did you mean {close[0]}?")
         return self
 
 
 class Part(Members):
-    """What inputs and outputs have in common."""
+    """An input or an output."""
 
     name: Text
     parameters: Parameters | None = None
 
     def parameter(self, name: str, default: Any = None) -> Any:
-        """The value of a parameter; ``default`` where it is absent or null."""
+        """The value of a parameter; ``default`` if it is absent or null."""
         return parameter(self.parameters, name, default)
 
 
 class RequestInput(Part):
-    """A tensor; its ``data`` is absent where ``binary_data_size`` bytes follow the JSON."""
+    """A tensor, in ``data`` or as ``binary_data_size`` bytes after the JSON."""
 
     shape: Annotated[list[Annotated[int, Field(ge=0, strict=True)]], FailFast()]
     datatype: Text
@@ -68,8 +68,8 @@ class RequestInput(Part):
 class RequestOutput(Part):
     """A requested output.
 
-    ``classification`` asks for that many of the best classes, ``binary_data`` for bytes behind the
-    JSON.
+    The parameter ``classification`` is the number of best classes to return; ``binary_data``
+    returns bytes after the JSON.
     """
 
 
@@ -78,8 +78,8 @@ class InferRequest(Members):
 
     id: Text | None = None
     parameters: Parameters | None = None
-    inputs: Annotated[list[RequestInput], Field(max_length=MOST_PARTS, fail_fast=True)]
-    outputs: Annotated[list[RequestOutput], Field(max_length=MOST_PARTS, fail_fast=True)] | None = (
+    inputs: Annotated[list[RequestInput], Field(max_length=MAX_PARTS, fail_fast=True)]
+    outputs: Annotated[list[RequestOutput], Field(max_length=MAX_PARTS, fail_fast=True)] | None = (
         None
     )
 
@@ -104,7 +104,7 @@ class InferResponse(BaseModel):
 
 
 def parameter(parameters: dict[str, Any] | None, name: str, default: Any = None) -> Any:
-    """The value of a parameter; ``default`` where it is absent or null."""
+    """The value of a parameter; ``default`` if it is absent or null."""
     value = (parameters or {}).get(name)
     return default if value is None else value
 

@@ -8,7 +8,7 @@ DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "comp
 
 
 class Statistics:
-    """What was asked of one model through this protocol; times in nanoseconds, as it has them."""
+    """The requests to one model by this protocol; durations in nanoseconds."""
 
     def __init__(self) -> None:
         self.last = 0

@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol: in JSON, or as bytes behind it. Read in steps."""
+"""Parsing of the Open Inference Protocol's requests and tensors, in steps."""
 
 import math
 from array import array
@@ -17,15 +17,15 @@ from app.serving.errors import BadRequest, TooManyImages
 from app.serving.side_thread import Steps
 
 FLOAT_BYTES = 4
-NOT_HERE = {"shared_memory_region", "sequence_id", "sequence_start", "sequence_end"}
+UNSUPPORTED = {"shared_memory_region", "sequence_id", "sequence_start", "sequence_end"}
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a model takes: one input, of rows.
+    """The input of a model.
 
     Attributes:
-        shapes: of a row; all of them are accepted, and metadata names the first.
+        shapes: the accepted shapes of a row; metadata shows the first.
     """
 
     name: str
@@ -39,57 +39,57 @@ class Signature:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row of numbers."""
+        """The size of a row of numbers in bytes."""
         return FLOAT_BYTES * math.prod(self.shape)
 
     def images(
-        self, given: RequestInput, lifted: Lifted, behind: "Behind", max_rows: int
+        self, tensor: RequestInput, lifted: Lifted, binary: "BinaryData", max_rows: int
     ) -> Steps[list[Input]]:
-        """The images of an input, in JSON or in the bytes ``behind`` it."""
-        rows = self._rows(given)
+        """The images of an input, from JSON or from the bytes after it."""
+        rows = self._rows(tensor)
         self.check(rows, max_rows)
-        size = given.parameter("binary_data_size")
-        if (given.data is None) == (size is None):
+        size = tensor.parameter("binary_data_size")
+        if (tensor.data is None) == (size is None):
             raise BadRequest(f"input '{self.input}' must have either data or binary_data_size")
-        if given.data is None:
-            return (yield from self.split(behind.take(self.input, size), rows))
+        if tensor.data is None:
+            return (yield from self.split(binary.take(self.input, size), rows))
         count = rows * math.prod(self.shape)
-        numbers = lifted.numbers(given.data)
-        values = flatten(given.data, count) if numbers is None else numbers
+        numbers = lifted.numbers(tensor.data)
+        values = flatten(tensor.data, count) if numbers is None else numbers
         if len(values) != count:
             raise BadRequest(
-                f"input '{self.input}' holds {len(values)} elements; its shape has {count}"
+                f"input '{self.input}' has {len(values)} elements; its shape requires {count}"
             )
         if self.datatype == "BYTES":
             return [*(yield from decode_images([_text(each, lifted) for each in values]))]
         return (yield from self.split(memoryview(_floats(values)).cast("B"), rows))
 
-    def _rows(self, given: RequestInput) -> int:
-        if given.name != self.input:
-            raise BadRequest(f"unknown input {quoted(given.name)}; {self.name} has '{self.input}'")
-        if given.datatype != self.datatype:
+    def _rows(self, tensor: RequestInput) -> int:
+        if tensor.name != self.input:
+            raise BadRequest(f"unknown input {quoted(tensor.name)}; {self.name} has '{self.input}'")
+        if tensor.datatype != self.datatype:
             raise BadRequest(
-                f"input '{self.input}' is {quoted(given.datatype, 20)}; "
+                f"input '{self.input}' is {quoted(tensor.datatype, 20)}; "
                 f"{self.name} takes {self.datatype}"
             )
-        if not given.shape or tuple(given.shape[1:]) not in self.shapes:
+        if not tensor.shape or tuple(tensor.shape[1:]) not in self.shapes:
             raise BadRequest(
-                f"input '{self.input}' has shape {quoted(given.shape)}; "
+                f"input '{self.input}' has shape {quoted(tensor.shape)}; "
                 f"expected {[-1, *self.shape]}"
             )
-        return given.shape[0]
+        return tensor.shape[0]
 
     def check(self, rows: int, max_rows: int) -> None:
-        """Raise if there are no rows, or more than ``max_rows``."""
+        """Raises `BadRequest` without rows, and `TooManyImages` for more than ``max_rows``."""
         if not rows:
             raise BadRequest(f"input '{self.input}' has no rows")
         if rows > max_rows:
             raise TooManyImages(
-                f"{quoted(rows, 20)} rows in one request; at most {max_rows} are accepted"
+                f"{quoted(rows, 20)} rows in one request; the maximum is {max_rows}"
             )
 
     def images_of_raw(self, content: memoryview, max_rows: int) -> Steps[list[Input]]:
-        """The images of a body that is the input alone: one image, or rows of numbers."""
+        """The images of a raw input without JSON: one image, or rows of numbers."""
         if self.datatype == "BYTES":
             return [bytes(content)]
         rows = len(content) // self.row_bytes
@@ -97,7 +97,7 @@ class Signature:
         return (yield from self.split(content, rows))
 
     def split(self, content: memoryview, rows: int) -> Steps[list[Input]]:
-        """Rows out of their bytes; `BadRequest` if there are not as many bytes as they take."""
+        """Split bytes into rows; raises `BadRequest` if the size does not match."""
         if self.datatype == "BYTES":
             return [*(yield from elements(content, rows))]
         size = self.row_bytes
@@ -109,7 +109,7 @@ class Signature:
 
 
 def elements(content: memoryview, count: int) -> Steps[list[bytes]]:
-    """The elements of a tensor of BYTES, each behind its length; `BadRequest` if they are not."""
+    """The elements of a BYTES tensor, each preceded by its length; raises `BadRequest`."""
     found: list[bytes] = []
     start = 0
     while len(found) < count and start + LENGTH.size <= len(content):
@@ -121,15 +121,15 @@ def elements(content: memoryview, count: int) -> Steps[list[bytes]]:
     if len(found) < count or start != len(content):
         raise BadRequest(
             f"the {len(content)} bytes of the tensor are not {count} elements, "
-            "each a little-endian length of 4 bytes and its content"
+            "each a little-endian length of 4 bytes followed by its content"
         )
     return found
 
 
 def _text(value: object, lifted: Lifted) -> Iterable[str]:
-    """The pieces of an image's base64; `BadRequest` if it is not a string."""
+    """The pieces of an image's base64 text; raises `BadRequest` for other values."""
     if not isinstance(value, str):
-        raise BadRequest(f"an image is a string of base64, and not {quoted(value, 40)}")
+        raise BadRequest(f"an image must be a base64 string, not {quoted(value, 40)}")
     return lifted.string(value)
 
 
@@ -137,14 +137,14 @@ def _floats(values: Sequence[Any]) -> "array[float]":
     try:
         return values if isinstance(values, array) else array("f", values)
     except (TypeError, OverflowError) as error:
-        strange = next((v for v in values if not isinstance(v, int | float)), "a number too large")
+        invalid = next((v for v in values if not isinstance(v, int | float)), "a number too large")
         raise BadRequest(
-            f"the tensor's data has {quoted(strange, 40)}, which is not a number of 32 bits"
+            f"the tensor's data has {quoted(invalid, 40)}, which is not a 32-bit number"
         ) from error
 
 
-class Behind:
-    """The bytes behind the JSON, which inputs take in turn."""
+class BinaryData:
+    """The bytes after the JSON, which inputs take in turn."""
 
     def __init__(self, content: memoryview) -> None:
         self._content = content
@@ -167,9 +167,10 @@ class Behind:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """A request: images, and outputs for each.
+    """A parsed request.
 
     Attributes:
+        outputs: the requested outputs for each image.
         timeout: seconds from the request's first byte.
     """
 
@@ -180,22 +181,22 @@ class Inference:
 
     @property
     def top_k(self) -> int:
-        """How many of the best classes are needed."""
+        """The number of best classes that the outputs need."""
         return max(1, *(output.top_k for output in self.outputs))
 
 
 def read_inference(
     body: bytes, header_length: int | None, signature: Signature, classes: int, max_rows: int
 ) -> Steps[Inference]:
-    """A request out of its body.
+    """Parse the body of a request.
 
     Args:
-        header_length: bytes of JSON at its beginning; all of it if not given, none if 0: then the
-            body is the input itself, one image or rows of numbers.
+        header_length: size of the JSON at the beginning; ``None`` if the whole body is JSON, 0 if
+            the body is a raw input: one image, or rows of numbers.
 
     Raises:
-        BadRequest: it is not a request of the protocol, or not one for the model's signature.
-        TooManyImages: more than ``max_rows``.
+        BadRequest: the request is malformed or does not match the model's signature.
+        TooManyImages: the input has more than ``max_rows`` rows.
     """
     content = memoryview(body)
     if header_length == 0:
@@ -204,17 +205,17 @@ def read_inference(
     if header_length is None:
         header_length = len(content)
     if header_length > len(content):
-        raise BadRequest(f"{header_length} bytes of JSON are declared; the body has {len(content)}")
+        raise BadRequest(f"{header_length} bytes of JSON declared; the body has {len(content)}")
     text = body if header_length == len(body) else bytes(content[:header_length])
     request, lifted = yield from parse_json(
         InferRequest, text, "not an inference request", rows=max_rows
     )
     _refuse_extensions(request)
-    behind = Behind(content[header_length:])
+    binary = BinaryData(content[header_length:])
     if len(request.inputs) != 1:
-        raise BadRequest(f"{len(request.inputs)} inputs; {signature.name} has one")
-    images = yield from signature.images(request.inputs[0], lifted, behind, max_rows)
-    behind.end()
+        raise BadRequest(f"{len(request.inputs)} inputs; {signature.name} takes one")
+    images = yield from signature.images(request.inputs[0], lifted, binary, max_rows)
+    binary.end()
     return Inference(
         images,
         check_outputs(request.outputs or [], request.parameters, classes),
@@ -226,24 +227,24 @@ def read_inference(
 def _refuse_extensions(request: InferRequest) -> None:
     parts = [*request.inputs, *(request.outputs or [])]
     for parameters in (request.parameters, *(part.parameters for part in parts)):
-        for name in NOT_HERE & (parameters or {}).keys():
+        for name in UNSUPPORTED & (parameters or {}).keys():
             if parameter(parameters, name) is not None:
-                raise BadRequest(f"parameter '{name}' is of an extension that is not supported")
+                raise BadRequest(f"parameter '{name}' belongs to an unsupported extension")
 
 
 def _timeout(microseconds: Any) -> float:
-    """A timeout in seconds; 0 is none."""
+    """A timeout in seconds; infinite for 0."""
     if not is_count(microseconds):
         raise BadRequest(
-            f"timeout is {quoted(microseconds, 40)}; it must be a number of microseconds"
+            f"timeout is {quoted(microseconds, 40)}; it must be a whole number of microseconds"
         )
     return float(microseconds / 1e6 or math.inf)
 
 
 def flatten(data: list[Any], most: int) -> list[Any]:
-    """Elements of an array that may be nested, row by row.
+    """The elements of an array that may be nested, row by row.
 
-    Where a dimension has over ``most`` elements it is returned as it is.
+    A dimension of over ``most`` elements is returned unchanged.
     """
     while data and len(data) <= most and isinstance(data[0], list):
         size = len(data[0])
