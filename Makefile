@@ -17,12 +17,15 @@ PIP := $(BIN)/pip --disable-pip-version-check install
 PIP_QUIETLY := $(PIP) --quiet
 TORCH := $(shell grep '^torch==' requirements.txt)
 
+# Two processes, each of which takes one file at a time.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
+
 # Training allocates and frees the same large blocks repeatedly. By default glibc returns each to the
 # kernel, which costs a tenth of the time.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-all check docs docs-serve fix sbom bench train image smoke clean
+.PHONY: help install serve test test-all test-long check docs docs-serve fix sbom bench train image smoke clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -32,11 +35,15 @@ install: $(VENV)/train.done ## install the pinned packages to serve, train and m
 serve: $(VENV)/app.done ## serve the bundled checkpoint on http://localhost:8000
 	$(BIN)/xcit-serve serve
 
-test: $(VENV)/dev.done ## run all tests except the slow ones, two files at a time
-	$(BIN)/pytest -m 'not slow' --numprocesses 2 --dist loadfile
+test: $(VENV)/dev.done ## run the in-process tests and 60 end-to-end tests, in about 2 minutes
+	$(PYTEST) -m 'not thorough and not slow'
 
-test-all: $(VENV)/dev.done ## run all tests
-	$(BIN)/pytest
+test-all: test ## run these and the thorough tests: attacks, hostile files, browser, monitoring, docs
+	$(PYTEST) -m 'thorough and not slow'
+
+test-long: $(VENV)/dev.done ## run the slow tests, for an hour or more: endurance, searches, large loads
+	$(BIN)/pytest -m slow
+	SCHEMA_EXAMPLES=1000 $(BIN)/pytest tests/e2e/test_schema.py
 
 check: $(VENV)/dev.done ## check formatting, lint, types, layers, language and known vulnerabilities; changes nothing
 	$(BIN)/ruff format --check .

@@ -1,6 +1,6 @@
-"""The largest bodies of requests that a service accepts, and those that cost most to read.
+"""The largest request bodies that the service accepts, and the costliest to read.
 
-Each is 20 MiB (the default of ``XCIT_MAX_BODY_BYTES``), as it comes or once it is inflated.
+Each has 20 MiB (the default of ``XCIT_MAX_BODY_BYTES``), as sent or once inflated.
 """
 
 import base64
@@ -76,12 +76,12 @@ def numbers(count: int) -> list[float]:
 
 
 def photo() -> str:
-    """Base64 that almost fills a body."""
+    """A base64 text that almost fills a body."""
     return base64.b64encode(noise(SIZE * 3 // 4 - 300)).decode()
 
 
 def photos() -> list[str]:
-    """Base64 of as many images as a request may hold, which almost fill a body."""
+    """Base64 texts of as many images as a request may hold, which almost fill a body."""
     return [base64.b64encode(noise(SIZE * 3 // 4 // ROWS - 200)).decode()] * ROWS
 
 
@@ -110,7 +110,7 @@ def oip_binary() -> Body:
 
 
 def filled(path: str, start: bytes, item: bytes, end: bytes, size: int = SIZE) -> Body:
-    """A request of ``size`` bytes that is mostly one ``item``, with its number where it has one."""
+    """A request of ``size`` bytes, mostly repetitions of ``item``, with its number if any."""
     room = size - len(start) - len(end) + 1
     if b"%d" in item:
         count = room // (len(item) + 5)
@@ -121,7 +121,7 @@ def filled(path: str, start: bytes, item: bytes, end: bytes, size: int = SIZE) -
 
 
 def _string(text: bytes) -> Body:
-    """A request whose image is a string that fills the body."""
+    """A request whose image is one text that fills the body."""
     start, end = DATA + b'"', b'"]}]}'
     room = SIZE - len(start) - len(end)
     return text_of(INFER, start + text * (room // len(text)) + end)

@@ -1,4 +1,4 @@
-"""Pictures that several tests need, written byte by byte."""
+"""Pictures for several tests, written byte by byte."""
 
 import struct
 import zlib
@@ -31,5 +31,5 @@ def png(
 
 
 def bomb(side: int) -> bytes:
-    """A PNG that promises ``side x side`` pixels and holds almost none."""
+    """A PNG that declares ``side x side`` pixels but has almost no data."""
     return png((side, side), 8, 2, bytes(1000))

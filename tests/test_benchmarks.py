@@ -1,4 +1,4 @@
-"""Splitting and merging loads, judging reloads, and contenders that cannot be measured."""
+"""Splitting and merging loads, complaints about reloads, and contenders that fail."""
 
 import re
 from collections import Counter
@@ -22,7 +22,7 @@ from model.scores import Logits
 
 
 @given(st.integers(1, 600), st.integers(1, 16), st.none() | st.floats(0.1, 1e5))
-def test_the_parts_of_a_load_are_the_load(callers: int, parts: int, rate: float | None) -> None:
+def test_split_load_sums_to_the_whole(callers: int, parts: int, rate: float | None) -> None:
     split = Plan(1.0, callers, rate).split(parts)
     assert len(split) == min(parts, callers)
     assert sum(part.callers for part in split) == callers
@@ -34,7 +34,7 @@ def test_the_parts_of_a_load_are_the_load(callers: int, parts: int, rate: float 
         assert sum(part.rate or 0 for part in split) == pytest.approx(rate)
 
 
-def test_outcomes_of_several_clients_are_one() -> None:
+def test_outcomes_of_several_clients_are_merged() -> None:
     one = Outcome(2.0, 0.5, [0.1, 0.2], statuses=Counter({200: 2}))
     other = Outcome(
         4.0, 0.25, [0.3], [0.1], Counter({200: 1, 503: 1, BROKEN: 1}), Counter({"x": 1})
@@ -51,7 +51,7 @@ def memories(*device_mib: int | None) -> list[Memory]:
     return [Memory(None if mib is None else mib * MIB, 0.0) for mib in device_mib]
 
 
-def test_reloads_that_lose_nothing_and_leave_nothing_are_as_they_should_be() -> None:
+def test_reloads_without_losses_or_leaks_have_no_complaints() -> None:
     outcome = Outcome(statuses=Counter({200: 10}))
     assert not complaints(memories(500, 1000, 1200, 1049), outcome, on_device=True)
     assert not complaints(memories(None, None), outcome, on_device=False)
@@ -77,7 +77,7 @@ def test_reloads_that_lose_requests_or_memory_are_named(
 
 
 class Small(TorchBackend):
-    """A device with room for one image."""
+    """A backend with memory for one image."""
 
     def logits(self, pixels: AnyPixels) -> Logits:
         if len(pixels) > 1:
@@ -85,7 +85,7 @@ class Small(TorchBackend):
         return super().logits(pixels)
 
 
-def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(
+def test_contenders_that_fail_are_named_and_others_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken() -> Backend:

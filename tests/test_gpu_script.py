@@ -1,4 +1,4 @@
-"""``benchmarks/gpu.sh`` on a machine without a GPU: the script and its parts, rehearsed."""
+"""Rehearsals of ``benchmarks/gpu.sh`` and its parts on a machine without a GPU."""
 
 import os
 import subprocess
@@ -25,19 +25,20 @@ def run_script(out: Path, *, rehearse: bool, **variables: str) -> subprocess.Com
 
 
 def sections(out: Path) -> dict[str, str]:
-    """The text of each part, by its name."""
+    """The text of each part by name."""
     _, *parts = (out / "tables.md").read_text().split("\n## ")
     return dict(part.split("\n", 1) for part in parts)
 
 
 def program(directory: Path, body: str) -> str:
-    """A program that stands in for Python."""
+    """A shell program in place of Python."""
     path = directory / "python"
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o700)
     return str(path)
 
 
+@pytest.mark.thorough
 def test_every_part_is_rehearsed_without_a_gpu(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run_script(out, rehearse=True)
@@ -56,7 +57,7 @@ def test_every_part_is_rehearsed_without_a_gpu(tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == {"tables.md", "log.txt"}
 
 
-def test_a_part_that_fails_leaves_a_line_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_failing_part_is_reported_and_the_next_one_runs(tmp_path: Path) -> None:
     out = tmp_path / "out"
     python = program(tmp_path, 'echo "half a table"; echo "no device" >&2; exit 3')
     result = run_script(out, rehearse=True, PYTHON=python, PARTS="starting bare")
@@ -69,25 +70,25 @@ def test_a_part_that_fails_leaves_a_line_and_the_next_goes_on(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("rehearse", [True, False])
-def test_a_part_that_hangs_is_stopped_and_the_rest_is_not_run(
+def test_hanging_part_is_stopped_and_later_parts_are_skipped(
     tmp_path: Path, rehearse: bool
 ) -> None:
     out = tmp_path / "out"
     python = program(tmp_path, "trap 'echo so far; exit 130' INT; sleep 60 & wait")
-    variables = {"PYTHON": python, "PARTS": "starting bare", "LIMIT": "3"}
+    variables = {"PYTHON": python, "PARTS": "starting bare", "LIMIT": "1"}
     assert run_script(out, rehearse=rehearse, **variables).returncode == 1
     found = sections(out)
-    assert "so far\n\n**starting stopped after 3 s, its time limit" in found["starting"]
-    assert "**bare not run: the time limit of 3 s is used up" in found["bare"]
+    assert "so far\n\n**starting stopped after 1 s, its time limit" in found["starting"]
+    assert "**bare not run: the time limit of 1 s is used up" in found["bare"]
 
 
 def test_tests_that_are_stopped_leave_their_output(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    dies = "echo 1 passed; trap - INT; kill -INT $$"  # of the signal, as Python can
+    dies = "echo 1 passed; trap - INT; kill -INT $$"  # by the signal, as Python may
     python = program(tmp_path, f"trap '{dies}' INT; sleep 60 & wait")
-    variables = {"PYTHON": python, "PARTS": "tests", "LIMIT": "3"}
+    variables = {"PYTHON": python, "PARTS": "tests", "LIMIT": "1"}
     assert run_script(out, rehearse=True, **variables).returncode == 1
-    assert "1 passed\n```\n\n**tests stopped after 3 s" in sections(out)["tests"]
+    assert "1 passed\n```\n\n**tests stopped after 1 s" in sections(out)["tests"]
 
 
 def test_several_servers_are_measured_one_after_another(tmp_path: Path) -> None:

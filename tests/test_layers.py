@@ -1,4 +1,4 @@
-"""Which module may import which: folders in order, no circles, no foreign libraries."""
+"""Imports between modules: folders in order, no cycles, no libraries of the other side."""
 
 import ast
 import subprocess
@@ -66,7 +66,7 @@ def modules(package: str) -> dict[str, Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in it."""
+    """Every module that a file imports, anywhere in it."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -81,7 +81,7 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
-def test_each_side_keeps_to_its_libraries(package: str) -> None:
+def test_each_side_imports_only_its_libraries(package: str) -> None:
     for module, path in modules(package).items():
         roots = {name.partition(".")[0] for name in imports(path)}
         assert not roots & FORBIDDEN[package], module
@@ -116,7 +116,7 @@ def test_modules_do_not_import_each_other_in_circles(package: str) -> None:
 
 
 def written(package: str) -> dict[str, Path]:
-    """The modules of a package, without those that only name a folder."""
+    """The modules of a package, except empty ``__init__`` modules."""
     return {
         module: path
         for module, path in modules(package).items()
@@ -125,7 +125,7 @@ def written(package: str) -> dict[str, Path]:
 
 
 def test_only_serve_imports_the_web_framework() -> None:
-    """It takes time, and OpenTelemetry with it, which fails on some values of its variables."""
+    """FastAPI is slow to import, and so is OpenTelemetry, which also fails on some environments."""
     commands = "app.cli.main, app.cli.remote, app.cli.load_test, app.loading"
     script = f"import sys, {commands}; print({WEB} & {{*sys.modules}})"
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
@@ -142,12 +142,12 @@ def test_only_the_commands_that_ask_a_server_know_the_client() -> None:
 
 
 def run_without(packages: list[str], modules: str) -> None:
-    """Import modules in a process in which some packages cannot be imported."""
+    """Import modules in a process that cannot import some packages."""
     program = f"import sys; sys.modules.update(dict.fromkeys({packages})); import {modules}"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=ROOT)
 
 
-def test_the_service_side_needs_no_torch() -> None:
+def test_service_side_needs_no_torch() -> None:
     run_without(["torch", "PIL", "numpy", "einops"], "app.server.server, app.cli.main")
 
 

@@ -22,6 +22,8 @@ from documentation.reference import leaves, subcommands
 from .documents import DOCUMENTS, ROOT
 from .test_docs import metric_names
 
+pytestmark = pytest.mark.thorough
+
 LOADED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("link", "href")}
 
 

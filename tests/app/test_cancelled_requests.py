@@ -14,6 +14,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Message
 
+from app.http.parameters import TIMEOUT_HEADER
 from app.serving.classifier import Input, Tensor
 from app.serving.held_bytes import size_of
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.anyio
 SIZE = 2**20  # bytes of an image
 BOUND = 8 * SIZE
 SLACK = 3 * SIZE // 4  # bytes for everything except images: logs, uncollected garbage
-IN_HASTE = {"X-Request-Timeout-Ms": "300"}
+IN_HASTE = {TIMEOUT_HEADER: "300"}
 WORKERS = 2
 
 
@@ -41,7 +42,7 @@ class SlowDecoder(FakeClassifier):
     def preprocess(self, image: Input) -> bytes:
         if image != b"quick":
             self.begun += 1  # runs in the pool's threads, of which at most `WORKERS` wait here
-            assert self.decoding.wait(20), "no test opened the gate"
+            assert self.decoding.wait(60), "no test opened the gate"
             if self.fails:
                 raise ValueError("a defect")
         return b"3"
@@ -86,9 +87,12 @@ KINDS = {
 }
 
 
-def post(client: httpx.AsyncClient, kind: str) -> "asyncio.Task[httpx.Response]":
+def post(
+    client: httpx.AsyncClient, kind: str, milliseconds: int = 300
+) -> "asyncio.Task[httpx.Response]":
     path, media_type, body, _ = KINDS[kind]
-    headers = {"Content-Type": media_type, "Inference-Header-Content-Length": "256", **IN_HASTE}
+    headers = {"Content-Type": media_type, "Inference-Header-Content-Length": "256"}
+    headers[TIMEOUT_HEADER] = str(milliseconds)
     return asyncio.create_task(client.post(path, content=in_pieces(body), headers=headers))
 
 
@@ -112,6 +116,15 @@ async def held_bytes(client: httpx.AsyncClient) -> int:
     return int(float(line.split()[1]))
 
 
+def timeouts(slow: SlowDecoder) -> Iterator[int]:
+    """Growing timeouts until every worker decodes, and the last one three times more."""
+    milliseconds = 50
+    while slow.begun < WORKERS and milliseconds < 30_000:
+        yield milliseconds
+        milliseconds *= 2
+    yield from [milliseconds] * 3
+
+
 @pytest.mark.parametrize("fails", [False, True], ids=["decodes", "fails"])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_cancelled_requests_hold_only_bytes_that_decoders_read(
@@ -124,22 +137,23 @@ async def test_cancelled_requests_hold_only_bytes_that_decoders_read(
         await client.post("/predict", content=b"quick")
         await held_bytes(client)  # one-time allocations have been made
         with memory() as allocated:
-            for _ in range(5):
-                responses = await asyncio.gather(*(post(client, kind) for _ in range(6)))
+            for milliseconds in timeouts(slow):
+                sent = (post(client, kind, milliseconds) for _ in range(6))
+                responses = await asyncio.gather(*sent)
                 assert {response.status_code for response in responses} <= {200, 503, 504}
                 del responses
                 held = await held_bytes(client)
                 assert slow.begun <= WORKERS
                 assert held == slow.begun * KINDS[kind][-1]
                 assert abs(allocated() - held) < SLACK
-            assert slow.begun, "no decoder had anything to read"
+            assert slow.begun == WORKERS, "a decoder had nothing to read"
             slow.decoding.set()
             await until_held(client, 0)
             assert allocated() < SLACK
 
 
 async def until_held(client: httpx.AsyncClient, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await held_bytes(client) != count:
             await asyncio.sleep(0.001)
 

@@ -21,6 +21,7 @@ from app.serving.answers import Answer
 from app.serving.errors import ServiceError
 from app.serving.side_thread import PIECE, Steps
 from tests.bodies import DENSE, HOSTILE, IMAGE_SIDE, INSTANCES, LARGEST, ROWS, SIZE, Body, filled
+from tests.yardstick import slowness
 
 from .conftest import INFO, FakeClassification, FakePrediction
 
@@ -88,10 +89,10 @@ def longest_step(work: Steps[object]) -> float:
 
 
 def check(begin: Callable[[], Steps[object]]) -> None:
-    longest: list[float] = []
-    while min(longest, default=MOST) >= MOST and len(longest) < ATTEMPTS:
+    longest = [longest_step(begin())]
+    while min(longest) >= MOST and len(longest) < ATTEMPTS:
         longest.append(longest_step(begin()))
-    assert min(longest) < MOST
+    assert min(longest) < MOST * slowness()
 
 
 @pytest.mark.parametrize("kind", [*LARGEST, *(f"cloud: {kind}" for kind in INSTANCES)])
@@ -107,7 +108,14 @@ def test_steps_of_hostile_bodies_are_short(kind: str) -> None:
     check(lambda: read(body))
 
 
-@pytest.mark.parametrize("size", [SMALL, MAX_REST + ROWS * MAX_REST_PER_ROW, SIZE])
+@pytest.mark.parametrize(
+    "size",
+    [
+        SMALL,
+        MAX_REST + ROWS * MAX_REST_PER_ROW,
+        pytest.param(SIZE, marks=pytest.mark.thorough),
+    ],
+)
 @pytest.mark.parametrize("kind", DENSE)
 def test_steps_of_json_with_many_objects_are_short(kind: str, size: int) -> None:
     body = filled(*DENSE[kind], size=size)

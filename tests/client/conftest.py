@@ -1,15 +1,13 @@
 """Scripted services, and a service on a socket that counts connections."""
 
-import json
-import threading
 from collections.abc import Iterable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 from xcit_client import Retries
 
 from tests.app.conftest import FakeClassifier
+from tests.servers import Predictions
 
 Turn = httpx.Response | Exception
 
@@ -64,47 +62,10 @@ def countdown(values: Iterable[str], taken: list[str]) -> Iterable[bytes]:
         yield value.encode()
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers every prediction; its server counts connections."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: "Counting"
-
-    def setup(self) -> None:
-        super().setup()
-        self.server.connections += 1
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        content = json.dumps(ANSWER).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None: ...
-
-
-class Counting(ThreadingHTTPServer):
-    """A service on a socket that counts its connections."""
-
-    daemon_threads = True
-    connections = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
 @pytest.fixture
-def counting() -> Iterator[Counting]:
-    with Counting(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+def counting() -> Iterator[Predictions]:
+    with Predictions(ANSWER) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 import asyncio
 import gzip
-import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -15,56 +13,17 @@ from xcit_client import NO_RETRIES, AsyncClient, Client, ClientError, TimedOut, 
 from xcit_client.bodies import MAX_JSON, MAX_PICTURE, Body
 
 from benchmarks.load.connection import Connection, encode_post
+from tests.servers import HostileAnswers
 
 BOMB, DEFLATED = (pack(bytes(100 * 2**20)) for pack in (gzip.compress, zlib.compress))
 TWICE = gzip.compress(BOMB)
 PIECE = b" " * 2**16
 
 
-class Hostile(ThreadingHTTPServer):
-    """Answers every request with ``status``, ``headers`` and ``pieces``, until it is closed."""
-
-    daemon_threads = True
-    status = 200
-    headers: dict[str, str]
-    pieces: Callable[[], Iterator[bytes]]
-    sent = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Hostile
-
-    def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(self.server.status)
-        for name, value in self.server.headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        try:
-            for piece in self.server.pieces():
-                self.wfile.write(piece)
-                self.server.sent += len(piece)
-        except OSError:  # the client has closed the connection
-            self.close_connection = True
-
-    do_POST = do_GET  # noqa: N815
-
-    def log_message(self, *_: object) -> None: ...
-
-
 @pytest.fixture
-def hostile() -> Iterator[Hostile]:
-    with Hostile(("127.0.0.1", 0), Handler) as server:
-        server.headers = {}
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+def hostile() -> Iterator[HostileAnswers]:
+    with HostileAnswers() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def endless() -> Iterator[bytes]:
@@ -90,7 +49,7 @@ BODIES: dict[str, tuple[dict[str, str], Callable[[], Iterator[bytes]]]] = {
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("call", CALLS)
 def test_endless_answer_is_refused_at_the_limit(
-    hostile: Hostile, call: str, body: str, status: int, client: str
+    hostile: HostileAnswers, call: str, body: str, status: int, client: str
 ) -> None:
     hostile.status = status
     hostile.headers, hostile.pieces = BODIES[body]

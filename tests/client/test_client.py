@@ -26,8 +26,9 @@ from app.http.api_keys import new_key
 from app.http.app import create_app
 from app.serving.classifier import ModelInfo
 from tests.app.conftest import FakeClassifier, make_settings, until
+from tests.servers import Predictions
 
-from .conftest import Counting, Script, good
+from .conftest import Script, good
 from .served import served
 
 pytestmark = pytest.mark.anyio
@@ -107,7 +108,7 @@ def test_foreign_server_timing_entries_are_ignored() -> None:
     assert prediction.best == Row(3, "cat", 0.9, "n02123045")
 
 
-async def test_connections_are_reused(counting: Counting) -> None:
+async def test_connections_are_reused(counting: Predictions) -> None:
     with Client(counting.url) as client:
         assert len([*client.predict_many([b"3"] * 30, concurrency=1)]) == 30
     assert counting.connections == 1

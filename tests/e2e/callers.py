@@ -1,8 +1,8 @@
-"""Callers that send the same large request at once, in a process of their own.
+"""Concurrent callers of one large request, as a separate process.
 
     python -m tests.e2e.callers PORT FILE CALLERS REQUESTS
 
-sends what is in the file and prints the status of each answer, or 0 where there was none.
+sends the contents of the file and prints the status of each answer, or 0 for no answer.
 """
 
 import socket
@@ -17,7 +17,7 @@ PATIENCE = 60  # seconds
 
 
 def write(body: Body, file: Path) -> None:
-    """Write a request as it goes over the wire."""
+    """Write a request to a file, as sent over the wire."""
     headers = {"Host": "localhost", "Connection": "close", **body.headers}
     headers["Content-Length"] = str(len(body.content))
     head = [f"POST {body.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
@@ -25,7 +25,7 @@ def write(body: Body, file: Path) -> None:
 
 
 def call(port: int, request: bytes) -> int:
-    """The status of the answer, which may come before all of the request is sent."""
+    """The status of the answer, which may arrive before the whole request is sent."""
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         answer = b""
         with suppress(ConnectionError):  # refused early, and no longer read

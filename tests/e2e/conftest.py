@@ -1,4 +1,4 @@
-"""Servers started as a user starts them: as a process, on a port, stopped by a signal."""
+"""Servers started as users start them: as a process, on a port, stopped by a signal."""
 
 import os
 import signal
@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,23 @@ from typing import Any
 import httpx
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds for a start or a stop, on a busy machine
+from app.cli.main import main
 
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60  # seconds for what should take far less, on a slow and busy machine
+
+HERE = Path(__file__).parent
 SERVE = ("-m", "app", "serve")
+QUICK_START = {"backend": "torch", "streams": 2, "max_batch_size": 8}  # little to measure
 SLOW_SERVICE = ("-m", "tests.e2e.slow_service")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave end-to-end tests to ``make test-all``, except those marked ``quick``."""
+    for item in items:
+        if HERE in item.path.parents and not item.get_closest_marker("quick"):
+            item.add_marker("thorough")
 
 
 @dataclass
@@ -51,20 +64,30 @@ class Server:
         return self.client.post("/predict", content=body)
 
     def cpu_seconds(self) -> float:
-        """What all threads of the process have used so far."""
+        """CPU time that all threads of the process have used so far."""
         fields = self._proc("stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self, entry: str = "VmRSS") -> int:
-        """Bytes that ``/proc`` tells of the process: VmRSS now, VmHWM at its peak."""
+        """Bytes of memory according to ``/proc``: VmRSS for now, VmHWM for the peak."""
         status = self._proc("status").read_text()
         (line,) = (line for line in status.splitlines() if line.startswith(f"{entry}:"))
         return int(line.split()[1]) * 1024
 
     def forget_peak(self) -> int:
-        """Let the peak begin anew, from the bytes that are resident now."""
+        """Reset the peak to the resident bytes, and return these."""
         self._proc("clear_refs").write_text("5")
         return self.memory()
+
+    def metric(self, name: str) -> float:
+        """The value of a metric, given by its name with labels."""
+        lines = self.client.get("/metrics").text.splitlines()
+        (value,) = (line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} "))
+        return float(value)
+
+    def inflight(self) -> int:
+        """Admitted requests that are not yet answered."""
+        return int(self.metric("xcit_inflight_requests"))
 
     def threads(self) -> int:
         return len(list(self._proc("task").iterdir()))
@@ -73,18 +96,33 @@ class Server:
         return Path(f"/proc/{self.process.pid}/{entry}")
 
     def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal; the exit code."""
+        """Send a signal and return the exit code."""
         self.process.send_signal(with_signal)
         return self.process.wait(PATIENCE)
 
 
 StartServer = Callable[..., Server]
+Run = Callable[..., tuple[int, str, list[str]]]
+
+
+def with_quick(names: Iterable[str], *quick: str) -> list[object]:
+    """The names as parameters of a test, some of them marked ``quick``."""
+    names = list(names)
+    assert set(quick) <= set(names)
+    return [pytest.param(n, marks=pytest.mark.quick) if n in quick else n for n in names]
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """This process's environment with no setting but these."""
+    """This process's environment, with these settings only."""
     inherited = {name: v for name, v in os.environ.items() if not name.startswith("XCIT_")}
     return inherited | {f"XCIT_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < limit, f"not in {PATIENCE} s: {what}"
+        time.sleep(0.01)
 
 
 def free_port() -> int:
@@ -95,7 +133,36 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """Start a server, for any host, and wait until it is ready. It is killed at the end."""
+    """Start a server that accepts any host, and wait until it is ready. It is killed at the end."""
+    with starting(tmp_path_factory) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def bundled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with default settings and the bundled checkpoint, shared by all tests."""
+    with starting(tmp_path_factory) as start:
+        yield start()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``xcit-serve`` in this process; returns exit code, stdout and lines of stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, list[str]]:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err.splitlines()
+
+    return call
+
+
+@contextmanager
+def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """A function that starts servers; they are killed at the end."""
     started: list[Server] = []
 
     def start(*command: str, wait: bool = True, **settings: Any) -> Server:

@@ -1,4 +1,4 @@
-"""The whole server, as a process, which measures how long a turn of its event loop takes.
+"""The whole server as a process, which measures the turns of its event loop.
 
     python -m tests.e2e.metered_service FILE
 
@@ -20,7 +20,7 @@ TICK = 0.001  # seconds
 
 
 class MeteredServer(server.Server):
-    """Writes down what each turn takes from when it has started."""
+    """Writes the duration of each turn, from startup on."""
 
     turns: TextIO
 

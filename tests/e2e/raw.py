@@ -1,4 +1,4 @@
-"""HTTP by hand: requests as bytes, and answers as bytes."""
+"""HTTP requests and answers as bytes."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 
 def ask(server: Server, request: bytes) -> bytes:
-    """Everything that the server sends until it closes the connection or its sending side."""
+    """Everything that the server sends until it closes the connection."""
     with connect(server) as connection:
         with suppress(ConnectionError):  # the server may refuse before it has read everything
             connection.sendall(request)

@@ -1,14 +1,14 @@
-"""The whole server, as a process, on a classifier that takes its time and fails on demand.
+"""The whole server as a process, with a classifier that is slow and fails on demand.
 
-A body is seconds that its batch takes, as text: ``0.5``. Others are trouble:
+A body is the duration of its batch in seconds, as text: ``0.5``. Other bodies:
 
 bad      does not decode; ``odd`` is of no known format, ``vast`` is too large
 nap 2    spends two seconds in preprocessing, and waits
-burn 2   the same, and computes in Python all the while
-poison   fails, and nothing else does
-plague   fails, and from then on everything
+burn 2   the same, computing in Python all the time
+poison   fails alone
+plague   fails, and so does everything afterwards
 broken   loses the device
-heavy    does not fit into memory with more than one other; ``huge`` never does
+heavy    fits into memory with at most one other; ``huge`` does not fit at all
 hang     never ends
 """
 

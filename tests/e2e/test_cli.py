@@ -1,4 +1,4 @@
-"""The commands that need no server, as a user types them."""
+"""The commands that need no server, as users type them."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ from .conftest import ROOT, environment
 
 @dataclass
 class Done:
-    """What a finished command left."""
+    """Exit code and output of a finished command."""
 
     returncode: int
     stdout: str
@@ -32,8 +32,10 @@ Command = Callable[..., Done]
 
 
 @pytest.fixture
-def xcit_serve(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run ``xcit-serve`` with the given arguments, in this process: it starts at once."""
+def xcit_serve(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run ``xcit-serve`` with the given arguments in this process, where it starts at once."""
+    monkeypatch.setenv("XCIT_BACKEND", "torch")
+    monkeypatch.setenv("XCIT_STREAMS", "2")
 
     def run(*arguments: object) -> Done:
         threads = torch.get_num_threads()
@@ -63,6 +65,7 @@ def raw(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.quick
 def test_predict_prints_a_table(xcit_serve: Command, photo: Path) -> None:
     done = xcit_serve("predict", photo, "--top-k", 3)
     assert done.returncode == 0, done.stderr
@@ -72,7 +75,7 @@ def test_predict_prints_a_table(xcit_serve: Command, photo: Path) -> None:
     assert "%" in lines[0]
 
 
-def test_predict_as_json_skips_and_tells_what_cannot_be_read(
+def test_predict_as_json_skips_and_reports_unreadable_images(
     xcit_serve: Command, photo: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.jpg"
@@ -89,7 +92,7 @@ def test_predict_as_json_skips_and_tells_what_cannot_be_read(
     ]
 
 
-def test_predict_shows_all_classes_of_a_model_that_has_but_a_few(
+def test_predict_shows_all_classes_of_a_small_model(
     xcit_serve: Command, photo: Path, tmp_path: Path
 ) -> None:
     whole = read_checkpoint(BUNDLED_CHECKPOINT)
@@ -106,6 +109,7 @@ def test_predict_shows_all_classes_of_a_model_that_has_but_a_few(
     assert len(done.stdout.splitlines()) == 3
 
 
+@pytest.mark.quick
 def test_explain_draws_a_head_or_the_mean(xcit_serve: Command, photo: Path, tmp_path: Path) -> None:
     pictures = [tmp_path / name for name in ("mean.png", "head.png")]
     assert xcit_serve("explain", photo, pictures[0]).returncode == 0
@@ -125,7 +129,7 @@ def test_explain_draws_a_head_or_the_mean(xcit_serve: Command, photo: Path, tmp_
         ((__file__, "{out}"), 1, "not a JPEG, PNG"),
     ],
 )
-def test_what_cannot_be_explained_is_told_in_a_line(
+def test_failed_explanation_is_one_line(
     xcit_serve: Command,
     photo: Path,
     tmp_path: Path,
@@ -140,7 +144,8 @@ def test_what_cannot_be_explained_is_told_in_a_line(
     assert not out.exists()
 
 
-def test_inspect_tells_what_a_checkpoint_is(xcit_serve: Command, raw: Path) -> None:
+@pytest.mark.quick
+def test_inspect_describes_a_checkpoint(xcit_serve: Command, raw: Path) -> None:
     bundled = xcit_serve("inspect", BUNDLED_CHECKPOINT)
     assert bundled.returncode == 0
     for word in ("xcit-cifar10", "vit_pytorch", "self-describing", "airplane", "patch_size"):
@@ -148,6 +153,7 @@ def test_inspect_tells_what_a_checkpoint_is(xcit_serve: Command, raw: Path) -> N
     assert "raw state dict" in xcit_serve("inspect", raw).stdout
 
 
+@pytest.mark.quick
 def test_convert_writes_the_self_describing_form(
     xcit_serve: Command, raw: Path, tmp_path: Path, photo: Path
 ) -> None:
@@ -165,7 +171,7 @@ def test_convert_writes_the_self_describing_form(
     assert json.loads(predicted.stdout)[0]["predictions"][0]["label"] in "abcdefghij"
 
 
-def test_convert_halves_the_file_at_16_bits(
+def test_convert_to_16_bits_halves_the_file(
     xcit_serve: Command, tmp_path: Path, photo: Path
 ) -> None:
     output = tmp_path / "half.safetensors"
@@ -250,7 +256,7 @@ def test_the_help_of_serve_names_every_setting(xcit_serve: Command) -> None:
     assert "XCIT_MAX_BATCH_SIZE" in printed
 
 
-def test_the_sample_photo_is_what_its_script_draws_and_shows_a_ship(
+def test_sample_photo_matches_its_script_and_shows_a_ship(
     xcit_serve: Command, tmp_path: Path
 ) -> None:
     sample, drawn = ROOT / "examples" / "ship.jpg", tmp_path / "ship.jpg"

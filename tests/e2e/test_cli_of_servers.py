@@ -1,4 +1,4 @@
-"""The commands that ask a server, as a user types them."""
+"""The commands that call a server, as users type them."""
 
 import json
 import signal
@@ -6,39 +6,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from app.cli.main import main
 from app.config.settings import CLIENT_KEY
 from app.config.unknown_variables import unknown_variables
 from app.http.api_keys import new_key
+from tests.servers import FixedPage
 
-from .conftest import ROOT, Server, StartServer, environment, free_port
-
-Run = Callable[..., tuple[int, str, list[str]]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """``xcit-serve`` with the given arguments: exit code, stdout, lines of stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, list[str]]:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        told = capsys.readouterr()
-        return code, told.out, told.err.splitlines()
-
-    return call
-
+from .conftest import QUICK_START, ROOT, Run, Server, StartServer, environment, free_port
 
 KEY, KEY_LINE = new_key("tests")
 
@@ -47,12 +27,14 @@ KEY, KEY_LINE = new_key("tests")
 def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(KEY_LINE)
-    return start_server(api_keys_file=keys)
+    return start_server(**QUICK_START, api_keys_file=keys)
 
 
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CLIENT_KEY, KEY)
+    monkeypatch.setenv("XCIT_BACKEND", "torch")
+    monkeypatch.setenv("XCIT_STREAMS", "2")
 
 
 @pytest.fixture
@@ -64,26 +46,19 @@ def photo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stranger() -> Iterator[str]:
-    """The URL of a server of pages."""
-
-    class Pages(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(b"<h1>It works!</h1>")
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as pages:
-        thread = Thread(target=pages.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{pages.server_port}"
-        pages.shutdown()
-        thread.join()
+    """The URL of a web server that is not a model server."""
+    with FixedPage("<h1>It works!</h1>") as server:
+        yield server.url
 
 
-def test_a_server_says_what_the_model_here_says(run: Run, server: Server, photo: Path) -> None:
+@pytest.mark.quick
+def test_predict_by_url_gives_the_local_predictions(
+    run: Run, bundled_server: Server, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both run with default settings."""
+    for name in ("XCIT_BACKEND", "XCIT_STREAMS"):
+        monkeypatch.delenv(name)
+    server = bundled_server
     code, local, _ = run("predict", photo, "--json", "--top-k", 3)
     assert code == 0
     code, remote, err = run("predict", photo, "--json", "--top-k", 3, "--url", server.url)
@@ -99,7 +74,7 @@ def test_a_server_says_what_the_model_here_says(run: Run, server: Server, photo:
     assert "%" in table[0]
 
 
-def test_images_that_cannot_be_classified_are_told_in_order(
+def test_unreadable_images_are_reported_in_order(
     run: Run, server: Server, photo: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.jpg"
@@ -115,7 +90,7 @@ def test_images_that_cannot_be_classified_are_told_in_order(
     ]
 
 
-def test_a_key_comes_as_a_flag_or_from_the_environment(
+def test_api_key_is_read_from_a_flag_or_the_environment(
     run: Run, server: Server, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("predict", photo, "--url", server.url)[0] == 0
@@ -128,7 +103,7 @@ def test_a_key_comes_as_a_flag_or_from_the_environment(
     assert line.startswith(f"xcit-serve: {photo}: API key required: send Authorization: Bearer")
 
 
-def test_the_clients_key_is_no_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_key_is_not_an_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XCIT_CLIENT_KEYS", "x")
     assert [line.split()[0] for line in unknown_variables()] == ["XCIT_CLIENT_KEYS"]
 
@@ -179,8 +154,11 @@ def test_mistakes_are_one_line(run: Run, command: str, code: int, message: str) 
     assert "s3cret" not in line
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("command", [["predict", "x"], ["bench"]], ids=["predict", "bench"])
-def test_a_server_that_is_none_is_one_line(run: Run, command: list[str], stranger: str) -> None:
+def test_url_of_another_kind_of_server_is_one_line(
+    run: Run, command: list[str], stranger: str
+) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     code, out, err = run(*command, "--url", url)
     told = f"xcit-serve: cannot reach {url}: connection refused; is the service running?"
@@ -190,7 +168,7 @@ def test_a_server_that_is_none_is_one_line(run: Run, command: list[str], strange
     assert "answered with text/html that is not a health report; is it xcit-serve?" in line
 
 
-def test_top_k_is_held_against_the_servers_model(run: Run, server: Server, photo: Path) -> None:
+def test_top_k_is_checked_against_the_servers_model(run: Run, server: Server, photo: Path) -> None:
     told = ["xcit-serve: --top-k=11: must be from 1 to 10"]
     assert run("predict", photo, "--top-k", 11, "--url", server.url) == (2, "", told)
 
@@ -203,7 +181,9 @@ def test_top_k_is_held_against_the_servers_model(run: Run, server: Server, photo
         ("matplotlib", ["bench", "--url", "http://x", "--plot", "x.png"], "'xcit-serve[train]'"),
     ],
 )
-def test_a_missing_extra_is_named(package: str, arguments: list[str], message: str) -> None:
+def test_missing_optional_dependency_is_named(
+    package: str, arguments: list[str], message: str
+) -> None:
     program = f"import sys; sys.modules[{package!r}] = None; from app.cli.main import main;"
     done = subprocess.run(
         [sys.executable, "-c", f"{program} sys.exit(main({arguments}))"],
@@ -220,7 +200,9 @@ def test_a_missing_extra_is_named(package: str, arguments: list[str], message: s
     assert message in line
 
 
-def test_bench_tells_what_it_saw(run: Run, server: Server, photo: Path, tmp_path: Path) -> None:
+def test_bench_reports_its_measurements(
+    run: Run, server: Server, photo: Path, tmp_path: Path
+) -> None:
     report, plot = tmp_path / "report.json", tmp_path / "plot.png"
     code, out, err = run(
         *("bench", photo, "--url", server.url, "--concurrency", "1,4", "--rate", "20"),
@@ -247,7 +229,7 @@ def test_bench_tells_what_it_saw(run: Run, server: Server, photo: Path, tmp_path
         assert image.format == "PNG"
 
 
-def test_bench_makes_up_an_image(run: Run, server: Server) -> None:
+def test_bench_generates_an_image(run: Run, server: Server) -> None:
     code, out, _ = run("bench", "--url", server.url, "--seconds", 0.5, "--warmup", 0)
     assert code == 0
     assert "1 image(s) of" in out
@@ -261,11 +243,11 @@ def test_bench_fails_where_nothing_succeeded(run: Run, server: Server, tmp_path:
 
 
 def obey_interrupts() -> None:
-    """As at a terminal: what a shell starts in the background is told to ignore them."""
+    """Restore the handler: background processes of a shell ignore interrupts."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_an_interrupted_command_says_so_and_no_more() -> None:
+def test_interrupted_command_prints_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         process = subprocess.Popen(
@@ -283,7 +265,7 @@ def test_an_interrupted_command_says_so_and_no_more() -> None:
     assert (process.returncode, err) == (130, "xcit-serve: interrupted\n")
 
 
-def test_an_interrupted_bench_tells_what_was_measured(server: Server, tmp_path: Path) -> None:
+def test_interrupted_bench_prints_its_measurements(server: Server, tmp_path: Path) -> None:
     report, out = tmp_path / "report.json", tmp_path / "out"
     command = ["bench", "--url", server.url, "--seconds", "600", "--concurrency", "1,2"]
     with out.open("w") as stdout:

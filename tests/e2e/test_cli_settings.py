@@ -1,8 +1,7 @@
-"""Flags, variables and misspelt words, as a user types them."""
+"""Flags, variables and misspelt words, as users type them."""
 
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,36 +9,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.cli.main import build_parser, main
+from app.cli.main import build_parser
 from app.config.settings import Settings
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint
 from model.errors import ModelError
 from model.families.variants import VARIANTS
 
-from .conftest import ROOT, environment
+from .conftest import ROOT, Run, environment
 
-Run = Callable[..., tuple[int, str, list[str]]]
 LABELS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """``xcit-serve`` with the given arguments: exit code, stdout, lines of stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, list[str]]:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err.splitlines()
-
-    return call
 
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a user would be: with a photo, and labels of their own."""
+    """A user's directory, with a photo and a file of labels."""
     monkeypatch.chdir(tmp_path)
     Image.effect_noise((40, 30), 60).convert("RGB").save("photo.jpg")
     Path("labels.txt").write_text("\n".join(LABELS))
@@ -47,7 +30,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a command asks of the model, which is not loaded."""
+    """The settings with which a command would load the model."""
     seen: list[Any] = []
 
     def refuse(*arguments: Any, **_: Any) -> None:
@@ -96,9 +79,7 @@ def test_commands_without_a_server_run_the_model_as_the_settings_say(
 @pytest.mark.parametrize(
     "words", ["predict photo.jpg", "explain photo.jpg out.png", "inspect", "serve --port 0"]
 )
-def test_a_checkpoint_in_the_environment_is_used_by_every_command(
-    words: str, tmp_path: Path
-) -> None:
+def test_every_command_uses_the_checkpoint_in_the_environment(words: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "app", *words.split()],
         cwd=tmp_path,
@@ -111,7 +92,9 @@ def test_a_checkpoint_in_the_environment_is_used_by_every_command(
     assert "missing.pt: cannot be read: No such file" in done.stderr.splitlines()[-1]
 
 
-def test_a_checkpoint_that_is_named_wins(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_argument_overrides_the_environment(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XCIT_CHECKPOINT", "missing.pt")
     monkeypatch.setenv("XCIT_LABELS", "labels.txt")
     code, out, err = run("inspect", BUNDLED_CHECKPOINT)
@@ -129,13 +112,13 @@ def test_inspect_without_a_checkpoint_prints_the_bundled_one(run: Run) -> None:
 
 
 @pytest.mark.parametrize("words", ["inspect", "predict photo.jpg", "serve"])
-def test_a_dotenv_that_cannot_be_used_is_one_line_and_code_2(run: Run, words: str) -> None:
+def test_unreadable_dotenv_is_one_line_and_exit_code_2(run: Run, words: str) -> None:
     Path(".env").write_bytes(b"XCIT_PORT=\xff")
     message = "xcit-serve: .env: not UTF-8 text; save it as UTF-8"
     assert run(*words.split()) == (2, "", [message])
 
 
-def test_a_typing_error_in_dotenv_is_reported(run: Run) -> None:
+def test_unknown_variable_in_dotenv_is_reported(run: Run) -> None:
     Path(".env").write_text("XCIT_LABEL=labels.txt\n")
     code, _, (line,) = run("inspect")
     assert code == 0
@@ -171,7 +154,7 @@ def test_a_typing_error_in_dotenv_is_reported(run: Run) -> None:
         ("train", "the following arguments are required: DATA, --out; see xcit-serve train --help"),
     ],
 )
-def test_a_misspelt_word_is_one_line_with_the_nearest_right_one(
+def test_misspelt_argument_is_one_line_with_a_suggestion(
     run: Run, words: str, message: str
 ) -> None:
     code, out, (line,) = run(*words.split())
@@ -179,13 +162,14 @@ def test_a_misspelt_word_is_one_line_with_the_nearest_right_one(
     assert line.startswith(f"xcit-serve: {message}")
 
 
-def test_an_image_may_be_named_like_a_flag(run: Run) -> None:
+def test_image_name_may_look_like_a_flag(run: Run) -> None:
     Path("--photo.jpg").write_bytes(Path("photo.jpg").read_bytes())
     code, out, _ = run("predict", "--top-k", 1, "--cache-dir", "", "--", "--photo.jpg")
     assert code == 0
     assert out.startswith("--photo.jpg  ")
 
 
+@pytest.mark.quick
 def test_the_version_is_that_of_the_package(run: Run) -> None:
     assert run("--version") == (0, f"xcit-serve {version('xcit-serve')}\n", [])
 
@@ -205,7 +189,8 @@ def test_the_help_of_serve_shows_choices_and_switches(run: Run) -> None:
         assert f"--{name.replace('_', '-')} " in out
 
 
-def test_every_command_has_a_help_of_its_own(run: Run) -> None:
+@pytest.mark.quick
+def test_every_command_has_help(run: Run) -> None:
     for command in build_parser().commands:
         code, out, _ = run(command, "--help")
         assert code == 0

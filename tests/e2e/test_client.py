@@ -1,4 +1,4 @@
-"""The Python client, beside real servers."""
+"""The Python client with real servers."""
 
 import asyncio
 import socket
@@ -22,9 +22,9 @@ from xcit_client import (
 from .conftest import SLOW_SERVICE, Server, StartServer, free_port
 
 
-@pytest.fixture(scope="module")
-def server(start_server: StartServer) -> Server:
-    return start_server()
+@pytest.fixture
+def server(bundled_server: Server) -> Server:
+    return bundled_server
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.quick
 def test_every_kind_of_image_has_the_same_answer(server: Server, photo: Path) -> None:
     with Image.open(photo) as picture, Client(server.url) as client:
         upright = numpy.asarray(picture.transpose(Image.Transpose.ROTATE_270))
@@ -52,19 +53,20 @@ def test_every_kind_of_image_has_the_same_answer(server: Server, photo: Path) ->
         assert client.explain(photo).startswith(b"\x89PNG")
 
 
+@pytest.mark.quick
 def test_threads_share_a_client(server: Server, photo: Path) -> None:
     with Client(server.url) as client:
         outcomes = [*client.predict_many([photo, b"no image"] * 20, concurrency=8)]
     assert [type(outcome) for outcome in outcomes] == [Prediction, ImageRefused] * 20
 
 
-def test_too_large_a_body_is_told_though_the_connection_ends(server: Server) -> None:
+def test_oversized_body_is_reported_though_the_connection_ends(server: Server) -> None:
     with Client(server.url) as client, pytest.raises(ImageRefused, match="20971520 bytes") as told:
         client.predict(bytes(40 * 2**20))
     assert told.value.status == 413
 
 
-def test_nobody_there_is_told() -> None:
+def test_refused_connection_is_one_readable_error() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     message = f"cannot reach {url}: connection refused; is the service running?"
     with Client(url, retries=NO_RETRIES) as client, pytest.raises(Unreachable) as told:
@@ -80,7 +82,7 @@ def test_nobody_there_is_told() -> None:
     assert str(told.value) == message
 
 
-def test_what_speaks_no_http_is_told(unfriendly: int) -> None:
+def test_server_that_does_not_speak_http_is_one_readable_error(unfriendly: int) -> None:
     client = Client(f"http://127.0.0.1:{unfriendly}", retries=NO_RETRIES)
     with client, pytest.raises(Unreachable, match="illegal status line"):
         client.health()
@@ -101,7 +103,7 @@ def unfriendly() -> int:
     return int(listener.getsockname()[1])
 
 
-def test_a_full_service_is_asked_again_until_it_has_room(start_server: StartServer) -> None:
+def test_client_retries_until_a_full_service_has_room(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, max_queue_size=1)
     with Client(server.url, retries=NO_RETRIES) as hasty:
         outcomes = [*hasty.predict_many([b"0.3"] * 3, concurrency=3)]
@@ -111,8 +113,7 @@ def test_a_full_service_is_asked_again_until_it_has_room(start_server: StartServ
     assert [type(outcome) for outcome in outcomes] == [Prediction] * 3
 
 
-@pytest.mark.slow
-def test_the_defaults_lose_no_image_over_a_restart_of_seven_seconds(
+def test_default_retries_survive_a_seven_second_restart(
     start_server: StartServer,
 ) -> None:
     first = start_server(*SLOW_SERVICE)

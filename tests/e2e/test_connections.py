@@ -1,4 +1,4 @@
-"""More connections than the process may open files: probes are answered all the same."""
+"""More connections than the process may open files: probes are still answered."""
 
 import socket
 import time
@@ -20,7 +20,7 @@ UPLOAD = HALF_HEAD + b"Content-Length: 1\r\nConnection: close\r\n\r\n"
 
 @pytest.fixture
 def limited(start_server: StartServer) -> Server:
-    """A server that may open 160 files, half of which are taken or kept free."""
+    """A server that may open 160 files, half of which are in use or reserved."""
     return start_server("-c", LIMITED.format(soft=160, hard=160), head_timeout_s=60)
 
 

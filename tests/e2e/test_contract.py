@@ -1,4 +1,4 @@
-"""The HTTP contract, from a real client, on the real server with the bundled checkpoint."""
+"""The HTTP contract between a real client and the real server with the bundled checkpoint."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from model.checkpoint import BUNDLED_CHECKPOINT
 from model.inference.classifier import load_classifier
 from tests.pictures import bomb
 
-from .conftest import Server, StartServer, free_port
+from .conftest import QUICK_START, Server, StartServer, free_port
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (120, 90), image_format: str = "JPEG") -> bytes:
@@ -24,12 +24,13 @@ def picture(seed: int = 0, size: tuple[int, int] = (120, 90), image_format: str 
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="module")
-def server(start_server: StartServer) -> Server:
-    return start_server()
+@pytest.fixture
+def server(bundled_server: Server) -> Server:
+    return bundled_server
 
 
-def test_the_answer_is_the_classifiers(server: Server) -> None:
+@pytest.mark.quick
+def test_answer_matches_the_classifier(server: Server) -> None:
     data = picture()
     classifier = load_classifier(BUNDLED_CHECKPOINT)
     classifier.backend.open()
@@ -53,7 +54,7 @@ def test_the_answer_is_the_classifiers(server: Server) -> None:
 
 
 def endless() -> Iterator[bytes]:
-    """A body of 40 MiB that does not say how long it is."""
+    """A body of 40 MiB without a declared length."""
     for _ in range(40):
         yield b"x" * 2**20
 
@@ -109,6 +110,7 @@ def test_every_row_of_the_error_table(
     assert server.client.post("/predict", content=picture()).status_code == 200
 
 
+@pytest.mark.quick
 def test_one_corrupt_image_among_31_good_ones_fails_alone(server: Server) -> None:
     bodies = [picture(seed) for seed in range(31)]
     bodies.insert(13, picture()[:1000])
@@ -119,7 +121,7 @@ def test_one_corrupt_image_among_31_good_ones_fails_alone(server: Server) -> Non
     assert codes == [200] * 31
 
 
-def test_a_waiting_client_with_expect_continue_is_refused_before_it_sends(server: Server) -> None:
+def test_expect_continue_is_refused_before_the_body_is_sent(server: Server) -> None:
     import socket
 
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
@@ -130,13 +132,15 @@ def test_a_waiting_client_with_expect_continue_is_refused_before_it_sends(server
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
-def test_nothing_is_left_waiting_at_the_end(server: Server) -> None:
+@pytest.mark.quick
+def test_no_request_is_left_in_the_queue(server: Server) -> None:
     metrics = server.client.get("/metrics").text
     assert "xcit_inflight_requests 0.0" in metrics
     assert "xcit_queue_depth 0.0" in metrics
 
 
-def test_many_images_are_answered_as_each_alone(server: Server) -> None:
+@pytest.mark.quick
+def test_batch_answers_match_single_answers(server: Server) -> None:
     pictures = [
         picture(seed, image_format=kind) for seed, kind in enumerate(("JPEG", "PNG", "BMP"))
     ]
@@ -151,7 +155,8 @@ def test_many_images_are_answered_as_each_alone(server: Server) -> None:
         assert [r["score"] for r in rows] == pytest.approx([r["score"] for r in alone], abs=0.02)
 
 
-def test_an_explanation_is_a_picture_of_the_crop(server: Server) -> None:
+@pytest.mark.quick
+def test_explanation_is_an_image_of_the_crop(server: Server) -> None:
     heads = server.client.get("/healthz").json()["model"]["heads"]
     found = set()
     for head in ("mean", *range(heads)):
@@ -164,7 +169,8 @@ def test_an_explanation_is_a_picture_of_the_crop(server: Server) -> None:
     assert server.client.post("/explain", content=b"rubbish").status_code == 415
 
 
-def test_vertex_ai_starts_the_service_with_its_own_variables(
+@pytest.mark.quick
+def test_vertex_ai_variables_configure_the_service(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
@@ -174,7 +180,7 @@ def test_vertex_ai_starts_the_service_with_its_own_variables(
         "AIP_PREDICT_ROUTE": "/v1/models/m:predict",
     }.items():
         monkeypatch.setenv(name, value)
-    server = start_server(port=port, cloud="vertex")
+    server = start_server(port=port, cloud="vertex", **QUICK_START)
     assert server.client.get("/health").status_code == 200
     data = picture()
     body = {"instances": [{"b64": base64.b64encode(data).decode()}]}

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.documents import ROOT, TUTORIAL, Block, blocks
 
 from .conftest import Server, StartServer, free_port
-from .test_monitoring import promtool
+from .prometheus import promtool
 
 PROGRAMS = [block for block in blocks("python") if block.title is None]
 CURLS = [

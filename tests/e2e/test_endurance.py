@@ -16,7 +16,7 @@ from .conftest import StartServer
 pytestmark = pytest.mark.slow
 
 
-def test_three_times_the_capacity_is_refused_fast_and_the_rest_served(
+def test_overload_is_refused_fast_while_the_rest_is_served(
     start_server: StartServer, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "dim128.safetensors"
@@ -36,7 +36,7 @@ def test_three_times_the_capacity_is_refused_fast_and_the_rest_served(
     assert server.stop() == 0
 
 
-def test_thirty_thousand_mixed_requests_leave_nothing_behind(start_server: StartServer) -> None:
+def test_thirty_thousand_mixed_requests_leak_nothing(start_server: StartServer) -> None:
     server = start_server(log_level="error")
     found = asyncio.run(soak(server.url, 30_000))
     assert {status for kind, status in found.answers if kind == "good"} == {200}

@@ -1,24 +1,26 @@
-"""What fails on the way of a batch: who gets which answer, and what the probes say of it."""
+"""Failures of batches and decoders: the answers, the probes and the end of the process."""
 
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer
+import pytest
+
+from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer, wait_for
 
 
 def post_together(server: Server, *bodies: bytes) -> list[int]:
-    """Statuses of requests that form one batch, behind one that is running."""
+    """Send requests that form one batch behind a running one; returns their statuses."""
     with ThreadPoolExecutor(len(bodies) + 1) as pool:
-        running = pool.submit(server.post, b"0.3")
-        time.sleep(0.1)
+        running = pool.submit(server.post, b"0.5")
+        wait_for(lambda: server.metric("xcit_queue_depth") < server.inflight(), "one is running")
         answers = [pool.submit(server.post, body) for body in bodies]
         assert running.result().status_code == 200
         return [answer.result().status_code for answer in answers]
 
 
 def assert_ends(server: Server, reason: str) -> None:
-    """The probes tell of the failure, then the process ends and says why."""
+    """Check that the probes report the failure, and that the process then exits with the reason."""
     for probe in ("livez", "readyz"):
         assert server.client.get(f"/{probe}").status_code == 503, probe
     assert server.client.get("/healthz").json()["failure"] == reason
@@ -26,6 +28,7 @@ def assert_ends(server: Server, reason: str) -> None:
     assert server.log.read_text().splitlines()[-1] == f"xcit-serve: {reason}"
 
 
+@pytest.mark.quick
 def test_one_bad_image_fails_alone(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE)
     assert post_together(server, b"0", b"poison", b"0", b"bad") == [200, 500, 200, 400]
@@ -33,25 +36,25 @@ def test_one_bad_image_fails_alone(start_server: StartServer) -> None:
     assert server.post(b"0").status_code == 200
 
 
-def test_a_model_that_fails_on_everything_ends_the_process(start_server: StartServer) -> None:
+@pytest.mark.quick
+def test_model_that_fails_on_every_input_ends_the_process(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, drain_delay_s=1)
     assert server.post(b"plague").status_code == 503
     assert_ends(server, "inference failed: the self-test failed: NaN")
 
 
-def test_a_batch_that_hangs_ends_the_process(start_server: StartServer) -> None:
+def test_hanging_batch_ends_the_process(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, batch_timeout_s=1, drain_delay_s=1, max_batch_size=1)
     with ThreadPoolExecutor(3) as pool:
-        begun = time.monotonic()
         answers = [pool.submit(server.post, b"hang")]
-        time.sleep(0.3)
+        wait_for(lambda: server.inflight() == 1, "one hangs")
         answers += [pool.submit(server.post, b"0") for _ in range(2)]
         assert [answer.result().status_code for answer in answers] == [503] * 3
-        assert time.monotonic() - begun < 3
     assert_ends(server, "inference failed: a batch of 1 did not finish within 1 s")
 
 
-def test_a_lack_of_memory_makes_batches_smaller_for_good(start_server: StartServer) -> None:
+@pytest.mark.quick
+def test_out_of_memory_reduces_the_batch_size_permanently(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, max_batch_size=16)
     assert post_together(server, *[b"heavy"] * 8) == [200] * 8
     assert server.client.get("/healthz").json()["model"]["max_batch_size"] == 2
@@ -60,7 +63,7 @@ def test_a_lack_of_memory_makes_batches_smaller_for_good(start_server: StartServ
     assert server.is_ready()
 
 
-def test_an_image_that_fits_in_no_batch_is_told_to_come_again(start_server: StartServer) -> None:
+def test_oversized_image_returns_503_with_retry_after(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE)
     response = server.post(b"huge")
     assert (response.status_code, response.json()["type"]) == (503, "/problems/overloaded")
@@ -71,17 +74,22 @@ def test_an_image_that_fits_in_no_batch_is_told_to_come_again(start_server: Star
 STUCK_SOON = {"preprocess_workers": 2, "request_timeout_s": 1, "test_stuck_after": 1}
 
 
-def test_a_stuck_decoder_takes_no_worker(start_server: StartServer) -> None:
+def test_stuck_decoder_does_not_occupy_a_worker(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, **STUCK_SOON)
     assert server.post(b"nap 60").status_code == 504
-    time.sleep(0.5)  # the request was late; the decoder, which began after it, is so by now
+    wait_for(lambda: server.metric("xcit_stuck_decoders") == 1, "the decoder counts as stuck")
     for _ in range(4):  # more than one at a time, or the other worker would do
         assert post_together(server, b"nap 0.6", b"nap 0.6") == [200, 200]
     assert "xcit_stuck_decoders 1.0" in server.client.get("/metrics").text
     assert "stuck decoders: 1 of at most 4" in server.log.read_text()
 
 
-def test_stuck_decoders_end_the_process_when_nothing_can_be_decoded_and_not_before(
+def has_stuck(server: Server, count: int) -> bool:
+    server.client.get("/metrics")  # decoders are counted when metrics are read
+    return f"stuck decoders: {count} of at most 4" in server.log.read_text()
+
+
+def test_process_ends_only_when_all_decoders_are_stuck(
     start_server: StartServer,
 ) -> None:
     server = start_server(*SLOW_SERVICE, **STUCK_SOON, drain_delay_s=1)
@@ -91,14 +99,12 @@ def test_stuck_decoders_end_the_process_when_nothing_can_be_decoded_and_not_befo
         with ThreadPoolExecutor(2) as pool:
             answers = [pool.submit(server.post, b"nap 60") for _ in range(2)]
             assert [answer.result().status_code for answer in answers] == [504, 504]
-        time.sleep(0.5)  # their decoders may have begun a little later than the requests
-        server.client.get("/metrics")
-        assert f"stuck decoders: {stuck} of at most 4" in server.log.read_text()
+        wait_for(lambda: has_stuck(server, stuck), "the decoders count as stuck")  # noqa: B023
     assert_ends(server, "all 4 decoders are stuck")
 
 
 def test_decoders_that_share_the_interpreter_lock_are_not_stuck(start_server: StartServer) -> None:
-    """Each computes for less than what makes it stuck, and takes longer than that by the clock."""
+    """Each uses less CPU time than the limit for stuck decoders, but more time by the clock."""
     settings = {"preprocess_workers": 4, "test_stuck_after": 1, "request_timeout_s": 30}
     server = start_server(*SLOW_SERVICE, **settings)
     with ThreadPoolExecutor(8) as pool:
@@ -111,15 +117,13 @@ def test_decoders_that_share_the_interpreter_lock_are_not_stuck(start_server: St
     assert "stuck" not in server.log.read_text()
 
 
-def test_a_clean_stop_does_not_wait_for_a_decoder_that_runs_away(start_server: StartServer) -> None:
+def test_clean_stop_does_not_wait_for_a_stuck_decoder(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, request_timeout_s=1)
-    assert server.post(b"nap 60").status_code == 504
-    begun = time.monotonic()
+    assert server.post(b"nap 3600").status_code == 504
     assert server.stop() == 0
-    assert time.monotonic() - begun < 5
 
 
-def test_logs_of_a_failure_are_json_too(start_server: StartServer) -> None:
+def test_failure_is_logged_as_json(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, log_format="json")
     server.post(b"poison")
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The service on an NVIDIA GPU; skipped on a machine without one."""
+"""The service on an NVIDIA GPU; skipped without one."""
 
 import shutil
 import time
@@ -48,13 +48,13 @@ def predictions(server: Server, image: bytes) -> list[dict[str, Any]]:
     return sorted(answer.json()["predictions"], key=lambda row: row["class_id"])
 
 
-def test_it_says_what_it_runs_on(server: Server) -> None:
+def test_healthz_names_the_gpu_backend(server: Server) -> None:
     model = server.client.get("/healthz").json()["model"]
     assert (model["device"], model["backend"]) == ("cuda", "torch-cudagraphs")
     assert model["streams"] == 2
 
 
-def test_it_answers_as_on_the_cpu(server: Server, exact: Server) -> None:
+def test_gpu_answers_match_the_cpu(server: Server, exact: Server) -> None:
     for image in PICTURES:
         for found, expected in zip(
             predictions(server, image), predictions(exact, image), strict=True
@@ -62,7 +62,7 @@ def test_it_answers_as_on_the_cpu(server: Server, exact: Server) -> None:
             assert found["score"] == pytest.approx(expected["score"], abs=0.04)
 
 
-def test_a_tensor_gets_the_answer_of_its_image(server: Server) -> None:
+def test_tensor_gets_the_answer_of_its_image(server: Server) -> None:
     spec = read_checkpoint(BUNDLED_CHECKPOINT).spec
     for image in PICTURES:
         pixels = preprocess(image, spec.preprocess)
@@ -78,7 +78,7 @@ def test_a_tensor_gets_the_answer_of_its_image(server: Server) -> None:
         assert outputs["probabilities"] == pytest.approx(expected, abs=0.01)
 
 
-def test_it_explains_as_on_the_cpu(server: Server, exact: Server) -> None:
+def test_gpu_explanations_match_the_cpu(server: Server, exact: Server) -> None:
     for image in PICTURES[:2]:
         drawn, expected = (each.client.post("/explain", content=image) for each in (server, exact))
         assert drawn.status_code == 200, drawn.text
@@ -89,7 +89,7 @@ def test_it_explains_as_on_the_cpu(server: Server, exact: Server) -> None:
     )
 
 
-def test_many_callers_share_batches_and_get_their_own_answers(server: Server) -> None:
+def test_callers_share_batches_and_get_their_own_answers(server: Server) -> None:
     alone = [predictions(server, image) for image in PICTURES]
 
     def ask(number: int) -> None:
@@ -109,7 +109,7 @@ def test_many_callers_share_batches_and_get_their_own_answers(server: Server) ->
     assert float(samples["xcit_batch_size_sum"]) > 1.5 * float(samples["xcit_batch_size_count"])
 
 
-def test_reloads_leave_no_memory_of_the_device_behind(server: Server) -> None:
+def test_reloads_leak_no_device_memory(server: Server) -> None:
     free = []
     for _ in range(RELOADS):
         admin = {"Authorization": "Bearer secret"}
@@ -124,7 +124,7 @@ def test_reloads_leave_no_memory_of_the_device_behind(server: Server) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("gcc"), reason="Triton needs a C compiler")
-def test_a_compiled_model_answers_as_a_recorded_one(
+def test_compiled_model_answers_like_a_recorded_one(
     server: Server, start_server: StartServer, tmp_path: Path
 ) -> None:
     compiled = start_server(

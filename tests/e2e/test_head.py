@@ -1,22 +1,22 @@
-"""HEAD on the wire: the head of GET's answer, and then the next answer."""
+"""HEAD requests: the head of GET's answer without its body."""
 
 import pytest
 
-from .conftest import Server, StartServer
+from .conftest import Server
 from .raw import ask, codes, problem, request
 
 PATHS = ["/", "/docs", "/openapi.json", "/livez", "/readyz", "/healthz", "/v2", "/v2/health/live"]
 CHANGING = (b"date:", b"x-request-id:", b"server-timing:")
 
 
-@pytest.fixture(scope="module")
-def server(start_server: StartServer) -> Server:
-    return start_server()
+@pytest.fixture
+def server(bundled_server: Server) -> Server:
+    return bundled_server
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/nowhere", "/predict"])
-def test_head_ends_with_the_head(server: Server, path: str) -> None:
-    """What follows it on the connection is the answer to the next request."""
+def test_head_response_has_no_body(server: Server, path: str) -> None:
+    """The next bytes on the connection are the answer to the next request."""
     head, get = (
         request(f"{method} {path}".encode(), *fields)
         for method, fields in (("HEAD", ()), ("GET", (b"Connection: close",)))
@@ -33,8 +33,8 @@ def fields(head: bytes) -> set[bytes]:
     return {line for line in lines if not line.startswith(CHANGING)}
 
 
-def test_what_follows_a_head_request_is_refused_with_a_body(server: Server) -> None:
-    """The method of the last request does not count for it."""
+def test_error_after_a_head_request_has_a_body(server: Server) -> None:
+    """The error is not an answer to the HEAD request before it."""
     answer = ask(server, request(b"HEAD /livez") + b"no HTTP\r\n\r\n")
     assert codes(answer) == [200, 400]
     assert problem(answer)["status"] == 400
@@ -48,7 +48,7 @@ def test_what_follows_a_head_request_is_refused_with_a_body(server: Server) -> N
         (request(b"HEAD /livez", b"Content-Length: 1000000000000"), 413),
     ],
 )
-def test_a_refused_head_has_no_body(server: Server, sent: bytes, expected: int) -> None:
+def test_refused_head_request_has_no_body(server: Server, sent: bytes, expected: int) -> None:
     answer = ask(server, sent)
     assert codes(answer) == [expected]
     assert answer.endswith(b"\r\n\r\n")

@@ -1,6 +1,6 @@
-"""Eight callers send the largest and worst bodies, and each probe is answered at once.
+"""Probes are answered promptly while eight callers send the largest and costliest bodies.
 
-With ``-o junit_family=legacy --junitxml=FILE`` the figures of each kind are in the file:
+With ``-o junit_family=legacy --junitxml=FILE`` the file has the figures of each kind:
 ``held_ms``, the longest turn of the event loop in CPU time, and ``waited_ms``, the longest wait for
 ``/livez``.
 """
@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,14 +28,17 @@ from tests.bodies import (
     filled,
 )
 from tests.hostile import LARGEST_KINDS, encode, largest
+from tests.servers import FixedPage
+from tests.yardstick import slowness
 
 from .callers import write
-from .conftest import ROOT, Server, StartServer, free_port
+from .conftest import PATIENCE, ROOT, Server, StartServer, free_port
 
 CALLERS = 8
 REQUESTS = 2  # of each
+# Where the bounds were measured; `slowness` adapts them to this machine.
 MOST_HELD = 0.020  # seconds of CPU time in one turn of the event loop
-MOST_WAITED = 0.100  # seconds until a probe is answered
+MOST_WAITED = 0.100  # seconds until a probe is answered, beyond what an idle server takes meanwhile
 ATTEMPTS = 4  # of which the best counts: the callers take most of a small machine themselves
 
 KINDS: dict[str, Callable[[], Body]] = {
@@ -47,7 +50,7 @@ KINDS: dict[str, Callable[[], Body]] = {
 
 
 def noise_as(image_format: str, side: int, **options: int) -> bytes:
-    """A picture whose file is almost as large as a body may be."""
+    """An image file almost as large as a body may be."""
     return encode(Image.effect_noise((side, side), 99).convert("RGB"), image_format, **options)
 
 
@@ -64,18 +67,26 @@ QUICK = ("JSON image", "OIP BYTES, gzip", "tiny parts", "many members")
 
 
 class Metered(NamedTuple):
-    """A server with what it writes down of its event loop."""
+    """A server, and the file with the turns of its event loop."""
 
     server: Server
     turns: Path
 
 
 class Seen(NamedTuple):
-    """What a load did: statuses of its answers, and the worst turn and probe in seconds."""
+    """Statuses of a load's answers, and the longest turn and waits in seconds."""
 
     statuses: set[int]
     held: float
     waited: float
+    waited_idle: float
+    slowness: float
+
+    def is_in_time(self) -> bool:
+        return (
+            self.held < MOST_HELD * self.slowness
+            and self.waited - self.waited_idle < MOST_WAITED * self.slowness
+        )
 
 
 StartMetered = Callable[[str], Metered]
@@ -85,7 +96,7 @@ StartMetered = Callable[[str], Metered]
 def start_metered(
     start_server: StartServer, tmp_path_factory: pytest.TempPathFactory
 ) -> StartMetered:
-    """Start a server for a cloud; the same one for each call."""
+    """Start a server for a cloud, once."""
 
     @cache
     def start(cloud: str) -> Metered:
@@ -105,35 +116,40 @@ def start_metered(
 def probe(port: int) -> float:
     """Seconds until a new connection is answered."""
     begun = time.monotonic()
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
     return time.monotonic() - begun
 
 
 def load(metered: Metered, request: Path) -> Seen:
-    """Send a request from all callers at once, and probe on a new connection all the while."""
+    """Send a request from all callers at once, and probe the server and an idle one meanwhile."""
     port = metered.server.port
     turns_before = len(metered.turns.read_text().splitlines())
     command = [sys.executable, "-m", "tests.e2e.callers", port, request, CALLERS, REQUESTS]
-    waited = []
-    with subprocess.Popen(
-        [*map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as callers:
+    waited, waited_idle = [], []
+    with (
+        FixedPage("idle") as idle,
+        subprocess.Popen(
+            [*map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as callers,
+    ):
         while callers.poll() is None:
             waited.append(probe(port))
+            waited_idle.append(probe(idle.server_port))
             time.sleep(0.01)
         assert callers.stdout
         statuses = {int(status) for status in callers.stdout.read().split()}
     turns = metered.turns.read_text().splitlines()[turns_before:]
-    return Seen(statuses, max(map(float, turns)), max(waited))
+    held = max(map(float, turns))
+    return Seen(statuses, held, max(waited), max(waited_idle), slowness())
 
 
 @pytest.mark.parametrize(
     "kind",
     [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
 )
-def test_nothing_that_eight_callers_send_holds_up_a_probe(
+def test_large_bodies_do_not_delay_probes(
     start_metered: StartMetered, kind: str, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     check(start_metered("vertex"), KINDS[kind](), tmp_path, record_property)
@@ -141,7 +157,7 @@ def test_nothing_that_eight_callers_send_holds_up_a_probe(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", INVOCATIONS)
-def test_nothing_that_sagemakers_callers_send_holds_up_a_probe(
+def test_large_invocations_do_not_delay_probes(
     start_metered: StartMetered, kind: str, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     check(start_metered("sagemaker"), INVOCATIONS[kind](), tmp_path, record_property)
@@ -149,7 +165,7 @@ def test_nothing_that_sagemakers_callers_send_holds_up_a_probe(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PICTURES)
-def test_no_picture_that_eight_callers_send_holds_up_a_probe(
+def test_large_images_do_not_delay_probes(
     start_metered: StartMetered, kind: str, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     check(
@@ -158,19 +174,13 @@ def test_no_picture_that_eight_callers_send_holds_up_a_probe(
 
 
 def check(metered: Metered, body: Body, tmp_path: Path, record_property: RecordProperty) -> None:
-    """Load the server until the best of a few attempts shows that the loop stays free."""
+    """Load the server until one of a few attempts stays within the bounds."""
     request = tmp_path / "request"
     write(body, request)
     seen = [load(metered, request)]
-    while not answered_in_time(seen) and len(seen) < ATTEMPTS:
+    while not any(one.is_in_time() for one in seen) and len(seen) < ATTEMPTS:
         seen.append(load(metered, request))
     record_property("held_ms", f"{1e3 * min(one.held for one in seen):.0f}")
     record_property("waited_ms", f"{1e3 * min(one.waited for one in seen):.0f}")
-    assert answered_in_time(seen), seen
+    assert any(one.is_in_time() for one in seen), seen
     assert not seen[-1].statuses & {0, 500}, seen
-
-
-def answered_in_time(seen: Sequence[Seen]) -> bool:
-    return (
-        min(one.held for one in seen) < MOST_HELD and min(one.waited for one in seen) < MOST_WAITED
-    )

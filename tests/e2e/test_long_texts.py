@@ -1,4 +1,4 @@
-"""Texts of clients are shortened in the log, in `instance` and in `detail`."""
+"""Long texts from clients are shortened in the log, in `instance` and in `detail`."""
 
 import json
 import re
@@ -26,7 +26,7 @@ TENSOR = {"name": "image", "datatype": "FP32", "shape": [1], "data": [0]}
 def chatty(
     start_server: StartServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Server]:
-    """Servers that log everything, by the format of the log."""
+    """Servers that log at debug level, by log format; and one that requires a key."""
     servers = {
         form: start_server(*SLOW_SERVICE, log_format=form, log_level="debug", cloud="vertex")
         for form in ("text", "json")
@@ -99,7 +99,7 @@ SENT = {
 
 @pytest.mark.parametrize("kind", ["text", "json", "strict"])
 @pytest.mark.parametrize("what", SENT)
-def test_texts_of_clients_are_shown_shortened(
+def test_long_client_texts_are_shortened(
     chatty: Callable[[str], Server], kind: str, what: str
 ) -> None:
     server = chatty(kind)
@@ -118,5 +118,5 @@ def test_texts_of_clients_are_shown_shortened(
 
 
 def longest_run(text: str) -> int:
-    """Characters of the longest repetition of one."""
+    """The length of the longest run of one character."""
     return max((len(run[0]) for run in re.finditer(r"(.)\1*", text)), default=0)

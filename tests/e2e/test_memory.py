@@ -73,10 +73,9 @@ def encoded(name: str) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", WORST)
-def test_no_picture_takes_more_bytes_a_pixel_than_the_estimate_has(name: str, size: int) -> None:
+def test_decoding_stays_within_the_estimated_bytes_per_pixel(name: str, size: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PEAK_GROWTH, str(size)],
         input=encoded(name),
@@ -89,9 +88,8 @@ def test_no_picture_takes_more_bytes_a_pixel_than_the_estimate_has(name: str, si
     assert int(done.stdout) - output <= BYTES_PER_PIXEL * SIDE**2
 
 
-@pytest.mark.slow
-def test_a_server_at_its_bounds_stays_within_the_estimate(start_server: StartServer) -> None:
-    """One WebP of the permitted size in each decoding thread, one explained, during a reload."""
+def test_fully_loaded_server_stays_within_the_memory_estimate(start_server: StartServer) -> None:
+    """Decode a WebP of the maximum size in each thread, and explain one, during a reload."""
     server = start_server(admin_token="secret", request_timeout_s=120)
     data, cores = encoded("lossy WebP"), usable_cores()
     paths = ["/predict"] * 2 * cores + ["/explain"] * 2
@@ -109,7 +107,7 @@ def test_a_server_at_its_bounds_stays_within_the_estimate(start_server: StartSer
     assert peak <= estimate_peak_memory(Settings(), cores, weights).total
 
 
-def test_a_memory_limit_that_is_too_low_is_told_at_the_start(
+def test_low_memory_limit_is_logged_at_the_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("app.loading.memory_limit", lambda: 1000 * MIB)

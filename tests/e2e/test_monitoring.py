@@ -6,31 +6,30 @@ variable CI_REQUIRES_PROMETHEUS is set.
 
 import asyncio
 import math
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from benchmarks.client import post_image
 from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop
-from tests.dashboard import DEPLOY, QUERIES, fill_in, query
+from tests.dashboard import DEPLOY, QUERIES, query
 
-from .conftest import PATIENCE, Server, StartServer, free_port
+from .conftest import PATIENCE, StartServer
+from .prometheus import (
+    ALERTS,
+    CONFIG,
+    SCRAPE_INTERVAL,
+    Prometheus,
+    program,
+    promtool,
+    running_prometheus,
+)
 from .test_contract import picture
 
-ALERTS = DEPLOY / "prometheus/alerts.yml"
-CONFIG = DEPLOY / "prometheus/prometheus.yml"
-SCRAPE_INTERVAL = 0.5
-RATE_INTERVAL = "3s"
 MAX_BATCH_SIZE = 8
 MAX_QUEUE_SIZE = 40
 CALLERS = 32  # all of whom are admitted
@@ -43,59 +42,9 @@ STILL = {  # what all this does not move: title and legend
 }
 
 
-def program(name: str) -> str:
-    """Where a program of the package is."""
-    if found := shutil.which(name):
-        return found
-    told = f"there is no {name}: apt-get install prometheus"
-    if os.environ.get("CI_REQUIRES_PROMETHEUS"):
-        pytest.fail(told)
-    pytest.skip(told)
-
-
-def promtool(*arguments: str, given: str | None = None) -> None:
-    done = subprocess.run(
-        [program("promtool"), *arguments], input=given, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@dataclass
-class Prometheus:
-    """A Prometheus that scrapes one server, and a client of it."""
-
-    client: httpx.Client
-    instance: str
-
-    def ask(self, path: str, **parameters: Any) -> Any:
-        response = self.client.get(f"/api/v1/{path}", params=parameters)
-        answer = response.json()
-        assert answer["status"] == "success", answer
-        return answer["data"]
-
-    def values(self, expression: str, when: float) -> list[float]:
-        """The value of each series at a time, with the dashboard's variables filled in."""
-        found = self.ask("query", query=self.filled(expression), time=when)["result"]
-        return [float(series["value"][1]) for series in found]
-
-    def value(self, expression: str, when: float) -> float:
-        """As `values`, of the only series."""
-        (found,) = self.values(expression, when)
-        return found
-
-    def curves(self, expression: str, start: float, end: float) -> list[list[float]]:
-        """The values of each series between two times, as a panel draws them."""
-        expression, step = self.filled(expression), SCRAPE_INTERVAL
-        found = self.ask("query_range", query=expression, start=start, end=end, step=step)
-        return [[float(value) for _, value in series["values"]] for series in found["result"]]
-
-    def filled(self, expression: str) -> str:
-        return fill_in(expression, job="xcit", instance=self.instance, rate_interval=RATE_INTERVAL)
-
-
 @dataclass
 class Run:
-    """A server that was idle, was asked by some callers and by more than it takes, and stopped.
+    """A server that was idle, loaded, overloaded and stopped, as Prometheus saw it.
 
     The times are the ends of these; before the stop, Prometheus has heard of every request.
     """
@@ -110,51 +59,6 @@ class Run:
     overloaded: float
     end: float
     gone: float
-
-
-@contextmanager
-def running_prometheus(directory: Path, server: Server) -> Iterator[Prometheus]:
-    """The project's own configuration, of another target and asking more often."""
-    target, interval = f"127.0.0.1:{server.port}", f"{1000 * SCRAPE_INTERVAL:g}ms"
-    text = CONFIG.read_text()
-    for old, new in (
-        ('targets: ["xcit:8000"]', f'targets: ["{target}"]'),
-        ("scrape_interval: 5s", f"scrape_interval: {interval}"),
-    ):
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    (directory / CONFIG.name).write_text(text)
-    shutil.copy(ALERTS, directory)
-    port, log = free_port(), directory / "log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [
-                program("prometheus"),
-                f"--config.file={directory / CONFIG.name}",
-                f"--storage.tsdb.path={directory / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stderr=stderr,
-        )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-            prometheus = Prometheus(client, target)
-            limit = time.monotonic() + PATIENCE
-            while not scraped(prometheus):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < limit, log.read_text()
-                time.sleep(0.1)
-            yield prometheus
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
-
-
-def scraped(prometheus: Prometheus) -> bool:
-    try:
-        return prometheus.values('up{job="xcit"}', time.time()) == [1]
-    except (httpx.TransportError, ValueError):  # nobody listens yet, or answers in plain text
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +95,6 @@ def run(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> 
         )
 
 
-# --- without a server -----------------------------------------------------------------------------
-
-
 def test_the_configuration_is_valid() -> None:
     promtool("check", "config", "--lint=all", "--lint-fatal", str(CONFIG))
 
@@ -202,25 +103,18 @@ def test_the_alerts_are_valid() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", str(ALERTS))
 
 
-def test_every_alert_fires_when_it_should_and_else_does_not() -> None:
+def test_every_alert_fires_only_when_it_should() -> None:
     promtool("test", "rules", str(DEPLOY / "prometheus/alerts.test.yml"))
 
 
-# --- with one -------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
 def test_the_metrics_are_well_formed(run: Run) -> None:
     promtool("check", "metrics", given=run.metrics)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked", QUERIES, ids=lambda asked: f"{asked[0]['title']}: {asked[1]['legendFormat']}"
 )
-def test_a_panel_has_something_to_show(
-    run: Run, asked: tuple[dict[str, Any], dict[str, Any]]
-) -> None:
+def test_panel_shows_data(run: Run, asked: tuple[dict[str, Any], dict[str, Any]]) -> None:
     panel, target = asked
     curves = run.prometheus.curves(target["expr"], run.idle, run.gone)
     numbers = [value for curve in curves for value in curve if math.isfinite(value)]
@@ -231,7 +125,6 @@ def test_a_panel_has_something_to_show(
         assert max(numbers) <= 1.2, "shares, and what a rate over a few scrapes adds to them"
 
 
-@pytest.mark.slow
 def test_batches_grow_with_the_callers(run: Run) -> None:
     mean = query("Images per batch", "{{instance}}")
     assert not any(value > 0 for value in run.prometheus.values(mean, run.idle)), "NaN or none"
@@ -239,13 +132,11 @@ def test_batches_grow_with_the_callers(run: Run) -> None:
     assert run.prometheus.value(query("Images per batch", "maximum"), run.loaded) == MAX_BATCH_SIZE
 
 
-@pytest.mark.slow
-def test_images_a_second_are_those_that_the_callers_had(run: Run) -> None:
+def test_images_per_second_match_the_callers_throughput(run: Run) -> None:
     images = run.prometheus.value(query("Images, batches and padding", "images"), run.loaded)
     assert 0.5 < images / run.load.throughput < 2
 
 
-@pytest.mark.slow
 def test_phases_add_up_to_no_more_than_the_request(run: Run) -> None:
     duration = 'xcit_request_duration_seconds_{}{{endpoint="/predict"}}[$__rate_interval]'
     total, count = (f"sum(rate({duration.format(part)}))" for part in ("sum", "count"))
@@ -255,7 +146,6 @@ def test_phases_add_up_to_no_more_than_the_request(run: Run) -> None:
     assert 0.5 * whole < sum(phases) <= 1.01 * whole
 
 
-@pytest.mark.slow
 def test_quantiles_are_in_order_and_near_what_the_callers_saw(run: Run) -> None:
     p50, p95, p99 = (
         run.prometheus.value(query("Time of a prediction", f"p{p}"), run.loaded)
@@ -265,8 +155,7 @@ def test_quantiles_are_in_order_and_near_what_the_callers_saw(run: Run) -> None:
     assert 0.25 < p50 / run.load.percentile(50) < 3, "the buckets are of a factor of 2"
 
 
-@pytest.mark.slow
-def test_every_request_is_counted_and_every_refusal_told(run: Run) -> None:
+def test_every_request_and_every_refusal_is_counted(run: Run) -> None:
     requests = 'xcit_requests_total{{endpoint="/predict", code="{}"}}'
     counted = {c: run.prometheus.value(requests.format(c), run.end) for c in (200, 503)}
     assert counted == run.load.statuses + run.overload.statuses
@@ -276,7 +165,6 @@ def test_every_request_is_counted_and_every_refusal_told(run: Run) -> None:
     assert run.prometheus.value(rejected, run.end) == counted[503] > 0
 
 
-@pytest.mark.slow
 def test_refusals_show_after_an_overload_and_not_before(run: Run) -> None:
     refused = query("Share of lost requests", "refused: 503")
     assert run.prometheus.value(refused, run.loaded) == 0
@@ -287,7 +175,6 @@ def test_refusals_show_after_an_overload_and_not_before(run: Run) -> None:
     assert len(run.prometheus.values(reasons, run.overloaded)) == 1
 
 
-@pytest.mark.slow
 def test_room_shrinks_as_load_grows(run: Run) -> None:
     periods = [(run.start, run.idle), (run.idle, run.loaded), (run.loaded, run.overloaded)]
     for legend, bound in (("{{instance}} images", 0.9), ("{{instance}} bytes", 0)):
@@ -301,8 +188,7 @@ def test_room_shrinks_as_load_grows(run: Run) -> None:
         assert 0.1 < loaded < 1.1
 
 
-@pytest.mark.slow
-def test_alerts_are_about_what_happens(run: Run) -> None:
+def test_alerts_match_the_events_of_the_run(run: Run) -> None:
     rules = {
         rule["alert"]: rule["expr"]
         for group in yaml.safe_load(ALERTS.read_text())["groups"]
@@ -319,8 +205,7 @@ def test_alerts_are_about_what_happens(run: Run) -> None:
         assert true - bursts == expected
 
 
-@pytest.mark.slow
-def test_prometheus_takes_all_alerts_and_none_is_broken(run: Run) -> None:
+def test_prometheus_loads_all_alerts_without_errors(run: Run) -> None:
     limit = time.monotonic() + PATIENCE
     while True:  # until each has been evaluated
         (group,) = run.prometheus.ask("rules")["groups"]

@@ -14,7 +14,7 @@ from model.families.simplify import baseline
 from model.images.preprocess import preprocess
 from model.scores import Logits
 
-from .conftest import Server, StartServer
+from .conftest import QUICK_START, Server, StartServer
 from .test_contract import picture
 
 triton = pytest.importorskip("tritonclient.http", reason="the development requirements have it")
@@ -22,7 +22,7 @@ triton = pytest.importorskip("tritonclient.http", reason="the development requir
 
 @pytest.fixture(scope="module")
 def server(start_server: StartServer) -> Server:
-    return start_server(precision="float32")
+    return start_server(**QUICK_START, precision="float32")
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def pictures() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def expected(pictures: list[bytes]) -> Logits:
-    """Logits ``(2, 10)`` by the network as it was trained."""
+    """Logits ``(2, 10)`` of the network as it was trained."""
     found = read_checkpoint(BUNDLED_CHECKPOINT)
     network = baseline(found.build(), found.spec.preprocess)
     pixels = np.stack([preprocess(data, found.spec.preprocess) for data in pictures])
@@ -53,7 +53,13 @@ def images(*contents: bytes, binary: bool = True) -> Any:
     return given
 
 
-def test_the_client_finds_server_and_models(client: Any) -> None:
+@pytest.mark.quick
+def test_the_client_finds_server_and_models(bundled_server: Server) -> None:
+    with triton.InferenceServerClient(f"127.0.0.1:{bundled_server.port}") as client:
+        check_server_and_models(client)
+
+
+def check_server_and_models(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.get_server_metadata()["name"] == "xcit-serve"
@@ -73,7 +79,7 @@ def test_the_client_finds_server_and_models(client: Any) -> None:
 
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
 @pytest.mark.parametrize("binary", [True, False])
-def test_images_become_the_networks_logits(
+def test_images_yield_the_networks_logits(
     client: Any, pictures: list[bytes], expected: Any, binary: bool, compression: str | None
 ) -> None:
     encoded = pictures if binary else [*map(base64.b64encode, pictures)]
@@ -124,7 +130,9 @@ def test_classification_gives_scores_indices_and_labels(
             assert 0 <= float(score) <= 1
 
 
-def test_requests_side_by_side_and_their_statistics(server: Server, pictures: list[bytes]) -> None:
+def test_concurrent_requests_are_counted_in_the_statistics(
+    server: Server, pictures: list[bytes]
+) -> None:
     with triton.InferenceServerClient(f"127.0.0.1:{server.port}", concurrency=8) as client:
         before = client.get_inference_statistics("xcit")["model_stats"][0]
         pending = [client.async_infer("xcit", [images(*pictures)]) for _ in range(32)]
@@ -157,7 +165,9 @@ def test_the_client_gets_readable_errors(client: Any, pictures: list[bytes]) -> 
     assert "not answered within" in message("xcit", [images(*pictures * 40)], timeout=1)
 
 
-def test_a_raw_image_is_the_whole_body(server: Server, pictures: list[bytes]) -> None:
+@pytest.mark.quick
+def test_raw_image_can_be_the_whole_body(bundled_server: Server, pictures: list[bytes]) -> None:
+    server = bundled_server
     raw = {"Inference-Header-Content-Length": "0"}
     response = server.client.post("/v2/models/xcit/infer", content=pictures[0], headers=raw)
     probabilities = response.json()["outputs"][1]
@@ -166,8 +176,10 @@ def test_a_raw_image_is_the_whole_body(server: Server, pictures: list[bytes]) ->
     assert max(probabilities["data"]) == probabilities["data"][best["class_id"]]
 
 
-def test_tensors_do_not_hold_up_others(server: Server, pictures: list[bytes]) -> None:
-    """Images and tensors of many callers at once: each gets its own answer."""
+def test_images_and_tensors_get_their_own_answers_concurrently(
+    server: Server, pictures: list[bytes]
+) -> None:
+    """Several callers send images and tensors at once."""
     expected = server.client.post("/predict", content=pictures[0]).json()["predictions"]
     wrong: list[Any] = []
 

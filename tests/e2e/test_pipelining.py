@@ -17,7 +17,7 @@ def server(start_server: StartServer) -> Server:
 
 
 def test_more_than_16_waiting_requests_end_a_connection(server: Server) -> None:
-    """Those before are answered, in order; the rest is not parsed."""
+    """Earlier requests are answered in order; the rest is not parsed."""
     answer = ask(server, GET * 1000)
     assert codes(answer) == [200] * 17 + [400]
     assert "16 pipelined requests wait" in str(problem(answer)["detail"])
@@ -28,7 +28,7 @@ def test_17_pipelined_requests_are_all_answered(server: Server) -> None:
     assert codes(ask(server, GET * 16 + last)) == [200] * 17
 
 
-def test_a_flood_of_pipelined_requests_holds_little(server: Server) -> None:
+def test_flood_of_pipelined_requests_uses_little_memory(server: Server) -> None:
     before = server.forget_peak()
     flood = GET * 6500  # 214 KB
     with ThreadPoolExecutor(10) as pool:
@@ -38,7 +38,7 @@ def test_a_flood_of_pipelined_requests_holds_little(server: Server) -> None:
     assert grown < 40 * 2**20, f"{grown / 2**20:.0f} MiB"
 
 
-def test_what_follows_a_request_does_not_replace_its_answer(server: Server) -> None:
+def test_invalid_second_request_does_not_replace_the_first_answer(server: Server) -> None:
     """The second request is invalid while the first is being answered."""
     slow = request(b"POST /predict", b"Content-Length: 3", body=b"0.3")
     for invalid in (b"no HTTP\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET /" + b"x" * 90_000):
@@ -59,7 +59,7 @@ def test_pipelined_upgrades_are_bounded_like_other_requests(server: Server, coun
     assert len(log) < 10_000
 
 
-def test_half_heads_hold_no_more_than_their_bytes(server: Server) -> None:
+def test_incomplete_heads_use_no_more_memory_than_their_bytes(server: Server) -> None:
     before = server.forget_peak()
     half = b"GET / HTTP/1.1\r\nHost: x\r\n" + FIELD * 15_000
     connections = [connect(server) for _ in range(200)]
@@ -75,7 +75,9 @@ def test_half_heads_hold_no_more_than_their_bytes(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("count", "expected"), [(98, 200), (99, 431)])
-def test_a_head_has_at_most_100_fields(server: Server, count: int, expected: int) -> None:
+def test_head_with_more_than_100_fields_returns_431(
+    server: Server, count: int, expected: int
+) -> None:
     head = request(b"GET /livez", b"Connection: close", *[b"a: b"] * count)
     assert codes(ask(server, head)) == [expected]
 

@@ -1,4 +1,4 @@
-"""Behind a real reverse proxy that publishes the service under a path prefix.
+"""The service under a path prefix, behind a real reverse proxy.
 
 Needs Debian's package haproxy; where it is missing the tests are skipped, or fail if the variable
 CI_REQUIRES_HAPROXY is set.
@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer, free_port
-from .test_page import choose, result
+from .page.actions import choose, result
 
 PREFIX = "/models/xcit"
 CONFIGURATION = """
@@ -53,7 +53,7 @@ def server(start_server: StartServer) -> Server:
 
 @contextmanager
 def running_haproxy(port: int, directory: Path) -> Iterator[dict[str, str]]:
-    """The address of the service at ``port`` through each kind of proxy."""
+    """Run a proxy; yields the address of the service through each kind of it."""
     program = shutil.which("haproxy")
     if not program:
         missing = "there is no haproxy: apt-get install haproxy"
@@ -133,7 +133,7 @@ def test_the_page_works_with_and_without_its_final_slash(url: str, page: Page, s
 
 
 def try_healthz(page: Page, url: str) -> None:
-    """Call ``/healthz`` from the page of the API, which must find it under the prefix."""
+    """Call ``/healthz`` from the docs page, which must add the prefix."""
     page.goto(f"{url}/docs")
     operation = page.locator("#operations-health-healthz_healthz_get")
     operation.get_by_role("button").first.click()
@@ -143,11 +143,11 @@ def try_healthz(page: Page, url: str) -> None:
     assert answer.value.status == 200
 
 
-def test_the_page_of_the_api_calls_the_service_under_its_prefix(url: str, page: Page) -> None:
+def test_docs_page_calls_the_service_under_its_prefix(url: str, page: Page) -> None:
     try_healthz(page, url)
 
 
-def test_without_the_setting_the_pages_work_behind_a_proxy_that_strips(
+def test_pages_work_behind_a_stripping_proxy_without_the_setting(
     start_server: StartServer, page: Page, tmp_path: Path
 ) -> None:
     with running_haproxy(start_server(*SLOW_SERVICE).port, tmp_path) as addresses:

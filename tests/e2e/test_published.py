@@ -1,4 +1,4 @@
-"""A published model by its name alone: downloaded, served, measured, as a user does it."""
+"""A published model, downloaded and served by its name alone."""
 
 import io
 import subprocess
@@ -12,12 +12,12 @@ from PIL import Image
 from safetensors.torch import save
 
 from model.families.xcit_published import PublishedXCiT
-from tests.hub import Hub, Repository
+from tests.servers import Hub, Repository
 
 from .conftest import ROOT, StartServer, environment
 
 VARIANT = "xcit_nano_12_p16_224.fb_in1k"
-CHUNK = 10 * 2**20  # what the client writes at once
+CHUNK = 10 * 2**20  # bytes that the client writes at once
 SMALL = {
     "patch_size": 16,
     "num_classes": 1000,
@@ -59,7 +59,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_it_is_served_by_name_with_synsets(hub: Hub, start_server: StartServer) -> None:
+def test_published_model_is_served_by_name_with_synsets(
+    hub: Hub, start_server: StartServer
+) -> None:
     server = start_server(checkpoint=VARIANT, image_size=64)
     photo = io.BytesIO()
     Image.effect_noise((90, 70), 60).convert("RGB").save(photo, "JPEG")
@@ -70,7 +72,7 @@ def test_it_is_served_by_name_with_synsets(hub: Hub, start_server: StartServer) 
     assert "64 pixels" in server.log.read_text()
 
 
-def test_a_download_that_was_killed_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
+def test_killed_download_resumes_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     repository = hub.repositories[f"timm/{VARIANT}"]
     repository.cut_after, repository.stall = CHUNK + 1000, True
     process = inspect()
@@ -91,7 +93,7 @@ def test_a_download_that_was_killed_goes_on_where_it_was(hub: Hub, tmp_path: Pat
     )
 
 
-def test_offline_a_missing_checkpoint_is_one_line_and_exit_code_1(
+def test_missing_checkpoint_offline_is_one_line_and_exit_code_1(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

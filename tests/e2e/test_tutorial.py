@@ -44,7 +44,6 @@ def commands() -> Iterator[str]:
         yield from block.commands()
 
 
-@pytest.mark.slow
 def test_the_tutorial_trains_serves_and_replaces_a_model(
     clone: Path, start_server: StartServer
 ) -> None:

@@ -49,6 +49,7 @@ def test_compiled_model_is_cached_for_the_next_start(
     assert written(cache) == kept, "compiled again"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", [".bin", ".blob", ".xml"])
 def test_truncated_cache_file_is_replaced(start: Started, cache: Path, suffix: str) -> None:
     start()
@@ -119,6 +120,7 @@ def test_reason_is_plain_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("_umask")
 def test_cached_files_are_private_and_reused_under_any_umask(
     start: Started, cache: Path, caplog: pytest.LogCaptureFixture

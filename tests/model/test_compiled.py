@@ -209,6 +209,7 @@ def test_link_to_a_kernel_directory_is_not_followed(
     assert "is a symbolic link; remove it" in caplog.text
 
 
+@pytest.mark.thorough
 def test_without_a_cache_kernels_are_removed_when_the_process_ends() -> None:
     program = (
         "from model.backends.compiled import keep_kernels; print(keep_kernels(None).exists(), "

@@ -9,6 +9,8 @@ import pytest
 
 from .hostile_files import FILES, write
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 ALLOWANCE = 96 * 2**20  # bytes that any file may take
 TIMES = 4  # multiple of the file's size

@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from model.checkpoint import read_checkpoint
 from model.errors import CheckpointError
-from tests.hub import COMMIT, TOKEN, Hub, Repository
+from tests.servers import COMMIT, TOKEN, Hub, Repository
 
 from .test_description import CONFIG
 from .test_xcit_published import TINY, network

@@ -26,6 +26,7 @@ def no_passwd_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pwd.getpwuid", unknown)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("home", "directory", "reason"),
     [
@@ -105,6 +106,7 @@ def test_full_disk_does_not_change_the_backend(
     assert not [*tmp_path.glob("*.xml")]
 
 
+@pytest.mark.thorough
 def test_user_without_name_and_home_gets_the_fast_backend() -> None:
     """OpenVINO's telemetry reads the home directory when it is imported."""
     done = choose_after(UNKNOWN_USER, "~/.cache/xcit-serve")

@@ -171,6 +171,7 @@ def test_no_combination_of_tags_gives_wrong_pixels() -> None:
     assert read > 60
 
 
+@pytest.mark.thorough
 def test_no_packing_gives_wrong_pixels() -> None:
     wrong, read = [], 0
     for kind in accepted():

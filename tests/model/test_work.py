@@ -9,7 +9,9 @@ import struct
 import time
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from random import Random
 
 import pytest
@@ -30,9 +32,11 @@ from .tiffs import DEFLATE, LONG, SHORT, Tags, write_tiff
 SPEC = PreprocessSpec(image_size=224)
 SIZES = (224, 448)  # for a prediction and for an explanation
 REFERENCE_SECONDS = 0.15  # of `reference`, where the constants were measured
+ATTEMPTS = 3  # the fastest counts
 SIDE = 7071  # of a square of 50 megapixels
 FAMILIES = {family.name: family for family in families()}
-# One of each kind, quick to build, among the most expensive that the search finds.
+# One of each kind, quick to build, among the most expensive that the search finds. The last two
+# are the quickest.
 COSTLY = (
     "GIF of one pixel on a large canvas",
     "GIF with comments",
@@ -54,9 +58,9 @@ def reference() -> float:
     return time.thread_time() - begun
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def limit() -> float:
-    """CPU seconds that a file may take on this machine."""
+    """CPU seconds that a file may take on this machine now."""
     return 1.5 * MAX_SECONDS * max(1.0, min(reference() for _ in range(3)) / REFERENCE_SECONDS)
 
 
@@ -68,17 +72,27 @@ def measure(data: bytes) -> float:
     return time.thread_time() - begun
 
 
+def is_within(limit: float, data: bytes) -> bool:
+    return any(measure(data) < limit for _ in range(ATTEMPTS))
+
+
 def estimate(data: bytes) -> float:
     """Estimated seconds from the structure; raises if the file is refused."""
     return seconds(read_structure(data, sniff_format(data), DEFAULT_MAX_PIXELS).work)
 
 
-@pytest.mark.parametrize("name", COSTLY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in COSTLY[:-2]),
+        *COSTLY[-2:],
+    ],
+)
 def test_most_expensive_accepted_file_is_within_the_limit(name: str, limit: float) -> None:
     worst = FAMILIES[name].worst()
     assert worst is not None
     assert estimate(worst) <= MAX_SECONDS
-    assert measure(worst) < limit
+    assert is_within(limit, worst)
 
 
 def chosen() -> list[Family]:
@@ -95,7 +109,7 @@ def test_search_finds_no_file_beyond_the_limit(family: Family, limit: float) -> 
     worst = family.worst()
     if worst is not None:
         assert estimate(worst) <= MAX_SECONDS
-        assert measure(worst) < limit
+        assert is_within(limit, worst)
 
 
 def honest_jpeg(*, progressive: bool) -> bytes:
@@ -137,12 +151,12 @@ def honest_tiff(samples: int, bits: int, tile: int, compression: int, megabytes:
 
 
 @pytest.mark.parametrize(
-    "data",
+    "make",
     [
-        pytest.param(honest_jpeg(progressive=False), id="JPEG"),
-        pytest.param(honest_jpeg(progressive=True), id="progressive JPEG"),
+        pytest.param(partial(honest_jpeg, progressive=False), id="JPEG"),
+        pytest.param(partial(honest_jpeg, progressive=True), id="progressive JPEG"),
         *(
-            pytest.param(honest_png(*kind), id=f"PNG, colour {kind[0]}, {kind[1]} bits")
+            pytest.param(partial(honest_png, *kind), id=f"PNG, colour {kind[0]}, {kind[1]} bits")
             for kind in (
                 (0, 8, 19),
                 (0, 16, 19),
@@ -153,14 +167,15 @@ def honest_tiff(samples: int, bits: int, tile: int, compression: int, megabytes:
                 (6, 8, 10),
             )
         ),
-        pytest.param(honest_webp(15), id="WebP"),
-        pytest.param(honest_tiff(3, 8, 256, 5, 19), id="TIFF, LZW, tiles of 256"),
-        pytest.param(honest_tiff(3, 8, 512, DEFLATE, 19), id="TIFF, deflate"),
-        pytest.param(honest_tiff(3, 16, 512, DEFLATE, 12), id="TIFF, 16 bits, deflate"),
-        pytest.param(honest_tiff(4, 8, 512, DEFLATE, 6), id="TIFF, RGBA, deflate"),
+        pytest.param(partial(honest_webp, 15), id="WebP"),
+        pytest.param(partial(honest_tiff, 3, 8, 256, 5, 19), id="TIFF, LZW, tiles of 256"),
+        pytest.param(partial(honest_tiff, 3, 8, 512, DEFLATE, 19), id="TIFF, deflate"),
+        pytest.param(partial(honest_tiff, 3, 16, 512, DEFLATE, 12), id="TIFF, 16 bits, deflate"),
+        pytest.param(partial(honest_tiff, 4, 8, 512, DEFLATE, 6), id="TIFF, RGBA, deflate"),
     ],
 )
-def test_photos_of_50_megapixels_are_accepted(data: bytes) -> None:
+def test_photos_of_50_megapixels_are_accepted(make: Callable[[], bytes]) -> None:
+    data = make()
     assert len(data) <= 20 * 2**20
     assert 0.1 < estimate(data) <= MAX_SECONDS
 
@@ -177,14 +192,14 @@ def test_repeated_tiff_tiles_are_counted_each_time() -> None:
 def test_long_bmp_rows_are_not_copied_for_each_run(limit: float) -> None:
     data = bmp((MAX_RUN_ROW, 47), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1")
     assert estimate(data) <= MAX_SECONDS
-    assert measure(data) < limit
+    assert is_within(limit, data)
 
 
 @pytest.mark.parametrize("width", [1, 3, 5])
 def test_padded_rows_are_not_copied_one_by_one(width: int, limit: float) -> None:
     data = bmp((width, MAX_ROWS), 8, 1, bytes(1024), b"\xff\0" * 10 + b"\0\1")
     assert estimate(data) <= MAX_SECONDS
-    assert measure(data) < limit
+    assert is_within(limit, data)
 
 
 def test_runs_of_a_refused_bmp_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +219,7 @@ def test_number_of_rows_is_limited_separately(width: int) -> None:
 def test_only_one_of_many_profiles_is_inflated(limit: float) -> None:
     profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20)))
     data = encode(Image.new("RGB", (32, 32)), "PNG")
-    assert measure(data[:33] + profile * 15_000 + data[33:]) < limit
+    assert is_within(limit, data[:33] + profile * 15_000 + data[33:])
 
 
 def test_work_limit_grows_with_the_pixel_limit() -> None:

@@ -38,6 +38,7 @@ def test_command_writes_checkpoint_metrics_and_curves(
     assert "red" in printed
 
 
+@pytest.mark.thorough
 def test_evaluation_refuses_other_labels(folder: Path, tmp_path: Path) -> None:
     train(folder, tmp_path / "run", RECIPE)
     (folder / "test" / "red").rename(folder / "test" / "green")

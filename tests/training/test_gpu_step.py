@@ -92,6 +92,7 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("_without_gpu")
 def test_compiled_and_recorded_steps_give_the_same_weights(
     images: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]

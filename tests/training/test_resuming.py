@@ -38,6 +38,7 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_run(
     assert metrics[0] == metrics[1]
 
 
+@pytest.mark.thorough
 def test_finished_run_can_be_prolonged_from_where_its_rates_fell(
     folder: Path, tmp_path: Path
 ) -> None:

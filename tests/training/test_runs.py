@@ -44,6 +44,7 @@ def test_infinite_loss_ends_the_run_within_its_epoch(folder: Path, tmp_path: Pat
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("seconds", "saved"), [(0, [1, 2, 3, 4, 5]), (4, [1, 3, 5]), (99, [1, 3, 5])]
 )
@@ -76,6 +77,7 @@ def test_resumed_run_uses_the_same_dropout_as_an_uninterrupted_run(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
+@pytest.mark.thorough
 def test_state_of_another_version_is_refused(folder: Path, tmp_path: Path) -> None:
     train(folder, tmp_path / "run", RECIPE)
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)

@@ -32,6 +32,7 @@ def test_run_can_start_with_the_weights_of_another(folder: Path, tmp_path: Path)
         main(["run", str(folder), "--out", str(out / "b"), *choices.split(), "--depth", "2"])
 
 
+@pytest.mark.thorough
 def test_checkpoint_is_fine_tuned_without_further_flags(
     folder: Path,
     start: Path,

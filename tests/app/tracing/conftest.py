@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from app.observability import tracing
-from tests.collector import Collector
+from tests.servers import Collector
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

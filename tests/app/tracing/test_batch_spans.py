@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.collector import Collector
+from tests.servers import Collector
 
 from ..conftest import FakeClassifier, running, until
 from .conftest import PARENT, UNSAMPLED, trace_of

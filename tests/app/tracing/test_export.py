@@ -7,7 +7,7 @@ import time
 import pytest
 
 from app.observability import tracing
-from tests.collector import Collector
+from tests.servers import HANGS, Collector
 
 from ..conftest import FakeClassifier, running
 from .conftest import SAMPLED, TRACE, trace_of
@@ -27,12 +27,11 @@ async def test_hung_collector_delays_neither_requests_nor_shutdown(
         await client.post("/predict", content=b"1")
         await client.post("/predict", content=b"1")
         await asyncio.to_thread(hanging.asked.wait, 10)
-        began = time.monotonic()
         for _ in range(100):
             assert (await client.post("/predict", content=b"1")).status_code == 200
-        assert time.monotonic() - began < 5
+        assert not hanging.awake.is_set()
         stopping = time.monotonic()
-    assert 0.25 < time.monotonic() - stopping < 2
+    assert 0.25 < time.monotonic() - stopping < HANGS / 2
     assert "the last spans could not be sent within 0.3 s" in caplog.text
     assert caplog.text.count("Queue full") == 1
 

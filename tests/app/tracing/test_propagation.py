@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.collector import Collector
+from tests.servers import Collector
 
 from ..conftest import FakeClassifier, running
 from .conftest import PARENT, SAMPLED, TRACE, UNSAMPLED, trace_of

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.collector import Collector
+from tests.servers import Collector
 
 from ..conftest import FakeClassifier, running, until
 from .conftest import SAMPLED, durations, trace_of

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from app.observability.logs import JsonFormatter, TextFormatter
-from tests.collector import Collector
+from tests.servers import Collector
 
 from ..conftest import FakeClassifier, running
 from .conftest import UNSAMPLED, trace_of
