@@ -1,4 +1,4 @@
-"""A connection to another process: messages out, messages in, and its end."""
+"""Connections between processes, which carry messages and notice the end of the other process."""
 
 import asyncio
 import socket
@@ -63,13 +63,13 @@ class Channel(asyncio.Protocol):
         self._outgoing.append(encode(message))
 
     def close(self) -> None:
-        """Send what is left, and close this end."""
+        """Send all queued messages, and close the connection."""
         self._flush()
         if self._transport:
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -1,4 +1,4 @@
-"""The start of a child process: what it inherits, and its end with the supervisor's."""
+"""Child processes: inherited descriptors, settings, and an end with the supervisor's."""
 
 import ctypes
 import json
@@ -24,7 +24,7 @@ Role = Literal["engine", "worker"]
 
 @dataclass(frozen=True, slots=True)
 class Inheritance:
-    """What a child process gets on its command line: numbers of file descriptors and sizes.
+    """The file descriptors and sizes that a child process gets on its command line.
 
     Attributes:
         number: of the engine or worker.
@@ -60,7 +60,7 @@ class Inheritance:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """What every child process has."""
+    """The shared memory and the control channel of a child process."""
 
     inherited: Inheritance
     page: StatusPage
@@ -70,7 +70,7 @@ class Child:
 
 
 def begin(text: str) -> Child:
-    """Take over what a child process inherits, and tie its life to the supervisor's.
+    """Open what a child process inherits, and have it end with the supervisor.
 
     Ctrl-C in a terminal reaches all processes of the service; only the supervisor acts on it.
     """
@@ -112,5 +112,5 @@ def settings_to_json(settings: Settings) -> dict[str, Any]:
 
 
 def settings_from_json(values: Mapping[str, Any]) -> Settings:
-    """The settings that `settings_to_json` wrote; the environment changes none of them."""
+    """Settings from `settings_to_json`; environment variables have no effect on them."""
     return Settings(**values)

@@ -94,7 +94,7 @@ class EngineProcess:
         task.add_done_callback(self._tasks.discard)
 
     async def _load_model(self, generation: int) -> None:
-        """Load a model beside those that serve, and tell what it needs."""
+        """Load another model, and report the size of its slots."""
         settings = self._settings
         assert settings is not None
         limit = None if generation == 1 else settings.reload_timeout_s
@@ -170,7 +170,7 @@ class EngineProcess:
 
 
 def keep_heap() -> None:
-    """Exclude what is loaded from garbage collection, which would take a tenth of a second."""
+    """Exclude all present objects from garbage collection, which would take a tenth of a second."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()

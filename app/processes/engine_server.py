@@ -208,7 +208,7 @@ class EngineServer:
             worker.channel.send(done)
 
     def _on_end(self, worker: Worker, reason: str) -> None:
-        """Let go of a worker that has ended; its running batches free their slots later."""
+        """Cancel the images of a worker that has ended; those in a batch free their slots later."""
         worker.gone = True
         self._workers.discard(worker)
         for found in [*self._submissions.values()]:

@@ -103,11 +103,11 @@ class EngineChild(ChildProcess):
         self._descriptors: socket.socket | None = None
 
     def attach(self, descriptors: socket.socket) -> None:
-        """Use a socket to bring the engine its ends of channels to workers."""
+        """Use a socket to send the engine its ends of channels to workers."""
         self._descriptors = descriptors
 
     def introduce(self, worker: int, end: socket.socket) -> None:
-        """Bring the engine its end of a channel to a worker."""
+        """Send the engine its end of a channel to a worker."""
         if self._descriptors:
             number = worker.to_bytes(DESCRIPTOR_BYTES, "little")
             with suppress(OSError):  # the engine has ended

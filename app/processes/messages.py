@@ -31,7 +31,7 @@ class Kind(IntEnum):
 
 
 class Status(IntEnum):
-    """What became of a submitted image."""
+    """The outcome of a submitted image."""
 
     OK = 0  # the answer is in the slot
     CANCELLED = 1

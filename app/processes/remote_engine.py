@@ -195,7 +195,7 @@ class RemoteEngine:
         self.classifier = RemoteClassifier(model, engines)
 
     async def run(self, job: Job, deadline: float) -> Outcome[Classification]:
-        """See `MicroBatcher.submit` for what it raises."""
+        """Classify an item; raises as `MicroBatcher.submit` does."""
         claim: Claim = job.permit
         slot = self._model.area.slot(claim.slot)
         floats = self._model.preparer.write(job.item, slot)
@@ -222,7 +222,7 @@ class RemoteEngine:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep the model loaded for a request; tells the supervisor when none is left."""
+        """Keep the model loaded until the request ends."""
         self._model.users += 1
         try:
             yield
@@ -300,7 +300,7 @@ class RemoteEngines:
 
     @property
     def progress(self) -> Progress:
-        """What all engines have done, and what waits for them."""
+        """The numbers of classified and waiting images, and of batches, of all engines."""
         engines = [self._page.engine(link.number) for link in self._links]
         return Progress(
             sum(engine.images for engine in engines),

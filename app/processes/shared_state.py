@@ -1,4 +1,4 @@
-"""What a worker shares with other processes, in the form that the rest of the service expects."""
+"""State, keys, limits and metrics that a worker shares with the other processes."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ class SharedLifecycle(Lifecycle):
     """The state of the service, as the status page shows it.
 
     Args:
-        on_failure: called with the reason when this worker has failed; others go on.
+        on_failure: called with the reason when this worker alone has failed.
     """
 
     def __init__(self, page: StatusPage, on_failure: Callable[[str], None]) -> None:

@@ -86,7 +86,7 @@ class Slots:
         return self.count - bytes(self._states).count(FREE)
 
     def claim(self, worker: int) -> Claim | None:
-        """Claim a free slot for a worker; ``None`` if there is none."""
+        """Claim a free slot for a worker; ``None`` if all are in use."""
         for slot in self._candidates():
             if claim := self._try(slot, worker):
                 return claim

@@ -1,4 +1,4 @@
-"""The status page: what all processes of the service know at the same moment.
+"""The status page: shared numbers that all processes of the service see at the same moment.
 
 Every field has one writer. A write is a single store, so readers see the old or the new value.
 """

@@ -167,7 +167,7 @@ class WorkerProcess:
                 self._questions.answer(number, content, data)
 
     def _add_model(self, generation: int, content: dict[str, Any]) -> None:
-        """Know a model, and tell so: it serves once all workers know it."""
+        """Prepare images for another model, which serves once all workers can."""
         assert self._engines
         self._child.data.map()
         area = SlotArea(self._child.data.view, content["begin"], content["slot_bytes"])

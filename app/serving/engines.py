@@ -1,4 +1,4 @@
-"""What the path of an image needs of engines, whether they run in this process or in another."""
+"""Protocols for engines, which run in this process or in another."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

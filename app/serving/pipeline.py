@@ -83,7 +83,7 @@ class Pipeline:
 
     @property
     def progress(self) -> Progress:
-        """What the engines have done, and what waits for them."""
+        """The numbers of classified and waiting images, and of batches."""
         return self._engines.progress
 
     @property
