@@ -69,7 +69,7 @@ def test_kubernetes_memory_limit_is_sufficient() -> None:
     limits = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
     needed = total(int(limits["cpu"]))
     assert needed <= parse(limits["memory"]) < needed + GIB
-    assert f"| memory {parse(limits['memory']) // GIB} GiB |" in DEPLOY
+    assert f"| memory limit {parse(limits['memory']) // GIB} GiB |" in DEPLOY
 
 
 def test_compose_memory_limit_is_sufficient() -> None:
