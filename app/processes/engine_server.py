@@ -11,9 +11,10 @@ from app.processes.channel import Channel
 from app.processes.messages import NO_SPAN, Cancel, Done, Json, Message, Status, Submit
 from app.processes.slots import SlotArea, Slots
 from app.processes.status import EngineStatus
-from app.serving.batcher import BatcherClosed, Entry, Outcome, QueueFull
+from app.serving.batcher import BatcherClosed, QueueFull
 from app.serving.engine import Engine
 from app.serving.engines import Job
+from app.serving.entries import Entry, Outcome
 from app.serving.errors import DeviceFailure, OutOfMemory, ServiceError
 from app.serving.timings import Batch
 from app.serving.trace import Trace

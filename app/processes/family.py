@@ -1,156 +1,195 @@
-"""The supervisor's children, and the channels to them."""
+"""Engines and workers: started, watched, replaced and stopped."""
 
 import asyncio
+import logging
 import signal
 import socket
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
-from app.processes.channel import Channel, socket_pair
-from app.processes.child import Inheritance, Role
-from app.processes.engine_process import DESCRIPTOR_BYTES
-from app.processes.messages import Json, Message
+from app.config.settings import Settings
+from app.processes.channel import socket_pair
+from app.processes.child import Inheritance, settings_to_json, table_begin
+from app.processes.children import Deaths, EngineChild, WorkerChild, channels
+from app.processes.memory import SharedMemory
+from app.processes.messages import Message
+from app.processes.slots import Slots
+from app.processes.status import HEARTBEAT, StatusPage
+from app.server.listeners import close_all
 
-BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before the restart of a worker
-STEADY = 60.0  # seconds after which a worker's earlier deaths no longer count
-MAX_DEATHS = 5  # of workers, within `STEADY` seconds
+WORKER_SILENCE = 10.0  # seconds after which a worker that does not respond is killed
+ENGINE_SILENCE = 30.0
+STOP_SECONDS = 5.0  # for processes to end, beyond the timeout of the drain
+
+logger = logging.getLogger(__name__)
 
 
-class ChildProcess:
-    """A running child.
+class Family:
+    """The processes of the service, and the memory that they share.
 
     Args:
-        on_message: called with the child and each message from it.
+        on_engine, on_worker: called with a child and each message from it.
+        on_restart: called when a worker has ended and is going to be replaced.
+        on_failure: called with the reason when the service cannot go on.
+        start: starts a task, and reports it if it fails.
     """
 
-    def __init__(self, number: int, on_message: Callable[[Any, Message], None]) -> None:
-        self.number = number
-        self._on_message = on_message
-        self._process: asyncio.subprocess.Process | None = None
-        self._channel: Channel | None = None
-        self._waiting: dict[tuple[str, Any], asyncio.Future[dict[str, Any]]] = {}
+    def __init__(
+        self,
+        settings: Settings,
+        listeners: Sequence[socket.socket],
+        *,
+        on_engine: Callable[[EngineChild, Message], None],
+        on_worker: Callable[[WorkerChild, Message], None],
+        on_restart: Callable[[], None],
+        on_failure: Callable[[str], None],
+        start: Callable[[Any], None],
+    ) -> None:
+        self._settings = settings
+        self._listeners = listeners
+        self._on_worker = on_worker
+        self._on_restart = on_restart
+        self._on_failure = on_failure
+        self._start = start
+        count = settings.max_queue_size
+        self._table = SharedMemory.create(table_begin() + Slots.size(count))
+        self.data = SharedMemory.create(4096)
+        self.page = StatusPage(self._table)
+        self.page.engines = settings.engines
+        self.slots = Slots(self._table, table_begin(), count)
+        self.engines = [EngineChild(number, on_engine) for number in range(settings.engines)]
+        self._workers: list[WorkerChild | None] = [None] * settings.http_workers
+        self._deaths = Deaths()
+        self._stopping = False
 
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.returncode is None
+    def workers(self) -> list[WorkerChild]:
+        """The workers that run."""
+        return [worker for worker in self._workers if worker and worker.running]
 
-    async def start(self, role: Role, inherited: Inheritance, control: socket.socket) -> None:
-        """Start the process, which inherits descriptors that this process then closes."""
-        # From the main thread: the kernel ends children with the thread that started them.
-        self._process = await asyncio.create_subprocess_exec(
-            *inherited.command(role), pass_fds=inherited.files
+    async def start(self) -> None:
+        """Start all processes, and watch them."""
+        self.page.beat()
+        self._start(self._watch())
+        for engine in self.engines:
+            await self._start_engine(engine)
+        for number in range(len(self._workers)):
+            await self._start_worker(number)
+
+    async def stop(self) -> None:
+        """End the workers, which answer the requests that they have, and then the engines."""
+        self._stopping = True
+        close_all(self._listeners)
+        workers = self.workers()
+        for worker in workers:
+            worker.kill(signal.SIGTERM)
+        await end_all(workers, self._settings.drain_timeout_s + STOP_SECONDS)
+        engines = [engine for engine in self.engines if engine.running]
+        for engine in engines:
+            engine.send(stop=True)
+        await end_all(engines, STOP_SECONDS)
+
+    def release(self, number: int, engine: EngineChild) -> None:
+        """Note that an engine has released the slots of a worker that has ended."""
+        if worker := self._workers[number]:
+            worker.released_by.add(engine.number)
+            if len(worker.released_by) == len(self.engines):
+                worker.released.set()
+
+    async def _start_engine(self, engine: EngineChild) -> None:
+        ours, theirs = socket_pair()
+        descriptors, their_descriptors = socket_pair()
+        inherited = self._inheritance(engine.number, theirs, descriptors=their_descriptors.fileno())
+        self.page.engine(engine.number).beat()
+        engine.attach(descriptors)
+        await engine.start("engine", inherited, ours)
+        theirs.close()
+        their_descriptors.close()
+        engine.send(settings=settings_to_json(self._settings))
+        self._start(self._watch_engine(engine))
+
+    async def _start_worker(self, number: int) -> None:
+        worker = WorkerChild(number, self._on_worker)
+        control, their_control = socket_pair()
+        ends, engine_ends = channels(len(self.engines))
+        inherited = self._inheritance(
+            number,
+            their_control,
+            engines=tuple(end.fileno() for end in ends),
+            listeners=tuple(listener.fileno() for listener in self._listeners),
         )
-        self._channel = await Channel.open(control, self._receive, self._end)
+        self.page.worker(number).clear()
+        self.page.worker(number).beat()
+        for engine, end in zip(self.engines, engine_ends, strict=True):
+            engine.introduce(number, end)
+        await worker.start("worker", inherited, control)
+        for end in (their_control, *ends):
+            end.close()
+        self._workers[number] = worker
+        worker.send(
+            settings=settings_to_json(self._settings),
+            workers=len(self._workers),
+            keys=self._settings.api_keys_file is not None,
+        )
+        self._start(self._watch_worker(worker))
 
-    async def wait(self) -> int:
-        """The exit code, negative for a signal."""
-        assert self._process
-        return await self._process.wait()
+    def _inheritance(self, number: int, control: socket.socket, **more: Any) -> Inheritance:
+        return Inheritance(
+            number,
+            control=control.fileno(),
+            table=self._table.descriptor,
+            data=self.data.descriptor,
+            slots=self.slots.count,
+            **more,
+        )
 
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal, if the process runs."""
-        if self._process:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+    async def _watch_engine(self, engine: EngineChild) -> None:
+        code = await engine.wait()
+        if not self._stopping:
+            self._on_failure(f"engine {engine.number} ended with exit code {code}")
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process and self.running else None
+    async def _watch_worker(self, worker: WorkerChild) -> None:
+        """Start another worker when one has ended."""
+        code = await worker.wait()
+        number = worker.number
+        self.page.worker(number).clear()
+        if self._stopping:
+            return
+        logger.error("worker %d ended with exit code %d", number, code)
+        self._deaths.add()
+        self._on_restart()
+        if self._deaths.too_many:
+            self._on_failure("workers keep ending; their messages are above")
+            return
+        await worker.released.wait()
+        self.slots.free_unsubmitted(number)
+        await asyncio.sleep(self._deaths.delay)
+        if not self._stopping:
+            await self._start_worker(number)
 
-    def send(self, data: bytes = b"", /, **content: Any) -> None:
-        """Send a JSON object; without effect if the process has ended."""
-        if self._channel:
-            self._channel.send(Json(content, data))
-
-    async def expect(self, key: str, value: Any) -> dict[str, Any]:
-        """The next message in which ``key`` has this value.
-
-        Raises:
-            ConnectionError: the process ended instead.
-        """
-        if not self._channel:
-            raise ConnectionError("the process has ended")
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._waiting[key, value] = future
-        try:
-            return await future
-        finally:
-            self._waiting.pop((key, value), None)
-
-    def _receive(self, message: Message) -> None:
-        if isinstance(message, Json):
-            for key, value in message.content.items():
-                if isinstance(value, int | str):
-                    future = self._waiting.get((key, value))
-                    if future and not future.done():
-                        future.set_result(message.content)
-        self._on_message(self, message)
-
-    def _end(self, reason: str) -> None:
-        self._channel = None
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(ConnectionError(reason))
-
-
-class EngineChild(ChildProcess):
-    """An engine process."""
-
-    def __init__(self, number: int, on_message: Callable[[Any, Message], None]) -> None:
-        super().__init__(number, on_message)
-        self._descriptors: socket.socket | None = None
-
-    def attach(self, descriptors: socket.socket) -> None:
-        """Use a socket to send the engine its ends of channels to workers."""
-        self._descriptors = descriptors
-
-    def introduce(self, worker: int, end: socket.socket) -> None:
-        """Send the engine its end of a channel to a worker."""
-        if self._descriptors:
-            number = worker.to_bytes(DESCRIPTOR_BYTES, "little")
-            with suppress(OSError):  # the engine has ended
-                socket.send_fds(self._descriptors, [number], [end.fileno()])
-        end.close()
+    async def _watch(self) -> None:
+        """Show that the supervisor is alive, and kill processes that do not respond."""
+        while True:
+            self.page.beat()
+            for worker in self.workers():
+                if self.page.worker(worker.number).silence > WORKER_SILENCE:
+                    logger.error("worker %d does not respond and is killed", worker.number)
+                    self.page.worker(worker.number).beat()
+                    worker.kill()
+            for engine in self.engines:
+                if engine.running and self.page.engine(engine.number).silence > ENGINE_SILENCE:
+                    logger.error("engine %d does not respond and is killed", engine.number)
+                    self.page.engine(engine.number).beat()
+                    engine.kill()
+            await asyncio.sleep(HEARTBEAT)
 
 
-class WorkerChild(ChildProcess):
-    """A worker process.
-
-    Attributes:
-        known: generations of models that it knows.
-        gone: engines that have let go of it after its end.
-    """
-
-    def __init__(self, number: int, on_message: Callable[[Any, Message], None]) -> None:
-        super().__init__(number, on_message)
-        self.gone: set[int] = set()
-        self.all_gone = asyncio.Event()
-
-
-class Deaths:
-    """The recent deaths of workers, which decide when one is started again."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._times: list[float] = []
-
-    def add(self) -> None:
-        now = self._clock()
-        self._times = [*(then for then in self._times if now - then < STEADY), now]
-
-    @property
-    def too_many(self) -> bool:
-        return len(self._times) >= MAX_DEATHS
-
-    @property
-    def delay(self) -> float:
-        """Seconds until the next start."""
-        return BACKOFF[min(len(self._times), len(BACKOFF)) - 1] if self._times else 0.0
-
-
-def channels(count: int) -> tuple[Sequence[socket.socket], Sequence[socket.socket]]:
-    """The two ends of each of some channels."""
-    pairs = [socket_pair() for _ in range(count)]
-    return [one for one, _ in pairs], [other for _, other in pairs]
+async def end_all(children: Sequence[WorkerChild | EngineChild], seconds: float) -> None:
+    """Wait for processes to end, and kill those that are left after some seconds."""
+    ends = [asyncio.ensure_future(child.wait()) for child in children]
+    if ends:
+        await asyncio.wait(ends, timeout=seconds)
+    for child in children:
+        if child.running:
+            logger.error("process %s has not ended and is killed", child.pid)
+            child.kill()
+    await asyncio.gather(*ends)

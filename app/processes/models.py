@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from app.processes.family import EngineChild, WorkerChild
+from app.processes.children import EngineChild, WorkerChild
 from app.processes.memory import SharedMemory
 from app.processes.slots import round_up
 from app.processes.status import StatusPage

@@ -14,17 +14,13 @@ from typing import Any
 from app.config.settings import Settings, SettingsError
 from app.http.api_keys import KeysError, read_keys
 from app.observability.metrics import Metrics
-from app.processes.channel import socket_pair
-from app.processes.child import Inheritance, settings_to_json, table_begin
-from app.processes.family import Deaths, EngineChild, WorkerChild, channels
-from app.processes.memory import SharedMemory
+from app.processes.children import EngineChild, WorkerChild
+from app.processes.family import Family
 from app.processes.messages import Json, Message
 from app.processes.models import Models
-from app.processes.slots import Slots
-from app.processes.status import HEARTBEAT, StatusPage
 from app.server.listeners import close_all, open_listeners, url_of
 from app.serving.classifier import ModelInfo
-from app.serving.engines import Progress, Replacement
+from app.serving.engines import RETRY_ELSEWHERE, Progress, Replacement
 from app.serving.errors import (
     Draining,
     NotReady,
@@ -34,11 +30,6 @@ from app.serving.errors import (
     StartupError,
 )
 from app.serving.lifecycle import Lifecycle, State
-
-WORKER_SILENCE = 10.0  # seconds after which a worker that does not respond is killed
-ENGINE_SILENCE = 30.0
-STOP_SECONDS = 5.0  # for workers to end, beyond the timeout of the drain
-RETRY_ELSEWHERE = 2
 
 logger = logging.getLogger(__name__)
 
@@ -72,29 +63,30 @@ class Supervisor:
         listeners: Sequence[socket.socket],
         keys: Mapping[bytes, str],
     ) -> None:
-        workers, engines = settings.http_workers, settings.engines
         self._settings = settings
         self._listeners = listeners
         self._keys = keys
-        self._slots_count = settings.max_queue_size
-        self._table = SharedMemory.create(table_begin() + Slots.size(self._slots_count))
-        self._data = SharedMemory.create(4096)
-        self.page = StatusPage(self._table)
-        self.page.engines = engines
-        self.slots = Slots(self._table, table_begin(), self._slots_count)
-        self._engines = [EngineChild(number, self._on_engine) for number in range(engines)]
-        self._workers: list[WorkerChild | None] = [None] * workers
-        self.models = Models(
-            self.page, self._data, self._slots_count, self._engines, self._running_workers
-        )
         self.lifecycle = Lifecycle()
         self._metrics = Metrics()
-        self._metrics.serving.watch(self, settings)
-        self._metrics.workers.watch(workers, lambda n: self.page.worker(n).connections)
-        self._metrics.connections.open.set_function(
-            lambda: sum(self.page.worker(n).connections for n in range(workers))
+        self.family = Family(
+            settings,
+            listeners,
+            on_engine=self._on_engine,
+            on_worker=self._on_worker,
+            on_restart=self._metrics.workers.restarts.inc,
+            on_failure=self.lifecycle.fail,
+            start=self._start,
         )
-        self._deaths = Deaths()
+        self.page, self.slots = self.family.page, self.family.slots
+        self.models = Models(
+            self.page, self.family.data, self.slots.count, self.family.engines, self.family.workers
+        )
+        self._workers = [self.page.worker(number) for number in range(settings.http_workers)]
+        self._metrics.serving.watch(self, settings)
+        self._metrics.workers.watch(len(self._workers), lambda n: self._workers[n].connections)
+        self._metrics.connections.open.set_function(
+            lambda: sum(worker.connections for worker in self._workers)
+        )
         self._reloading = False
         self._stopping: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
@@ -102,15 +94,13 @@ class Supervisor:
         self._grace = 0.0  # no traffic is routed to a service that was never ready
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    # What `ServingMetrics.watch` shows.
-
     @property
     def info(self) -> ModelInfo | None:
         return self.models.current.info if self.models.current else None
 
     @property
     def progress(self) -> Progress:
-        engines = [self.page.engine(engine.number) for engine in self._engines]
+        engines = [self.page.engine(engine.number) for engine in self.family.engines]
         return Progress(queue_depth=sum(engine.queue_depth for engine in engines))
 
     @property
@@ -119,11 +109,11 @@ class Supervisor:
 
     @property
     def held_bytes(self) -> int:
-        return sum(self.page.worker(n).held_bytes for n in range(len(self._workers)))
+        return sum(worker.held_bytes for worker in self._workers)
 
     @property
     def stuck_decoders(self) -> int:
-        return sum(self.page.worker(n).stuck_decoders for n in range(len(self._workers)))
+        return sum(worker.stuck_decoders for worker in self._workers)
 
     async def run(self) -> str | None:
         """Serve until stopped; returns why the service failed, if it did."""
@@ -131,12 +121,7 @@ class Supervisor:
         for handled in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(handled, self._on_signal, handled)
         self.lifecycle.listen(self._on_state)
-        self.page.beat()
-        self._start(self._watch())
-        for engine in self._engines:
-            await self._start_engine(engine)
-        for number in range(len(self._workers)):
-            await self._start_worker(number)
+        await self.family.start()
         logger.info("listening on %s", ", ".join(map(url_of, self._listeners)))
         self._start(self._load())
         await self._ended.wait()
@@ -155,110 +140,12 @@ class Supervisor:
             logger.error("unexpected error", exc_info=error)
             self.lifecycle.fail(f"the supervisor failed: {error!r}")
 
-    def _running_workers(self) -> list[WorkerChild]:
-        return [worker for worker in self._workers if worker and worker.running]
-
-    # Processes
-
-    async def _start_engine(self, engine: EngineChild) -> None:
-        ours, theirs = socket_pair()
-        descriptors, their_descriptors = socket_pair()
-        inherited = self._inheritance(engine.number, theirs, descriptors=their_descriptors.fileno())
-        self.page.engine(engine.number).beat()
-        engine.attach(descriptors)
-        await engine.start("engine", inherited, ours)
-        theirs.close()
-        their_descriptors.close()
-        engine.send(settings=settings_to_json(self._settings))
-        self._start(self._watch_engine(engine))
-
-    async def _start_worker(self, number: int) -> None:
-        worker = WorkerChild(number, self._on_worker)
-        control, their_control = socket_pair()
-        ends, engine_ends = channels(len(self._engines))
-        inherited = self._inheritance(
-            number,
-            their_control,
-            engines=tuple(end.fileno() for end in ends),
-            listeners=tuple(listener.fileno() for listener in self._listeners),
-        )
-        self.page.worker(number).clear()
-        self.page.worker(number).beat()
-        for engine, end in zip(self._engines, engine_ends, strict=True):
-            engine.introduce(number, end)
-        await worker.start("worker", inherited, control)
-        for end in (their_control, *ends):
-            end.close()
-        self._workers[number] = worker
-        worker.send(
-            settings=settings_to_json(self._settings),
-            workers=len(self._workers),
-            keys=self._settings.api_keys_file is not None,
-        )
-        self._start(self._watch_worker(worker))
-
-    def _inheritance(self, number: int, control: socket.socket, **more: Any) -> Inheritance:
-        return Inheritance(
-            number,
-            control=control.fileno(),
-            table=self._table.descriptor,
-            data=self._data.descriptor,
-            slots=self._slots_count,
-            **more,
-        )
-
-    async def _watch_engine(self, engine: EngineChild) -> None:
-        code = await engine.wait()
-        if not self._stopping:
-            self.lifecycle.fail(f"engine {engine.number} ended with exit code {code}")
-
-    async def _watch_worker(self, worker: WorkerChild) -> None:
-        """Start another worker in place of one that has ended."""
-        code = await worker.wait()
-        number = worker.number
-        self.page.worker(number).clear()
-        if self._stopping:
-            return
-        logger.error("worker %d ended with exit code %d", number, code)
-        self._deaths.add()
-        self._metrics.workers.restarts.inc()
-        if self._deaths.too_many:
-            self.lifecycle.fail("workers keep ending; see their messages above")
-            return
-        await worker.all_gone.wait()
-        self.slots.free_unsubmitted(number)
-        await asyncio.sleep(self._deaths.delay)
-        if not self._stopping:
-            await self._start_worker(number)
-
-    async def _watch(self) -> None:
-        """Show that this process is alive, and kill those that are not."""
-        while True:
-            self.page.beat()
-            for worker in self._running_workers():
-                if self.page.worker(worker.number).silence > WORKER_SILENCE:
-                    logger.error("worker %d does not respond and is killed", worker.number)
-                    self.page.worker(worker.number).beat()
-                    worker.kill()
-            for engine in self._engines:
-                if engine.running and self.page.engine(engine.number).silence > ENGINE_SILENCE:
-                    logger.error("engine %d does not respond and is killed", engine.number)
-                    self.page.engine(engine.number).beat()
-                    engine.kill()
-            await asyncio.sleep(HEARTBEAT)
-
-    # Messages
-
     def _on_engine(self, engine: EngineChild, message: Message) -> None:
         match message:
             case Json(content={"batch": [size, padding, seconds]}):
                 self._metrics.batches.count(size, padding, seconds)
             case Json(content={"gone": int(number)}):
-                worker = self._workers[number]
-                if worker:
-                    worker.gone.add(engine.number)
-                    if len(worker.gone) == len(self._engines):
-                        worker.all_gone.set()
+                self.family.release(number, engine)
             case Json(content={"failed": reason}):
                 self.lifecycle.fail(str(reason))
 
@@ -293,8 +180,6 @@ class Supervisor:
             worker.send(answer=number, error=error.detail, kind=type(error).__name__)
         else:
             worker.send(answer=number, new=asdict(replacement.new), old=asdict(replacement.old))
-
-    # The model
 
     async def _load(self) -> None:
         try:
@@ -341,8 +226,6 @@ class Supervisor:
         await self.models.retire(old)
         return Replacement(model.info, old.info)
 
-    # The end
-
     def _on_state(self, state: State) -> None:
         self.page.state = state
         self._metrics.show_state(state)
@@ -361,7 +244,7 @@ class Supervisor:
             self._start(self._reload_quietly())
         elif self.lifecycle.state in (State.DRAINING, State.FAILED):
             self._stop_after(0.0)
-            for worker in self._running_workers():
+            for worker in self.family.workers():
                 worker.kill(signal.SIGTERM)
         else:
             self.lifecycle.drain()
@@ -383,26 +266,5 @@ class Supervisor:
             self._stopping.add_done_callback(self._on_task)
 
     async def _stop_processes(self) -> None:
-        """End the workers, which answer the requests that they have, and then the engines."""
-        close_all(self._listeners)
-        workers = self._running_workers()
-        for worker in workers:
-            worker.kill(signal.SIGTERM)
-        await end_all(workers, self._settings.drain_timeout_s + STOP_SECONDS)
-        engines = [engine for engine in self._engines if engine.running]
-        for engine in engines:
-            engine.send(stop=True)
-        await end_all(engines, STOP_SECONDS)
+        await self.family.stop()
         self._ended.set()
-
-
-async def end_all(children: Sequence[WorkerChild | EngineChild], seconds: float) -> None:
-    """Wait for processes to end, and kill those that have not after some seconds."""
-    ends = [asyncio.ensure_future(child.wait()) for child in children]
-    if ends:
-        await asyncio.wait(ends, timeout=seconds)
-    for child in children:
-        if child.running:
-            logger.error("process %s has not ended and is killed", child.pid)
-            child.kill()
-    await asyncio.gather(*ends)

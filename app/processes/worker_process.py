@@ -17,8 +17,9 @@ from app.observability.logs import set_up_logs
 from app.preparation import RemotePreparer
 from app.processes.channel import Channel
 from app.processes.child import Child, settings_from_json
+from app.processes.engine_link import EngineLink, SlotPermits
 from app.processes.messages import Json, Message
-from app.processes.remote_engine import EngineLink, RemoteEngines, RemoteModel, SlotPermits
+from app.processes.remote_engine import RemoteEngines, RemoteModel
 from app.processes.shared_state import (
     Questions,
     RemoteMetrics,

@@ -23,11 +23,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar
 
+from app.serving.entries import Entry, Outcome, reject
 from app.serving.errors import DeviceFailure, OutOfMemory
 from app.serving.timings import Batch
 
@@ -43,25 +43,6 @@ class QueueFull(Exception):
 
 class BatcherClosed(Exception):
     """The batcher runs no more items."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[Result]):
-    """The result of one item, its seconds in the queue, and its batch."""
-
-    result: Result
-    queue: float
-    batch: Batch
-
-
-@dataclass(slots=True, eq=False)
-class Entry(Generic[Item, Result]):
-    """An item in the queue, with its caller's future."""
-
-    item: Item
-    future: asyncio.Future[Outcome[Result]]
-    enqueued_at: float
-    deadline: float
 
 
 class MicroBatcher(Generic[Item, Result]):
@@ -305,10 +286,3 @@ class MicroBatcher(Generic[Item, Result]):
         self._end = make_error
         waiting, self._queue = list(self._queue), {}
         reject(waiting, make_error)
-
-
-def reject(entries: Sequence[Entry[Item, Result]], make_error: Callable[[], Exception]) -> None:
-    """Fail the entries that still wait, each with a new exception."""
-    for entry in entries:
-        if not entry.future.done():
-            entry.future.set_exception(make_error())

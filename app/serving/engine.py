@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from app.config.settings import Settings
-from app.serving.batcher import Entry, MicroBatcher, Outcome
+from app.serving.batcher import MicroBatcher
 from app.serving.classifier import Classification, Classifier, ModelInfo
 from app.serving.engines import Job
+from app.serving.entries import Entry, Outcome
 from app.serving.errors import DeviceFailure, OutOfMemory
 from app.serving.timings import Batch
 

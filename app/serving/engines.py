@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from app.serving.batcher import Outcome
 from app.serving.classifier import Classification, Input, ModelInfo
+from app.serving.entries import Outcome
 from app.serving.trace import Trace
 
 RETRY_ELSEWHERE = 2  # seconds; a replica in this state will soon have ended or be ready

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-from app.serving.batcher import MicroBatcher, Outcome
+from app.serving.batcher import MicroBatcher
+from app.serving.entries import Outcome
 
 from .conftest import until
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from app.http import service
 from app.processes.channel import socket_pair
+from app.processes.engine_link import EngineLink, SlotPermits
 from app.processes.engine_server import EngineServer, ServedModel
 from app.processes.memory import SharedMemory
-from app.processes.remote_engine import EngineLink, RemoteEngines, RemoteModel, SlotPermits
+from app.processes.remote_engine import RemoteEngines, RemoteModel
 from app.processes.slots import SlotArea, Slots
 from app.processes.status import PAGE_BYTES, StatusPage
 from app.serving.classifier import Input

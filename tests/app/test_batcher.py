@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.serving.batcher import Outcome, QueueFull
+from app.serving.batcher import QueueFull
+from app.serving.entries import Outcome
 from app.serving.timings import Batch
 
 from .batching import Runner, batching, hold

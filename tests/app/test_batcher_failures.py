@@ -10,7 +10,8 @@ from weakref import ref
 
 import pytest
 
-from app.serving.batcher import BatcherClosed, MicroBatcher, Outcome
+from app.serving.batcher import BatcherClosed, MicroBatcher
+from app.serving.entries import Outcome
 from app.serving.errors import DeviceFailure, OutOfMemory
 from app.serving.timings import Batch
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.serving.batcher import Outcome, QueueFull
+from app.serving.batcher import QueueFull
+from app.serving.entries import Outcome
 from app.serving.errors import OutOfMemory
 
 from .batching import Runner, batching
