@@ -2,38 +2,30 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.config.cpu_quota import usable_cores
 from app.config.memory import memory_limit, warn_of_memory
 from app.config.settings import Settings
+from app.preparation import image_errors
 from app.serving import errors
-from app.serving.classifier import Classifier, Input, ModelInfo, Tensor
+from app.serving.classifier import Input, ModelInfo, Tensor
 from model.backends.base import BackendOptions
 from model.checkpoint import BUNDLED_CHECKPOINT
 from model.errors import (
     DeviceError,
-    ImageError,
-    ImageTooLarge,
-    InvalidImage,
-    InvalidTensor,
     ModelError,
     OutOfMemory,
-    UnsupportedImage,
 )
 from model.images.preprocess import AnyPixels
 from model.inference import classifier as model_classifier
 from model.inference.classifier import load_classifier
+from model.inference.exchange import exchange_bytes, read_item, spec_to_json, write_logits
 from model.inference.prediction import Classification
-from model.inference.saliency import Views
+from model.inference.views import Views, views_from_bytes
 from model.metadata.description import Overrides
-
-IMAGE_ERRORS: dict[type[ImageError], type[errors.ServiceError]] = {
-    UnsupportedImage: errors.UnsupportedMediaType,
-    InvalidImage: errors.InvalidImage,
-    ImageTooLarge: errors.ImageTooLarge,
-    InvalidTensor: errors.BadRequest,
-}
 
 
 def overrides(settings: Settings) -> Overrides:
@@ -67,7 +59,7 @@ def checkpoint_path(settings: Settings) -> str | Path:
     return settings.checkpoint or BUNDLED_CHECKPOINT
 
 
-def load_model(settings: Settings) -> Classifier:
+def load_model(settings: Settings) -> "ServedClassifier":
     """The classifier that ``settings`` name; raises `StartupError` if it cannot be served."""
     cores = usable_cores()
     try:
@@ -97,11 +89,16 @@ def load_for_command(
     )
 
 
+def load_for_engine(settings: Settings) -> "SlotClassifier":
+    """As `load_model`, for an engine whose items are in slots."""
+    return SlotClassifier(load_model(settings).classifier)
+
+
 class ServedClassifier:
     """Adapts the model's classifier to the service's protocol, info and errors."""
 
     def __init__(self, classifier: model_classifier.Classifier) -> None:
-        self._classifier = classifier
+        self.classifier = classifier
         self.streams = classifier.backend.streams
         self.padded_size = classifier.padded_size
         self.time_batches = classifier.time_batches
@@ -110,61 +107,106 @@ class ServedClassifier:
 
     @property
     def info(self) -> ModelInfo:
-        spec, backend = self._classifier.spec, self._classifier.backend
+        spec, backend = self.classifier.spec, self.classifier.backend
         return ModelInfo(
             name=spec.name,
             version=spec.version,
             family=spec.family,
-            checkpoint_sha256=self._classifier.sha256,
+            checkpoint_sha256=self.classifier.sha256,
             device=backend.device,
             backend=backend.name,
-            backend_reason=self._classifier.reason,
+            backend_reason=self.classifier.reason,
             precision=backend.precision,
             streams=backend.streams,
-            max_batch_size=self._classifier.max_batch_size,
+            max_batch_size=self.classifier.max_batch_size,
             num_classes=spec.num_classes,
             image_size=spec.preprocess.image_size,
-            heads=self._classifier.explainer.heads,
+            heads=self.classifier.explainer.heads,
         )
 
     def open(self) -> None:
         try:
-            self._classifier.open()
+            self.classifier.open()
         except ModelError as error:
             raise errors.StartupError(str(error)) from error
 
     def self_test(self) -> None:
         try:
-            self._classifier.self_test()
+            self.classifier.self_test()
         except Exception as error:
             raise errors.DeviceFailure(f"the self-test failed: {error}") from error
 
     def preprocess(self, image: Input) -> AnyPixels:
         with image_errors():
             if isinstance(image, Tensor):
-                return self._classifier.unnormalise(image.values)
-            return self._classifier.preprocess(image)
+                return self.classifier.unnormalise(image.values)
+            return self.classifier.preprocess(image)
 
     def prepare_explanation(self, data: bytes) -> Views:
         with image_errors():
-            return self._classifier.explainer.prepare(data)
+            return self.classifier.explainer.prepare(data)
 
     def explain(self, item: Views, head: int | None) -> bytes:
-        return self._classifier.explainer.draw(item, head)
+        return self.classifier.explainer.draw(item, head)
 
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
-        try:
-            return self._classifier.predict(items, top_k)
-        except DeviceError as error:
-            raise errors.DeviceFailure(str(error)) from error
-        except (OutOfMemory, MemoryError) as error:
-            raise errors.OutOfMemory(str(error)) from error
+        with device_errors():
+            return self.classifier.predict(items, top_k)
 
 
 @contextmanager
-def image_errors() -> Iterator[None]:
-    """Convert the model's image errors into the service's."""
+def device_errors() -> Iterator[None]:
+    """Convert the model's errors of a batch into the service's."""
     try:
         yield
-    except ImageError as error:
-        raise IMAGE_ERRORS[type(error)](str(error)) from error
+    except DeviceError as error:
+        raise errors.DeviceFailure(str(error)) from error
+    except (OutOfMemory, MemoryError) as error:
+        raise errors.OutOfMemory(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class SlotItem:
+    """An item in a slot, where its answer is to be written.
+
+    Attributes:
+        data: the bytes of the slot.
+        floats: whether the item is made of 32-bit floats.
+    """
+
+    data: memoryview
+    floats: bool
+
+
+class SlotClassifier(ServedClassifier):
+    """Classifies items in slots, and writes their logits there."""
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of a slot."""
+        return exchange_bytes(self.classifier.spec)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The description of the model, as JSON; see `app.preparation.RemotePreparer`."""
+        return spec_to_json(self.classifier.spec)
+
+    def item(self, slot: memoryview, *, floats: bool) -> SlotItem:
+        """The item in a slot."""
+        return SlotItem(slot, floats)
+
+    def predict(self, items: Sequence[Any], top_k: int) -> list[Any]:
+        image_size = self.classifier.spec.preprocess.image_size
+        with device_errors():
+            logits = self.classifier.logits(
+                [read_item(item.data, item.floats, image_size) for item in items]
+            )
+        for item, row in zip(items, logits, strict=True):
+            write_logits(row, item.data)
+        return [None] * len(items)
+
+    def explain_pixels(self, pixels: bytes, head: int | None) -> bytes:
+        """A PNG of where the model looks, from what `RemotePreparer.prepare_explanation` made."""
+        return self.classifier.explainer.draw(
+            views_from_bytes(pixels, self.classifier.spec.preprocess), head
+        )

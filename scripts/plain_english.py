@@ -16,9 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CHECKED = [
     *("README.md", "CONTRIBUTING.md", "Dockerfile", "Makefile", "NOTICE", ".env.example"),
-    *("docker-compose.yml", "docker-compose.gpu.yml", "clients", "deploy", "docs"),
-    *("benchmarks", "documentation", "model", "scripts", "training"),
-    *("tests/model", "tests/training"),
+    *("docker-compose.yml", "docker-compose.gpu.yml", "app", "benchmarks", "clients", "deploy"),
+    *("docs", "documentation", "model", "scripts", "tests", "training"),
 ]
 SUFFIXES = {"", ".css", ".example", ".html", ".js", ".json", ".md", ".py", ".sh", ".yml"}
 THINGS = "images?|requests?|batches|items|rows|seconds|classes|weights|lines?|bytes|pixels"

@@ -31,21 +31,24 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> NoReturn:
     settings = follow_cloud(read_settings(**settings_in(args)), os.environ)
 
-    gc.disable()  # until the model is loaded: collections take a tenth of the start-up time
-    from app.loading import load_model
     from app.observability.logs import set_up_logs
 
     set_up_logs(settings.log_level, settings.log_format)
     for warning in unknown_variables():
         logging.getLogger("app.config.settings").warning(warning)
+    if settings.http_workers:
+        from app.processes.supervisor import supervise
+
+        exit_with(settings, partial(supervise, settings))
+
+    gc.disable()  # until the model is loaded: collections take a tenth of the start-up time
+    from app.loading import load_model
+
     serve_and_exit(settings, partial(load_model, settings))
 
 
 def serve_and_exit(settings: Settings, load: Callable[[], Classifier]) -> NoReturn:
-    """Serve until stopped, then end the process.
-
-    The exit code is 0 after a clean stop, 1 after a failure, and 2 for settings that cannot be
-    used. The reason is in the log; with a text log, it is also the last line on stderr.
+    """Serve with one process until stopped, then end it; see `exit_with`.
 
     Args:
         load: makes the classifier, in an inference thread.
@@ -53,8 +56,20 @@ def serve_and_exit(settings: Settings, load: Callable[[], Classifier]) -> NoRetu
     with without_opentelemetry(os.environ):
         from app.server.server import serve
 
+    exit_with(settings, partial(serve, settings, load))
+
+
+def exit_with(settings: Settings, serve: Callable[[], str | None]) -> NoReturn:
+    """Serve until stopped, then end the process.
+
+    The exit code is 0 after a clean stop, 1 after a failure, and 2 for settings that cannot be
+    used. The reason is in the log; with a text log, it is also the last line on stderr.
+
+    Args:
+        serve: returns why the service failed, or ``None``; raises `SettingsError`.
+    """
     try:
-        failure, code = serve(settings, load), 1
+        failure, code = serve(), 1
     except SettingsError as error:
         failure, code = str(error), 2
         for line in failure.splitlines():

@@ -18,6 +18,7 @@ EXPLANATIONS = 1  # images decoded for explanations at the same time
 # otherwise takes 4 (see `model.images.webp`), and other formats up to 8.
 BYTES_PER_PIXEL = 17
 OWN_GROUPS = Path("/proc/self/cgroup")
+MEMINFO = Path("/proc/meminfo")
 NO_LIMIT = 2**60  # cgroup v1 writes a larger number for an unlimited group
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,17 @@ def memory_limit(cgroups: Path = CGROUPS, own_groups: Path = OWN_GROUPS) -> int 
     """The lowest memory limit, in bytes, of this process's control groups, if there is one."""
     limits = (_read_limit(path) for path in _limit_files(cgroups, own_groups))
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def available_memory(meminfo: Path = MEMINFO) -> int | None:
+    """Bytes that can still be allocated without swapping; ``None`` if the system does not say."""
+    try:
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        available = 1024 * int(fields["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return None
+    limit = memory_limit()
+    return available if limit is None else min(available, limit)
 
 
 def warn_of_memory(settings: Settings, cores: int, weights: int, limit: int | None) -> None:

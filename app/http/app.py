@@ -20,7 +20,7 @@ from app.http.problems import add_error_handlers
 from app.http.route_table import RouteTable
 from app.http.routes import admin, cloud, explain, health, metrics, pages, predict
 from app.http.routes.oip import routes as oip
-from app.http.service import Service
+from app.http.service import Service, build_service
 from app.serving.classifier import Classifier
 from app.serving.lifecycle import Lifecycle
 
@@ -43,16 +43,26 @@ def create_app(
     on_loaded: Callable[[], None] = lambda: None,
     environ: Mapping[str, str] = os.environ,
 ) -> FastAPI:
-    """The whole service as one ASGI application, with its `Service` in ``state.service``.
+    """The whole service in one process, as one ASGI application.
 
     Args:
-        load, lifecycle, on_loaded, environ: see `Service`.
+        load, lifecycle, on_loaded, environ: see `build_service`.
 
     Raises:
         KeysError: the API key file is invalid.
         SettingsError: another setting is invalid.
     """
-    service = Service(settings, load, lifecycle or Lifecycle(), on_loaded, environ)
+    lifecycle = lifecycle or Lifecycle()
+    return application(build_service(settings, load, lifecycle, on_loaded, environ))
+
+
+def application(service: Service) -> FastAPI:
+    """A service as an ASGI application; its parts are in ``state.service``.
+
+    Raises:
+        SettingsError: a host, an origin or the path prefix cannot be used.
+    """
+    settings = service.settings
 
     def lifespan(_: FastAPI) -> AbstractAsyncContextManager[None]:
         return service.running()

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from app.config.cloud import read_contract
 from app.config.secret_files import read_secret
@@ -17,10 +17,12 @@ from app.observability.logs import log_request
 from app.observability.metrics import Metrics
 from app.observability.record import RequestRecord
 from app.serving.classifier import Classifier
-from app.serving.engine import Job
-from app.serving.engine_manager import Replacement
-from app.serving.errors import ReloadFailed
+from app.serving.engine_manager import EngineManager
+from app.serving.engines import Job, Replacement
+from app.serving.errors import ReloadFailed, ServiceError
+from app.serving.held_bytes import HeldBytes
 from app.serving.lifecycle import Lifecycle
+from app.serving.permits import CountedPermits
 from app.serving.pipeline import Pipeline
 from app.serving.side_thread import SideThread
 from app.serving.timings import Batch
@@ -31,50 +33,67 @@ if TYPE_CHECKING:  # OpenTelemetry is imported only where requests are traced
 logger = logging.getLogger(__name__)
 
 
+class ReloadFlag(Protocol):
+    """A gauge that is 1 after a reload that failed."""
+
+    def set(self, value: float) -> None: ...
+
+
+class RequestObserver(Protocol):
+    """Counts finished requests."""
+
+    def observe(self, record: RequestRecord) -> None: ...
+
+    def observe_refusal(self, error: ServiceError) -> None: ...
+
+
+class ServiceMetrics(Protocol):
+    """The metrics of the service, kept in this process or in another."""
+
+    @property
+    def requests(self) -> RequestObserver: ...
+
+    @property
+    def reload_failed(self) -> ReloadFlag: ...
+
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """All metrics in the format that a client accepts, and its media type."""
+
+
 class Service:
     """The parts of the service that routes and middleware use.
 
     Args:
-        load: makes the classifier, in an inference thread; see `app.loading.load_model`.
-        lifecycle: the state of the process, which the server changes, too.
-        on_loaded: called each time after a model has started to serve.
+        keys: the API keys; without them, routes that require one are open.
         environ: variables of a cloud's contract; see `app.config.cloud`.
 
     Attributes:
         has_admin_token: whether the routes below ``/admin`` exist.
 
     Raises:
-        KeysError: the API key file is invalid.
-        SettingsError: another setting is invalid.
+        SettingsError: a setting is invalid.
     """
 
     def __init__(
         self,
         settings: Settings,
-        load: Callable[[], Classifier],
         lifecycle: Lifecycle,
-        on_loaded: Callable[[], None],
+        pipeline: Pipeline,
+        metrics: ServiceMetrics,
+        keys: ApiKeys | None,
+        tracing: "Tracing | None",
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.settings = settings
         self.lifecycle = lifecycle
+        self.pipeline = pipeline
+        self.metrics = metrics
+        self.tracing = tracing
         self.contract = read_contract(settings, environ)
-        self._keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
+        self._keys = keys
         admin_token = read_admin_token(settings)
         self.has_admin_token = admin_token is not None
-        self.auth = Authenticator(self._keys, admin_token)
-        self.tracing = open_tracing() if settings.tracing else None
-        self.metrics = Metrics()
-        lifecycle.listen(self.metrics.show_state)
-        self.pipeline = Pipeline(
-            settings,
-            lifecycle,
-            load,
-            on_model=self.metrics.show_model,
-            on_loaded=on_loaded,
-            on_batch=self._observe_batch,
-        )
-        self.metrics.serving.watch(self.pipeline, settings)
+        self.auth = Authenticator(keys, admin_token)
         self.side_thread = SideThread()
 
     @asynccontextmanager
@@ -109,11 +128,6 @@ class Service:
         if record.trace:
             record.trace.end(record)
 
-    def _observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
-        self.metrics.batches.observe(batch, padding)
-        if self.tracing:
-            self.tracing.observe_batch(batch, padding, jobs)
-
     def _read_new_keys(self) -> Callable[[], None]:
         """Read the API keys, and return a function that activates them; raises `ReloadFailed`."""
         if not self._keys:
@@ -123,6 +137,49 @@ class Service:
         except KeysError as error:
             logger.warning("not reloaded: %s", error)
             raise ReloadFailed(f"{error}; the keys and the model are unchanged") from error
+
+
+def build_service(
+    settings: Settings,
+    load: Callable[[], Classifier],
+    lifecycle: Lifecycle,
+    on_loaded: Callable[[], None],
+    environ: Mapping[str, str],
+) -> Service:
+    """The service with all of its parts in this process.
+
+    Args:
+        load: makes the classifier, in an inference thread; see `app.loading.load_model`.
+        lifecycle: the state, which the server reads and changes.
+        on_loaded: called after each model that begins to serve.
+
+    Raises:
+        KeysError: the file of API keys cannot be used.
+        SettingsError: see `Service`; or requests cannot be traced.
+    """
+    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
+    tracing = open_tracing() if settings.tracing else None
+    metrics = Metrics()
+    lifecycle.listen(metrics.show_state)
+
+    def observe_batch(batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
+        metrics.batches.observe(batch, padding)
+        if tracing:
+            tracing.observe_batch(batch, padding, jobs)
+
+    engines = EngineManager(
+        settings,
+        lifecycle,
+        load,
+        on_model=metrics.show_model,
+        on_loaded=on_loaded,
+        on_batch=observe_batch,
+    )
+    permits = CountedPermits(settings.max_queue_size)
+    held = HeldBytes(settings.max_queue_bytes)
+    pipeline = Pipeline(settings, lifecycle, engines, permits, held)
+    metrics.serving.watch(pipeline, settings)
+    return Service(settings, lifecycle, pipeline, metrics, keys, tracing, environ)
 
 
 def read_admin_token(settings: Settings) -> str | None:

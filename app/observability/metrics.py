@@ -1,5 +1,9 @@
 """All metrics: names, units, labels and buckets."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Protocol
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -10,14 +14,15 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
+from prometheus_client.exposition import choose_encoder
 
 from app.config.cpu_quota import usable_cores
 from app.config.settings import Settings
 from app.observability.record import RequestRecord
 from app.serving.classifier import ModelInfo
+from app.serving.engines import Progress
 from app.serving.errors import ServiceError, rejection_reasons
 from app.serving.lifecycle import State
-from app.serving.pipeline import Pipeline
 from app.serving.timings import PHASES, Batch
 
 SECONDS = (
@@ -43,6 +48,7 @@ class Metrics:
         self.batches = BatchMetrics(registry)
         self.serving = ServingMetrics(registry)
         self.connections = ConnectionMetrics(registry)
+        self.workers = WorkerMetrics(registry)
         self.reload_failed = Gauge(
             "xcit_reload_failed",
             "1 after a failed reload, until one succeeds.",
@@ -50,6 +56,11 @@ class Metrics:
         )
         self._state = Gauge("xcit_state", "1 for the current state.", ["state"], registry=registry)
         self._model = Info("xcit_model", "The model that is served.", registry=registry)
+
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """All metrics in the format that ``accept`` names, and its media type."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self.registry), media_type
 
     def show_state(self, current: State) -> None:
         for state in State:
@@ -98,21 +109,37 @@ class RequestMetrics:
 
     def observe(self, record: RequestRecord) -> None:
         """Count a finished request; called once per request."""
-        code = str(record.status)
-        exemplar = record.trace.ids if record.trace and record.trace.sampled else None
-        self._requests.labels(record.endpoint, code).inc()
-        self._duration.labels(record.endpoint).observe(record.timings.total(), exemplar)
-        for phase, seconds in record.timings.phases.items():
+        self.count(*record.summary())
+
+    def count(
+        self,
+        endpoint: str,
+        status: int,
+        duration: float,
+        phases: Mapping[str, float],
+        rejection: str | None,
+        client: str | None,
+        exemplar: dict[str, str] | None,
+    ) -> None:
+        """Count a finished request by its summary; see `RequestRecord.summary`."""
+        code = str(status)
+        self._requests.labels(endpoint, code).inc()
+        self._duration.labels(endpoint).observe(duration, exemplar)
+        for phase, seconds in phases.items():
             self._phases[phase].observe(seconds, exemplar)
-        if record.rejection is not None:
-            self._rejected.labels(record.rejection).inc()
-        if record.client is not None:
-            self._client_requests.labels(record.client, code).inc()
+        if rejection is not None:
+            self._rejected.labels(rejection).inc()
+        if client is not None:
+            self._client_requests.labels(client, code).inc()
 
     def observe_refusal(self, error: ServiceError) -> None:
         """Count a request whose head was late, too large or invalid; called once per request."""
-        self._requests.labels("unmatched", str(error.status)).inc()
-        self._rejected.labels(error.reason()).inc()
+        self.count_refusal(error.status, error.reason())
+
+    def count_refusal(self, status: int, reason: str) -> None:
+        """Count a request that the application has not seen."""
+        self._requests.labels("unmatched", str(status)).inc()
+        self._rejected.labels(reason).inc()
 
 
 class BatchMetrics:
@@ -137,9 +164,28 @@ class BatchMetrics:
     def observe(self, batch: Batch, padding: int) -> None:
         """Count a batch with ``padding`` extra rows, unless it failed."""
         if batch.error is None:
-            self._size.observe(batch.size)
-            self._padding.inc(padding)
-            self._busy.inc(batch.seconds)
+            self.count(batch.size, padding, batch.seconds)
+
+    def count(self, size: int, padding: int, seconds: float) -> None:
+        """Count a batch that succeeded."""
+        self._size.observe(size)
+        self._padding.inc(padding)
+        self._busy.inc(seconds)
+
+
+class Watched(Protocol):
+    """What `ServingMetrics` shows: a `Pipeline`, or the supervisor of several processes."""
+
+    @property
+    def progress(self) -> Progress: ...
+    @property
+    def admitted(self) -> int: ...
+    @property
+    def held_bytes(self) -> int: ...
+    @property
+    def stuck_decoders(self) -> int: ...
+    @property
+    def info(self) -> ModelInfo | None: ...
 
 
 class ServingMetrics:
@@ -171,9 +217,9 @@ class ServingMetrics:
         self._streams = gauge("xcit_streams", "Maximum number of batches run in parallel.")
         self._cores = gauge("xcit_cores", "Cores that the process may use, by affinity and quota.")
 
-    def watch(self, pipeline: Pipeline, settings: Settings) -> None:
+    def watch(self, pipeline: Watched, settings: Settings) -> None:
         """Read the state of ``pipeline`` at each scrape, and set its limits."""
-        self._queue_depth.set_function(lambda: pipeline.queue_depth)
+        self._queue_depth.set_function(lambda: pipeline.progress.queue_depth)
         self._admitted.set_function(lambda: pipeline.admitted)
         self._held_bytes.set_function(lambda: pipeline.held_bytes)
         self._stuck_decoders.set_function(lambda: pipeline.stuck_decoders)
@@ -201,3 +247,27 @@ class ConnectionMetrics:
             "Connections closed or refused because the maximum number was open.",
             registry=registry,
         )
+
+
+class WorkerMetrics:
+    """HTTP workers, if the service has several processes."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._workers = Gauge(
+            "xcit_http_workers", "HTTP worker processes; 0 with one process.", registry=registry
+        )
+        self._connections = Gauge(
+            "xcit_worker_connections",
+            "Open connections of an HTTP worker.",
+            ["worker"],
+            registry=registry,
+        )
+        self.restarts = Counter(
+            "xcit_worker_restarts", "HTTP workers that ended and were replaced.", registry=registry
+        )
+
+    def watch(self, workers: int, connections: Callable[[int], int]) -> None:
+        """Read the number of connections of each worker at each scrape."""
+        self._workers.set(workers)
+        for number in range(workers):
+            self._connections.labels(str(number)).set_function(partial(connections, number))

@@ -3,7 +3,7 @@
 import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.serving.timings import Timings
 from app.serving.trace import Trace
@@ -41,6 +41,19 @@ class RequestRecord:
     deadline: float = math.inf  # on the clock of ``timings``
     client: str | None = None  # the name of its API key
     trace: RequestTrace | None = None
+
+    def summary(self) -> list[Any]:
+        """The arguments of `RequestMetrics.count`, as JSON can carry them."""
+        trace = self.trace
+        return [
+            self.endpoint,
+            self.status,
+            self.timings.total(),
+            self.timings.phases,
+            self.rejection,
+            self.client,
+            trace.ids if trace and trace.sampled else None,
+        ]
 
 
 current_record: ContextVar[RequestRecord | None] = ContextVar("current_record", default=None)

@@ -29,6 +29,7 @@ from opentelemetry.trace import (
     SpanContext,
     SpanKind,
     StatusCode,
+    TraceFlags,
     Tracer,
     format_span_id,
     format_trace_id,
@@ -40,7 +41,7 @@ from starlette.types import Scope
 from app.observability.logs import RateLimit
 from app.observability.otel_environment import check_environment, read_propagators
 from app.observability.record import SHOWN, RequestRecord
-from app.serving.engine import Job
+from app.serving.engines import Job
 from app.serving.errors import ServiceError
 from app.serving.timings import Batch
 
@@ -114,7 +115,11 @@ class Tracing:
                 "xcit.batch.padding": padding,
                 "xcit.stream": batch.thread,
             },
-            links=[Link(trace.context) for trace in traces if isinstance(trace, RequestSpan)],
+            links=[
+                Link(trace.context)
+                for trace in traces
+                if isinstance(trace, RequestSpan | RemoteRequest)
+            ],
             start_time=nanoseconds(batch.started) + shift,
         )
         self._spans_of_batches[batch] = span.get_span_context()
@@ -123,6 +128,19 @@ class Tracing:
             span.set_status(StatusCode.ERROR)
             span.record_exception(batch.error)
         span.end(nanoseconds(batch.started + batch.seconds) + shift)
+
+    def remote_request(self, span: bytes) -> "RemoteRequest":
+        """The span of a request in another process."""
+        return RemoteRequest(span)
+
+    def batch_span(self, batch: Batch) -> bytes:
+        """The span of a batch for the process whose request was in it; empty without a span."""
+        context = self._spans_of_batches.get(batch)
+        return pack(context) if context else b""
+
+    def add_batch_span(self, batch: Batch, span: bytes) -> None:
+        """Link requests to the span of a batch that ran in another process."""
+        self._spans_of_batches[batch] = unpack(span)
 
     async def close(self) -> None:
         """Send the remaining spans, for at most `FLUSH` seconds."""
@@ -141,6 +159,35 @@ class Tracing:
         if self._sender:
             provider.add_span_processor(self._sender)
         return provider.get_tracer("xcit-serve")
+
+
+class RemoteRequest:
+    """The span of a request in another process, for the links of batches.
+
+    Args:
+        span: from `RequestSpan.packed`.
+    """
+
+    sampled = True
+
+    def __init__(self, span: bytes) -> None:
+        self.packed = span
+        self.context = unpack(span)
+
+    def note(self, error: Exception) -> None:
+        """Nothing: the other process gets the error and records it."""
+
+
+def pack(context: SpanContext) -> bytes:
+    """Trace id, span id and flags of a span, in 25 bytes."""
+    ids = context.trace_id.to_bytes(16, "big") + context.span_id.to_bytes(8, "big")
+    return ids + bytes([context.trace_flags])
+
+
+def unpack(span: bytes) -> SpanContext:
+    """The span that `pack` wrote."""
+    trace_id, span_id = int.from_bytes(span[:16], "big"), int.from_bytes(span[16:24], "big")
+    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(span[24]))
 
 
 class RequestSpan:
@@ -166,6 +213,7 @@ class RequestSpan:
         trace_id, span_id = format_trace_id(context.trace_id), format_span_id(context.span_id)
         self.ids = {"trace_id": trace_id, "span_id": span_id}
         self.sampled = context.trace_flags.sampled
+        self.packed = pack(context) if self.sampled else b""
         self.header = f"00-{trace_id}-{span_id}-{context.trace_flags:02x}".encode()
 
     def note(self, error: Exception) -> None:

@@ -2,11 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from app.serving.errors import Overloaded, ServiceError, TooManyImages
 from app.serving.held_bytes import HeldBytes, Hold, current
+from app.serving.permits import Permits
 from app.serving.throughput import Throughput
 
 MAX_RETRY_AFTER = 60
@@ -18,6 +20,8 @@ class Admission:
     An upload in progress holds the bytes that have arrived, but no slot for an image.
 
     Args:
+        permits: one for each image that may be admitted.
+        held: the bytes of all requests, and their limit.
         at_once: images that are processed in parallel. While fewer are admitted, no request is
             refused because of the estimated wait.
         clock: monotonic seconds; the clock of all deadlines.
@@ -25,17 +29,17 @@ class Admission:
 
     def __init__(
         self,
-        max_images: int,
-        max_bytes: int,
+        permits: Permits,
+        held: HeldBytes,
         *,
         at_once: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.images = 0
-        self._max_images = max_images
+        self.images = 0  # of this process
+        self._permits = permits
         self._at_once = at_once
         self._clock = clock
-        self._held = HeldBytes(max_bytes)
+        self._held = held
         self._throughput = Throughput(clock)
 
     @property
@@ -52,20 +56,24 @@ class Admission:
         return current(Hold(self._held, self._overloaded))
 
     @contextmanager
-    def admit(self, deadline: float = math.inf, count: int = 1) -> Iterator[None]:
-        """Hold slots for ``count`` images; raises as `check` does."""
+    def admit(self, deadline: float = math.inf, count: int = 1) -> Iterator[Sequence[Any]]:
+        """Hold permits for ``count`` images; raises as `check` does."""
         self.check(deadline, count)
+        permits = self._permits.take(count)
+        if permits is None:  # other processes took the last ones after the check
+            raise self._full()
         self._throughput.begin()
         self.images += count
         served = False
         try:
-            yield
+            yield permits
             served = True
         except ServiceError as error:
             served = error.status < 500  # an invalid image has been processed, too
             raise
         finally:
             self.images -= count
+            self._permits.give_back(permits)
             if served:
                 self._throughput.end(count)
             if not self.images:
@@ -78,10 +86,11 @@ class Admission:
             Overloaded: the service is full, or the last image would miss its deadline.
             TooManyImages: ``count`` exceeds the number of slots.
         """
-        if count > self._max_images:
-            raise TooManyImages(f"{count} images in one request; the maximum is {self._max_images}")
-        if self.images + count > self._max_images:
-            raise self._overloaded(f"{self.images} images are being served")
+        most = self._permits.total
+        if count > most:
+            raise TooManyImages(f"{count} images in one request; the maximum is {most}")
+        if self._permits.used + count > most:
+            raise self._full()
         if self._held.full:
             raise self._overloaded(f"{self.bytes} bytes of images are held")
         left, expected = deadline - self._clock(), self.expected_wait(count)
@@ -101,6 +110,9 @@ class Admission:
     def retry_after(self) -> int:
         """Estimated whole seconds to serve the admitted images."""
         return max(1, min(MAX_RETRY_AFTER, math.ceil(self.expected_wait())))
+
+    def _full(self) -> Overloaded:
+        return self._overloaded(f"{self._permits.used} images are being served")
 
     def _overloaded(self, full: str) -> Overloaded:
         seconds = self.retry_after()

@@ -139,6 +139,19 @@ class MicroBatcher(Generic[Item, Result]):
             TimeoutError: no thread took the item before ``deadline``.
             Exception: ``run_batch`` raised it for this item alone.
         """
+        entry = self.enqueue(item, deadline)
+        try:
+            return await entry.future
+        finally:
+            self.withdraw(entry)
+            del entry  # the future's exception refers to this frame: avoid a cycle
+
+    def enqueue(self, item: Item, deadline: float = math.inf) -> Entry[Item, Result]:
+        """Add an item to the queue; its ``future`` gets what `submit` returns or raises.
+
+        Raises:
+            QueueFull, BatcherClosed, DeviceFailure: see `submit`.
+        """
         if self._end is not None:
             raise self._end()
         if len(self._queue) >= self._max_queue_size:
@@ -147,11 +160,14 @@ class MicroBatcher(Generic[Item, Result]):
         entry = Entry(item, future, self._clock(), deadline)
         self._queue[entry] = None
         self._wake()
-        try:
-            return await future
-        finally:
-            self._queue.pop(entry, None)
-            del future, entry  # the future's exception refers to this frame: avoid a cycle
+        return entry
+
+    def withdraw(self, entry: Entry[Item, Result]) -> bool:
+        """Remove an item from the queue; returns whether it was still waiting."""
+        if entry in self._queue:
+            del self._queue[entry]
+            return True
+        return False
 
     async def _serve(self, thread: int) -> None:
         while True:

@@ -4,26 +4,17 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 from app.config.settings import Settings
-from app.serving.batcher import MicroBatcher, Outcome
+from app.serving.batcher import Entry, MicroBatcher, Outcome
 from app.serving.classifier import Classification, Classifier, ModelInfo
+from app.serving.engines import Job
 from app.serving.errors import DeviceFailure, OutOfMemory
 from app.serving.timings import Batch
-from app.serving.trace import Trace
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """An item, the number of classes that its caller wants, and its trace."""
-
-    item: Any
-    top_k: int
-    trace: Trace | None = None
 
 
 class Engine:
@@ -76,6 +67,14 @@ class Engine:
     async def run(self, job: Job, deadline: float) -> Outcome[Classification]:
         """Classify one item; raises as `MicroBatcher.submit` does."""
         return await self._batcher.submit(job, deadline=deadline)
+
+    def enqueue(self, job: Job, deadline: float) -> Entry[Job, Classification]:
+        """See `MicroBatcher.enqueue`."""
+        return self._batcher.enqueue(job, deadline)
+
+    def withdraw(self, entry: Entry[Job, Classification]) -> bool:
+        """See `MicroBatcher.withdraw`."""
+        return self._batcher.withdraw(entry)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from app.config.settings import Settings
 from app.serving.classifier import Classifier, ModelInfo
-from app.serving.engine import Engine, Job, load_and_warm_up
+from app.serving.engine import Engine, load_and_warm_up
+from app.serving.engines import RETRY_ELSEWHERE, Job, Progress, Replacement
 from app.serving.errors import (
     Draining,
     NotReady,
@@ -18,17 +18,7 @@ from app.serving.errors import (
 from app.serving.lifecycle import Lifecycle, State
 from app.serving.timings import Batch
 
-RETRY_ELSEWHERE = 2  # seconds; a replica in this state will soon have ended or be ready
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Replacement:
-    """The model that a reload started, and the model that it replaced."""
-
-    new: ModelInfo
-    old: ModelInfo
 
 
 class EngineManager:
@@ -47,9 +37,9 @@ class EngineManager:
         lifecycle: Lifecycle,
         load: Callable[[], Classifier],
         *,
-        on_model: Callable[[ModelInfo], None],
-        on_loaded: Callable[[], None],
-        on_batch: Callable[[Batch, int, Sequence[Job]], None],
+        on_model: Callable[[ModelInfo], None] = lambda info: None,
+        on_loaded: Callable[[], None] = lambda: None,
+        on_batch: Callable[[Batch, int, Sequence[Job]], None] = lambda batch, padding, jobs: None,
     ) -> None:
         self._settings = settings
         self._lifecycle = lifecycle
@@ -59,6 +49,12 @@ class EngineManager:
         self._on_batch = on_batch
         self._reloading = False
         self._engine: Engine | None = None
+        self._images = self._batches = 0
+
+    @property
+    def progress(self) -> Progress:
+        waiting = self._engine.queue_depth if self._engine else 0
+        return Progress(self._images, self._batches, waiting)
 
     @property
     def current(self) -> Engine | None:
@@ -144,10 +140,16 @@ class EngineManager:
             classifier,
             threads,
             self._settings,
-            on_batch=self._on_batch,
+            on_batch=self._observe_batch,
             on_failure=lambda error: self._lifecycle.fail(f"inference failed: {error}"),
         )
 
     def _use(self, engine: Engine) -> None:
         self._engine = engine
         self._on_model(engine.info)
+
+    def _observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
+        if batch.error is None:
+            self._images += batch.size
+            self._batches += 1
+        self._on_batch(batch, padding, jobs)

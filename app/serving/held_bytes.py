@@ -12,12 +12,21 @@ class HeldBytes:
     """The bytes of all requests, and their limit."""
 
     def __init__(self, maximum: int) -> None:
-        self.total = 0
         self.maximum = maximum
+        self._own = 0  # of this process
+
+    @property
+    def total(self) -> int:
+        """The bytes held in all processes."""
+        return self._own
 
     @property
     def full(self) -> bool:
         return self.total >= self.maximum
+
+    def add(self, size: int) -> None:
+        """Add bytes of this process, or remove them if ``size`` is negative."""
+        self._own += size
 
 
 class Hold:
@@ -40,10 +49,12 @@ class Hold:
 
     def __call__(self, size: int) -> None:
         """Add ``size`` bytes, which may be negative; raises at the limit."""
-        if size > 0 and self._held.total + size > self._held.maximum:
-            raise self._overloaded(f"{self._held.total} bytes of images are held")
         self._size += size
         self._count(self._size)
+        if size > 0 and (total := self._held.total) > self._held.maximum:
+            self._size -= size
+            self._count(self._size)
+            raise self._overloaded(f"{total - size} bytes of images are held")
 
     def set_size(self, size: int) -> None:
         """Replace the number of bytes, after others have been released."""
@@ -67,7 +78,7 @@ class Hold:
         self._count(min(self._size, self._kept))
 
     def _count(self, size: int) -> None:
-        self._held.total += size - self._counted
+        self._held.add(size - self._counted)
         self._counted = size
 
 

@@ -14,9 +14,8 @@ from app.config.settings import Settings
 from app.serving.admission import Admission
 from app.serving.answers import Answer, Answers
 from app.serving.batcher import BatcherClosed, QueueFull
-from app.serving.classifier import Classifier, Input, ModelInfo
-from app.serving.engine import Engine, Job
-from app.serving.engine_manager import RETRY_ELSEWHERE, EngineManager, Replacement
+from app.serving.classifier import Input, ModelInfo
+from app.serving.engines import RETRY_ELSEWHERE, Engines, Job, Progress, Replacement, ServingEngine
 from app.serving.errors import (
     DeadlineExceeded,
     DeviceFailure,
@@ -27,9 +26,10 @@ from app.serving.errors import (
     ServiceError,
     drop_tracebacks,
 )
-from app.serving.held_bytes import Hold, keep, size_of
+from app.serving.held_bytes import HeldBytes, Hold, keep, size_of
 from app.serving.lifecycle import Lifecycle
-from app.serving.timings import Batch, Timings
+from app.serving.permits import CountedPermits, Permits
+from app.serving.timings import Timings
 from app.serving.trace import current_trace
 from app.serving.worker_pool import WorkerPool
 
@@ -45,44 +45,31 @@ class Pipeline:
     """Admits, decodes and classifies images, on an engine that can be replaced.
 
     Args:
-        load, on_model, on_loaded: see `EngineManager`.
-        on_batch: see `Engine`.
-
-    Attributes:
-        images, batches: the numbers of classified images and of their batches since the start.
+        engines: the source of the engine that serves.
+        admission: bounds on images and on the bytes of requests.
     """
 
     def __init__(
         self,
         settings: Settings,
         lifecycle: Lifecycle,
-        load: Callable[[], Classifier],
-        *,
-        on_model: Callable[[ModelInfo], None] = lambda info: None,
-        on_loaded: Callable[[], None] = lambda: None,
-        on_batch: Callable[[Batch, int, Sequence[Job]], None] = lambda batch, padding, jobs: None,
+        engines: Engines,
+        permits: Permits,
+        held: HeldBytes,
     ) -> None:
         self._settings = settings
-        self._on_batch = on_batch
-        self._engines = EngineManager(
-            settings,
-            lifecycle,
-            load,
-            on_model=on_model,
-            on_loaded=on_loaded,
-            on_batch=self._observe_batch,
-        )
+        self._engines = engines
+        self._permits = permits
         workers = settings.preprocess_workers or usable_cores()
-        self._admission = Admission(
-            settings.max_queue_size, settings.max_queue_bytes, at_once=workers
-        )
+        self._admission = Admission(permits, held, at_once=workers)
         self._decoders = WorkerPool(
             workers, "decoder", stuck_after=STUCK_AFTER, on_lost=lifecycle.fail
         )
         # One thread, so that explanations take at most one core from predictions.
         self._explainers = WorkerPool(1, "explainer", stuck_after=STUCK_AFTER)
-        self._explanations = Admission(MAX_EXPLANATIONS, settings.max_queue_bytes)
-        self.images = self.batches = 0
+        self._explanations = Admission(
+            CountedPermits(MAX_EXPLANATIONS), HeldBytes(settings.max_queue_bytes)
+        )
 
     @property
     def info(self) -> ModelInfo | None:
@@ -95,14 +82,14 @@ class Pipeline:
         return self._engines.open.info
 
     @property
-    def queue_depth(self) -> int:
-        """The number of preprocessed images that wait for a batch."""
-        return engine.queue_depth if (engine := self._engines.current) else 0
+    def progress(self) -> Progress:
+        """The numbers of classified and waiting images, and of batches."""
+        return self._engines.progress
 
     @property
     def admitted(self) -> int:
         """The number of admitted, unanswered images."""
-        return self._admission.images
+        return self._permits.used
 
     @property
     def held_bytes(self) -> int:
@@ -119,7 +106,7 @@ class Pipeline:
         await self._engines.start()
 
     async def reload(self, activate: Callable[[], None] = lambda: None) -> Replacement:
-        """See `EngineManager.reload`."""
+        """See `Engines.reload`."""
         return await self._engines.reload(activate)
 
     async def stop(self) -> None:
@@ -151,8 +138,8 @@ class Pipeline:
             ServiceError: the image cannot be classified.
         """
         engine = self._engines.open
-        with self._admission.admit(deadline), engine.in_use():
-            return await self._classify(engine, image, top_k, deadline, timings)
+        with self._admission.admit(deadline) as (permit,), engine.in_use():
+            return await self._classify(engine, image, top_k, deadline, timings, permit)
 
     async def predict_many(
         self, images: Sequence[Input], top_k: int, deadline: float, timings: Timings
@@ -166,11 +153,11 @@ class Pipeline:
         """
         engine = self._engines.open
         image_timings = [Timings(timings.started) for _ in images]
-        with self._admission.admit(deadline, len(images)), engine.in_use():
+        with self._admission.admit(deadline, len(images)) as permits, engine.in_use():
             found = await asyncio.gather(
                 *(
-                    self._classify(engine, image, top_k, deadline, of_image)
-                    for image, of_image in zip(images, image_timings, strict=True)
+                    self._classify(engine, image, top_k, deadline, of_image, permit)
+                    for image, of_image, permit in zip(images, image_timings, permits, strict=True)
                 ),
                 return_exceptions=True,
             )
@@ -203,13 +190,19 @@ class Pipeline:
             return drawn.result
 
     async def _classify(
-        self, engine: Engine, image: Input, top_k: int, deadline: float, timings: Timings
+        self,
+        engine: ServingEngine,
+        image: Input,
+        top_k: int,
+        deadline: float,
+        timings: Timings,
+        permit: Any,
     ) -> Answer:
         info = engine.info
         try:
             async with asyncio.timeout_at(deadline):
                 item = await self._decode(engine.classifier.preprocess, image, timings)
-                job = Job(item, min(top_k, info.num_classes), current_trace.get())
+                job = Job(item, min(top_k, info.num_classes), current_trace.get(), permit)
                 outcome = await engine.run(job, deadline)
         except TimeoutError as error:
             raise _too_late(deadline, timings) from error
@@ -240,12 +233,6 @@ class Pipeline:
         timings.add("preprocess", timed.begun, timed.ended)
         timings.add("queue", queued, timed.begun)
         return timed.result
-
-    def _observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
-        if batch.error is None:
-            self.images += batch.size
-            self.batches += 1
-        self._on_batch(batch, padding, jobs)
 
 
 def _too_late(deadline: float, timings: Timings) -> DeadlineExceeded:

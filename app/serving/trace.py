@@ -11,6 +11,10 @@ class Trace(Protocol):
     def sampled(self) -> bool:
         """Whether the trace is recorded."""
 
+    @property
+    def packed(self) -> bytes:
+        """The span for another process, in 25 bytes; empty if it is not recorded."""
+
     def note(self, error: Exception) -> None:
         """Record an error of the request."""
 

@@ -36,6 +36,7 @@ from model.inference.tuning import (
     time_sizes,
 )
 from model.metadata.description import Overrides
+from model.scores import Logits
 from model.spec import ModelSpec
 
 DEFAULT_BACKEND = BackendOptions()
@@ -209,7 +210,11 @@ class Classifier:
         return (next(bucket for bucket in self.buckets if bucket >= count),)
 
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
-        """Classify each item and return its ``top_k`` best classes.
+        """Classify each item and return its ``top_k`` best classes; raises as `logits` does."""
+        return label(self.logits(items), top_k, self.spec)
+
+    def logits(self, items: Sequence[AnyPixels]) -> Logits:
+        """Compute the logits of each item, ``(items, classes)``.
 
         Raises:
             ModelError: the network's output is not finite.
@@ -222,7 +227,8 @@ class Classifier:
         logits = np.concatenate([self.backend.logits(batch) for batch in batches])[: len(items)]
         if not np.isfinite(logits).all():
             raise ModelError("the network's output is NaN or infinite for an image of this batch")
-        return label(logits, top_k, self.spec)
+        found: Logits = logits
+        return found
 
 
 def load_classifier(

@@ -9,7 +9,6 @@ import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,21 +21,14 @@ from model.errors import ModelError
 from model.families.simplify import baseline
 from model.families.xcit import ClassAttention
 from model.families.xcit_published import ClassAttention as PublishedClassAttention
-from model.images.preprocess import DEFAULT_MAX_PIXELS, Pixels, preprocess_sizes
+from model.images.preprocess import DEFAULT_MAX_PIXELS, Pixels
+from model.inference.views import Views, prepare_views
 from model.metadata.description import Overrides
 from model.spec import ModelSpec
 
 Attention = NDArray[np.float32]
 
 
-class Views(NamedTuple):
-    """One image at two sizes."""
-
-    seen: Pixels  # by the network
-    shown: Pixels
-
-
-SIDE = 448  # minimum pixels per side of the drawn image
 STRENGTH = 0.6  # opacity of the colour where attention is highest
 # From black over violet and orange to light yellow, with brightness rising throughout, so that the
 # scale is readable in black and white and by colour-blind people.
@@ -77,10 +69,8 @@ class Explainer:
         return self.draw(self.prepare(data), head)
 
     def prepare(self, data: bytes) -> Views:
-        """The two views of an encoded image, from one decode; raises like `preprocess`."""
-        spec = self._spec.preprocess
-        sizes = (spec.image_size, max(SIDE, spec.image_size))
-        return Views(*preprocess_sizes(data, spec, sizes, max_pixels=self._max_pixels))
+        """See `prepare_views`."""
+        return prepare_views(data, self._spec.preprocess, self._max_pixels)
 
     def draw(self, views: Views, head: int | None = None) -> bytes:
         """Draw the attention of a head, or the mean of all heads, over the shown view, as a PNG.

@@ -1,6 +1,7 @@
 """A fake classifier whose batches wait at a gate, and clients of the application on it."""
 
 import asyncio
+import os
 import threading
 from array import array
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from app.http.app import create_app
 from app.serving.classifier import Input, ModelInfo, Tensor
 from app.serving.errors import DeviceFailure, InvalidImage
 from app.serving.lifecycle import Lifecycle, State
+
+from .remote import use_remote_engines
 
 INFO = ModelInfo(
     name="fake",
@@ -121,6 +124,10 @@ class FakeClassifier:
         best = int(item) if item.isdigit() else 0
         order = [best, *(i for i in range(10) if i != best)]
         return [FakePrediction(i, f"class_{i}", 0.9 / 2**n) for n, i in enumerate(order[:top_k])]
+
+
+if os.environ.get("XCIT_TEST_ENGINE") == "remote":
+    use_remote_engines()
 
 
 @pytest.fixture

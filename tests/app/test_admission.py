@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from app.serving.admission import Admission
 from app.serving.errors import DeadlineExceeded, InvalidImage, Overloaded, ServiceError
-from app.serving.held_bytes import keep
+from app.serving.held_bytes import HeldBytes, keep
+from app.serving.permits import CountedPermits
 
 
 class Clock:
@@ -28,7 +29,7 @@ def clock() -> Clock:
 
 
 def test_images_are_limited_and_slots_are_released() -> None:
-    admission = Admission(max_images=2, max_bytes=100)
+    admission = Admission(CountedPermits(2), HeldBytes(100))
     with admission.admit(), admission.admit():
         with pytest.raises(Overloaded, match="2 images are being served"), admission.admit():
             pass
@@ -39,7 +40,7 @@ def test_images_are_limited_and_slots_are_released() -> None:
 
 
 def test_bytes_are_limited_while_they_arrive() -> None:
-    admission = Admission(max_images=10, max_bytes=100)
+    admission = Admission(CountedPermits(10), HeldBytes(100))
     with admission.upload() as one, admission.upload() as other:
         one(60)
         other(30)
@@ -53,7 +54,7 @@ def test_bytes_are_limited_while_they_arrive() -> None:
 
 
 def test_slow_upload_takes_no_slot() -> None:
-    admission = Admission(max_images=1, max_bytes=100)
+    admission = Admission(CountedPermits(1), HeldBytes(100))
     with admission.upload() as hold:
         hold(1)
         with admission.admit():
@@ -61,7 +62,7 @@ def test_slow_upload_takes_no_slot() -> None:
 
 
 def test_failed_request_releases_its_slot_and_bytes() -> None:
-    admission = Admission(max_images=1, max_bytes=100)
+    admission = Admission(CountedPermits(1), HeldBytes(100))
 
     def fail() -> None:
         with admission.upload() as hold, admission.admit():
@@ -83,7 +84,7 @@ def fill(admission: Admission, images: int) -> ExitStack:
 
 def busy(clock: Clock, *, images: int, rate: float, at_once: int = 1) -> Admission:
     """The admission of a service that has run batches of four at ``rate`` images per second."""
-    admission = Admission(max_images=2000, max_bytes=100, at_once=at_once, clock=clock)
+    admission = Admission(CountedPermits(2000), HeldBytes(100), at_once=at_once, clock=clock)
     admission.images = images
     for _ in range(20):
         batch = fill(admission, 4)
@@ -93,14 +94,14 @@ def busy(clock: Clock, *, images: int, rate: float, at_once: int = 1) -> Admissi
 
 
 def test_retry_after_is_the_queue_over_the_measured_throughput(clock: Clock) -> None:
-    assert Admission(max_images=100, max_bytes=10**6).retry_after() == 1
+    assert Admission(CountedPermits(100), HeldBytes(10**6)).retry_after() == 1
     assert busy(clock, images=1, rate=8).retry_after() == 1
     assert busy(clock, images=30, rate=4).retry_after() == 8  # 7.5, whole seconds
     assert busy(clock, images=1000, rate=4).retry_after() == 60
 
 
 def test_invalid_images_count_as_served_and_late_images_do_not(clock: Clock) -> None:
-    admission = Admission(max_images=1000, max_bytes=100, clock=clock)
+    admission = Admission(CountedPermits(1000), HeldBytes(100), clock=clock)
     waiting = fill(admission, 10)
     for error in (InvalidImage("no"), DeadlineExceeded("late")) * 50:
         clock.now += 0.05
@@ -130,7 +131,7 @@ def test_request_that_would_miss_its_deadline_is_refused(clock: Clock) -> None:
 
 
 def test_no_request_is_refused_while_the_throughput_is_unknown(clock: Clock) -> None:
-    admission = Admission(max_images=10, max_bytes=100, clock=clock)
+    admission = Admission(CountedPermits(10), HeldBytes(100), clock=clock)
     with fill(admission, 9):
         admission.check(clock.now + 0.001)
 
@@ -155,7 +156,7 @@ def test_bytes_are_counted_while_a_decoder_reads_them(
     steps: list[tuple[int, int]],
 ) -> None:
     """Requests hold bytes and end, and decoders of their bytes start and end, in any order."""
-    admission = Admission(max_images=10, max_bytes=1000)
+    admission = Admission(CountedPermits(10), HeldBytes(1000))
     requests: list[tuple[ExitStack, int]] = []  # with the numbers of their bytes
     decoders: list[tuple[Callable[[], None], int]] = []
     for kind, size in steps:
@@ -182,7 +183,7 @@ def test_bytes_are_counted_while_a_decoder_reads_them(
 
 
 def test_buffer_shared_by_decoders_is_counted_once() -> None:
-    admission = Admission(max_images=10, max_bytes=100)
+    admission = Admission(CountedPermits(10), HeldBytes(100))
     with admission.upload() as hold:
         hold(60)
         releases = [keep(60) for _ in range(3)]

@@ -176,7 +176,7 @@ async def test_each_caller_of_an_ended_batcher_gets_a_separate_exception(
     errors = [*ended, *refused, *closed]
     assert all(isinstance(error, DeviceFailure | BatcherClosed) for error in errors)
     assert len({id(error) for error in errors}) == len(errors)
-    assert {len(frames(error)) for error in refused + closed} == {2}, "they grow with each raise"
+    assert {len(frames(error)) for error in refused + closed} == {3}, "they grow with each raise"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from app.http.api_keys import new_key
+from app.serving.engine_manager import EngineManager
 from app.serving.errors import StartupError
 from app.serving.lifecycle import Lifecycle
-from app.serving.pipeline import Pipeline
 
 from .conftest import INFO, FakeClassifier, make_settings, starting, until
 from .messages import problem
@@ -122,18 +122,18 @@ async def test_new_keys_become_active_with_the_new_model(loader: Loader, keys_fi
 async def test_keys_and_model_change_in_the_same_loop_iteration(
     loader: Loader,
 ) -> None:
-    pipeline = Pipeline(make_settings(), Lifecycle(), loader)
-    await pipeline.start()
+    engines = EngineManager(make_settings(), Lifecycle(), loader)
+    await engines.start()
     activated: list[str] = []
-    reloading = asyncio.create_task(pipeline.reload(lambda: activated.append("keys")))
+    reloading = asyncio.create_task(engines.reload(lambda: activated.append("keys")))
     seen = set()
     while not reloading.done():
-        assert pipeline.info
-        seen.add((pipeline.info.version, len(activated)))
+        assert engines.current
+        seen.add((engines.current.info.version, len(activated)))
         await asyncio.sleep(0)
     assert {("1", 0)} <= seen <= {("1", 0), ("2", 1)}
     assert activated == ["keys"]
-    await pipeline.stop()
+    await engines.close()
 
 
 async def test_reload_reports_both_models(loader: Loader, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,8 @@ from model.families.simplify import Normalise
 from model.families.xcit import XCiT
 from model.families.xcit_published import PublishedXCiT
 from model.images.preprocess import preprocess
-from model.inference.saliency import SIDE, Explainer, overlay, palette
+from model.inference.saliency import Explainer, overlay, palette
+from model.inference.views import SIDE
 from model.spec import ModelSpec, PreprocessSpec
 
 from .published import realistic_weights

@@ -38,15 +38,16 @@ def router(service: Service) -> APIRouter:
     @probe
     async def healthz() -> Health:
         """The state of the service and its model. Always 200."""
+        progress = pipeline.progress
         return Health(
             alive=lifecycle.alive,
             ready=lifecycle.ready,
             state=lifecycle.state,
             failure=lifecycle.failure,
             model=pipeline.info,
-            queue_depth=pipeline.queue_depth,
-            images_total=pipeline.images,
-            batches_total=pipeline.batches,
+            queue_depth=progress.queue_depth,
+            images_total=progress.images,
+            batches_total=progress.batches,
         )
 
     return routes

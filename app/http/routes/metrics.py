@@ -5,7 +5,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from prometheus_client.exposition import choose_encoder
 
 from app.http.policy import Access, policy
 from app.http.problems import problems
@@ -28,7 +27,6 @@ WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?", re.ASCII)
 def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["metrics"])
     access = Access.KEY if service.settings.metrics_need_key else Access.OPEN
-    registry = service.metrics.registry
 
     @routes.get(
         "/metrics",
@@ -39,8 +37,8 @@ def router(service: Service) -> APIRouter:
     async def metrics(request: Request) -> Response:
         """All metrics, as Prometheus text or OpenMetrics, by the Accept header."""
         accept = ",".join(request.headers.getlist("accept"))
-        encode, media_type = choose_encoder(preferred(accept))
-        return Response(encode(registry), headers={"Content-Type": media_type, "Vary": "Accept"})
+        text, media_type = await service.metrics.exposition(preferred(accept))
+        return Response(text, headers={"Content-Type": media_type, "Vary": "Accept"})
 
     return routes
 

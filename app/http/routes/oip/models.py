@@ -59,12 +59,13 @@ class Models:
 
     def statistics_of(self, name: str, info: ModelInfo) -> dict[str, Any]:
         """A model's statistics. Inference and execution counts include all APIs."""
+        progress = self._pipeline.progress
         return {
             "name": name,
             "version": info.version,
             "last_inference": self.statistics[name].last,
-            "inference_count": self._pipeline.images,
-            "execution_count": self._pipeline.batches,
+            "inference_count": progress.images,
+            "execution_count": progress.batches,
             "inference_stats": self.statistics[name].durations,
             "batch_stats": [],
         }

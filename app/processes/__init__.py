@@ -1,0 +1,1 @@
+"""Several processes that serve together: HTTP workers, engines, and their supervisor."""

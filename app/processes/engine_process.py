@@ -1,0 +1,188 @@
+"""An engine process: loads models and answers the images that workers put into slots."""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from app.config.settings import Settings
+from app.http.service import open_tracing
+from app.observability.logs import set_up_logs
+from app.processes.channel import Channel
+from app.processes.child import Child, settings_from_json
+from app.processes.engine_server import EngineServer, ServedModel
+from app.processes.messages import Json, Message
+from app.processes.slots import SlotArea
+from app.processes.status import HEARTBEAT
+from app.serving.engine import Engine, load_and_warm_up
+from app.serving.engines import Job
+from app.serving.errors import StartupError
+from app.serving.timings import Batch
+
+DESCRIPTOR_BYTES = 4  # of a worker's number, with its end of a channel
+
+logger = logging.getLogger(__name__)
+
+
+class EngineProcess:
+    """Follows the messages of the supervisor."""
+
+    def __init__(self, child: Child, load: Callable[[Settings], Any]) -> None:
+        self._child = child
+        self._number = child.inherited.number
+        self._status = child.page.engine(self._number)
+        self._load = load
+        self._settings: Settings | None = None
+        self._tracing: Any = None
+        self._server = EngineServer(self._number, child.slots, self._status, self._on_gone)
+        self._loaded: dict[int, tuple[Engine, Any]] = {}
+        self._ended = asyncio.Event()
+        self._control: Channel | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve until the supervisor says stop, or ends."""
+        self._control = await Channel.open(
+            self._child.control, self._on_message, lambda reason: self._ended.set()
+        )
+        descriptors = socket.socket(fileno=self._child.inherited.descriptors)
+        descriptors.setblocking(False)  # noqa: FBT003
+        loop = asyncio.get_running_loop()
+        loop.add_reader(descriptors, self._receive_workers, descriptors)
+        beating = asyncio.create_task(self._beat())
+        await self._ended.wait()
+        beating.cancel()
+        for engine, _ in self._loaded.values():
+            await engine.close()
+        self._server.close()
+
+    async def _beat(self) -> None:
+        while True:
+            self._status.beat()
+            await asyncio.sleep(HEARTBEAT / 2)
+
+    def _send(self, **content: Any) -> None:
+        if self._control:
+            self._control.send(Json(content))
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case Json(content={"settings": dict(values)}):
+                self._settings = settings_from_json(values)
+                set_up_logs(self._settings.log_level, self._settings.log_format)
+                if self._settings.tracing:
+                    self._tracing = self._server.spans = open_tracing()
+            case Json(content={"load": int(generation)}):
+                self._start(self._load_model(generation))
+            case Json(content={"serve": int(generation), "begin": begin, "slot_bytes": size}):
+                self._serve(generation, begin, size)
+            case Json(content={"retire": int(generation)}):
+                self._start(self._retire(generation))
+            case Json(content={"stop": _}):
+                self._ended.set()
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _load_model(self, generation: int) -> None:
+        """Load another model, and report the size of its slots."""
+        settings = self._settings
+        assert settings is not None
+        limit = None if generation == 1 else settings.reload_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                loaded, threads = await load_and_warm_up(partial(self._load, settings))
+            classifier: Any = loaded  # an `app.loading.SlotClassifier`
+        except TimeoutError:
+            self._send(load_failed=generation, reason=f"the model was not ready within {limit:g} s")
+            return
+        except Exception as error:
+            if not isinstance(error, StartupError):
+                logger.exception("unexpected error while loading")
+                error = StartupError(f"loading failed: {error!r}")
+            self._send(load_failed=generation, reason=str(error))
+            return
+        engine = Engine(
+            classifier,
+            threads,
+            settings,
+            on_batch=self._observe_batch,
+            on_failure=lambda error: self._send(failed=f"inference failed: {error}"),
+        )
+        self._loaded[generation] = (engine, classifier)
+        self._send(
+            loaded=generation,
+            info=asdict(engine.info),
+            spec=classifier.spec,
+            slot_bytes=classifier.slot_bytes,
+        )
+
+    def _serve(self, generation: int, begin: int, slot_bytes: int) -> None:
+        """Answer images of a model from now on; its slots are in the shared memory."""
+        self._child.data.map()
+        engine, classifier = self._loaded[generation]
+        area = SlotArea(self._child.data.view, begin, slot_bytes)
+        self._server.models[generation] = ServedModel(engine, classifier, area)
+        self._send(serving=generation)
+        keep_heap()
+
+    async def _retire(self, generation: int) -> None:
+        """Close the engine of a model that no worker uses any more."""
+        self._server.models.pop(generation, None)
+        found = self._loaded.pop(generation, None)
+        if found:
+            await found[0].close()
+        del found
+        keep_heap()
+        self._send(retired=generation)
+
+    def _receive_workers(self, descriptors: socket.socket) -> None:
+        """Take the ends of channels to workers."""
+        with suppress(BlockingIOError):
+            data, files, _, _ = socket.recv_fds(descriptors, DESCRIPTOR_BYTES, 1)
+            if not files:  # the supervisor has ended
+                asyncio.get_running_loop().remove_reader(descriptors)
+                return
+            number = int.from_bytes(data, "little")
+            self._start(self._server.add_worker(number, socket.socket(fileno=files[0])))
+
+    def _on_gone(self, worker: int) -> None:
+        self._send(gone=worker)
+
+    def _observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
+        status = self._status
+        if self._tracing:
+            self._tracing.observe_batch(batch, padding, jobs)
+        if batch.error is None:
+            status.images += batch.size
+            status.batches += 1
+            self._send(batch=[batch.size, padding, batch.seconds])
+        self._server.show_queue()
+
+
+def keep_heap() -> None:
+    """Exclude all present objects from garbage collection, which would take a tenth of a second."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+def main(child: Child) -> int:
+    """Run an engine until the supervisor stops it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor stops engines, after workers
+    from app.loading import load_for_engine
+
+    async def run() -> None:
+        await EngineProcess(child, load_for_engine).run()
+
+    asyncio.run(run())
+    os._exit(0)  # even if an inference thread hangs

@@ -1,0 +1,156 @@
+"""The supervisor's children, and the channels to them."""
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from app.processes.channel import Channel, socket_pair
+from app.processes.child import Inheritance, Role
+from app.processes.engine_process import DESCRIPTOR_BYTES
+from app.processes.messages import Json, Message
+
+BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before the restart of a worker
+STEADY = 60.0  # seconds after which a worker's earlier deaths no longer count
+MAX_DEATHS = 5  # of workers, within `STEADY` seconds
+
+
+class ChildProcess:
+    """A running child.
+
+    Args:
+        on_message: called with the child and each message from it.
+    """
+
+    def __init__(self, number: int, on_message: Callable[[Any, Message], None]) -> None:
+        self.number = number
+        self._on_message = on_message
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: Channel | None = None
+        self._waiting: dict[tuple[str, Any], asyncio.Future[dict[str, Any]]] = {}
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self, role: Role, inherited: Inheritance, control: socket.socket) -> None:
+        """Start the process, which inherits descriptors that this process then closes."""
+        # From the main thread: the kernel ends children with the thread that started them.
+        self._process = await asyncio.create_subprocess_exec(
+            *inherited.command(role), pass_fds=inherited.files
+        )
+        self._channel = await Channel.open(control, self._receive, self._end)
+
+    async def wait(self) -> int:
+        """The exit code, negative for a signal."""
+        assert self._process
+        return await self._process.wait()
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal, if the process runs."""
+        if self._process:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process and self.running else None
+
+    def send(self, data: bytes = b"", /, **content: Any) -> None:
+        """Send a JSON object; without effect if the process has ended."""
+        if self._channel:
+            self._channel.send(Json(content, data))
+
+    async def expect(self, key: str, value: Any) -> dict[str, Any]:
+        """The next message in which ``key`` has this value.
+
+        Raises:
+            ConnectionError: the process ended instead.
+        """
+        if not self._channel:
+            raise ConnectionError("the process has ended")
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[key, value] = future
+        try:
+            return await future
+        finally:
+            self._waiting.pop((key, value), None)
+
+    def _receive(self, message: Message) -> None:
+        if isinstance(message, Json):
+            for key, value in message.content.items():
+                if isinstance(value, int | str):
+                    future = self._waiting.get((key, value))
+                    if future and not future.done():
+                        future.set_result(message.content)
+        self._on_message(self, message)
+
+    def _end(self, reason: str) -> None:
+        self._channel = None
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(ConnectionError(reason))
+
+
+class EngineChild(ChildProcess):
+    """An engine process."""
+
+    def __init__(self, number: int, on_message: Callable[[Any, Message], None]) -> None:
+        super().__init__(number, on_message)
+        self._descriptors: socket.socket | None = None
+
+    def attach(self, descriptors: socket.socket) -> None:
+        """Use a socket to send the engine its ends of channels to workers."""
+        self._descriptors = descriptors
+
+    def introduce(self, worker: int, end: socket.socket) -> None:
+        """Send the engine its end of a channel to a worker."""
+        if self._descriptors:
+            number = worker.to_bytes(DESCRIPTOR_BYTES, "little")
+            with suppress(OSError):  # the engine has ended
+                socket.send_fds(self._descriptors, [number], [end.fileno()])
+        end.close()
+
+
+class WorkerChild(ChildProcess):
+    """A worker process.
+
+    Attributes:
+        known: generations of models that it knows.
+        gone: engines that have let go of it after its end.
+    """
+
+    def __init__(self, number: int, on_message: Callable[[Any, Message], None]) -> None:
+        super().__init__(number, on_message)
+        self.gone: set[int] = set()
+        self.all_gone = asyncio.Event()
+
+
+class Deaths:
+    """The recent deaths of workers, which decide when one is started again."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._times: list[float] = []
+
+    def add(self) -> None:
+        now = self._clock()
+        self._times = [*(then for then in self._times if now - then < STEADY), now]
+
+    @property
+    def too_many(self) -> bool:
+        return len(self._times) >= MAX_DEATHS
+
+    @property
+    def delay(self) -> float:
+        """Seconds until the next start."""
+        return BACKOFF[min(len(self._times), len(BACKOFF)) - 1] if self._times else 0.0
+
+
+def channels(count: int) -> tuple[Sequence[socket.socket], Sequence[socket.socket]]:
+    """The two ends of each of some channels."""
+    pairs = [socket_pair() for _ in range(count)]
+    return [one for one, _ in pairs], [other for _, other in pairs]

@@ -1,0 +1,158 @@
+"""Loading a model on all engines, and the switch of all workers to it at one moment."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from app.processes.family import EngineChild, WorkerChild
+from app.processes.memory import SharedMemory
+from app.processes.slots import round_up
+from app.processes.status import StatusPage
+from app.serving.classifier import ModelInfo
+from app.serving.errors import StartupError
+
+
+@dataclass(frozen=True, slots=True)
+class SharedModel:
+    """A model that all engines have loaded.
+
+    Attributes:
+        spec: its description for workers, as JSON.
+        begin, slot_bytes: where the slots are in the shared memory.
+        keys: names of API keys by hash, valid while the model serves.
+    """
+
+    generation: int
+    infos: Sequence[ModelInfo]
+    spec: Mapping[str, Any]
+    begin: int
+    slot_bytes: int
+    keys: Mapping[bytes, str]
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.infos[0]
+
+
+class Models:
+    """The model that serves, and its replacement.
+
+    Args:
+        data: the shared memory of the slots' bytes.
+        slots: how many there are.
+        workers: those that run now.
+    """
+
+    def __init__(
+        self,
+        page: StatusPage,
+        data: SharedMemory,
+        slots: int,
+        engines: Sequence[EngineChild],
+        workers: Callable[[], Sequence[WorkerChild]],
+    ) -> None:
+        self._page = page
+        self._data = data
+        self._slots = slots
+        self._engines = engines
+        self._workers = workers
+        self._generation = 0
+        self._area: tuple[int, int] = (0, 0)  # begin and bytes of slots
+        self.current: SharedModel | None = None
+        self.next: SharedModel | None = None  # that workers get to know
+
+    async def load(self, keys: Mapping[bytes, str]) -> SharedModel:
+        """Load the model on all engines, and make room for its slots.
+
+        Raises:
+            StartupError: an engine cannot serve it, or there is not enough memory.
+        """
+        self._generation += 1
+        generation = self._generation
+        found = await asyncio.gather(
+            *(self._load_on(engine, generation) for engine in self._engines)
+        )
+        size = max(each["slot_bytes"] for each in found)
+        begin, slot_bytes = self._make_room(round_up(size, 64))
+        infos = [ModelInfo(**each["info"]) for each in found]
+        return SharedModel(generation, infos, found[0]["spec"], begin, slot_bytes, keys)
+
+    async def switch(self, model: SharedModel) -> None:
+        """Let a loaded model serve: from one moment on, in all workers."""
+        await asyncio.gather(*(self._serve_on(engine, model) for engine in self._engines))
+        self.next = model
+        await asyncio.gather(*(tell(worker, model) for worker in self._workers()))
+        self._page.model = model.generation
+        self.current, self.next = model, None
+
+    async def retire(self, model: SharedModel) -> None:
+        """Close a replaced model once no request uses it."""
+        workers = self._workers()
+        unused = [
+            asyncio.ensure_future(worker.expect("unused", model.generation)) for worker in workers
+        ]
+        for worker in workers:
+            worker.send(replaced=model.generation)
+        await asyncio.gather(*unused, return_exceptions=True)  # one that has died uses none
+        closed = [
+            asyncio.ensure_future(engine.expect("retired", model.generation))
+            for engine in self._engines
+        ]
+        for engine in self._engines:
+            engine.send(retire=model.generation)
+        await asyncio.gather(*closed, return_exceptions=True)
+
+    async def introduce(self, worker: WorkerChild) -> None:
+        """Tell a worker that has just started which models there are."""
+        for model in (self.current, self.next):
+            if model:
+                await tell(worker, model)
+
+    async def _load_on(self, engine: EngineChild, generation: int) -> dict[str, Any]:
+        loaded = asyncio.ensure_future(engine.expect("loaded", generation))
+        failed = asyncio.ensure_future(engine.expect("load_failed", generation))
+        await asyncio.sleep(0)
+        engine.send(load=generation)
+        try:
+            await asyncio.wait((loaded, failed), return_when=asyncio.FIRST_COMPLETED)
+            if loaded.done() and not loaded.exception():
+                return loaded.result()
+            if failed.done() and not failed.exception():
+                raise StartupError(str(failed.result()["reason"]))
+            raise StartupError(f"engine {engine.number} has ended")
+        finally:
+            loaded.cancel()
+            failed.cancel()
+
+    async def _serve_on(self, engine: EngineChild, model: SharedModel) -> None:
+        serving = asyncio.ensure_future(engine.expect("serving", model.generation))
+        await asyncio.sleep(0)
+        engine.send(serve=model.generation, begin=model.begin, slot_bytes=model.slot_bytes)
+        try:
+            await serving
+        except ConnectionError as error:
+            raise StartupError(f"engine {engine.number} has ended") from error
+
+    def _make_room(self, slot_bytes: int) -> tuple[int, int]:
+        """Where slots of this size are: in the memory that there is, or in new memory."""
+        begin, existing = self._area
+        if slot_bytes > existing:
+            begin = self._data.grow(slot_bytes * self._slots)
+            self._area = (begin, slot_bytes)
+        return self._area
+
+
+async def tell(worker: WorkerChild, model: SharedModel) -> None:
+    """Have a worker know a model; without effect if the worker ends meanwhile."""
+    known = asyncio.ensure_future(worker.expect("known", model.generation))
+    await asyncio.sleep(0)
+    worker.send(
+        model=model.generation,
+        info=asdict(model.info),
+        spec=model.spec,
+        begin=model.begin,
+        slot_bytes=model.slot_bytes,
+        keys={digest.hex(): name for digest, name in model.keys.items()},
+    )
+    await asyncio.gather(known, return_exceptions=True)

@@ -1,0 +1,344 @@
+"""The worker's side of the slots: an engine in another process that serves as one in this."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from app.processes.channel import Channel
+from app.processes.messages import NO_SPAN, Cancel, Done, Json, Message, Status, Submit
+from app.processes.slots import Claim, SlotArea, Slots
+from app.processes.status import StatusPage
+from app.serving.batcher import BatcherClosed, Outcome, QueueFull
+from app.serving.classifier import Classification, Input, ModelInfo
+from app.serving.engines import RETRY_ELSEWHERE, Job, Progress, Replacement
+from app.serving.errors import DeviceFailure, Draining, NotReady, OutOfMemory
+from app.serving.lifecycle import Lifecycle, State
+from app.serving.timings import Batch
+
+ERRORS: dict[Status, Callable[[], Exception]] = {
+    Status.EXPIRED: lambda: TimeoutError("the deadline passed in the queue"),
+    Status.FULL: lambda: QueueFull("the queue of the engine is full"),
+    Status.OUT_OF_MEMORY: lambda: OutOfMemory("the device has no memory left"),
+    Status.CLOSED: lambda: BatcherClosed("the engine was closed"),
+    Status.DEVICE_FAILURE: lambda: DeviceFailure("the engine failed"),
+    Status.FAILED: lambda: RuntimeError("the model failed; the log of the engine has the error"),
+}
+
+
+class RemotePreparer(Protocol):
+    """Prepares images for a remote engine; see `app.preparation.RemotePreparer`."""
+
+    def preprocess(self, image: Input) -> Any: ...
+
+    def prepare_explanation(self, data: bytes) -> bytes: ...
+
+    def write(self, item: Any, slot: memoryview) -> bool: ...
+
+    def read(self, slot: memoryview, top_k: int) -> Classification: ...
+
+
+class BatchSpans(Protocol):
+    """Links requests to batches; see `app.observability.tracing.Tracing`."""
+
+    def add_batch_span(self, batch: Batch, span: bytes) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A submitted image that the engine has not answered.
+
+    Attributes:
+        released: whether the request has ended, so that the slot is released with the answer.
+    """
+
+    claim: Claim
+    engine: int
+    future: "asyncio.Future[Done]"
+    released: bool = False
+
+
+class SlotPermits:
+    """Permits that are slots, shared by all workers.
+
+    A slot whose image is still with an engine is released when the engine has answered.
+    """
+
+    def __init__(self, slots: Slots, worker: int) -> None:
+        self._slots = slots
+        self._worker = worker
+        self.total = slots.count
+        self.pending: dict[int, Pending] = {}
+
+    @property
+    def used(self) -> int:
+        return self._slots.used
+
+    def take(self, count: int) -> Sequence[Claim] | None:
+        claims: list[Claim] = []
+        while len(claims) < count:
+            claim = self._slots.claim(self._worker)
+            if claim is None:
+                self.give_back(claims)
+                return None
+            claims.append(claim)
+        return claims
+
+    def give_back(self, permits: Sequence[Claim]) -> None:
+        for claim in permits:
+            if pending := self.pending.get(claim.slot):
+                pending.released = True
+            else:
+                self._slots.release(claim)
+
+    def answered(self, pending: Pending) -> None:
+        """Note that an engine has answered for a slot."""
+        del self.pending[pending.claim.slot]
+        if pending.released:
+            self._slots.release(pending.claim)
+
+
+@dataclass(slots=True, eq=False)
+class RemoteModel:
+    """A model that engines serve, as a worker knows it."""
+
+    generation: int
+    info: ModelInfo
+    preparer: RemotePreparer
+    area: SlotArea
+    users: int = 0
+
+
+class EngineLink:
+    """The channel to one engine, and the images that it has."""
+
+    def __init__(self, number: int, permits: SlotPermits, on_end: Callable[[str], None]) -> None:
+        self.number = number
+        self._permits = permits
+        self._on_end = on_end
+        self.channel: Channel | None = None
+        self._explanations: dict[int, asyncio.Future[Json]] = {}
+        self._asked = 0
+
+    async def open(self, end: Any) -> None:
+        """Connect by one end of a socket pair."""
+        self.channel = await Channel.open(end, self._on_message, self._ended)
+
+    async def submit(self, submit: Submit, claim: Claim) -> Done:
+        """The engine's answer to an image.
+
+        Cancelled, it takes the image out of the engine's queue; the slot is in use until the
+        engine has answered all the same.
+        """
+        if self.channel is None:
+            raise DeviceFailure("the engine has ended")
+        future: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        self._permits.pending[claim.slot] = Pending(claim, self.number, future)
+        self.channel.send(submit)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if self.channel:
+                self.channel.send(Cancel(claim.slot, claim.generation))
+            raise
+
+    async def explain(self, model: int, pixels: bytes, head: int | None) -> bytes:
+        """A picture of where a model looks; raises `NotReady` without an answer."""
+        if self.channel is None:
+            raise DeviceFailure("the engine has ended")
+        self._asked += 1
+        number = self._asked
+        future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        self._explanations[number] = future
+        self.channel.send(Json({"explain": number, "model": model, "head": head}, pixels))
+        try:
+            answer = await future
+        finally:
+            del self._explanations[number]
+        if error := answer.content.get("error"):
+            raise NotReady(str(error), retry_after=RETRY_ELSEWHERE)
+        return answer.data
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case Done(slot=slot):
+                pending = self._permits.pending.get(slot)
+                if pending and pending.claim.generation == message.generation:
+                    self._permits.answered(pending)
+                    if not pending.future.done():
+                        pending.future.set_result(message)
+            case Json(content={"explain": int(number)}):
+                future = self._explanations.get(number)
+                if future and not future.done():
+                    future.set_result(message)
+
+    def _ended(self, reason: str) -> None:
+        """Fail all that the engine has not answered."""
+        self.channel = None
+        for pending in [*self._permits.pending.values()]:
+            if pending.engine == self.number and not pending.future.done():
+                pending.future.set_exception(DeviceFailure("the engine has ended"))
+        for future in self._explanations.values():
+            if not future.done():
+                future.set_exception(DeviceFailure("the engine has ended"))
+        self._on_end(reason)
+
+
+class RemoteEngine:
+    """A model on engines in other processes, for the path of an image."""
+
+    def __init__(self, model: RemoteModel, engines: "RemoteEngines") -> None:
+        self._model = model
+        self._engines = engines
+        self.info = model.info
+        self.classifier = RemoteClassifier(model, engines)
+
+    async def run(self, job: Job, deadline: float) -> Outcome[Classification]:
+        """Classify an item; raises as `MicroBatcher.submit` does."""
+        claim: Claim = job.permit
+        slot = self._model.area.slot(claim.slot)
+        floats = self._model.preparer.write(job.item, slot)
+        link = self._engines.least_busy()
+        self._engines.slots.submit(claim, link.number)
+        submit = Submit(
+            slot=claim.slot,
+            generation=claim.generation,
+            model=self._model.generation,
+            top_k=job.top_k,
+            floats=floats,
+            deadline=deadline,
+            trace=(job.trace and job.trace.packed) or NO_SPAN,
+        )
+        done = await link.submit(submit, claim)
+        if done.status is Status.CANCELLED:
+            raise BatcherClosed("the engine was closed")
+        if done.status is not Status.OK:
+            raise ERRORS[done.status]()
+        batch = Batch(done.batch, done.thread, done.size, done.started, done.seconds)
+        if self._engines.spans and done.trace != NO_SPAN:
+            self._engines.spans.add_batch_span(batch, done.trace)
+        return Outcome(self._model.preparer.read(slot, job.top_k), done.queue, batch)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the model loaded until the request ends."""
+        self._model.users += 1
+        try:
+            yield
+        finally:
+            self._model.users -= 1
+            self._engines.release(self._model)
+
+
+class RemoteClassifier:
+    """Prepares images here, and has them explained by an engine."""
+
+    def __init__(self, model: RemoteModel, engines: "RemoteEngines") -> None:
+        self._model = model
+        self._engines = engines
+        self.preprocess = model.preparer.preprocess
+        self.prepare_explanation = model.preparer.prepare_explanation
+
+    def explain(self, item: bytes, head: int | None) -> bytes:
+        """Wait for the picture, in a thread."""
+        assert self._engines.loop
+        link = self._engines.least_busy()
+        drawn = link.explain(self._model.generation, item, head)
+        return asyncio.run_coroutine_threadsafe(drawn, self._engines.loop).result()
+
+
+class RemoteEngines:
+    """The engines of the service, as a worker sees them.
+
+    Which model serves is read from the status page, so that all workers switch at the same moment.
+
+    Args:
+        links: one for each engine.
+        on_unused: called with the generation of a model that has been replaced and that no request
+            uses any more.
+        reload: asks the supervisor for a reload.
+        spans: gets the spans of batches, where requests are traced.
+    """
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        page: StatusPage,
+        slots: Slots,
+        links: Sequence[EngineLink],
+        *,
+        on_unused: Callable[[int], None],
+        reload: Callable[[], Any],
+        spans: BatchSpans | None = None,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._page = page
+        self.slots = slots
+        self._links = links
+        self._on_unused = on_unused
+        self._reload = reload
+        self.spans = spans
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._models: dict[int, RemoteModel] = {}
+        self._engines: dict[int, RemoteEngine] = {}
+
+    @property
+    def current(self) -> RemoteEngine | None:
+        """The model that serves; ``None`` while the first one loads."""
+        return self._engines.get(self._page.model)
+
+    @property
+    def open(self) -> RemoteEngine:
+        """The model that serves; raises `NotReady` or `Draining` if requests are refused."""
+        engine = self.current
+        if engine and self._lifecycle.serving:
+            return engine
+        state = self._lifecycle.state
+        refusal = Draining if state is State.DRAINING else NotReady
+        raise refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
+
+    @property
+    def progress(self) -> Progress:
+        """The numbers of classified and waiting images, and of batches, of all engines."""
+        engines = [self._page.engine(link.number) for link in self._links]
+        return Progress(
+            sum(engine.images for engine in engines),
+            sum(engine.batches for engine in engines),
+            sum(engine.queue_depth for engine in engines),
+        )
+
+    def add(self, model: RemoteModel) -> None:
+        """Know a model, which serves as soon as the status page says so."""
+        self._models[model.generation] = model
+        self._engines[model.generation] = RemoteEngine(model, self)
+
+    def release(self, model: RemoteModel) -> None:
+        """Forget a model that has been replaced, once no request uses it."""
+        if not model.users and model.generation < self._page.model:
+            self._engines.pop(model.generation, None)
+            if self._models.pop(model.generation, None):
+                self._on_unused(model.generation)
+
+    def release_replaced(self) -> None:
+        """Forget all models that have been replaced and that no request uses."""
+        for model in [*self._models.values()]:
+            self.release(model)
+
+    def least_busy(self) -> EngineLink:
+        """The engine with the least waiting work."""
+        return min(self._links, key=lambda link: self._page.engine(link.number).queue_depth)
+
+    async def start(self) -> None:
+        """Nothing but to know the event loop: the supervisor starts engines."""
+        self.loop = asyncio.get_running_loop()
+
+    async def reload(self, activate: Callable[[], None]) -> Replacement:
+        """Ask the supervisor, which reads the API keys, too."""
+        replacement: Replacement = await self._reload()
+        return replacement
+
+    async def close(self) -> None:
+        for link in self._links:
+            if link.channel:
+                link.channel.close()

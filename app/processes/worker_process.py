@@ -1,0 +1,236 @@
+"""A worker process: HTTP and decoding, for engines in other processes. Needs no PyTorch."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import uvicorn
+
+from app.config.settings import Settings, SettingsError
+from app.http.app import application
+from app.http.service import Service, open_tracing
+from app.observability.logs import set_up_logs
+from app.preparation import RemotePreparer
+from app.processes.channel import Channel
+from app.processes.child import Child, settings_from_json
+from app.processes.messages import Json, Message
+from app.processes.remote_engine import EngineLink, RemoteEngines, RemoteModel, SlotPermits
+from app.processes.shared_state import (
+    Questions,
+    RemoteMetrics,
+    SharedHeldBytes,
+    SharedKeys,
+    SharedLifecycle,
+)
+from app.processes.slots import SlotArea
+from app.processes.status import HEARTBEAT
+from app.processes.worker_server import WorkerServer
+from app.server.connection_limit import (
+    ConnectionLimit,
+    choose_bound,
+    count_open_files,
+    raise_open_files,
+)
+from app.server.protocol import BoundedProtocol
+from app.server.server import keep_heap, stoppable
+from app.serving.classifier import ModelInfo
+from app.serving.engines import Replacement
+from app.serving.errors import (
+    Draining,
+    NotReady,
+    ReloadFailed,
+    ReloadInProgress,
+    ServiceError,
+)
+from app.serving.lifecycle import State
+from app.serving.pipeline import Pipeline
+
+RELOAD_ERRORS: dict[str, type[ServiceError]] = {
+    error.__name__: error for error in (ReloadFailed, ReloadInProgress)
+}
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerProcess:
+    """Connects the application to the supervisor and the engines."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._number = child.inherited.number
+        self._status = child.page.worker(self._number)
+        self._control: Channel | None = None
+        self._settings: asyncio.Future[dict[str, Any]] = asyncio.Future()
+        self._questions = Questions(self._send)
+        self._keys: dict[int, dict[bytes, str]] = {}
+        self._engines: RemoteEngines | None = None
+        self._max_pixels = 0
+
+    async def run(self) -> None:
+        """Serve until SIGTERM."""
+        self._control = await Channel.open(self._child.control, self._on_message, self._orphaned)
+        start = await self._settings
+        settings = settings_from_json(start["settings"])
+        set_up_logs(settings.log_level, settings.log_format)
+        self._max_pixels = settings.max_pixels
+        try:
+            server = await self._build(settings, start["workers"], keys=start["keys"])
+        except SettingsError as error:
+            self._send({"unusable": str(error)})
+            self._control.close()
+            return
+        beating = asyncio.create_task(self._beat())
+        self._send({"started": self._number})
+        keep_heap()
+        await server.serve()
+        beating.cancel()
+        self._control.close()
+
+    async def _build(self, settings: Settings, workers: int, *, keys: bool) -> WorkerServer:
+        child, page = self._child, self._child.page
+        lifecycle = SharedLifecycle(page, self._fail)
+        permits = SlotPermits(child.slots, self._number)
+        links = [
+            EngineLink(number, permits, lambda reason: None)
+            for number in range(len(child.inherited.engines))
+        ]
+        for link, descriptor in zip(links, child.inherited.engines, strict=True):
+            await link.open(socket.socket(fileno=descriptor))
+        tracing = open_tracing() if settings.tracing else None
+        self._engines = RemoteEngines(
+            lifecycle,
+            page,
+            child.slots,
+            links,
+            on_unused=lambda generation: self._send({"unused": generation}),
+            reload=self._reload,
+            spans=tracing,
+        )
+        held = SharedHeldBytes(settings.max_queue_bytes, page, self._number, workers)
+        pipeline = Pipeline(settings, lifecycle, self._engines, permits, held)
+        metrics = RemoteMetrics(self._send, self._questions.ask)
+        service = Service(
+            settings,
+            lifecycle,
+            pipeline,
+            metrics,
+            SharedKeys(page, self._keys) if keys else None,
+            tracing,
+        )
+        most, reserve = choose_bound(raise_open_files(), count_open_files())
+        limit = CountedLimit(most, reserve, self._status, lambda: self._send({"refused": 1}))
+        self._send({"max_connections": most})
+        config = uvicorn.Config(
+            stoppable(application(service)),
+            http=partial(  # type: ignore[arg-type]
+                BoundedProtocol,
+                head_timeout=settings.head_timeout_s,
+                keeps_alive=lambda: lifecycle.state in (State.LOADING, State.READY),
+                limit=limit,
+                on_refusal=metrics.observe_refusal,
+            ),
+            timeout_keep_alive=settings.keep_alive_timeout_s,  # type: ignore[arg-type]
+            log_config=None,
+            reset_contextvars=True,
+            log_level=logging.WARNING,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=settings.drain_timeout_s,
+        )
+        listeners = [socket.socket(fileno=fd) for fd in child.inherited.listeners]
+        return WorkerServer(config, listeners, lifecycle, page, self._number, workers)
+
+    async def _beat(self) -> None:
+        while True:
+            self._status.beat()
+            await asyncio.sleep(HEARTBEAT / 2)
+
+    def _send(self, content: dict[str, Any]) -> None:
+        if self._control:
+            self._control.send(Json(content))
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case Json(content={"settings": _} as start):
+                self._settings.set_result(start)
+            case Json(content={"model": int(generation)} as content):
+                self._add_model(generation, content)
+            case Json(content={"replaced": _}):
+                assert self._engines
+                self._engines.release_replaced()
+            case Json(content={"answer": int(number)} as content, data=data):
+                self._questions.answer(number, content, data)
+
+    def _add_model(self, generation: int, content: dict[str, Any]) -> None:
+        """Prepare images for another model, which serves once all workers can."""
+        assert self._engines
+        self._child.data.map()
+        area = SlotArea(self._child.data.view, content["begin"], content["slot_bytes"])
+        self._keys[generation] = {
+            bytes.fromhex(digest): name for digest, name in content["keys"].items()
+        }
+        preparer = RemotePreparer(content["spec"], self._max_pixels)
+        info = ModelInfo(**content["info"])
+        self._engines.add(RemoteModel(generation, info, preparer, area))
+        self._send({"known": generation})
+
+    async def _reload(self) -> Replacement:
+        """Have the supervisor reload model and keys."""
+        content, _ = await self._questions.ask({"reload": True})
+        if error := content.get("error"):
+            if kind := RELOAD_ERRORS.get(content["kind"]):
+                raise kind(error)
+            refusal = Draining if content["kind"] == "Draining" else NotReady
+            raise refusal(error, retry_after=2)
+        return Replacement(ModelInfo(**content["new"]), ModelInfo(**content["old"]))
+
+    def _fail(self, reason: str) -> None:
+        """End this worker, which the supervisor replaces."""
+        logger.error("worker %d failed: %s", self._number, reason)
+        self._send({"worker_failed": reason})
+        asyncio.get_running_loop().call_later(0.1, os._exit, 1)
+
+    def _orphaned(self, reason: str) -> None:
+        os._exit(1)
+
+
+class CountedLimit(ConnectionLimit):
+    """A limit on connections whose number other workers see."""
+
+    def __init__(self, most: int, reserve: int, status: Any, on_refused: Any) -> None:
+        super().__init__(most, reserve, on_refused)
+        self._status = status
+
+    def enter(self, connection: Any) -> bool:
+        entered = super().enter(connection)
+        self._status.connections = len(self)
+        return entered
+
+    def leave(self, connection: Any) -> None:
+        super().leave(connection)
+        self._status.connections = len(self)
+
+
+def main(child: Child) -> int:
+    """Run a worker until the supervisor stops it."""
+
+    async def run() -> None:
+        await WorkerProcess(child).run()
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(run())
+    return 0
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop, if it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

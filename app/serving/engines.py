@@ -1,0 +1,97 @@
+"""Protocols for engines, which run in this process or in another."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from app.serving.batcher import Outcome
+from app.serving.classifier import Classification, Input, ModelInfo
+from app.serving.trace import Trace
+
+RETRY_ELSEWHERE = 2  # seconds; a replica in this state will soon have ended or be ready
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An item, the number of classes that its caller wants, its trace and its permit."""
+
+    item: Any
+    top_k: int
+    trace: Trace | None = None
+    permit: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The numbers of classified images and of their batches, and of images in the queue."""
+
+    images: int = 0
+    batches: int = 0
+    queue_depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """The model that a reload started, and the model that it replaced."""
+
+    new: ModelInfo
+    old: ModelInfo
+
+
+class Preparer(Protocol):
+    """Prepares images for one model; see `app.serving.classifier.Classifier`."""
+
+    def preprocess(self, image: Input) -> Any: ...
+
+    def prepare_explanation(self, data: bytes) -> Any: ...
+
+    def explain(self, item: Any, head: int | None) -> bytes: ...
+
+
+class ServingEngine(Protocol):
+    """A model and what runs it."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def classifier(self) -> Preparer: ...
+
+    async def run(self, job: Job, deadline: float) -> Outcome[Classification]:
+        """Classify an item; see `MicroBatcher.submit` for what it raises."""
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Keep the engine open for a request, even if a reload replaces it meanwhile."""
+
+
+class Engines(Protocol):
+    """The source of the engine that serves."""
+
+    @property
+    def current(self) -> ServingEngine | None:
+        """The engine that serves; ``None`` while the first one loads."""
+
+    @property
+    def open(self) -> ServingEngine:
+        """The engine that serves; raises `NotReady` or `Draining` if requests are refused."""
+
+    @property
+    def progress(self) -> Progress: ...
+
+    async def start(self) -> None:
+        """Load and warm up, then become READY, or FAILED."""
+
+    async def reload(self, activate: Callable[[], None]) -> Replacement:
+        """Load the model again and switch to it between two requests.
+
+        Args:
+            activate: called at the moment of the switch, for what must change together with it.
+
+        Raises:
+            ReloadInProgress: another reload has not ended.
+            ReloadFailed: the new model cannot be served; the old one still is.
+            NotReady, Draining: there is nothing to replace.
+        """
+
+    async def close(self) -> None: ...

@@ -1,0 +1,317 @@
+"""The service with several processes, for real: started, loaded, killed, stopped."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.http.api_keys import new_key
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
+WAIT = 60.0  # seconds, for what takes one on a quiet machine
+
+
+class Service:
+    """A running service with its log."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self.port = port
+        self.log = log
+
+    def children(self) -> dict[str, int]:
+        """Process ids of engines and workers, by role and number."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if "app.processes" in words:
+                content = json.loads(words[words.index("app.processes") + 2])
+                if content["parent"] == self.process.pid:
+                    role = words[words.index("app.processes") + 1]
+                    found[f"{role} {content['number']}"] = int(path.parent.name)
+        return found
+
+    def metric(self, name: str) -> float:
+        text = httpx.get(f"{self.url}/metrics", timeout=WAIT).text
+        match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        return float(match[1]) if match else 0.0
+
+    def predict(self, client: httpx.Client | None = None) -> httpx.Response:
+        post = client.post if client else httpx.post
+        return post(f"{self.url}/predict", content=PHOTO, timeout=WAIT)
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(WAIT)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = WAIT) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def gone(processes: Sequence[int]) -> bool:
+    return not any(Path(f"/proc/{process}").exists() for process in processes)
+
+
+def start(tmp_path: Path, **settings: object) -> Service:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {name: text for name, text in os.environ.items() if not name.startswith("XCIT_")}
+    choices = {"http_workers": 2, "port": port, "drain_delay_s": 0, **settings}
+    variables |= {f"XCIT_{name.upper()}": str(value) for name, value in choices.items()}
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app", "serve"], cwd=ROOT, env=variables, stderr=file
+        )
+    service = Service(process, port, log)
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            return httpx.get(f"{service.url}/readyz", timeout=WAIT).is_success
+        except httpx.TransportError:
+            return False
+
+    wait_for(ready)
+    return service
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    service = start(tmp_path)
+    try:
+        yield service
+    finally:
+        children = [*service.children().values()]
+        if service.process.poll() is None:
+            assert service.stop() == 0
+        wait_for(lambda: gone(children), 5.0)
+
+
+def test_all_requests_are_answered_and_counted_once(service: Service) -> None:
+    assert len(service.children()) == 3
+    with ThreadPoolExecutor(16) as pool:
+        answers = [*pool.map(lambda _: service.predict(), range(200))]
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["predictions"][0]["label"] for answer in answers} == {"ship"}
+    name = 'xcit_requests_total{code="200",endpoint="/predict"}'
+    wait_for(lambda: service.metric(name) == 200)
+    assert service.metric("xcit_batch_size_sum") == 200
+    wait_for(lambda: service.metric("xcit_inflight_requests") == 0)
+    assert service.metric("xcit_held_bytes") == 0
+    health = httpx.get(f"{service.url}/healthz").json()
+    assert (health["images_total"], health["model"]["name"]) == (200, "xcit-cifar10")
+
+
+def test_every_kind_of_request_is_answered(service: Service) -> None:
+    with httpx.Client(base_url=service.url, timeout=WAIT) as client:
+        form = {"file": ("ship.jpg", PHOTO)}
+        assert client.post("/predict", files=form).json()["predictions"][0]["label"] == "ship"
+        batch = client.post("/predict/batch", files=[("file", PHOTO), ("file", b"no image")])
+        kinds = [sorted(each)[-1] for each in batch.json()["results"]]
+        assert kinds == ["predictions", "filename"], "the second image is refused alone"
+        assert "error" in batch.json()["results"][1]
+        picture = client.post("/explain", content=PHOTO)
+        assert picture.content.startswith(b"\x89PNG")
+        wrong = client.post("/explain?head=77", content=PHOTO)
+        assert wrong.status_code == 422
+        pixels = [0.5] * (3 * 32 * 32)
+        tensor = {"name": "input", "datatype": "FP32", "shape": [1, 3, 32, 32], "data": pixels}
+        answer = client.post("/v2/models/xcit_tensor/infer", json={"inputs": [tensor]})
+        assert answer.json()["outputs"][0]["shape"] == [1, 10]
+        assert client.post("/predict", content=b"no image").status_code == 415
+        timing = client.post("/predict", content=PHOTO).headers["server-timing"]
+        assert {"read", "preprocess", "queue", "inference"} <= {
+            each.split(";")[0].strip() for each in timing.split(",")
+        }
+
+
+def test_connections_are_shared_evenly(tmp_path: Path) -> None:
+    service = start(tmp_path, http_workers=4)
+    try:
+        connections = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(64)]
+        counts = [
+            service.metric(f'xcit_worker_connections{{worker="{number}"}}') for number in range(4)
+        ]
+        assert 64 <= sum(counts) <= 66  # and those that ask for the metrics
+        assert max(counts) <= 1.5 * sum(counts) / 4, counts
+        for connection in connections:
+            connection.close()
+    finally:
+        assert service.stop() == 0
+
+
+def test_a_killed_worker_fails_its_own_requests_alone(service: Service) -> None:
+    outcomes: list[object] = []
+
+    def call(_: int) -> None:
+        try:
+            outcomes.append(service.predict().status_code)
+        except httpx.TransportError as error:
+            outcomes.append(type(error).__name__)
+
+    with ThreadPoolExecutor(8) as pool:
+        calls = pool.map(call, range(400))
+        wait_for(lambda: len(outcomes) > 50)
+        victim = service.children()["worker 0"]
+        os.kill(victim, signal.SIGKILL)
+        assert len([*calls]) == 400
+    failed = [outcome for outcome in outcomes if outcome != 200]
+    assert len(failed) <= 8, failed
+    assert all(isinstance(outcome, str) for outcome in failed), "answers of other workers"
+    wait_for(lambda: service.children().get("worker 0", victim) != victim)
+    wait_for(lambda: service.metric("xcit_inflight_requests") == 0)
+    assert service.metric("xcit_worker_restarts_total") == 1
+    with ThreadPoolExecutor(8) as pool:
+        assert {
+            answer.status_code for answer in pool.map(lambda _: service.predict(), range(40))
+        } == {200}
+
+
+def test_a_stopped_worker_keeps_no_client_waiting(service: Service) -> None:
+    stopped = service.children()["worker 1"]
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        for _ in range(24):
+            with httpx.Client(timeout=5.0) as client:
+                assert service.predict(client).status_code == 200
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+
+
+def test_a_killed_engine_ends_the_service(service: Service) -> None:
+    children = service.children()
+    os.kill(children["engine 0"], signal.SIGKILL)
+    assert service.process.wait(WAIT) == 1
+    wait_for(lambda: gone([*children.values()]), 5.0)
+    assert "engine 0 ended with exit code -9" in service.log.read_text()
+
+
+def test_a_killed_supervisor_leaves_no_process(service: Service) -> None:
+    children = service.children()
+    assert len(children) == 3
+    service.process.kill()
+    service.process.wait()
+    wait_for(lambda: gone([*children.values()]), 2.0)
+
+
+def test_a_stop_under_load_loses_no_accepted_request(service: Service) -> None:
+    statuses: list[int] = []
+    refused = 0
+
+    def call(_: int) -> None:
+        nonlocal refused
+        with httpx.Client(timeout=WAIT) as client:
+            try:
+                statuses.append(service.predict(client).status_code)
+            except httpx.ConnectError:
+                refused += 1
+
+    with ThreadPoolExecutor(8) as pool:
+        calls = pool.map(call, range(400))
+        wait_for(lambda: len(statuses) > 50)
+        service.process.terminate()
+        assert len([*calls]) == 400
+    assert service.process.wait(WAIT) == 0
+    assert set(statuses) <= {200, 503}
+    assert refused > 0
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_an_interrupt_of_the_whole_group_is_a_clean_stop(tmp_path: Path) -> None:
+    service = start(tmp_path)
+    for process in (service.process.pid, *service.children().values()):
+        os.kill(process, signal.SIGINT)
+    assert service.process.wait(WAIT) == 0
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_a_reload_switches_all_workers_and_their_keys(tmp_path: Path) -> None:
+    keys, (alice, line) = tmp_path / "keys", new_key("alice")
+    keys.write_text(line)
+    service = start(tmp_path, api_keys_file=keys, admin_token="secret", metrics_need_key=False)
+    admin = {"Authorization": "Bearer secret"}
+    try:
+        with httpx.Client(base_url=service.url, timeout=WAIT) as client:
+            bob, line = new_key("bob")
+            keys.write_text("nonsense")
+            broken = client.post("/admin/reload", headers=admin)
+            assert (broken.status_code, "line 1" in broken.json()["detail"]) == (422, True)
+            assert reaches(service, alice)
+            keys.write_text(line)
+            done = client.post("/admin/reload", headers=admin)
+            assert done.json()["replaced"] == {"name": "xcit-cifar10", "version": "1"}
+        assert reaches(service, bob)
+        assert not reaches(service, alice)
+        assert service.metric("xcit_reload_failed") == 0
+    finally:
+        assert service.stop() == 0
+
+
+def reaches(service: Service, key: str) -> bool:
+    """Whether a key is accepted; the same answer in a dozen connections."""
+    statuses = set()
+    for _ in range(12):
+        with httpx.Client(timeout=WAIT) as client:
+            answer = client.post(
+                f"{service.url}/predict", content=PHOTO, headers={"X-API-Key": key}
+            )
+            statuses.add(answer.status_code)
+    assert len(statuses) == 1
+    return statuses == {200}
+
+
+def test_exactly_as_many_images_as_slots_are_admitted(tmp_path: Path) -> None:
+    service = start(tmp_path, max_queue_size=8)
+
+    async def burst() -> list[int]:
+        limits = httpx.Limits(max_connections=64)
+        async with httpx.AsyncClient(timeout=WAIT, limits=limits) as client:
+            posts = [client.post(f"{service.url}/predict", content=PHOTO) for _ in range(200)]
+            return [answer.status_code for answer in await asyncio.gather(*posts)]
+
+    try:
+        statuses = asyncio.run(burst())
+        assert set(statuses) <= {200, 503}
+        assert statuses.count(200) >= 8
+        wait_for(lambda: service.metric("xcit_inflight_requests") == 0)
+        assert service.predict().status_code == 200
+    finally:
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"root_path": "/predict"}, "/predict is a route of the service"),
+        ({"cors_origins": "photos"}, "expected an origin"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_a_usage_error(
+    tmp_path: Path, settings: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(AssertionError, match=reason):
+        start(tmp_path, **settings)
