@@ -1,7 +1,6 @@
 """Fake HTTP servers for the service, its client and its scripts to talk to.
 
 Each runs in a thread of the test process, on a free port of 127.0.0.1, until it is closed:
-
     with Hub({"timm/xcit": Repository(files)}) as hub:
         ... hub.url ...
 """
