@@ -135,8 +135,7 @@ class Settings(BaseSettings):
     """Directory in which compiled models are cached between starts; empty for no cache."""
 
     http_workers: Annotated[int, Field(ge=0, le=64)] = 0
-    """Number of processes for HTTP and decoding, next to the engine's; 0 serves with one
-    process."""
+    """Processes for HTTP and decoding, next to the engine's; 0 serves with one process."""
 
     engines: Annotated[int, Field(ge=1, le=16)] = 1
     """Number of engine processes, if there are HTTP workers."""
