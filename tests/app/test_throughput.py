@@ -111,7 +111,7 @@ def test_wait_is_never_underestimated_in_a_burst_after_idle_time(
     service.seconds_per_image = share * service.seconds
     service.serve([at for n, size in enumerate(sizes) for at in burst(size, 1e4 * n)])
     for departure in service.last_departures():
-        assert departure.estimated >= 0.3 * departure.true, departure
+        assert departure.estimated >= 0.3 * departure.true * (1 - 1e-3), departure
 
 
 @given(service=services, share=st.sampled_from([0.0, 0.1, 0.5]))

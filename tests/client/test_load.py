@@ -247,7 +247,7 @@ def test_remarks_name_failures_refusals_and_a_busy_client() -> None:
         "2 x connection refused",
         "1 x no answer within 1 s",
         '7 x 415, such as: {"detail": "no image"}',
-        "this client used 95% of a core, so it may be what was measured",
+        "this client used 95% of a core, so it may have limited the result",
     ]
 
 
