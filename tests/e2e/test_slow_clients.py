@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer
@@ -64,7 +65,7 @@ def test_incomplete_head_times_out(connection: socket.socket, sent: bytes) -> No
 
 def counted(server: Server) -> dict[str, float]:
     """Counts of requests and rejections by name and labels, without those of /metrics."""
-    lines = server.client.get("/metrics").text.splitlines()
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     pairs = ((name, value) for name, _, value in (line.rpartition(" ") for line in lines))
     names = ("xcit_requests_total", "xcit_rejected_total")
     return {
