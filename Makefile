@@ -18,7 +18,7 @@ PIP_QUIETLY := $(PIP) --quiet
 TORCH := $(shell grep '^torch==' requirements.txt)
 
 # Two processes, each of which takes one file at a time.
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile
 
 # Training allocates and frees the same large blocks repeatedly. By default glibc returns each to the
 # kernel, which costs a tenth of the time.

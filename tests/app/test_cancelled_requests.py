@@ -21,7 +21,7 @@ from app.serving.held_bytes import size_of
 from .conftest import FakeClassifier, running, until
 from .messages import problem
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 SIZE = 2**20  # bytes of an image
 BOUND = 8 * SIZE

@@ -28,7 +28,7 @@ from .test_cancelled_requests import (
 )
 from .test_cloud import instances, vertex
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data; boundary=x"}

@@ -169,7 +169,6 @@ def test_explanation_is_an_image_of_the_crop(server: Server) -> None:
     assert server.client.post("/explain", content=b"rubbish").status_code == 415
 
 
-@pytest.mark.quick
 def test_vertex_ai_variables_configure_the_service(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,6 @@ def wait_served(server: Server, name: str) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.quick
 def test_sighup_replaces_the_model_without_losing_a_request(
     start_server: StartServer, checkpoint: Path
 ) -> None:
@@ -136,6 +135,7 @@ def test_failed_reload_is_reported_and_keeps_the_old_model(
     assert served(server) == "second"
 
 
+@pytest.mark.quick
 def test_sighup_replaces_both_model_and_keys_or_neither(
     start_server: StartServer, checkpoint: Path
 ) -> None:

@@ -24,7 +24,7 @@ from model.scores import Logits, Scores
 
 from .conftest import HYPERPARAMETERS
 
-pytestmark = pytest.mark.usefixtures("_threads")
+pytestmark = [pytest.mark.usefixtures("_threads"), pytest.mark.thorough]
 
 SIZE = HYPERPARAMETERS["image_size"]
 FAULTS = [

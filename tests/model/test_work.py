@@ -29,6 +29,8 @@ from tests.pictures import chunk
 from .costly import Family, families
 from .tiffs import DEFLATE, LONG, SHORT, Tags, write_tiff
 
+pytestmark = pytest.mark.thorough
+
 SPEC = PreprocessSpec(image_size=224)
 SIZES = (224, 448)  # for a prediction and for an explanation
 REFERENCE_SECONDS = 0.15  # of `reference`, where the constants were measured

@@ -33,9 +33,10 @@ RECIPE = Recipe(
     decay_epochs=1,
     batch_size=8,
 )
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:::torch"
-)  # the compiler reads deprecated attributes
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:::torch"),  # the compiler reads deprecated attributes
+    pytest.mark.thorough,
+]
 on_gpu = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),

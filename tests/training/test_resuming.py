@@ -11,6 +11,8 @@ from training.command import main
 
 from .runs import FLAGS, RECIPE, read_metrics, run, same, train, weights
 
+pytestmark = pytest.mark.thorough
+
 
 def test_killed_run_ends_with_the_weights_of_an_uninterrupted_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

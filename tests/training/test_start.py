@@ -14,6 +14,8 @@ from training.start import take_over
 
 from .runs import FLAGS, RECIPE, read_metrics, run, train
 
+pytestmark = pytest.mark.thorough
+
 
 def test_run_can_start_with_the_weights_of_another(folder: Path, tmp_path: Path) -> None:
     train(folder, tmp_path / "first", RECIPE)
