@@ -285,9 +285,7 @@ class _HostileHandler(Handler):
     do_POST = do_GET  # noqa: N815
 
 
-class FixedPage(FakeServer):
-    """Answers every GET with one HTML page: a server, but not a model server."""
-
+class FixedPage(FakeServer):  # a web server that is not a model server
     def __init__(self, page: str) -> None:
         self.page = page.encode()
         super().__init__(_PageHandler)

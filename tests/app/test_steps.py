@@ -25,6 +25,8 @@ from tests.yardstick import slowness
 
 from .conftest import INFO, FakeClassification, FakePrediction
 
+pytestmark = pytest.mark.thorough
+
 MOST = 0.015  # seconds of CPU time; measured: up to 0.006, and 0.012 to copy an answer of 24 MB
 ATTEMPTS = 3  # the fastest counts, because other processes disturb a core's caches
 PIXELS = (3, IMAGE_SIDE, IMAGE_SIDE)
