@@ -261,7 +261,7 @@ outlast() { # sends requests while a command runs
 }
 mkfifo "$work"/until.{1,2,3}
 check "a restart loses no request"      outlast "${compose[@]}" restart xcit
-check "nor does replacing the container"outlast "${compose[@]}" up --detach --no-build --force-recreate xcit
+check "nor does a new container"          outlast "${compose[@]}" up --detach --no-build --force-recreate xcit
 
 # --- down -----------------------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ client drain >"$work/drain.log" 2>&1 &
 drain=$!
 eventually 10 grep -q begun "$work/drain.log" || true
 check "stop"                            "${compose[@]}" stop xcit
-check "the request in flight is answered"answered
+check "the open request is answered"    answered
 check "the exit was clean"              is "0 false" inspect '{{.State.ExitCode}} {{.State.OOMKilled}}'
 if ((failed)); then "${compose[@]}" logs --tail 30; fi
 check "compose down"                    "${compose[@]}" down --volumes
