@@ -22,21 +22,16 @@ PATIENCE = 60  # seconds for what should take far less, on a slow and busy machi
 
 HERE = Path(__file__).parent
 SERVE = ("-m", "app", "serve")
-LONGEST = "test_tutorial.py"
 QUICK_START = {"backend": "torch", "streams": 2, "max_batch_size": 8}  # little to measure
 SLOW_SERVICE = ("-m", "tests.e2e.slow_service")
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave end-to-end tests to ``make test-all``, except those marked ``quick``.
-
-    The longest file starts first, so that no worker waits for it at the end.
-    """
+    """Leave end-to-end tests to ``make test-all``, except those marked ``quick``."""
     for item in items:
         if HERE in item.path.parents and not item.get_closest_marker("quick"):
             item.add_marker("thorough")
-    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 @dataclass
