@@ -1,7 +1,6 @@
 """An engine process: loads models and answers the images that workers put into slots."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from app.processes.status import HEARTBEAT
 from app.serving.engine import Engine, load_and_warm_up
 from app.serving.engines import Job
 from app.serving.errors import StartupError
+from app.serving.heap import keep_heap
 from app.serving.timings import Batch
 
 DESCRIPTOR_BYTES = 4  # of a worker's number, with its end of a channel
@@ -167,13 +167,6 @@ class EngineProcess:
             status.batches += 1
             self._send(batch=[batch.size, padding, batch.seconds])
         self._server.show_queue()
-
-
-def keep_heap() -> None:
-    """Exclude all present objects from garbage collection, which would take a tenth of a second."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
 
 
 def main(child: Child) -> int:

@@ -30,7 +30,7 @@ class Family:
     Args:
         on_engine, on_worker: called with a child and each message from it.
         on_restart: called when a worker has ended and is going to be replaced.
-        on_failure: called with the reason when the service cannot go on.
+        on_failure: called with the reason when the service cannot continue.
         start: starts a task, and reports it if it fails.
     """
 

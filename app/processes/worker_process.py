@@ -5,10 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import Any
-
-import uvicorn
 
 from app.config.settings import Settings, SettingsError
 from app.http.app import application
@@ -36,10 +33,9 @@ from app.server.connection_limit import (
     count_open_files,
     raise_open_files,
 )
-from app.server.protocol import BoundedProtocol
-from app.server.server import keep_heap, stoppable
+from app.server.server import http_config
 from app.serving.classifier import ModelInfo
-from app.serving.engines import Replacement
+from app.serving.engines import RETRY_ELSEWHERE, Replacement
 from app.serving.errors import (
     Draining,
     NotReady,
@@ -47,7 +43,7 @@ from app.serving.errors import (
     ReloadInProgress,
     ServiceError,
 )
-from app.serving.lifecycle import State
+from app.serving.heap import keep_heap
 from app.serving.pipeline import Pipeline
 
 RELOAD_ERRORS: dict[str, type[ServiceError]] = {
@@ -125,24 +121,8 @@ class WorkerProcess:
         most, reserve = choose_bound(raise_open_files(), count_open_files())
         limit = CountedLimit(most, reserve, self._status, lambda: self._send({"refused": 1}))
         self._send({"max_connections": most})
-        config = uvicorn.Config(
-            stoppable(application(service)),
-            http=partial(  # type: ignore[arg-type]
-                BoundedProtocol,
-                head_timeout=settings.head_timeout_s,
-                keeps_alive=lambda: lifecycle.state in (State.LOADING, State.READY),
-                limit=limit,
-                on_refusal=metrics.observe_refusal,
-            ),
-            timeout_keep_alive=settings.keep_alive_timeout_s,  # type: ignore[arg-type]
-            log_config=None,
-            reset_contextvars=True,
-            log_level=logging.WARNING,
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=settings.drain_timeout_s,
-        )
+        app = application(service)
+        config = http_config(settings, app, lifecycle, limit, metrics.observe_refusal)
         listeners = [socket.socket(fileno=fd) for fd in child.inherited.listeners]
         return WorkerServer(config, listeners, lifecycle, page, self._number, workers)
 
@@ -187,7 +167,7 @@ class WorkerProcess:
             if kind := RELOAD_ERRORS.get(content["kind"]):
                 raise kind(error)
             refusal = Draining if content["kind"] == "Draining" else NotReady
-            raise refusal(error, retry_after=2)
+            raise refusal(error, retry_after=RETRY_ELSEWHERE)
         return Replacement(ModelInfo(**content["new"]), ModelInfo(**content["old"]))
 
     def _fail(self, reason: str) -> None:

@@ -5,7 +5,6 @@ handler. uvicorn's handlers are replaced, so that a stop by a signal has exit co
 """
 
 import asyncio
-import gc
 import logging
 import signal
 import socket
@@ -40,6 +39,7 @@ from app.server.listeners import (
 from app.server.protocol import LAST_CALL, BoundedProtocol
 from app.serving.classifier import Classifier
 from app.serving.errors import ServiceError
+from app.serving.heap import keep_heap
 from app.serving.lifecycle import Lifecycle, State
 
 logger = logging.getLogger(__name__)
@@ -85,14 +85,27 @@ def create_server(
     """The server of the application, with its limits."""
     app = create_app(settings, load, lifecycle=lifecycle, on_loaded=keep_heap)
     metrics: Metrics = app.state.service.metrics
-    config = uvicorn.Config(
+    limit = limit_connections(metrics.connections, len(listeners))
+    config = http_config(settings, app, lifecycle, limit, metrics.requests.observe_refusal)
+    return Server(config, listeners, lifecycle, app.state.service.reload, settings.drain_delay_s)
+
+
+def http_config(
+    settings: Settings,
+    app: ASGIApp,
+    lifecycle: Lifecycle,
+    limit: ConnectionLimit,
+    on_refusal: Callable[[ServiceError], None],
+) -> uvicorn.Config:
+    """uvicorn's configuration: our protocol and limits, and nothing that we do ourselves."""
+    return uvicorn.Config(
         stoppable(app),
         http=partial(  # type: ignore[arg-type]
             BoundedProtocol,
             head_timeout=settings.head_timeout_s,
             keeps_alive=lambda: lifecycle.state in (State.LOADING, State.READY),
-            limit=limit_connections(metrics.connections, len(listeners)),
-            on_refusal=metrics.requests.observe_refusal,
+            limit=limit,
+            on_refusal=on_refusal,
         ),
         timeout_keep_alive=settings.keep_alive_timeout_s,  # type: ignore[arg-type]
         log_config=None,
@@ -103,7 +116,6 @@ def create_server(
         ws="none",
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    return Server(config, listeners, lifecycle, app.state.service.reload, settings.drain_delay_s)
 
 
 def limit_connections(metrics: ConnectionMetrics, listeners: int) -> ConnectionLimit:
@@ -124,17 +136,6 @@ def stoppable(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, send)
 
     return run
-
-
-def keep_heap() -> None:
-    """Exclude all present objects from garbage collection, and enable it.
-
-    Otherwise every full collection would walk PyTorch and stop the service for a tenth of a second.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    gc.enable()
 
 
 class Server(uvicorn.Server):
