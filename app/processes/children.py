@@ -119,11 +119,13 @@ class WorkerChild(ChildProcess):
     """A worker process.
 
     Attributes:
+        started: whether it can take models.
         released_by: engines that have released its slots after its end.
     """
 
     def __init__(self, number: int, on_message: Callable[[Any, Message], None]) -> None:
         super().__init__(number, on_message)
+        self.started = False
         self.released_by: set[int] = set()
         self.released = asyncio.Event()
 

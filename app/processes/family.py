@@ -66,6 +66,10 @@ class Family:
         """The workers that run."""
         return [worker for worker in self._workers if worker and worker.running]
 
+    def started_workers(self) -> list[WorkerChild]:
+        """The workers that can take models."""
+        return [worker for worker in self.workers() if worker.started]
+
     async def start(self) -> None:
         """Start all processes, and watch them."""
         self.page.beat()

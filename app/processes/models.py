@@ -41,7 +41,7 @@ class Models:
     Args:
         data: the shared memory of the slots' bytes.
         slots: how many there are.
-        workers: those that run now.
+        workers: those that have started and run now.
     """
 
     def __init__(

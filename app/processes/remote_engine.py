@@ -192,10 +192,12 @@ class RemoteEngines:
             if self._models.pop(model.generation, None):
                 self._on_unused(model.generation)
 
-    def release_replaced(self) -> None:
-        """Forget all models that have been replaced and that no request uses."""
-        for model in [*self._models.values()]:
+    def release_replaced(self, generation: int) -> None:
+        """Forget a model that has been replaced, now or when the last request ends."""
+        if model := self._models.get(generation):
             self.release(model)
+        else:  # this worker started after the switch
+            self._on_unused(generation)
 
     def least_busy(self) -> EngineLink:
         """The engine with the least waiting work."""

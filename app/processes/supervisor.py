@@ -79,7 +79,11 @@ class Supervisor:
         )
         self.page, self.slots = self.family.page, self.family.slots
         self.models = Models(
-            self.page, self.family.data, self.slots.count, self.family.engines, self.family.workers
+            self.page,
+            self.family.data,
+            self.slots.count,
+            self.family.engines,
+            self.family.started_workers,
         )
         self._workers = [self.page.worker(number) for number in range(settings.http_workers)]
         self._metrics.serving.watch(self, settings)
@@ -163,6 +167,7 @@ class Supervisor:
             case Json(content={"refused": _}):
                 self._metrics.connections.refused.inc()
             case Json(content={"started": _}):
+                worker.started = True
                 self._start(self.models.introduce(worker))
             case Json(content={"question": int(number), "metrics": accept}):
                 self._start(self._answer_metrics(worker, number, str(accept)))

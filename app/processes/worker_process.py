@@ -75,19 +75,21 @@ class WorkerProcess:
         set_up_logs(settings.log_level, settings.log_format)
         self._max_pixels = settings.max_pixels
         try:
-            server = await self._build(settings, start["workers"], keys=start["keys"])
+            server, pipeline = await self._build(settings, start["workers"], keys=start["keys"])
         except SettingsError as error:
             self._send({"unusable": str(error)})
             self._control.close()
             return
-        beating = asyncio.create_task(self._beat())
+        beating = asyncio.create_task(self._beat(pipeline))
         self._send({"started": self._number})
         keep_heap()
         await server.serve()
         beating.cancel()
         self._control.close()
 
-    async def _build(self, settings: Settings, workers: int, *, keys: bool) -> WorkerServer:
+    async def _build(
+        self, settings: Settings, workers: int, *, keys: bool
+    ) -> tuple[WorkerServer, Pipeline]:
         child, page = self._child, self._child.page
         lifecycle = SharedLifecycle(page, self._fail)
         permits = SlotPermits(child.slots, self._number)
@@ -124,11 +126,13 @@ class WorkerProcess:
         app = application(service)
         config = http_config(settings, app, lifecycle, limit, metrics.observe_refusal)
         listeners = [socket.socket(fileno=fd) for fd in child.inherited.listeners]
-        return WorkerServer(config, listeners, lifecycle, page, self._number, workers)
+        server = WorkerServer(config, listeners, lifecycle, page, self._number, workers)
+        return server, pipeline
 
-    async def _beat(self) -> None:
+    async def _beat(self, pipeline: Pipeline) -> None:
         while True:
             self._status.beat()
+            self._status.stuck_decoders = pipeline.stuck_decoders
             await asyncio.sleep(HEARTBEAT / 2)
 
     def _send(self, content: dict[str, Any]) -> None:
@@ -141,9 +145,9 @@ class WorkerProcess:
                 self._settings.set_result(start)
             case Json(content={"model": int(generation)} as content):
                 self._add_model(generation, content)
-            case Json(content={"replaced": _}):
+            case Json(content={"replaced": int(generation)}):
                 assert self._engines
-                self._engines.release_replaced()
+                self._engines.release_replaced(generation)
             case Json(content={"answer": int(number)} as content, data=data):
                 self._questions.answer(number, content, data)
 
