@@ -21,7 +21,7 @@ from model.errors import (
 )
 from model.images.preprocess import AnyPixels
 from model.inference import classifier as model_classifier
-from model.inference.classifier import load_classifier
+from model.inference.classifier import load_classifier, request_seconds
 from model.inference.exchange import exchange_bytes, read_item, spec_to_json, write_logits
 from model.inference.prediction import Classification
 from model.inference.views import Views, views_from_bytes
@@ -59,11 +59,21 @@ def checkpoint_path(settings: Settings) -> str | Path:
     return settings.checkpoint or BUNDLED_CHECKPOINT
 
 
-def load_model(settings: Settings) -> "ServedClassifier":
-    """The classifier that ``settings`` name; raises `StartupError` if it cannot be served."""
-    cores = usable_cores()
+def load_model(settings: Settings, cores: int) -> "ServedClassifier":
+    """The classifier that ``settings`` name, for some cores of a CPU.
+
+    Raises:
+        StartupError: it cannot be served.
+    """
+    classifier = load_served(settings, cores)
+    warn_of_memory(settings, cores, classifier.weight_bytes, memory_limit())
+    return ServedClassifier(classifier)
+
+
+def load_served(settings: Settings, cores: int) -> model_classifier.Classifier:
+    """The classifier that serves with these settings; raises `StartupError`."""
     try:
-        classifier = load_classifier(
+        return load_classifier(
             checkpoint_path(settings),
             overrides(settings),
             backend_options(settings, cores, serving=True),
@@ -72,8 +82,6 @@ def load_model(settings: Settings) -> "ServedClassifier":
         )
     except ModelError as error:
         raise errors.StartupError(str(error)) from error
-    warn_of_memory(settings, cores, classifier.weight_bytes, memory_limit())
-    return ServedClassifier(classifier)
 
 
 def load_for_command(
@@ -89,9 +97,9 @@ def load_for_command(
     )
 
 
-def load_for_engine(settings: Settings) -> "SlotClassifier":
+def load_for_engine(settings: Settings, cores: int) -> "SlotClassifier":
     """As `load_model`, for an engine whose items are in slots."""
-    return SlotClassifier(load_model(settings).classifier)
+    return SlotClassifier(load_served(settings, cores))
 
 
 class ServedClassifier:
@@ -180,6 +188,20 @@ class SlotItem:
 
 class SlotClassifier(ServedClassifier):
     """Classifies items in slots, and writes their logits there."""
+
+    def __init__(self, classifier: model_classifier.Classifier) -> None:
+        super().__init__(classifier)
+        self._request_seconds = request_seconds(classifier.spec.preprocess)
+
+    @property
+    def busy_workers(self) -> float:
+        """CPU cores that decoding and HTTP take while this engine is busy."""
+        return self.classifier.images_per_second * self._request_seconds
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights."""
+        return self.classifier.weight_bytes
 
     @property
     def slot_bytes(self) -> int:

@@ -27,6 +27,7 @@ from app.config.settings import ENV_PREFIX, Settings
 from app.http.app import create_app
 from app.loading import load_model
 from app.observability.metrics import MODEL_LABELS, Metrics
+from app.observability.process_metrics import ProcessesCollector
 
 Schema = dict[str, Any]
 
@@ -59,13 +60,13 @@ def settings() -> str:
 
 def metrics() -> str:
     """List every xcit_ metric: name, type, labels, meaning."""
-    registry = Metrics().registry
+    registry = Metrics(ProcessesCollector(dict)).registry
     rows = []
     for family in registry.collect():
         if family.name.startswith("xcit_"):
             name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
-            collector: Any = registry._names_to_collectors[name]
-            labels = MODEL_LABELS if family.type == "info" else collector._labelnames
+            declared: Any = registry._names_to_collectors.get(name, family)
+            labels = (*declared._labelnames, *(MODEL_LABELS if family.type == "info" else ()))
             names = ", ".join(f"`{label}`" for label in labels)
             rows.append((f"`{name}`{{#{name}}}", family.type, names, code(family.documentation)))
     return table(("metric", "type", "labels", "meaning"), rows)

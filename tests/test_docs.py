@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from app.config.settings import ENV_PREFIX, Settings
 from app.http.app import create_app
 from app.observability.metrics import Metrics
+from app.observability.process_metrics import ProcessesCollector
 from app.observability.tracing import FLUSH
 from app.serving.timings import PHASES
 from tests.app.conftest import FakeClassifier
@@ -103,7 +104,7 @@ def test_the_protocols_page_lists_every_open_inference_route() -> None:
 def metric_names() -> set[str]:
     return {
         family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
-        for family in Metrics().registry.collect()
+        for family in Metrics(ProcessesCollector(dict)).registry.collect()
         if family.name.startswith("xcit_")
     }
 

@@ -87,9 +87,10 @@ def add_settings(parser: Parser, names: Iterable[str]) -> None:
 def _metavar(name: str) -> str:
     """The choices of a setting, or the last word of its name."""
     annotation = Settings.model_fields[name].annotation
-    for kind in (annotation, *get_args(annotation)):
+    kinds = (annotation, *get_args(annotation))
+    for kind in kinds:
         if get_origin(kind) is Literal:
-            return "{" + ",".join(get_args(kind)) + "}"
+            return "{" + ",".join((*get_args(kind), *("N" for each in kinds if each is int))) + "}"
     return name.rpartition("_")[2].upper()
 
 

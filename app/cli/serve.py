@@ -12,6 +12,8 @@ from typing import NoReturn
 from app.cli.output import complain
 from app.cli.parser import Parser, add_settings, settings_in
 from app.config.cloud import follow_cloud
+from app.config.cpu_quota import usable_cores
+from app.config.process_plan import ONE_PROCESS, ProcessPlan, plan_processes
 from app.config.settings import ENV_PREFIX, Settings, SettingsError, read_settings
 from app.config.unknown_variables import unknown_variables
 from app.observability.otel_environment import without_opentelemetry
@@ -36,27 +38,32 @@ def run(args: argparse.Namespace) -> NoReturn:
     set_up_logs(settings.log_level, settings.log_format)
     for warning in unknown_variables():
         logging.getLogger("app.config.settings").warning(warning)
-    if settings.http_workers:
+    plan = plan_processes(settings, usable_cores())
+    if plan.workers:
         from app.processes.supervisor import supervise
 
-        exit_with(settings, partial(supervise, settings))
+        exit_with(settings, partial(supervise, settings, plan))
 
     gc.disable()  # until the model is loaded: collections take a tenth of the start-up time
     from app.loading import load_model
 
-    serve_and_exit(settings, partial(load_model, settings))
+    serve_and_exit(settings, partial(load_model, settings, plan.cores), plan)
 
 
-def serve_and_exit(settings: Settings, load: Callable[[], Classifier]) -> NoReturn:
+def serve_and_exit(
+    settings: Settings, load: Callable[[], Classifier], plan: ProcessPlan = ONE_PROCESS
+) -> NoReturn:
     """Serve with one process until stopped, then end it; see `exit_with`.
 
     Args:
         load: makes the classifier, in an inference thread.
+        plan: why there is one process.
     """
+    logger.info("HTTP workers: %d (%s)", plan.workers, plan.reason)
     with without_opentelemetry(os.environ):
         from app.server.server import serve
 
-    exit_with(settings, partial(serve, settings, load))
+    exit_with(settings, partial(serve, settings, load, plan))
 
 
 def exit_with(settings: Settings, serve: Callable[[], str | None]) -> NoReturn:

@@ -6,10 +6,12 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from app.config.cpu_quota import CGROUPS
+from app.config.process_plan import ONE_PROCESS, ProcessPlan
 from app.config.settings import Settings
 
 MIB = 2**20
 BASE = 450 * MIB  # Python, PyTorch, OpenVINO
+WORKER = 80 * MIB
 MODEL = 330 * MIB  # without weights: compiled graphs, activations, leftovers of compilation
 WEIGHT_COPIES = 8  # one layout per batch size, and copies while a graph is compiled
 MODELS = 2  # the old and the new one during a reload
@@ -31,32 +33,44 @@ class MemoryEstimate:
     Attributes:
         models: the served model, and the model that replaces it during a reload.
         bodies: bodies of unanswered requests.
-        decoding: images in the decoding threads, and one that is being explained.
+        decoding: images in the decoding threads, and one that each process is explaining.
+        workers: of HTTP workers, with the slots that they share with engines.
     """
 
     base: int
     models: int
     bodies: int
     decoding: int
+    workers: int
 
     @property
     def total(self) -> int:
         return sum(astuple(self))
 
 
-def estimate_peak_memory(settings: Settings, cores: int, weights: int) -> MemoryEstimate:
+def estimate_peak_memory(
+    settings: Settings,
+    cores: int,
+    weights: int,
+    plan: ProcessPlan = ONE_PROCESS,
+    *,
+    slot_bytes: int = 0,
+) -> MemoryEstimate:
     """The memory that the service takes when every part is at its limit at the same time.
 
     Args:
-        cores: cores that the process may use.
+        cores: cores that the service may use.
         weights: bytes of the model's weights.
+        slot_bytes: of each slot, if there are HTTP workers.
     """
-    threads = (settings.preprocess_workers or cores) + EXPLANATIONS
+    engines, decoding_processes = len(plan.devices), max(1, plan.workers)
+    threads = (settings.preprocess_workers or plan.decoders(cores)) + EXPLANATIONS
     return MemoryEstimate(
-        base=BASE,
-        models=MODELS * (MODEL + WEIGHT_COPIES * weights),
+        base=engines * BASE,
+        models=engines * MODELS * (MODEL + WEIGHT_COPIES * weights),
         bodies=settings.max_queue_bytes,
-        decoding=threads * BYTES_PER_PIXEL * settings.max_pixels,
+        decoding=decoding_processes * threads * BYTES_PER_PIXEL * settings.max_pixels,
+        workers=plan.workers * WORKER + slot_bytes * settings.max_queue_size,
     )
 
 
@@ -77,9 +91,17 @@ def available_memory(meminfo: Path = MEMINFO) -> int | None:
     return available if limit is None else min(available, limit)
 
 
-def warn_of_memory(settings: Settings, cores: int, weights: int, limit: int | None) -> None:
+def warn_of_memory(
+    settings: Settings,
+    cores: int,
+    weights: int,
+    limit: int | None,
+    plan: ProcessPlan = ONE_PROCESS,
+    *,
+    slot_bytes: int = 0,
+) -> None:
     """Log a warning if the container's memory limit is lower than what the service may need."""
-    needed = estimate_peak_memory(settings, cores, weights)
+    needed = estimate_peak_memory(settings, cores, weights, plan, slot_bytes=slot_bytes)
     if limit is not None and limit < needed.total:
         logger.warning(
             "the memory limit is %d MiB, but the service can need %d MiB: %d for itself and the "
@@ -87,7 +109,7 @@ def warn_of_memory(settings: Settings, cores: int, weights: int, limit: int | No
             "XCIT_PREPROCESS_WORKERS, XCIT_MAX_PIXELS or XCIT_MAX_QUEUE_BYTES",
             limit // MIB,
             needed.total // MIB,
-            (needed.base + needed.models) // MIB,
+            (needed.base + needed.models + needed.workers) // MIB,
             needed.bodies // MIB,
             needed.decoding // MIB,
         )

@@ -28,6 +28,7 @@ CLIENT_KEY_FILE = f"{CLIENT_KEY}_FILE"  # the same, as the path of a file
 DEFAULT_TOP_K = 5  # not a setting: the classes in an answer if the client does not set top_k
 DOTENV = Path(".env")
 DOTENV_ENCODING = "utf-8-sig"  # Windows editors begin a file with a byte-order mark
+MAX_HTTP_WORKERS = 64
 SHOWN = 100  # characters of an invalid value in its message
 MESSAGES = {  # replace pydantic's messages, by error type
     "bool_parsing": "must be true or false",
@@ -47,6 +48,15 @@ def _check_device(value: str) -> str:
     if kind not in {"auto", "cpu", "cuda", "mps"} or (index and not index.isdigit()):
         raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
     return value
+
+
+def _check_workers(value: Any) -> Any:
+    text = str(value).strip()
+    if text == "auto":
+        return text
+    if not (text.isascii() and text.isdigit() and int(text) <= MAX_HTTP_WORKERS):
+        raise ValueError(f"must be auto or a whole number from 0 to {MAX_HTTP_WORKERS}")
+    return int(text)
 
 
 def _check_root_path(value: str) -> str:
@@ -117,7 +127,7 @@ class Settings(BaseSettings):
     """Hyper-parameters that cannot be inferred from the weights, as JSON: {"tokens_norm": true}."""
 
     device: Annotated[str, AfterValidator(_check_device)] = "auto"
-    """Device: auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
+    """Device: auto (every CUDA GPU, else MPS, else the CPU), cpu, cuda, cuda:N or mps."""
 
     backend: Literal["auto", "torch", "openvino"] = "auto"
     """Inference backend; auto selects OpenVINO on a CPU if it is installed, else PyTorch."""
@@ -134,14 +144,14 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Path("~/.cache/xcit-serve")
     """Directory in which compiled models are cached between starts; empty for no cache."""
 
-    http_workers: Annotated[int, Field(ge=0, le=64)] = 0
-    """Processes for HTTP and decoding, next to the engine's; 0 serves with one process."""
+    http_workers: Annotated[int | Literal["auto"], BeforeValidator(_check_workers)] = "auto"
+    """Processes for HTTP and decoding: auto or a number; 0 for one process that does everything."""
 
-    engines: Annotated[int, Field(ge=1, le=16)] = 1
-    """Number of engine processes, if there are HTTP workers."""
+    engines: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Number of engine processes, which need HTTP workers. Default: one per GPU, or one."""
 
     preprocess_workers: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Threads that decode images. Default: one per core."""
+    """Decoding threads of each HTTP worker. Default: one per core, divided among the workers."""
 
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Maximum batch size. Default: the smallest within 3 % of the best measured throughput."""

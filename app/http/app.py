@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
+from app.config.process_plan import ONE_PROCESS, ProcessPlan
 from app.config.settings import ENV_PREFIX, Settings, SettingsError
 from app.http.auth import SECURITY_SCHEMES, Authenticator
 from app.http.hosts import AllowedHosts, allowed_hosts
@@ -41,19 +42,20 @@ def create_app(
     *,
     lifecycle: Lifecycle | None = None,
     on_loaded: Callable[[], None] = lambda: None,
+    plan: ProcessPlan = ONE_PROCESS,
     environ: Mapping[str, str] = os.environ,
 ) -> FastAPI:
     """The whole service in one process, as one ASGI application.
 
     Args:
-        load, lifecycle, on_loaded, environ: see `build_service`.
+        load, lifecycle, on_loaded, plan, environ: see `build_service`.
 
     Raises:
         KeysError: the API key file is invalid.
         SettingsError: another setting is invalid.
     """
     lifecycle = lifecycle or Lifecycle()
-    return application(build_service(settings, load, lifecycle, on_loaded, environ))
+    return application(build_service(settings, load, lifecycle, on_loaded, plan, environ))
 
 
 def application(service: Service) -> FastAPI:

@@ -1,5 +1,6 @@
 """The bodies of requests and answers, as Pydantic models."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.http.bodies.json_text import Text
 from app.serving.classifier import ModelInfo
+from app.serving.engines import EngineProgress
 
 PIXEL = (  # the base64 of an image of one pixel, for examples
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP438AAAAQBAYD718vxAAAAAElFTkSuQmCC"
@@ -127,6 +129,13 @@ class Health(BaseModel):
     state: str
     failure: str | None
     model: ModelInfo | None
+    engines: Annotated[
+        Sequence[EngineProgress], Field(description="One per device; empty while they load.")
+    ]
+    http_workers: Annotated[
+        int, Field(description="Processes for HTTP and decoding; 0: one process does everything.")
+    ]
+    http_workers_reason: str
     queue_depth: int
     images_total: Annotated[int, Field(description="Images classified since the start.")]
     batches_total: int

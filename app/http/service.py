@@ -9,12 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from app.config.cloud import read_contract
+from app.config.process_plan import ProcessPlan
 from app.config.secret_files import read_secret
-from app.config.settings import ENV_PREFIX, Settings, SettingsError
+from app.config.settings import ENV_PREFIX, Settings
 from app.http.api_keys import ApiKeys, KeysError
 from app.http.auth import Authenticator
 from app.observability.logs import log_request
 from app.observability.metrics import Metrics
+from app.observability.optional_tracing import open_tracing
 from app.observability.record import RequestRecord
 from app.serving.classifier import Classifier
 from app.serving.engine_manager import EngineManager
@@ -65,6 +67,7 @@ class Service:
 
     Args:
         keys: the API keys; without them, routes that require one are open.
+        plan: the processes of the service.
         environ: variables of a cloud's contract; see `app.config.cloud`.
 
     Attributes:
@@ -82,6 +85,7 @@ class Service:
         metrics: ServiceMetrics,
         keys: ApiKeys | None,
         tracing: "Tracing | None",
+        plan: ProcessPlan,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.settings = settings
@@ -89,6 +93,7 @@ class Service:
         self.pipeline = pipeline
         self.metrics = metrics
         self.tracing = tracing
+        self.plan = plan
         self.contract = read_contract(settings, environ)
         self._keys = keys
         admin_token = read_admin_token(settings)
@@ -144,6 +149,7 @@ def build_service(
     load: Callable[[], Classifier],
     lifecycle: Lifecycle,
     on_loaded: Callable[[], None],
+    plan: ProcessPlan,
     environ: Mapping[str, str],
 ) -> Service:
     """The service with all of its parts in this process.
@@ -152,6 +158,7 @@ def build_service(
         load: makes the classifier, in an inference thread; see `app.loading.load_model`.
         lifecycle: the state, which the server reads and changes.
         on_loaded: called after each model that begins to serve.
+        plan: why there is one process.
 
     Raises:
         KeysError: the file of API keys cannot be used.
@@ -179,27 +186,13 @@ def build_service(
     held = HeldBytes(settings.max_queue_bytes)
     pipeline = Pipeline(settings, lifecycle, engines, permits, held)
     metrics.serving.watch(pipeline, settings)
-    return Service(settings, lifecycle, pipeline, metrics, keys, tracing, environ)
+    return Service(settings, lifecycle, pipeline, metrics, keys, tracing, plan, environ)
 
 
 def read_admin_token(settings: Settings) -> str | None:
     """The admin token, from its variable or file; raises `SettingsError` if it is invalid."""
     token = settings.admin_token.get_secret_value() if settings.admin_token else None
     return read_secret(f"{ENV_PREFIX}ADMIN_TOKEN", token, settings.admin_token_file)
-
-
-def open_tracing() -> "Tracing":
-    """Start tracing; raises `SettingsError` if OpenTelemetry cannot be used."""
-    try:
-        from app.observability.tracing import Tracing
-
-        return Tracing()
-    except ImportError as error:
-        raise SettingsError(
-            f"{ENV_PREFIX}TRACING needs OpenTelemetry: pip install 'xcit-serve[tracing]'"
-        ) from error
-    except ValueError as error:  # from OpenTelemetry
-        raise SettingsError(f"an OTEL_… variable has an invalid value: {error}") from error
 
 
 def _report_defect(lifecycle: Lifecycle, loading: "asyncio.Task[None]") -> None:

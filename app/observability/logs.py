@@ -15,9 +15,15 @@ TRUSTED = {"app", "model", "uvicorn"}  # loggers whose messages contain no unesc
 access_logger = logging.getLogger("app.access")
 
 
-def set_up_logs(level: str, log_format: str) -> None:
-    """Send all logs of this process to stderr, in one format."""
+def set_up_logs(level: str, log_format: str, process: str | None = None) -> None:
+    """Send all logs of this process to stderr, in one format.
+
+    Args:
+        process: the name of the process, a field of every line.
+    """
     handler = logging.StreamHandler(sys.stderr)
+    if process:
+        handler.addFilter(AddProcess(process))
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
@@ -70,6 +76,18 @@ class TextFormatter(logging.Formatter):
             message = _quote(message)
         line = f"{_timestamp(record)} {record.levelname:<7} {record.name}: {message}{fields}"
         return f"{line}\n{_exception(self, record)}" if record.exc_info else line
+
+
+class AddProcess(logging.Filter):
+    """Adds the name of the process to each record."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._fields = {"process": process}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.fields = {**self._fields, **getattr(record, "fields", {})}
+        return True
 
 
 class RateLimit(logging.Filter):

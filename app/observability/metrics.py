@@ -1,6 +1,6 @@
 """All metrics: names, units, labels and buckets."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from app.config.cpu_quota import usable_cores
 from app.config.settings import Settings
@@ -32,16 +33,23 @@ SECONDS = (
 BATCH_SIZES = tuple(1 << i for i in range(11))
 MODEL_LABELS = (
     *("name", "version", "family", "checkpoint_sha256"),
-    *("device", "backend", "backend_reason", "precision"),
+    *("backend", "backend_reason", "precision"),
 )
 
 
 class Metrics:
-    """The metrics of one service, in one registry. Used only on the event loop."""
+    """The metrics of one service, in one registry. Used only on the event loop.
 
-    def __init__(self) -> None:
+    Args:
+        processes: collects the ``process_`` metrics; by default, of this process.
+    """
+
+    def __init__(self, processes: Collector | None = None) -> None:
         self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
+        if processes:
+            registry.register(processes)
+        else:
+            ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self.requests = RequestMetrics(registry)
@@ -55,7 +63,9 @@ class Metrics:
             registry=registry,
         )
         self._state = Gauge("xcit_state", "1 for the current state.", ["state"], registry=registry)
-        self._model = Info("xcit_model", "The model that is served.", registry=registry)
+        self._model = Info(
+            "xcit_model", "The model that is served, by device.", ["device"], registry=registry
+        )
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """All metrics in the format that ``accept`` names, and its media type."""
@@ -66,8 +76,13 @@ class Metrics:
         for state in State:
             self._state.labels(state.value).set(state is current)
 
-    def show_model(self, info: ModelInfo) -> None:
-        self._model.info({label: getattr(info, label) for label in MODEL_LABELS})
+    def show_model(self, *infos: ModelInfo) -> None:
+        """Show a model, as each engine runs it."""
+        self._model.clear()
+        for info in infos:
+            self._model.labels(info.device).info(
+                {label: getattr(info, label) for label in MODEL_LABELS}
+            )
 
 
 class RequestMetrics:
@@ -185,7 +200,7 @@ class Watched(Protocol):
     @property
     def stuck_decoders(self) -> int: ...
     @property
-    def info(self) -> ModelInfo | None: ...
+    def infos(self) -> Sequence[ModelInfo]: ...
 
 
 class ServingMetrics:
@@ -224,9 +239,9 @@ class ServingMetrics:
         self._held_bytes.set_function(lambda: pipeline.held_bytes)
         self._stuck_decoders.set_function(lambda: pipeline.stuck_decoders)
         self._max_batch_size.set_function(
-            lambda: info.max_batch_size if (info := pipeline.info) else 0
+            lambda: max((info.max_batch_size for info in pipeline.infos), default=0)
         )
-        self._streams.set_function(lambda: info.streams if (info := pipeline.info) else 0)
+        self._streams.set_function(lambda: sum(info.streams for info in pipeline.infos))
         self._max_queue_size.set(settings.max_queue_size)
         self._max_queue_bytes.set(settings.max_queue_bytes)
         self._cores.set(usable_cores())
@@ -249,8 +264,15 @@ class ConnectionMetrics:
         )
 
 
+class Connected(Protocol):
+    """A worker with connections."""
+
+    @property
+    def connections(self) -> int: ...
+
+
 class WorkerMetrics:
-    """HTTP workers, if the service has several processes."""
+    """HTTP workers and engines, if the service has several processes."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._workers = Gauge(
@@ -262,12 +284,26 @@ class WorkerMetrics:
             ["worker"],
             registry=registry,
         )
+        self._queues = Gauge(
+            "xcit_engine_queue_depth",
+            "Images waiting for a batch of an engine.",
+            ["engine"],
+            registry=registry,
+        )
         self.restarts = Counter(
             "xcit_worker_restarts", "HTTP workers that ended and were replaced.", registry=registry
         )
+        self.dropped = Counter(
+            "xcit_dropped_messages",
+            "Messages between processes that were dropped, because they made no sense.",
+            registry=registry,
+        )
 
-    def watch(self, workers: int, connections: Callable[[int], int]) -> None:
-        """Read the number of connections of each worker at each scrape."""
-        self._workers.set(workers)
-        for number in range(workers):
-            self._connections.labels(str(number)).set_function(partial(connections, number))
+    def watch(self, workers: Sequence[Connected], queues: Sequence[Callable[[], int]]) -> None:
+        """Read the connections of each worker and the queue of each engine at each scrape."""
+        self._workers.set(len(workers))
+        for number, worker in enumerate(workers):
+            read = partial(getattr, worker, "connections")
+            self._connections.labels(str(number)).set_function(read)
+        for number, queue in enumerate(queues):
+            self._queues.labels(str(number)).set_function(queue)

@@ -1,6 +1,7 @@
 """Connections between processes, which carry messages and notice the end of the other process."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import cast
@@ -10,6 +11,8 @@ from app.processes.messages import Decoder, MalformedMessage, Message, encode
 # A Unix socket counts each unread write as a few hundred bytes: with the default buffer a few
 # hundred short messages fill it.
 BUFFER_BYTES = 4 * 2**20
+
+logger = logging.getLogger(__name__)
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -27,9 +30,12 @@ class Channel(asyncio.Protocol):
     Messages that are sent in the same turn of the loop leave in one write.
 
     Args:
-        on_message: called with each message.
-        on_end: called once, when the other process has died, closed its end or sent something
-            that is not a message; with the reason.
+        on_message: called with each message; raises if it makes no sense.
+        on_end: called once, when the other process has died, closed its end or sent nonsense;
+            with the reason.
+
+    Attributes:
+        malformed: whether the other process has sent nonsense.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[bytes] = []
         self._reason = "the process has ended"
+        self.malformed = False
 
     @classmethod
     async def open(
@@ -75,10 +82,13 @@ class Channel(asyncio.Protocol):
         try:
             for message in self._decoder.feed(data):
                 self._on_message(message)
-        except MalformedMessage as error:
-            self._reason = f"it sent {error}"
-            assert self._transport
-            self._transport.abort()
+        except Exception as error:
+            known = isinstance(error, MalformedMessage)
+            self._reason = f"it sent {error}" if known else f"it sent nonsense: {error!r}"
+            logger.error("a channel is closed: %s", self._reason, exc_info=not known)
+            self.malformed = True
+            if self._transport:
+                self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

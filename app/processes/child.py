@@ -32,6 +32,7 @@ class Inheritance:
         table: shared memory with the status page and the table of slots.
         data: shared memory with the bytes of the slots.
         slots: how many there are.
+        cores: for an engine, the CPU cores that it may use.
         descriptors: for an engine, a socket that brings the ends of channels to workers.
         engines: for a worker, sockets connected to each engine.
         listeners: for a worker, listening sockets.
@@ -42,6 +43,7 @@ class Inheritance:
     table: int
     data: int
     slots: int
+    cores: int = 1
     descriptors: int = -1
     engines: tuple[int, ...] = ()
     listeners: tuple[int, ...] = ()
@@ -52,10 +54,10 @@ class Inheritance:
         single = (self.control, self.table, self.data, self.descriptors)
         return [fd for fd in (*single, *self.engines, *self.listeners) if fd >= 0]
 
-    def command(self, role: Role) -> list[str]:
-        """The command line of the child process."""
+    def command(self, module: str, role: Role) -> list[str]:
+        """The command line of the child process; ``module`` is run."""
         content = asdict(self) | {"parent": os.getpid()}
-        return [sys.executable, "-m", "app.processes", role, json.dumps(content)]
+        return [sys.executable, "-m", module, role, json.dumps(content)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,11 +36,18 @@ class ChildProcess:
     def running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
-    async def start(self, role: Role, inherited: Inheritance, control: socket.socket) -> None:
-        """Start the process, which inherits descriptors that this process then closes."""
+    async def start(
+        self, module: str, role: Role, inherited: Inheritance, control: socket.socket
+    ) -> None:
+        """Start the process, which inherits descriptors.
+
+        Args:
+            module: see `app.processes.__main__`.
+            control: this process's end of the control channel.
+        """
         # From the main thread: the kernel ends children with the thread that started them.
         self._process = await asyncio.create_subprocess_exec(
-            *inherited.command(role), pass_fds=inherited.files
+            *inherited.command(module, role), pass_fds=inherited.files
         )
         self._channel = await Channel.open(control, self._receive, self._end)
 
@@ -64,20 +71,18 @@ class ChildProcess:
         if self._channel:
             self._channel.send(Json(content, data))
 
-    async def expect(self, key: str, value: Any) -> dict[str, Any]:
-        """The next message in which ``key`` has this value.
+    def expect(self, key: str, value: Any) -> "asyncio.Future[dict[str, Any]]":
+        """The next message in which ``key`` has this value, from now on.
 
-        Raises:
-            ConnectionError: the process ended instead.
+        The future raises `ConnectionError` if the process ends instead.
         """
-        if not self._channel:
-            raise ConnectionError("the process has ended")
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._waiting[key, value] = future
-        try:
-            return await future
-        finally:
-            self._waiting.pop((key, value), None)
+        if self._channel:
+            self._waiting[key, value] = future
+            future.add_done_callback(lambda _: self._waiting.pop((key, value), None))
+        else:
+            future.set_exception(ConnectionError("the process has ended"))
+        return future
 
     def _receive(self, message: Message) -> None:
         if isinstance(message, Json):
@@ -89,8 +94,11 @@ class ChildProcess:
         self._on_message(self, message)
 
     def _end(self, reason: str) -> None:
+        if self._channel and self._channel.malformed:
+            self._on_message(self, Json({"dropped": 1}))
+            self.kill()  # nothing can be said to it any more
         self._channel = None
-        for future in self._waiting.values():
+        for future in [*self._waiting.values()]:
             if not future.done():
                 future.set_exception(ConnectionError(reason))
 

@@ -3,17 +3,16 @@
 import asyncio
 import logging
 import os
-import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
-from app.config.settings import Settings
-from app.http.service import open_tracing
+from app.config.settings import Settings, SettingsError
 from app.observability.logs import set_up_logs
+from app.observability.optional_tracing import open_tracing
 from app.processes.channel import Channel
 from app.processes.child import Child, settings_from_json
 from app.processes.engine_server import EngineServer, ServedModel
@@ -28,14 +27,21 @@ from app.serving.timings import Batch
 
 DESCRIPTOR_BYTES = 4  # of a worker's number, with its end of a channel
 
+Load = Callable[[Settings, int], Any]  # settings and CPU cores to an `app.loading.SlotClassifier`
+
 logger = logging.getLogger(__name__)
 
 
 class EngineProcess:
-    """Follows the messages of the supervisor."""
+    """Follows the messages of the supervisor.
 
-    def __init__(self, child: Child, load: Callable[[Settings], Any]) -> None:
+    Args:
+        load: see `app.loading.load_for_engine`.
+    """
+
+    def __init__(self, child: Child, load: Load) -> None:
         self._child = child
+        self._cores = child.inherited.cores
         self._number = child.inherited.number
         self._status = child.page.engine(self._number)
         self._load = load
@@ -64,8 +70,12 @@ class EngineProcess:
         self._server.close()
 
     async def _beat(self) -> None:
+        reported = 0
         while True:
             self._status.beat()
+            if self._server.dropped > reported:
+                self._send(dropped=self._server.dropped - reported)
+                reported = self._server.dropped
             await asyncio.sleep(HEARTBEAT / 2)
 
     def _send(self, **content: Any) -> None:
@@ -75,10 +85,7 @@ class EngineProcess:
     def _on_message(self, message: Message) -> None:
         match message:
             case Json(content={"settings": dict(values)}):
-                self._settings = settings_from_json(values)
-                set_up_logs(self._settings.log_level, self._settings.log_format)
-                if self._settings.tracing:
-                    self._tracing = self._server.spans = open_tracing()
+                self._configure(settings_from_json(values))
             case Json(content={"load": int(generation)}):
                 self._start(self._load_model(generation))
             case Json(content={"serve": int(generation), "begin": begin, "slot_bytes": size}):
@@ -87,6 +94,15 @@ class EngineProcess:
                 self._start(self._retire(generation))
             case Json(content={"stop": _}):
                 self._ended.set()
+
+    def _configure(self, settings: Settings) -> None:
+        self._settings = settings
+        set_up_logs(settings.log_level, settings.log_format, f"engine-{self._number}")
+        if settings.tracing:
+            try:
+                self._tracing = self._server.spans = open_tracing()
+            except SettingsError as error:
+                self._send(unusable=str(error))
 
     def _start(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -100,7 +116,7 @@ class EngineProcess:
         limit = None if generation == 1 else settings.reload_timeout_s
         try:
             async with asyncio.timeout(limit):
-                loaded, threads = await load_and_warm_up(partial(self._load, settings))
+                loaded, threads = await load_and_warm_up(partial(self._load, settings, self._cores))
             classifier: Any = loaded  # an `app.loading.SlotClassifier`
         except TimeoutError:
             self._send(load_failed=generation, reason=f"the model was not ready within {limit:g} s")
@@ -124,6 +140,8 @@ class EngineProcess:
             info=asdict(engine.info),
             spec=classifier.spec,
             slot_bytes=classifier.slot_bytes,
+            weight_bytes=classifier.weight_bytes,
+            busy_workers=classifier.busy_workers,
         )
 
     def _serve(self, generation: int, begin: int, slot_bytes: int) -> None:
@@ -169,13 +187,11 @@ class EngineProcess:
         self._server.show_queue()
 
 
-def main(child: Child) -> int:
+def run_engine(child: Child, load: Load) -> NoReturn:
     """Run an engine until the supervisor stops it."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor stops engines, after workers
-    from app.loading import load_for_engine
 
     async def run() -> None:
-        await EngineProcess(child, load_for_engine).run()
+        await EngineProcess(child, load).run()
 
     asyncio.run(run())
     os._exit(0)  # even if an inference thread hangs

@@ -89,7 +89,7 @@ class EngineServer:
 
     Attributes:
         models: by generation.
-        dropped: messages about slots that the worker does not own.
+        dropped: messages that made no sense, such as those about slots of another worker.
     """
 
     def __init__(
@@ -211,6 +211,8 @@ class EngineServer:
     def _on_end(self, worker: Worker, reason: str) -> None:
         """Cancel the images of a worker that has ended; those in a batch free their slots later."""
         worker.gone = True
+        if worker.channel and worker.channel.malformed:
+            self.dropped += 1
         self._workers.discard(worker)
         for found in [*self._submissions.values()]:
             if found.worker is worker and found.engine.withdraw(found.entry):

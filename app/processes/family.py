@@ -7,6 +7,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from app.config.cpu_quota import usable_cores
+from app.config.process_plan import ProcessPlan
 from app.config.settings import Settings
 from app.processes.channel import socket_pair
 from app.processes.child import Inheritance, settings_to_json, table_begin
@@ -28,6 +30,7 @@ class Family:
     """The processes of the service, and the memory that they share.
 
     Args:
+        module: that children run; see `app.processes.__main__`.
         on_engine, on_worker: called with a child and each message from it.
         on_restart: called when a worker has ended and is going to be replaced.
         on_failure: called with the reason when the service cannot continue.
@@ -37,7 +40,9 @@ class Family:
     def __init__(
         self,
         settings: Settings,
+        plan: ProcessPlan,
         listeners: Sequence[socket.socket],
+        module: str,
         *,
         on_engine: Callable[[EngineChild, Message], None],
         on_worker: Callable[[WorkerChild, Message], None],
@@ -46,6 +51,8 @@ class Family:
         start: Callable[[Any], None],
     ) -> None:
         self._settings = settings
+        self._plan = plan
+        self._module = module
         self._listeners = listeners
         self._on_worker = on_worker
         self._on_restart = on_restart
@@ -55,10 +62,11 @@ class Family:
         self._table = SharedMemory.create(table_begin() + Slots.size(count))
         self.data = SharedMemory.create(4096)
         self.page = StatusPage(self._table)
-        self.page.engines = settings.engines
+        self.page.engines = len(plan.devices)
+        self.page.workers = plan.workers
         self.slots = Slots(self._table, table_begin(), count)
-        self.engines = [EngineChild(number, on_engine) for number in range(settings.engines)]
-        self._workers: list[WorkerChild | None] = [None] * settings.http_workers
+        self.engines = [EngineChild(number, on_engine) for number in range(len(plan.devices))]
+        self._workers: list[WorkerChild | None] = [None] * plan.workers
         self._deaths = Deaths()
         self._stopping = False
 
@@ -69,6 +77,27 @@ class Family:
     def started_workers(self) -> list[WorkerChild]:
         """The workers that can take models."""
         return [worker for worker in self.workers() if worker.started]
+
+    def processes(self) -> dict[str, int]:
+        """The process ids of engines and workers that run, by name."""
+        named = [*self._named("engine", self.engines), *self._named("worker", self.workers())]
+        return {name: child.pid for name, child in named if child.pid is not None}
+
+    def _named(
+        self, role: str, children: "Sequence[EngineChild | WorkerChild]"
+    ) -> "list[tuple[str, EngineChild | WorkerChild]]":
+        return [(f"{role}-{child.number}", child) for child in children]
+
+    async def add_workers(self, plan: ProcessPlan) -> None:
+        """Start the workers that a plan has more than the last one, and inform the others."""
+        self._plan = plan
+        self.page.workers = plan.workers
+        for worker in self.workers():
+            worker.send(plan=[plan.workers, plan.reason])
+        for number in range(len(self._workers), plan.workers):
+            self._workers.append(None)
+            if not self._stopping:
+                await self._start_worker(number)
 
     async def start(self) -> None:
         """Start all processes, and watch them."""
@@ -93,22 +122,33 @@ class Family:
         await end_all(engines, STOP_SECONDS)
 
     def release(self, number: int, engine: EngineChild) -> None:
-        """Note that an engine has released the slots of a worker that has ended."""
+        """Note that an engine has released the slots of a worker that has ended.
+
+        A worker that still runs, but has lost an engine, is of no use, and is replaced.
+        """
         if worker := self._workers[number]:
             worker.released_by.add(engine.number)
             if len(worker.released_by) == len(self.engines):
                 worker.released.set()
+            if not self._stopping:
+                worker.kill()
 
     async def _start_engine(self, engine: EngineChild) -> None:
         ours, theirs = socket_pair()
         descriptors, their_descriptors = socket_pair()
-        inherited = self._inheritance(engine.number, theirs, descriptors=their_descriptors.fileno())
-        self.page.engine(engine.number).beat()
+        inherited = self._inheritance(
+            engine.number,
+            theirs,
+            descriptors=their_descriptors.fileno(),
+            cores=self._plan.cores,
+        )
+        self.page.engine(engine.number).start()
         engine.attach(descriptors)
-        await engine.start("engine", inherited, ours)
+        await engine.start(self._module, "engine", inherited, ours)
         theirs.close()
         their_descriptors.close()
-        engine.send(settings=settings_to_json(self._settings))
+        settings = self._settings.model_copy(update={"device": self._plan.devices[engine.number]})
+        engine.send(settings=settings_to_json(settings))
         self._start(self._watch_engine(engine))
 
     async def _start_worker(self, number: int) -> None:
@@ -122,16 +162,18 @@ class Family:
             listeners=tuple(listener.fileno() for listener in self._listeners),
         )
         self.page.worker(number).clear()
-        self.page.worker(number).beat()
+        self.page.worker(number).start()
         for engine, end in zip(self.engines, engine_ends, strict=True):
             engine.introduce(number, end)
-        await worker.start("worker", inherited, control)
+        await worker.start(self._module, "worker", inherited, control)
         for end in (their_control, *ends):
             end.close()
         self._workers[number] = worker
+        decoders = self._settings.preprocess_workers or self._plan.decoders(usable_cores())
+        settings = self._settings.model_copy(update={"preprocess_workers": decoders})
         worker.send(
-            settings=settings_to_json(self._settings),
-            workers=len(self._workers),
+            settings=settings_to_json(settings),
+            plan=[self._plan.workers, self._plan.reason],
             keys=self._settings.api_keys_file is not None,
         )
         self._start(self._watch_worker(worker))

@@ -21,6 +21,8 @@ class SharedModel:
         spec: its description for workers, as JSON.
         begin, slot_bytes: where the slots are in the shared memory.
         keys: names of API keys by hash, valid while the model serves.
+        weight_bytes: of its weights.
+        busy_workers: CPU cores that decoding and HTTP take while all engines are busy.
     """
 
     generation: int
@@ -29,10 +31,18 @@ class SharedModel:
     begin: int
     slot_bytes: int
     keys: Mapping[bytes, str]
+    weight_bytes: int
+    busy_workers: float
 
     @property
     def info(self) -> ModelInfo:
+        """The model on the first engine."""
         return self.infos[0]
+
+    @property
+    def devices(self) -> list[str]:
+        """The device of each engine."""
+        return [info.device for info in self.infos]
 
 
 class Models:
@@ -70,13 +80,26 @@ class Models:
         """
         self._generation += 1
         generation = self._generation
-        found = await asyncio.gather(
-            *(self._load_on(engine, generation) for engine in self._engines)
-        )
+        loading = [asyncio.create_task(self._load_on(each, generation)) for each in self._engines]
+        await asyncio.wait(loading)
+        try:
+            found = [task.result() for task in loading]
+        except StartupError:
+            for engine in self._engines:  # some may have loaded it
+                engine.send(retire=generation)
+            raise
         size = max(each["slot_bytes"] for each in found)
         begin, slot_bytes = self._make_room(round_up(size, 64))
-        infos = [ModelInfo(**each["info"]) for each in found]
-        return SharedModel(generation, infos, found[0]["spec"], begin, slot_bytes, keys)
+        return SharedModel(
+            generation,
+            infos=[ModelInfo(**each["info"]) for each in found],
+            spec=found[0]["spec"],
+            begin=begin,
+            slot_bytes=slot_bytes,
+            keys=keys,
+            weight_bytes=found[0]["weight_bytes"],
+            busy_workers=sum(each["busy_workers"] for each in found),
+        )
 
     async def switch(self, model: SharedModel) -> None:
         """Let a loaded model serve: from one moment on, in all workers."""
@@ -89,16 +112,11 @@ class Models:
     async def retire(self, model: SharedModel) -> None:
         """Close a replaced model once no request uses it."""
         workers = self._workers()
-        unused = [
-            asyncio.ensure_future(worker.expect("unused", model.generation)) for worker in workers
-        ]
+        unused = [worker.expect("unused", model.generation) for worker in workers]
         for worker in workers:
             worker.send(replaced=model.generation)
         await asyncio.gather(*unused, return_exceptions=True)  # one that has died uses none
-        closed = [
-            asyncio.ensure_future(engine.expect("retired", model.generation))
-            for engine in self._engines
-        ]
+        closed = [engine.expect("retired", model.generation) for engine in self._engines]
         for engine in self._engines:
             engine.send(retire=model.generation)
         await asyncio.gather(*closed, return_exceptions=True)
@@ -110,9 +128,8 @@ class Models:
                 await tell(worker, model)
 
     async def _load_on(self, engine: EngineChild, generation: int) -> dict[str, Any]:
-        loaded = asyncio.ensure_future(engine.expect("loaded", generation))
-        failed = asyncio.ensure_future(engine.expect("load_failed", generation))
-        await asyncio.sleep(0)
+        loaded = engine.expect("loaded", generation)
+        failed = engine.expect("load_failed", generation)
         engine.send(load=generation)
         try:
             await asyncio.wait((loaded, failed), return_when=asyncio.FIRST_COMPLETED)
@@ -126,8 +143,7 @@ class Models:
             failed.cancel()
 
     async def _serve_on(self, engine: EngineChild, model: SharedModel) -> None:
-        serving = asyncio.ensure_future(engine.expect("serving", model.generation))
-        await asyncio.sleep(0)
+        serving = engine.expect("serving", model.generation)
         engine.send(serve=model.generation, begin=model.begin, slot_bytes=model.slot_bytes)
         try:
             await serving
@@ -145,11 +161,11 @@ class Models:
 
 async def tell(worker: WorkerChild, model: SharedModel) -> None:
     """Have a worker know a model; without effect if the worker ends meanwhile."""
-    known = asyncio.ensure_future(worker.expect("known", model.generation))
-    await asyncio.sleep(0)
+    known = worker.expect("known", model.generation)
     worker.send(
         model=model.generation,
         info=asdict(model.info),
+        devices=model.devices,
         spec=model.spec,
         begin=model.begin,
         slot_bytes=model.slot_bytes,

@@ -48,10 +48,16 @@ class BatchSpans(Protocol):
 
 @dataclass(slots=True, eq=False)
 class RemoteModel:
-    """A model that engines serve, as a worker knows it."""
+    """A model that engines serve, as a worker knows it.
+
+    Attributes:
+        devices: of each engine.
+        users: requests that use it.
+    """
 
     generation: int
     info: ModelInfo
+    devices: Sequence[str]
     preparer: RemotePreparer
     area: SlotArea
     users: int = 0
@@ -61,7 +67,7 @@ class RemoteEngine:
     """A model on engines in other processes, for the path of an image."""
 
     def __init__(self, model: RemoteModel, engines: "RemoteEngines") -> None:
-        self._model = model
+        self.model = model
         self._engines = engines
         self.info = model.info
         self.classifier = RemoteClassifier(model, engines)
@@ -69,14 +75,14 @@ class RemoteEngine:
     async def run(self, job: Job, deadline: float) -> Outcome[Classification]:
         """Classify an item; raises as `MicroBatcher.submit` does."""
         claim: Claim = job.permit
-        slot = self._model.area.slot(claim.slot)
-        floats = self._model.preparer.write(job.item, slot)
+        slot = self.model.area.slot(claim.slot)
+        floats = self.model.preparer.write(job.item, slot)
         link = self._engines.least_busy()
         self._engines.slots.submit(claim, link.number)
         submit = Submit(
             slot=claim.slot,
             generation=claim.generation,
-            model=self._model.generation,
+            model=self.model.generation,
             top_k=job.top_k,
             floats=floats,
             deadline=deadline,
@@ -90,17 +96,17 @@ class RemoteEngine:
         batch = Batch(done.batch, done.thread, done.size, done.started, done.seconds)
         if self._engines.spans and done.trace != NO_SPAN:
             self._engines.spans.add_batch_span(batch, done.trace)
-        return Outcome(self._model.preparer.read(slot, job.top_k), done.queue, batch)
+        return Outcome(self.model.preparer.read(slot, job.top_k), done.queue, batch)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep the model loaded until the request ends."""
-        self._model.users += 1
+        self.model.users += 1
         try:
             yield
         finally:
-            self._model.users -= 1
-            self._engines.release(self._model)
+            self.model.users -= 1
+            self._engines.release(self.model)
 
 
 class RemoteClassifier:
@@ -152,7 +158,6 @@ class RemoteEngines:
         self._reload = reload
         self.spans = spans
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._models: dict[int, RemoteModel] = {}
         self._engines: dict[int, RemoteEngine] = {}
 
     @property
@@ -173,35 +178,30 @@ class RemoteEngines:
     @property
     def progress(self) -> Progress:
         """The numbers of classified and waiting images, and of batches, of all engines."""
-        engines = [self._page.engine(link.number) for link in self._links]
-        return Progress(
-            sum(engine.images for engine in engines),
-            sum(engine.batches for engine in engines),
-            sum(engine.queue_depth for engine in engines),
-        )
+        engine = self.current
+        return self._page.progress(engine.model.devices if engine else ())
 
     def add(self, model: RemoteModel) -> None:
         """Know a model, which serves as soon as the status page says so."""
-        self._models[model.generation] = model
         self._engines[model.generation] = RemoteEngine(model, self)
 
     def release(self, model: RemoteModel) -> None:
         """Forget a model that has been replaced, once no request uses it."""
-        if not model.users and model.generation < self._page.model:
-            self._engines.pop(model.generation, None)
-            if self._models.pop(model.generation, None):
-                self._on_unused(model.generation)
+        if model.users or model.generation >= self._page.model:
+            return
+        if self._engines.pop(model.generation, None):
+            self._on_unused(model.generation)
 
     def release_replaced(self, generation: int) -> None:
         """Forget a model that has been replaced, now or when the last request ends."""
-        if model := self._models.get(generation):
-            self.release(model)
+        if engine := self._engines.get(generation):
+            self.release(engine.model)
         else:  # this worker started after the switch
             self._on_unused(generation)
 
     def least_busy(self) -> EngineLink:
-        """The engine with the least waiting work."""
-        return min(self._links, key=lambda link: self._page.engine(link.number).queue_depth)
+        """The engine with the fewest unanswered images, from all workers."""
+        return min(self._links, key=lambda link: self.slots.submitted(link.number))
 
     async def start(self) -> None:
         """Nothing but to know the event loop: the supervisor starts engines."""

@@ -53,14 +53,14 @@ class SharedHeldBytes(HeldBytes):
     wait for each other.
     """
 
-    def __init__(self, maximum: int, page: StatusPage, worker: int, workers: int) -> None:
+    def __init__(self, maximum: int, page: StatusPage, worker: int) -> None:
         super().__init__(maximum)
         self._status = page.worker(worker)
-        self._all = [page.worker(number) for number in range(workers)]
+        self._page = page
 
     @property
     def total(self) -> int:
-        return sum(worker.held_bytes for worker in self._all)
+        return sum(worker.held_bytes for worker in self._page.each_worker())
 
     def add(self, size: int) -> None:
         super().add(size)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from app.processes.memory import SharedMemory
 
-FREE, CLAIMED, SUBMITTED = 0, 1, 2
+FREE, CLAIMED, SUBMITTED = 0, 1, 2  # submitted to engine n: SUBMITTED + n
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +70,23 @@ class Slots:
         view = memory.view[begin:]
         self._states = view[:count]
         self._owners = view[count : 2 * count]
-        self._engines = view[2 * count : 3 * count]
-        generations = round_up(3 * count, 8)
+        generations = round_up(2 * count, 8)
         self._generations = view[generations : generations + 8 * count].cast("Q")
         self._recent: list[int] = []  # released by this process, whose pages are in its page table
 
     @staticmethod
     def size(count: int) -> int:
         """Bytes of a table."""
-        return round_up(3 * count, 8) + 8 * count
+        return round_up(2 * count, 8) + 8 * count
 
     @property
     def used(self) -> int:
         """Slots that are not free."""
         return self.count - bytes(self._states).count(FREE)
+
+    def submitted(self, engine: int) -> int:
+        """Images that an engine has not answered, from all workers."""
+        return bytes(self._states).count(SUBMITTED + engine)
 
     def claim(self, worker: int) -> Claim | None:
         """Claim a free slot for a worker; ``None`` if all are in use."""
@@ -94,8 +97,7 @@ class Slots:
 
     def submit(self, claim: Claim, engine: int) -> None:
         """Hand a claimed slot to an engine; the worker sends the message next."""
-        self._engines[claim.slot] = engine
-        self._states[claim.slot] = SUBMITTED
+        self._states[claim.slot] = SUBMITTED + engine
 
     def release(self, claim: Claim) -> None:
         """Free a slot that this process has claimed and that no engine uses."""
@@ -110,9 +112,8 @@ class Slots:
         """Whether a message about a slot is about its latest claim, by this worker."""
         return (
             slot < self.count
-            and self._states[slot] == SUBMITTED
+            and self._states[slot] == SUBMITTED + engine
             and self._owners[slot] == worker
-            and self._engines[slot] == engine
             and self._generations[slot] == generation
         )
 
@@ -130,12 +131,7 @@ class Slots:
             known: whether the engine is still going to answer for a slot, and frees it then.
         """
         return self._free_where(
-            lambda slot: (
-                self._states[slot] == SUBMITTED
-                and self._engines[slot] == engine
-                and not known(slot)
-            ),
-            worker,
+            lambda slot: self._states[slot] == SUBMITTED + engine and not known(slot), worker
         )
 
     def _free_where(self, condition: Callable[[int], bool], worker: int) -> int:

@@ -4,13 +4,16 @@ Every field has one writer. A write is a single store, so readers see the old or
 """
 
 import time
+from collections.abc import Sequence
 
 from app.processes.memory import SharedMemory
+from app.serving.engines import EngineProgress, Progress
 from app.serving.lifecycle import State
 
 STATES = (State.LOADING, State.READY, State.DRAINING, State.FAILED)
 HEARTBEAT = 0.5  # seconds between beats
 ALIVE = 2.0  # seconds after the last beat for which a process counts as alive
+START_SECONDS = 120.0  # for a new process to import its modules, before its first beat
 PAGE_BYTES = 16384
 MAX_ENGINES = 16
 MAX_WORKERS = 256
@@ -68,6 +71,34 @@ class StatusPage:
         self._numbers[_SERVICE + 4] = engines
 
     @property
+    def workers(self) -> int:
+        """The number of workers, whether they run or are being replaced."""
+        return self._numbers[_SERVICE + 5]
+
+    @workers.setter
+    def workers(self, workers: int) -> None:
+        self._numbers[_SERVICE + 5] = workers
+
+    def each_worker(self) -> "list[WorkerStatus]":
+        """The numbers of all workers."""
+        return [self.worker(number) for number in range(self.workers)]
+
+    def progress(self, devices: Sequence[str]) -> Progress:
+        """The progress of the engines, each with its device."""
+        engines = [self.engine(number) for number in range(len(devices))]
+        return Progress(
+            tuple(
+                EngineProgress(
+                    device=device,
+                    queue_depth=engine.queue_depth,
+                    images_total=engine.images,
+                    batches_total=engine.batches,
+                )
+                for device, engine in zip(devices, engines, strict=True)
+            )
+        )
+
+    @property
     def alive(self) -> bool:
         """Whether the supervisor and all engines are alive."""
         supervised = time.monotonic() - self._times[_SERVICE + 3] < ALIVE
@@ -94,9 +125,13 @@ class _Part:
         """Note that the process is alive."""
         self._times[self._place] = time.monotonic()
 
+    def start(self) -> None:
+        """Note that the process is starting: it has `START_SECONDS` until its first beat."""
+        self._times[self._place] = time.monotonic() + START_SECONDS
+
     @property
     def silence(self) -> float:
-        """Seconds since the last beat."""
+        """Seconds since the last beat; negative while the process starts."""
         return time.monotonic() - self._times[self._place]
 
 

@@ -9,11 +9,16 @@ import signal
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
+from app.config.cpu_quota import usable_cores
+from app.config.memory import memory_limit, warn_of_memory
+from app.config.process_plan import ProcessPlan
 from app.config.settings import Settings, SettingsError
 from app.http.api_keys import KeysError, read_keys
 from app.observability.metrics import Metrics
+from app.observability.process_metrics import ProcessesCollector
 from app.processes.children import EngineChild, WorkerChild
 from app.processes.family import Family
 from app.processes.messages import Json, Message
@@ -34,8 +39,12 @@ from app.serving.lifecycle import Lifecycle, State
 logger = logging.getLogger(__name__)
 
 
-def supervise(settings: Settings) -> str | None:
+def supervise(settings: Settings, plan: ProcessPlan, module: str = "app.processes") -> str | None:
     """Serve with several processes until stopped.
+
+    Args:
+        plan: how many processes.
+        module: that children run; see `app.processes.__main__`.
 
     Returns:
         Why the service failed; ``None`` after a clean stop.
@@ -43,10 +52,11 @@ def supervise(settings: Settings) -> str | None:
     Raises:
         SettingsError: the service cannot start with these settings.
     """
+    logger.info("HTTP workers: %d (%s)", plan.workers, plan.reason)
     listeners = open_listeners(settings.host, settings.port)
     try:
         keys = read_keys(settings.api_keys_file) if settings.api_keys_file else {}
-        supervisor = Supervisor(settings, listeners, keys)
+        supervisor = Supervisor(settings, plan, listeners, keys, module)
         return asyncio.run(supervisor.run())
     except StartupError as error:
         return str(error)
@@ -60,17 +70,22 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
+        plan: ProcessPlan,
         listeners: Sequence[socket.socket],
         keys: Mapping[bytes, str],
+        module: str,
     ) -> None:
         self._settings = settings
+        self._plan = plan
         self._listeners = listeners
         self._keys = keys
         self.lifecycle = Lifecycle()
-        self._metrics = Metrics()
+        self._metrics = Metrics(ProcessesCollector(lambda: self.family.processes()))
         self.family = Family(
             settings,
+            plan,
             listeners,
+            module,
             on_engine=self._on_engine,
             on_worker=self._on_worker,
             on_restart=self._metrics.workers.restarts.inc,
@@ -85,11 +100,10 @@ class Supervisor:
             self.family.engines,
             self.family.started_workers,
         )
-        self._workers = [self.page.worker(number) for number in range(settings.http_workers)]
         self._metrics.serving.watch(self, settings)
-        self._metrics.workers.watch(len(self._workers), lambda n: self._workers[n].connections)
+        self._watch_children()
         self._metrics.connections.open.set_function(
-            lambda: sum(worker.connections for worker in self._workers)
+            lambda: sum(worker.connections for worker in self.page.each_worker())
         )
         self._reloading = False
         self._stopping: asyncio.Task[None] | None = None
@@ -99,13 +113,12 @@ class Supervisor:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
-    def info(self) -> ModelInfo | None:
-        return self.models.current.info if self.models.current else None
+    def infos(self) -> Sequence[ModelInfo]:
+        return self.models.current.infos if self.models.current else ()
 
     @property
     def progress(self) -> Progress:
-        engines = [self.page.engine(engine.number) for engine in self.family.engines]
-        return Progress(queue_depth=sum(engine.queue_depth for engine in engines))
+        return self.page.progress(self.models.current.devices if self.models.current else ())
 
     @property
     def admitted(self) -> int:
@@ -113,11 +126,11 @@ class Supervisor:
 
     @property
     def held_bytes(self) -> int:
-        return sum(worker.held_bytes for worker in self._workers)
+        return sum(worker.held_bytes for worker in self.page.each_worker())
 
     @property
     def stuck_decoders(self) -> int:
-        return sum(worker.stuck_decoders for worker in self._workers)
+        return sum(worker.stuck_decoders for worker in self.page.each_worker())
 
     async def run(self) -> str | None:
         """Serve until stopped; returns why the service failed, if it did."""
@@ -152,6 +165,10 @@ class Supervisor:
                 self.family.release(number, engine)
             case Json(content={"failed": reason}):
                 self.lifecycle.fail(str(reason))
+            case Json(content={"dropped": int(number)}):
+                self._metrics.workers.dropped.inc(number)
+            case Json(content={"unusable": reason}):
+                self._refuse_settings(str(reason))
 
     def _on_worker(self, worker: WorkerChild, message: Message) -> None:
         match message:
@@ -160,12 +177,13 @@ class Supervisor:
             case Json(content={"refusal": [status, reason]}):
                 self._metrics.requests.count_refusal(status, reason)
             case Json(content={"unusable": reason}):
-                self._unusable = str(reason)
-                self._stop()
+                self._refuse_settings(str(reason))
             case Json(content={"max_connections": int(most)}):
-                self._metrics.connections.max.set(most * len(self._workers))
+                self._metrics.connections.max.set(most * self.page.workers)
             case Json(content={"refused": _}):
                 self._metrics.connections.refused.inc()
+            case Json(content={"dropped": int(number)}):
+                self._metrics.workers.dropped.inc(number)
             case Json(content={"started": _}):
                 worker.started = True
                 self._start(self.models.introduce(worker))
@@ -173,6 +191,18 @@ class Supervisor:
                 self._start(self._answer_metrics(worker, number, str(accept)))
             case Json(content={"question": int(number), "reload": _}):
                 self._start(self._answer_reload(worker, number))
+
+    def _refuse_settings(self, reason: str) -> None:
+        """Stop: a child cannot use the settings."""
+        self._unusable = reason
+        self._stop()
+
+    def _watch_children(self) -> None:
+        """Show all workers and engines in the metrics."""
+        engines = [self.page.engine(engine.number) for engine in self.family.engines]
+        self._metrics.workers.watch(
+            self.page.each_worker(), [partial(getattr, engine, "queue_depth") for engine in engines]
+        )
 
     async def _answer_metrics(self, worker: WorkerChild, number: int, accept: str) -> None:
         text, media_type = await self._metrics.exposition(accept)
@@ -193,7 +223,21 @@ class Supervisor:
         except StartupError as error:
             self.lifecycle.fail(str(error))
             return
-        self._metrics.show_model(model.info)
+        self._metrics.show_model(*model.infos)
+        cores = usable_cores()
+        if self._plan.grows:
+            self._plan = self._plan.grown(cores, model.busy_workers)
+            logger.info("HTTP workers: %d (%s)", self._plan.workers, self._plan.reason)
+            await self.family.add_workers(self._plan)
+            self._watch_children()
+        warn_of_memory(
+            self._settings,
+            cores,
+            model.weight_bytes,
+            memory_limit(),
+            self._plan,
+            slot_bytes=model.slot_bytes,
+        )
         if self.lifecycle.state is State.LOADING:
             self.lifecycle.become_ready()
 
@@ -226,7 +270,7 @@ class Supervisor:
         finally:
             self._reloading = False
         self._metrics.reload_failed.set(0)
-        self._metrics.show_model(model.info)
+        self._metrics.show_model(*model.infos)
         logger.info("%s is served instead of %s", model.info.title, old.info.title)
         await self.models.retire(old)
         return Replacement(model.info, old.info)

@@ -4,14 +4,16 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
+from app.config.process_plan import ProcessPlan
 from app.config.settings import Settings, SettingsError
 from app.http.app import application
-from app.http.service import Service, open_tracing
+from app.http.service import Service
 from app.observability.logs import set_up_logs
-from app.preparation import RemotePreparer
+from app.observability.optional_tracing import open_tracing
 from app.processes.channel import Channel
 from app.processes.child import Child, settings_from_json
 from app.processes.engine_link import EngineLink, SlotPermits
@@ -46,6 +48,8 @@ from app.serving.errors import (
 from app.serving.heap import keep_heap
 from app.serving.pipeline import Pipeline
 
+Prepare = Callable[[Mapping[str, Any], int], Any]  # a model's description and the pixel limit
+
 RELOAD_ERRORS: dict[str, type[ServiceError]] = {
     error.__name__: error for error in (ReloadFailed, ReloadInProgress)
 }
@@ -54,10 +58,15 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerProcess:
-    """Connects the application to the supervisor and the engines."""
+    """Connects the application to the supervisor and the engines.
 
-    def __init__(self, child: Child) -> None:
+    Args:
+        prepare: see `app.preparation.RemotePreparer`.
+    """
+
+    def __init__(self, child: Child, prepare: Prepare) -> None:
         self._child = child
+        self._prepare = prepare
         self._number = child.inherited.number
         self._status = child.page.worker(self._number)
         self._control: Channel | None = None
@@ -65,6 +74,7 @@ class WorkerProcess:
         self._questions = Questions(self._send)
         self._keys: dict[int, dict[bytes, str]] = {}
         self._engines: RemoteEngines | None = None
+        self._service: Service | None = None
         self._max_pixels = 0
 
     async def run(self) -> None:
@@ -72,10 +82,10 @@ class WorkerProcess:
         self._control = await Channel.open(self._child.control, self._on_message, self._orphaned)
         start = await self._settings
         settings = settings_from_json(start["settings"])
-        set_up_logs(settings.log_level, settings.log_format)
+        set_up_logs(settings.log_level, settings.log_format, f"worker-{self._number}")
         self._max_pixels = settings.max_pixels
         try:
-            server, pipeline = await self._build(settings, start["workers"], keys=start["keys"])
+            server, pipeline = await self._build(settings, start)
         except SettingsError as error:
             self._send({"unusable": str(error)})
             self._control.close()
@@ -88,7 +98,7 @@ class WorkerProcess:
         self._control.close()
 
     async def _build(
-        self, settings: Settings, workers: int, *, keys: bool
+        self, settings: Settings, start: Mapping[str, Any]
     ) -> tuple[WorkerServer, Pipeline]:
         child, page = self._child, self._child.page
         lifecycle = SharedLifecycle(page, self._fail)
@@ -109,7 +119,7 @@ class WorkerProcess:
             reload=self._reload,
             spans=tracing,
         )
-        held = SharedHeldBytes(settings.max_queue_bytes, page, self._number, workers)
+        held = SharedHeldBytes(settings.max_queue_bytes, page, self._number)
         pipeline = Pipeline(settings, lifecycle, self._engines, permits, held)
         metrics = RemoteMetrics(self._send, self._questions.ask)
         service = Service(
@@ -117,16 +127,18 @@ class WorkerProcess:
             lifecycle,
             pipeline,
             metrics,
-            SharedKeys(page, self._keys) if keys else None,
+            SharedKeys(page, self._keys) if start["keys"] else None,
             tracing,
+            ProcessPlan(*start["plan"]),
         )
+        self._service = service
         most, reserve = choose_bound(raise_open_files(), count_open_files())
         limit = CountedLimit(most, reserve, self._status, lambda: self._send({"refused": 1}))
         self._send({"max_connections": most})
         app = application(service)
         config = http_config(settings, app, lifecycle, limit, metrics.observe_refusal)
         listeners = [socket.socket(fileno=fd) for fd in child.inherited.listeners]
-        server = WorkerServer(config, listeners, lifecycle, page, self._number, workers)
+        server = WorkerServer(config, listeners, lifecycle, page, self._number)
         return server, pipeline
 
     async def _beat(self, pipeline: Pipeline) -> None:
@@ -145,6 +157,8 @@ class WorkerProcess:
                 self._settings.set_result(start)
             case Json(content={"model": int(generation)} as content):
                 self._add_model(generation, content)
+            case Json(content={"plan": [int(workers), str(reason)]}) if self._service:
+                self._service.plan = ProcessPlan(workers, reason)
             case Json(content={"replaced": int(generation)}):
                 assert self._engines
                 self._engines.release_replaced(generation)
@@ -159,9 +173,9 @@ class WorkerProcess:
         self._keys[generation] = {
             bytes.fromhex(digest): name for digest, name in content["keys"].items()
         }
-        preparer = RemotePreparer(content["spec"], self._max_pixels)
+        preparer = self._prepare(content["spec"], self._max_pixels)
         info = ModelInfo(**content["info"])
-        self._engines.add(RemoteModel(generation, info, preparer, area))
+        self._engines.add(RemoteModel(generation, info, content["devices"], preparer, area))
         self._send({"known": generation})
 
     async def _reload(self) -> Replacement:
@@ -201,15 +215,15 @@ class CountedLimit(ConnectionLimit):
         self._status.connections = len(self)
 
 
-def main(child: Child) -> int:
+def run_worker(child: Child, prepare: Prepare) -> NoReturn:
     """Run a worker until the supervisor stops it."""
 
     async def run() -> None:
-        await WorkerProcess(child).run()
+        await WorkerProcess(child, prepare).run()
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run())
-    return 0
+    sys.exit(0)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -26,9 +26,6 @@ class WorkerServer(Server):
     All workers are woken when a connection arrives. One that has more connections than the average
     leaves it to the others for a moment, and takes it if nobody else has. So load is balanced, and
     a worker that has stopped keeps no connection waiting.
-
-    Args:
-        workers: number of workers.
     """
 
     def __init__(
@@ -38,11 +35,10 @@ class WorkerServer(Server):
         lifecycle: Lifecycle,
         page: StatusPage,
         number: int,
-        workers: int,
     ) -> None:
         super().__init__(config, listeners, lifecycle, self._no_reload, drain_delay=0.0)
         self._status: WorkerStatus = page.worker(number)
-        self._all = [page.worker(other) for other in range(workers)]
+        self._page = page
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def _no_reload(self) -> None:
@@ -93,7 +89,7 @@ class WorkerServer(Server):
 
     def _has_enough(self) -> bool:
         """Whether this worker has more connections than the average of those that run."""
-        running = [worker.connections for worker in self._all if worker.running]
+        running = [worker.connections for worker in self._page.each_worker() if worker.running]
         return self._status.connections * len(running) > sum(running)
 
     def _on_signal(self, sig: int) -> None:

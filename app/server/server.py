@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.config.process_plan import ONE_PROCESS, ProcessPlan
 from app.config.settings import Settings, SettingsError
 from app.http.app import create_app
 from app.observability.metrics import ConnectionMetrics, Metrics
@@ -52,11 +53,14 @@ HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, *((HANGUP,) if HANGUP else ())
 TURN_SECONDS = 5e-5
 
 
-def serve(settings: Settings, load: Callable[[], Classifier]) -> str | None:
+def serve(
+    settings: Settings, load: Callable[[], Classifier], plan: ProcessPlan = ONE_PROCESS
+) -> str | None:
     """Serve until stopped.
 
     Args:
         load: makes the classifier, in an inference thread.
+        plan: why there is one process.
 
     Returns:
         Why the service failed; ``None`` after a clean stop.
@@ -68,7 +72,7 @@ def serve(settings: Settings, load: Callable[[], Classifier]) -> str | None:
     lifecycle = Lifecycle()
     listeners = open_listeners(settings.host, settings.port)
     try:
-        server = create_server(settings, load, lifecycle, listeners)
+        server = create_server(settings, load, lifecycle, listeners, plan)
     except SettingsError:
         close_all(listeners)
         raise
@@ -81,9 +85,10 @@ def create_server(
     load: Callable[[], Classifier],
     lifecycle: Lifecycle,
     listeners: Sequence[socket.socket],
+    plan: ProcessPlan,
 ) -> "Server":
     """The server of the application, with its limits."""
-    app = create_app(settings, load, lifecycle=lifecycle, on_loaded=keep_heap)
+    app = create_app(settings, load, lifecycle=lifecycle, on_loaded=keep_heap, plan=plan)
     metrics: Metrics = app.state.service.metrics
     limit = limit_connections(metrics.connections, len(listeners))
     config = http_config(settings, app, lifecycle, limit, metrics.requests.observe_refusal)

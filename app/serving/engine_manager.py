@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from app.config.settings import Settings
 from app.serving.classifier import Classifier, ModelInfo
 from app.serving.engine import Engine, load_and_warm_up
-from app.serving.engines import RETRY_ELSEWHERE, Job, Progress, Replacement
+from app.serving.engines import RETRY_ELSEWHERE, EngineProgress, Job, Progress, Replacement
 from app.serving.errors import (
     Draining,
     NotReady,
@@ -53,8 +53,15 @@ class EngineManager:
 
     @property
     def progress(self) -> Progress:
-        waiting = self._engine.queue_depth if self._engine else 0
-        return Progress(self._images, self._batches, waiting)
+        if not self._engine:
+            return Progress()
+        engine = EngineProgress(
+            device=self._engine.info.device,
+            queue_depth=self._engine.queue_depth,
+            images_total=self._images,
+            batches_total=self._batches,
+        )
+        return Progress((engine,))
 
     @property
     def current(self) -> Engine | None:

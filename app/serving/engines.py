@@ -1,6 +1,6 @@
 """Protocols for engines, which run in this process or in another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,13 +22,36 @@ class Job:
     permit: Any = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineProgress:
+    """An engine's device, its classified images and batches so far, and its waiting images."""
+
+    device: str
+    queue_depth: int
+    images_total: int
+    batches_total: int
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The numbers of classified images and of their batches, and of images in the queue."""
+    """The progress of all engines."""
 
-    images: int = 0
-    batches: int = 0
-    queue_depth: int = 0
+    engines: Sequence[EngineProgress] = ()
+
+    @property
+    def images(self) -> int:
+        """The number of classified images."""
+        return sum(engine.images_total for engine in self.engines)
+
+    @property
+    def batches(self) -> int:
+        """The number of their batches."""
+        return sum(engine.batches_total for engine in self.engines)
+
+    @property
+    def queue_depth(self) -> int:
+        """The number of images that wait for a batch."""
+        return sum(engine.queue_depth for engine in self.engines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,11 @@ class Pipeline:
         return engine.info if (engine := self._engines.current) else None
 
     @property
+    def infos(self) -> Sequence[ModelInfo]:
+        """The model as each engine serves it, for the metrics; empty while it loads."""
+        return [info] if (info := self.info) else []
+
+    @property
     def served(self) -> ModelInfo:
         """The model that is served; raises `NotReady` or `Draining` if requests are refused."""
         return self._engines.open.info

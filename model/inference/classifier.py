@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from model.inference.tuning import (
 )
 from model.metadata.description import Overrides
 from model.scores import Logits
-from model.spec import ModelSpec
+from model.spec import ModelSpec, PreprocessSpec
 
 DEFAULT_BACKEND = BackendOptions()
 
@@ -59,6 +60,7 @@ class Classifier:
         reason: why this backend was chosen.
         weight_bytes: size of the weights.
         max_batch_size: the largest batch, in images; see `choose_batch_size`.
+        images_per_second: the highest throughput that `choose_batch_size` found; 0 before.
         explainer: draws attention maps.
     """
 
@@ -85,6 +87,7 @@ class Classifier:
         self._clock = clock
         self._chosen = max_batch_size
         self.max_batch_size = max_batch_size or backend.largest_batch
+        self.images_per_second = 0.0
         self._passes: Sequence[Passes] = ()
 
     @property
@@ -164,6 +167,7 @@ class Classifier:
         """
         sizes = self.buckets
         rates = throughput_by_size(timings, sizes)
+        self.images_per_second = max(rates)
         if not self._chosen:
             self.max_batch_size = smallest_near_best(sizes, rates)
         self._passes = cheapest_passes(
@@ -231,6 +235,11 @@ class Classifier:
         return found
 
 
+def request_seconds(preprocess: PreprocessSpec) -> float:
+    """CPU seconds of a request with one image, apart from inference, by measurement."""
+    return preprocess_seconds(preprocess) + REQUEST_SECONDS
+
+
 def load_classifier(
     checkpoint: str | Path,
     overrides: Overrides = NO_OVERRIDES,
@@ -258,7 +267,7 @@ def load_classifier(
         preprocess.image_size,
         probabilities(baseline(found.build(), preprocess), preprocess.image_size),
         options,
-        (lambda: preprocess_seconds(preprocess) + REQUEST_SECONDS) if options.serving else None,
+        partial(request_seconds, preprocess) if options.serving else None,
     )
     logger.info(
         "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s, %d streams of %d threads: %s",

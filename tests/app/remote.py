@@ -109,7 +109,9 @@ class RemoteManager(EngineManager):
         self._loaded[generation] = engine
         served = ServedModel(engine, FakeSlotClassifier(classifier), self._area)
         self._server.models[generation] = served
-        model = RemoteModel(generation, engine.info, FakePreparer(classifier), self._area)
+        model = RemoteModel(
+            generation, engine.info, [engine.info.device], FakePreparer(classifier), self._area
+        )
         self._remote.add(model)
         self.page.model = generation
         super()._use(engine)
@@ -147,7 +149,7 @@ class RemoteFacade:
 def use_remote_engines() -> None:
     """Build services on remote engines from now on."""
     replaced: Any = service
-    open_tracing = service.open_tracing
+    open_tracing = replaced.open_tracing
 
     def remember() -> Any:
         RemoteManager.tracing = open_tracing()

@@ -119,6 +119,8 @@ def another_value(name: str) -> Any:
         return SPECIAL[name]
     field = Settings.model_fields[name]
     kinds = {*kinds_in(field.annotation)}
+    if name == "http_workers":
+        return 3
     for kind in kinds:
         if get_origin(kind) is Literal:
             return next(choice for choice in get_args(kind) if choice != field.default)

@@ -11,6 +11,7 @@ from xcit_client import (
     NO_RETRIES,
     AsyncClient,
     Client,
+    Engine,
     Health,
     Model,
     Prediction,
@@ -25,6 +26,7 @@ from app.http import schemas
 from app.http.api_keys import new_key
 from app.http.app import create_app
 from app.serving.classifier import ModelInfo
+from app.serving.engines import EngineProgress
 from tests.app.conftest import FakeClassifier, make_settings, until
 from tests.servers import Predictions
 
@@ -51,6 +53,8 @@ async def test_health_is_returned(classifier: FakeClassifier) -> None:
     assert (health.alive, health.ready, health.state) == (True, True, "ready")
     assert health.model is not None
     assert (health.model.name, health.model.num_classes) == ("fake", 10)
+    assert [engine.device for engine in health.engines] == ["cpu"]
+    assert (health.http_workers, health.http_workers_reason) == (0, "as configured")
 
 
 async def test_health_of_a_loading_service_has_no_model(classifier: FakeClassifier) -> None:
@@ -70,6 +74,7 @@ def names(kind: Any) -> set[str]:
 def test_results_have_every_field_of_the_answers() -> None:
     assert names(ServedModel) == names(ModelInfo)
     assert names(Health) == set(schemas.Health.model_fields)
+    assert names(Engine) == names(EngineProgress)
     assert names(Row) == set(schemas.PredictionRow.model_fields)
 
 

@@ -111,5 +111,5 @@ def test_low_memory_limit_is_logged_at_the_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("app.loading.memory_limit", lambda: 1000 * MIB)
-    load_model(Settings(device="cpu", backend="torch", streams=1, cache_dir=None))
+    load_model(Settings(device="cpu", backend="torch", streams=1, cache_dir=None), 1)
     assert "the memory limit is 1000 MiB, but the service can need" in caplog.text

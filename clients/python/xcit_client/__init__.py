@@ -14,7 +14,7 @@ from xcit_client.errors import (
     Unreachable,
     UnreadableImage,
 )
-from xcit_client.results import Health, Model, Prediction, Row, ServedModel
+from xcit_client.results import Engine, Health, Model, Prediction, Row, ServedModel
 from xcit_client.retries import NO_RETRIES, Retries
 from xcit_client.sync import Client
 
@@ -24,6 +24,7 @@ __all__ = [
     "Client",
     "ClientError",
     "DeadlineExceeded",
+    "Engine",
     "Health",
     "ImageRefused",
     "InvalidOption",

@@ -3,7 +3,7 @@
 import re
 import time
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from xcit_client.errors import (
     Unreachable,
 )
 from xcit_client.os_errors import reason_of
-from xcit_client.results import Health, Model, Prediction, Row, ServedModel
+from xcit_client.results import Engine, Health, Model, Prediction, Row, ServedModel
 
 TIMEOUT = 30.0  # seconds
 _IDLE_SECONDS = 4.0  # less than the 5 s after which the service closes an idle connection
@@ -42,7 +42,7 @@ _BY_STATUS: dict[int, type[ServiceError]] = {
     504: DeadlineExceeded,
 }
 
-Value = TypeVar("Value", Health, ServedModel)
+Value = TypeVar("Value", Engine, Health, ServedModel)
 
 
 def check_url(url: str) -> str:
@@ -191,7 +191,8 @@ def read_health(response: httpx.Response) -> Health:
     try:
         answer = response.json()
         model = answer["model"] and _pick(ServedModel, answer["model"])
-        return _pick(Health, {**answer, "model": model})
+        engines = tuple(_pick(Engine, engine) for engine in answer.get("engines", ()))
+        return _pick(Health, {**answer, "model": model, "engines": engines})
     except _MALFORMED as cause:
         raise _unexpected(response, "a health report") from cause
 
@@ -229,8 +230,9 @@ def parse_retry_after(text: str | None) -> float | None:
 
 
 def _pick(kind: type[Value], values: dict[str, Any]) -> Value:
-    """Make a dataclass from ``values``; ignore others, which newer services may send."""
-    return kind(**{field.name: values[field.name] for field in fields(kind)})
+    """Make a dataclass from ``values``, which newer services have more of, and older ones fewer."""
+    needed = (each for each in fields(kind) if each.name in values or each.default is MISSING)
+    return kind(**{field.name: values[field.name] for field in needed})
 
 
 def _unexpected(response: httpx.Response, what: str) -> UnexpectedAnswer:

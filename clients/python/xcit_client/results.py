@@ -61,8 +61,28 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine of the service: its device and its progress.
+
+    Attributes:
+        queue_depth: images that wait for a batch.
+        images_total, batches_total: since the start of the service.
+    """
+
+    device: str
+    queue_depth: int
+    images_total: int
+    batches_total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
-    """The state of the service; ``model`` is ``None`` until it is loaded."""
+    """The state of the service; ``model`` is ``None`` and ``engines`` is empty until it is loaded.
+
+    Attributes:
+        http_workers: processes for HTTP and decoding; 0 if one process does everything.
+        http_workers_reason: why there are so many; empty from a service that does not say.
+    """
 
     alive: bool
     ready: bool
@@ -72,3 +92,6 @@ class Health:
     queue_depth: int
     images_total: int
     batches_total: int
+    engines: tuple[Engine, ...] = ()
+    http_workers: int = 0
+    http_workers_reason: str = ""

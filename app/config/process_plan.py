@@ -1,0 +1,114 @@
+"""How many processes serve: HTTP workers, and engines with their devices."""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from app.config.gpus import visible_gpus
+from app.config.settings import ENV_PREFIX, Settings, SettingsError
+
+CONFIGURED = "as configured"
+SMALL = 4  # cores on which one process is as fast as several
+MAX_WORKERS = 16  # that are chosen automatically
+MIN_DECODERS = 2  # per worker: one decodes while another waits for the interpreter lock
+SPARE_CORES = 2  # at least, that workers leave to engines and the system on a machine with GPUs
+SYSTEM_SUPPORTS_WORKERS = sys.platform == "linux" and hasattr(os, "memfd_create")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessPlan:
+    """The processes of the service.
+
+    Attributes:
+        workers: number of HTTP workers; 0 if one process does everything.
+        reason: why there are so many.
+        devices: the device of each engine.
+        cores: CPU cores of each engine.
+        grows: whether workers are added once the first engine has measured how many are needed.
+    """
+
+    workers: int = 0
+    reason: str = CONFIGURED
+    devices: Sequence[str] = ("auto",)
+    cores: int = 1
+    grows: bool = False
+
+    def decoders(self, cores: int) -> int:
+        """Decoding threads of each worker, unless the settings name a number."""
+        if not self.workers:
+            return cores
+        return MIN_DECODERS if self.grows else max(MIN_DECODERS, math.ceil(cores / self.workers))
+
+    def grown(self, cores: int, needed: float) -> "ProcessPlan":
+        """The plan with as many workers as decoding and HTTP need.
+
+        Args:
+            cores: that the service may use.
+            needed: how many of them are busy with decoding and HTTP at full throughput.
+        """
+        workers = max(1, min(math.ceil(needed), cores, MAX_WORKERS))
+        reason = (
+            f"auto: at full throughput, decoding and HTTP take {needed:.1f} of {cores} cores, by "
+            "measurement"
+        )
+        return replace(self, workers=workers, reason=reason, grows=False)
+
+
+ONE_PROCESS = ProcessPlan()
+
+
+def plan_processes(
+    settings: Settings,
+    cores: int,
+    gpus: Callable[[], int] = visible_gpus,
+    *,
+    supported: bool = SYSTEM_SUPPORTS_WORKERS,
+) -> ProcessPlan:
+    """Plan the processes of the service from its settings and the machine.
+
+    Args:
+        cores: that the service may use.
+        gpus: counts the GPUs that are visible.
+        supported: whether the system has shared memory of the kind that workers need.
+
+    Raises:
+        SettingsError: the settings contradict each other or the system.
+    """
+    wanted = settings.http_workers
+    if (wanted == 0 or not supported) and (settings.engines or 1) > 1:
+        raise SettingsError(
+            f"{ENV_PREFIX}ENGINES={settings.engines}: several engines need HTTP workers, on Linux"
+        )
+    if not supported and wanted not in ("auto", 0):
+        raise SettingsError(f"{ENV_PREFIX}HTTP_WORKERS={wanted}: workers need Linux; use 0")
+    if wanted == 0 or not supported:
+        reason = "auto: workers need Linux" if wanted == "auto" else CONFIGURED
+        return ProcessPlan(reason=reason, devices=(settings.device,), cores=cores)
+    kind = settings.device.partition(":")[0]
+    found = gpus() if kind in ("auto", "cuda") and settings.backend != "openvino" else 0
+    devices = _devices(settings, found)
+    engine_cores = cores if found else max(1, cores // len(devices))
+    if wanted != "auto":
+        return ProcessPlan(int(wanted), devices=devices, cores=engine_cores)
+    if cores <= SMALL and len(devices) == 1:
+        return ProcessPlan(
+            devices=devices,
+            cores=cores,
+            reason=f"auto: one process is as fast as several on {cores} cores",
+        )
+    if found:
+        spare = max(SPARE_CORES, len(devices))
+        workers = max(1, min(cores - spare, MAX_WORKERS))
+        reason = f"auto: {cores} cores, {spare} of them for engines and the system"
+        return ProcessPlan(workers, reason, devices, engine_cores)
+    return ProcessPlan(1, "auto: one while the model loads", devices, engine_cores, grows=True)
+
+
+def _devices(settings: Settings, gpus: int) -> tuple[str, ...]:
+    """The device of each engine: with ``auto``, engines are shared among all visible GPUs."""
+    if settings.device == "auto" and gpus > 1:
+        engines = settings.engines or gpus
+        return tuple(f"cuda:{number % gpus}" for number in range(engines))
+    return (settings.device,) * (settings.engines or 1)
