@@ -104,9 +104,11 @@ class Family:
         self.page.beat()
         self._start(self._watch())
         for engine in self.engines:
-            await self._start_engine(engine)
+            if not self._stopping:
+                await self._start_engine(engine)
         for number in range(len(self._workers)):
-            await self._start_worker(number)
+            if not self._stopping:
+                await self._start_worker(number)
 
     async def stop(self) -> None:
         """End the workers, which answer the requests that they have, and then the engines."""
@@ -114,7 +116,8 @@ class Family:
         close_all(self._listeners)
         workers = self.workers()
         for worker in workers:
-            worker.kill(signal.SIGTERM)
+            worker.send(stop=False)
+            worker.kill(signal.SIGTERM)  # ends one that does not serve yet
         await end_all(workers, self._settings.drain_timeout_s + STOP_SECONDS)
         engines = [engine for engine in self.engines if engine.running]
         for engine in engines:

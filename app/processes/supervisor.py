@@ -8,8 +8,10 @@ import logging
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
+from types import FrameType
 from typing import Any
 
 from app.config.cpu_quota import usable_cores
@@ -135,12 +137,18 @@ class Supervisor:
     async def run(self) -> str | None:
         """Serve until stopped; returns why the service failed, if it did."""
         loop = asyncio.get_running_loop()
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the process is ending
+                loop.call_soon_threadsafe(self._on_signal, number)
+
         for handled in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(handled, self._on_signal, handled)
+            signal.signal(handled, handle)
         self.lifecycle.listen(self._on_state)
         await self.family.start()
-        logger.info("listening on %s", ", ".join(map(url_of, self._listeners)))
-        self._start(self._load())
+        if not self._stopping:
+            logger.info("listening on %s", ", ".join(map(url_of, self._listeners)))
+            self._start(self._load())
         await self._ended.wait()
         if self._unusable:
             raise SettingsError(self._unusable)
@@ -221,7 +229,8 @@ class Supervisor:
             model = await self.models.load(self._keys)
             await self.models.switch(model)
         except StartupError as error:
-            self.lifecycle.fail(str(error))
+            if not self._stopping:  # an engine that is stopped has not failed
+                self.lifecycle.fail(str(error))
             return
         self._metrics.show_model(*model.infos)
         cores = usable_cores()
@@ -294,7 +303,7 @@ class Supervisor:
         elif self.lifecycle.state in (State.DRAINING, State.FAILED):
             self._stop_after(0.0)
             for worker in self.family.workers():
-                worker.kill(signal.SIGTERM)
+                worker.send(stop=True)
         else:
             self.lifecycle.drain()
             self._stop_after(0.0 if number == signal.SIGINT else self._grace)

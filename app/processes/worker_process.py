@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -75,10 +76,11 @@ class WorkerProcess:
         self._keys: dict[int, dict[bytes, str]] = {}
         self._engines: RemoteEngines | None = None
         self._service: Service | None = None
+        self._server: WorkerServer | None = None
         self._max_pixels = 0
 
     async def run(self) -> None:
-        """Serve until SIGTERM."""
+        """Serve until the supervisor says stop."""
         self._control = await Channel.open(self._child.control, self._on_message, self._orphaned)
         start = await self._settings
         settings = settings_from_json(start["settings"])
@@ -91,6 +93,8 @@ class WorkerProcess:
             self._control.close()
             return
         beating = asyncio.create_task(self._beat(pipeline))
+        self._server = server
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until now it ends the process
         self._send({"started": self._number})
         keep_heap()
         await server.serve()
@@ -159,6 +163,8 @@ class WorkerProcess:
                 self._add_model(generation, content)
             case Json(content={"plan": [int(workers), str(reason)]}) if self._service:
                 self._service.plan = ProcessPlan(workers, reason)
+            case Json(content={"stop": bool(now)}) if self._server:
+                self._server.stop(now=now)
             case Json(content={"replaced": int(generation)}):
                 assert self._engines
                 self._engines.release_replaced(generation)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerServer(Server):
-    """Serves until SIGTERM from the supervisor, which has ended the drain.
+    """Serves until the supervisor, which has ended the drain, says stop.
 
     All workers are woken when a connection arrives. One that has more connections than the average
     leaves it to the others for a moment, and takes it if nobody else has. So load is balanced, and
@@ -92,14 +91,15 @@ class WorkerServer(Server):
         running = [worker.connections for worker in self._page.each_worker() if worker.running]
         return self._status.connections * len(running) > sum(running)
 
-    def _on_signal(self, sig: int) -> None:
-        """Stop at the first SIGTERM, and at once at the second."""
-        if sig != signal.SIGTERM:
-            return
-        if self.should_exit:
+    def stop(self, *, now: bool) -> None:
+        """Stop accepting connections; with ``now``, without waiting for requests."""
+        if now and self._serving:
             self._stop_now()
         else:
             self._stop()
+
+    def _on_signal(self, sig: int) -> None:
+        """Nothing: a signal to the whole process group is for the supervisor."""
 
     def _on_state(self, state: object) -> None:
         """Nothing: the supervisor reports the state and acts on it."""
