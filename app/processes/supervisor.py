@@ -171,6 +171,8 @@ class Supervisor:
                 self._metrics.batches.count(size, padding, seconds)
             case Json(content={"gone": int(number)}):
                 self.family.release(number, engine)
+            case Json(content={"of": int(generation), "max_batch_size": int(size)}):
+                self.models.limit_batches(engine, generation, size)
             case Json(content={"failed": reason}):
                 self.lifecycle.fail(str(reason))
             case Json(content={"dropped": int(number)}):
@@ -289,6 +291,8 @@ class Supervisor:
         self._metrics.show_state(state)
         if state is State.FAILED:
             logger.error("failed: %s", self.lifecycle.failure)
+            for worker in self.family.workers():
+                worker.send(failure=self.lifecycle.failure)
             self._stop_after(self._grace)
             return
         logger.info("%s", state)

@@ -163,6 +163,11 @@ class WorkerProcess:
                 self._add_model(generation, content)
             case Json(content={"plan": [int(workers), str(reason)]}) if self._service:
                 self._service.plan = ProcessPlan(workers, reason)
+            case Json(content={"of": int(generation), "max_batch_size": int(size)}):
+                assert self._engines
+                self._engines.limit_batches(generation, size)
+            case Json(content={"failure": str(reason)}) if self._service:
+                self._service.lifecycle.failure = reason
             case Json(content={"stop": bool(now)}) if self._server:
                 self._server.stop(now=now)
             case Json(content={"replaced": int(generation)}):
