@@ -1,12 +1,13 @@
 """Child processes: inherited descriptors, settings, and an end with the supervisor's."""
 
+import asyncio
 import ctypes
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -14,8 +15,10 @@ from pydantic import SecretStr
 
 from app.config.settings import Settings
 from app.processes.memory import SharedMemory
+from app.processes.records import RING_BYTES, RecordRing
 from app.processes.slots import Slots, round_up
 from app.processes.status import PAGE_BYTES, StatusPage
+from app.serving.threads import TURN_SECONDS
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 
@@ -62,13 +65,18 @@ class Inheritance:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """The shared memory and the control channel of a child process."""
+    """The shared memory and the control channel of a child process.
+
+    Attributes:
+        records: of requests; only for a worker.
+    """
 
     inherited: Inheritance
     page: StatusPage
     slots: Slots
     data: SharedMemory
     control: socket.socket
+    records: RecordRing | None
 
 
 def begin(text: str) -> Child:
@@ -78,6 +86,7 @@ def begin(text: str) -> Child:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    sys.setswitchinterval(TURN_SECONDS)
     content = json.loads(text)
     end_with_parent(content.pop("parent"))
     inherited = Inheritance(**content)
@@ -88,6 +97,7 @@ def begin(text: str) -> Child:
         Slots(table, table_begin(), inherited.slots),
         SharedMemory(inherited.data),
         socket.socket(fileno=inherited.control),
+        ring_of(table, inherited.slots, inherited.number) if inherited.listeners else None,
     )
 
 
@@ -104,6 +114,17 @@ def table_begin() -> int:
     return round_up(PAGE_BYTES, 4096)
 
 
+def ring_begin(slots: int, worker: int) -> int:
+    """Where the ring of a worker's records begins, behind the table of slots."""
+    return round_up(table_begin() + Slots.size(slots), 4096) + RING_BYTES * worker
+
+
+def ring_of(table: SharedMemory, slots: int, worker: int) -> RecordRing:
+    """The ring of a worker's records."""
+    begin = ring_begin(slots, worker)
+    return RecordRing(table.view[begin : begin + RING_BYTES])
+
+
 def settings_to_json(settings: Settings) -> dict[str, Any]:
     """Settings with their secrets, for a channel between processes of the service."""
     values = settings.model_dump(mode="json")
@@ -116,3 +137,12 @@ def settings_to_json(settings: Settings) -> dict[str, Any]:
 def settings_from_json(values: Mapping[str, Any]) -> Settings:
     """Settings from `settings_to_json`; environment variables have no effect on them."""
     return Settings(**values)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop, if it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,10 +1,12 @@
 """The engine and the HTTP workers of `tests.e2e.slow_service`, each a process."""
 
+import os
 import signal
 import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from app.observability.otel_environment import without_opentelemetry
 from app.processes.child import begin
 
 
@@ -17,7 +19,8 @@ def main(role: str, text: str) -> NoReturn:
         from tests.e2e.slow_service import SlowSlotClassifier
 
         run_engine(child, lambda settings, cores: SlowSlotClassifier(settings.max_batch_size or 16))
-    from app.processes.worker_process import run_worker
+    with without_opentelemetry(os.environ):
+        from app.processes.worker_process import run_worker
     from tests.e2e.slow_service import SlowPreparer, follow_variables
 
     def prepare(spec: Mapping[str, Any], max_pixels: int) -> SlowPreparer:
