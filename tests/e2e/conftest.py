@@ -78,11 +78,14 @@ class Server:
             (process / "clear_refs").write_text("5")
         return self.memory()
 
-    def metric(self, name: str) -> float:
-        """The value of a metric, given by its name with labels."""
+    def metrics(self) -> dict[str, float]:
+        """The values of all metrics by their names with labels."""
         lines = self.client.get("/metrics").text.splitlines()
-        (value,) = (line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} "))
-        return float(value)
+        pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in pairs}
+
+    def metric(self, name: str) -> float:
+        return self.metrics()[name]
 
     def inflight(self) -> int:
         """Admitted requests that are not yet answered."""

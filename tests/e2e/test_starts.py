@@ -145,7 +145,7 @@ def test_each_bad_setting_is_one_line_and_exit_code_2() -> None:
 
 def test_unknown_variables_are_in_the_log_in_its_format() -> None:
     ended = start(host="no-such-host.invalid", max_bacth_size=3, log_format="json")
-    warning, error = map(json.loads, ended.lines)
+    warning, _, error = map(json.loads, ended.lines)
     assert warning["level"] == "warning"
     assert warning["message"].startswith("XCIT_MAX_BACTH_SIZE is not a setting and has no effect")
     assert error["level"] == "error"
