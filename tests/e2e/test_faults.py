@@ -12,7 +12,7 @@ from .conftest import PATIENCE, SLOW_SERVICE, WORKERS, Server, StartServer, wait
 def post_together(server: Server, *bodies: bytes) -> list[int]:
     """Send requests that form one batch behind a running one; returns their statuses."""
     with ThreadPoolExecutor(len(bodies) + 1) as pool:
-        running = pool.submit(server.post, b"1.0")
+        running = pool.submit(server.post, b"0.8")
         wait_for(lambda: is_running(server), "one is running")
         answers = [pool.submit(server.post, body) for body in bodies]
         assert running.result().status_code == 200
