@@ -66,15 +66,15 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """CPU time that all threads of all processes have used so far."""
-        return sum(map(cpu_seconds, self._processes()))
+        return sum(map(cpu_seconds, self.processes()))
 
     def memory(self, entry: str = "VmRSS") -> int:
         """Bytes of all processes according to ``/proc``: VmRSS for now, VmHWM for the peak."""
-        return sum(memory(process, entry) for process in self._processes())
+        return sum(memory(process, entry) for process in self.processes())
 
     def forget_peak(self) -> int:
         """Reset the peak to the resident bytes, and return these."""
-        for process in self._processes():
+        for process in self.processes():
             (process / "clear_refs").write_text("5")
         return self.memory()
 
@@ -92,9 +92,9 @@ class Server:
         return int(self.metric("xcit_inflight_requests"))
 
     def threads(self) -> int:
-        return sum(len(list((process / "task").iterdir())) for process in self._processes())
+        return sum(len(list((process / "task").iterdir())) for process in self.processes())
 
-    def _processes(self) -> list[Path]:
+    def processes(self) -> list[Path]:
         """Where ``/proc`` describes the process and its children."""
         parent = Path(f"/proc/{self.process.pid}")
         children = [
