@@ -38,7 +38,7 @@ serve: $(VENV)/app.done ## serve the bundled checkpoint on http://localhost:8000
 test: $(VENV)/dev.done ## run the in-process tests and 60 end-to-end tests, in about 2 minutes
 	$(PYTEST) -m 'not thorough and not slow'
 
-test-all: test test-processes ## run these and the thorough tests: attacks, hostile files, browser, monitoring, docs
+test-all: test test-processes ## run these and the thorough tests: attacks, hostile files, browser, several processes, docs
 	$(PYTEST) -m 'thorough and not slow' --ignore tests/e2e/test_schema.py
 	$(BIN)/pytest tests/e2e/test_schema.py # its tests share an id, of which xdist would run one
 

@@ -126,7 +126,10 @@ class Family:
         await end_all(workers, self._settings.drain_timeout_s + STOP_SECONDS)
         engines = [engine for engine in self.engines if engine.running]
         for engine in engines:
-            engine.send(stop=True)
+            if self.page.model:
+                engine.send(stop=True)
+            else:  # it has nothing to answer, and may not listen while it imports PyTorch
+                engine.kill()
         await end_all(engines, STOP_SECONDS)
 
     def release(self, number: int, engine: EngineChild) -> None:
