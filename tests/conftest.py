@@ -1,4 +1,4 @@
-"""Runs of the same tests on several processes.
+"""Settings of all tests, and runs of the same tests on several processes.
 
 ``XCIT_TEST_ENGINE=remote`` runs ``tests/app`` on a remote engine; see `tests.app.remote`.
 ``XCIT_TEST_WORKERS=2`` runs ``tests/e2e`` on servers with two HTTP workers. Both leave out what is
@@ -8,8 +8,13 @@ marked ``one_process``.
 import os
 
 import pytest
+from hypothesis import settings
 
 SEVERAL = {"XCIT_TEST_ENGINE", "XCIT_TEST_WORKERS"} & os.environ.keys()
+
+# Without a deadline: other processes may slow down a single example.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -238,11 +238,13 @@ class ConnectionMetrics:
         )
 
 
-class Connected(Protocol):
-    """A worker with connections."""
+class WatchedWorker(Protocol):
+    """A worker that `WorkerMetrics` shows."""
 
     @property
     def connections(self) -> int: ...
+    @property
+    def running(self) -> bool: ...
 
 
 class WorkerMetrics:
@@ -255,6 +257,12 @@ class WorkerMetrics:
         self._connections = Gauge(
             "xcit_worker_connections",
             "Open connections of an HTTP worker.",
+            ["worker"],
+            registry=registry,
+        )
+        self._up = Gauge(
+            "xcit_worker_up",
+            "1 for an HTTP worker that serves, 0 for one that is being replaced.",
             ["worker"],
             registry=registry,
         )
@@ -273,11 +281,12 @@ class WorkerMetrics:
             registry=registry,
         )
 
-    def watch(self, workers: Sequence[Connected], queues: Sequence[Callable[[], int]]) -> None:
+    def watch(self, workers: Sequence[WatchedWorker], queues: Sequence[Callable[[], int]]) -> None:
         """Read the connections of each worker and the queue of each engine at each scrape."""
         self._workers.set(len(workers))
         for number, worker in enumerate(workers):
-            read = partial(getattr, worker, "connections")
-            self._connections.labels(str(number)).set_function(read)
+            label, read = str(number), partial(getattr, worker)
+            self._connections.labels(label).set_function(partial(read, "connections"))
+            self._up.labels(label).set_function(partial(read, "running"))
         for number, queue in enumerate(queues):
             self._queues.labels(str(number)).set_function(queue)

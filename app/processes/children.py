@@ -13,7 +13,14 @@ from app.processes.child import Inheritance, Role
 from app.processes.engine_process import DESCRIPTOR_BYTES
 from app.processes.messages import Json, Message
 
-BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before the restart of a worker
+BACKOFF: Sequence[float] = (
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+    16.0,
+    30.0,
+)  # seconds before the restart of a worker
 STEADY = 60.0  # seconds after which a worker's earlier deaths no longer count
 MAX_DEATHS = 5  # of workers, within `STEADY` seconds
 

@@ -66,7 +66,8 @@ def gone(processes: Sequence[int]) -> bool:
     return not any(Path(f"/proc/{process}").exists() for process in processes)
 
 
-def start(tmp_path: Path, **settings: object) -> Service:
+def start(tmp_path: Path, module: str = "app", **settings: object) -> Service:
+    """Start a service with two workers, and wait until it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -76,7 +77,7 @@ def start(tmp_path: Path, **settings: object) -> Service:
     log = tmp_path / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve"], cwd=ROOT, env=variables, stderr=file
+            [sys.executable, "-m", module, "serve"], cwd=ROOT, env=variables, stderr=file
         )
     service = Service(process, port, log)
 

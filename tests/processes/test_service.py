@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -230,7 +231,7 @@ def test_exactly_as_many_images_as_slots_are_admitted(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_cannot_be_used_are_a_usage_error(
-    tmp_path: Path, settings: dict[str, object], reason: str
+    tmp_path: Path, settings: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(AssertionError, match=reason):
         start(tmp_path, **settings)
