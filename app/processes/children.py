@@ -1,6 +1,7 @@
 """Child processes as the supervisor sees them, and the channels to them."""
 
 import asyncio
+import os
 import signal
 import socket
 import time
@@ -13,7 +14,7 @@ from app.processes.child import Inheritance, Role
 from app.processes.engine_process import DESCRIPTOR_BYTES
 from app.processes.messages import Json, Message
 
-BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before the restart of a worker
+BACKOFF = (1.0, 2.0, 4.0, 8.0)  # seconds before the restart of a worker
 STEADY = 60.0  # seconds after which a worker's earlier deaths no longer count
 MAX_DEATHS = 5  # of workers, within `STEADY` seconds
 
@@ -58,9 +59,10 @@ class ChildProcess:
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal, if the process runs."""
-        if self._process:
+        if process := self.pid:
+            # Not by `send_signal`: it polls, which takes the exit code from `wait`.
             with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(process, number)
 
     @property
     def pid(self) -> int | None:
@@ -157,6 +159,16 @@ class Deaths:
     def delay(self) -> float:
         """Seconds until the next start."""
         return BACKOFF[min(len(self._times), len(BACKOFF)) - 1] if self._times else 0.0
+
+
+def exit_reason(code: int) -> str:
+    """How a process ended, from its exit code, which is negative for a signal."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-code}"
 
 
 def channels(count: int) -> tuple[Sequence[socket.socket], Sequence[socket.socket]]:

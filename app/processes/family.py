@@ -12,7 +12,15 @@ from app.config.process_plan import ProcessPlan
 from app.config.settings import Settings
 from app.processes.channel import socket_pair
 from app.processes.child import Inheritance, settings_to_json, table_begin
-from app.processes.children import Deaths, EngineChild, WorkerChild, channels
+from app.processes.children import (
+    MAX_DEATHS,
+    STEADY,
+    Deaths,
+    EngineChild,
+    WorkerChild,
+    channels,
+    exit_reason,
+)
 from app.processes.memory import SharedMemory
 from app.processes.messages import Message
 from app.processes.slots import Slots
@@ -191,7 +199,7 @@ class Family:
     async def _watch_engine(self, engine: EngineChild) -> None:
         code = await engine.wait()
         if not self._stopping:
-            self._on_failure(f"engine {engine.number} ended with exit code {code}")
+            self._on_failure(f"engine {engine.number} {exit_reason(code)}")
 
     async def _watch_worker(self, worker: WorkerChild) -> None:
         """Start another worker when one has ended."""
@@ -200,11 +208,13 @@ class Family:
         self.page.worker(number).clear()
         if self._stopping:
             return
-        logger.error("worker %d ended with exit code %d", number, code)
+        logger.error("worker %d %s", number, exit_reason(code))
         self._deaths.add()
         self._on_restart()
         if self._deaths.too_many:
-            self._on_failure("workers keep ending; their messages are above")
+            self._on_failure(
+                f"{MAX_DEATHS} workers ended within {STEADY:g} s; the log lines above say how"
+            )
             return
         await worker.released.wait()
         self.slots.free_unsubmitted(number)
@@ -218,12 +228,20 @@ class Family:
             self.page.beat()
             for worker in self.workers():
                 if self.page.worker(worker.number).silence > WORKER_SILENCE:
-                    logger.error("worker %d does not respond and is killed", worker.number)
+                    logger.error(
+                        "worker %d has not responded for %g s and is killed",
+                        worker.number,
+                        WORKER_SILENCE,
+                    )
                     self.page.worker(worker.number).beat()
                     worker.kill()
             for engine in self.engines:
                 if engine.running and self.page.engine(engine.number).silence > ENGINE_SILENCE:
-                    logger.error("engine %d does not respond and is killed", engine.number)
+                    logger.error(
+                        "engine %d has not responded for %g s and is killed",
+                        engine.number,
+                        ENGINE_SILENCE,
+                    )
                     self.page.engine(engine.number).beat()
                     engine.kill()
             await asyncio.sleep(HEARTBEAT)
