@@ -14,6 +14,7 @@ from app.config.memory import (
     MODELS,
     NO_LIMIT,
     WEIGHT_COPIES,
+    available_memory,
     estimate_peak_memory,
     memory_limit,
     warn_of_memory,
@@ -115,6 +116,57 @@ def test_lowest_limit_of_the_control_groups_is_used(
 
 def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert memory_limit(tmp_path / "absent", tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(
+    ("files", "groups", "expected"),
+    [
+        ({}, "0::/\n", 4096),
+        ({"memory.max": "max\n"}, "0::/\n", 4096),
+        ({"memory.max": "3000\n"}, "0::/\n", 3000),
+        ({"memory.max": "9000\n"}, "0::/\n", 4096),
+        (
+            {
+                "memory.max": "3000\n",
+                "memory.current": "2500\n",
+                "memory.stat": "anon 2000\nactive_file 100\ninactive_file 300\n",
+            },
+            "0::/\n",
+            900,
+        ),
+        (
+            {
+                "memory.max": "2000\n",
+                "a/memory.max": "3000\n",
+                "a/memory.current": "2500\n",
+                "a/memory.stat": "anon 2500\n",
+            },
+            "0::/a\n",
+            500,
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "3000\n",
+                "memory/memory.usage_in_bytes": "3500\n",
+                "memory/memory.stat": "inactive_file 7\ntotal_inactive_file 200\n",
+            },
+            "4:memory:/\n",
+            0,
+        ),
+    ],
+)
+def test_available_memory_is_what_the_fullest_control_group_has_left(
+    tmp_path: Path, files: dict[str, str], groups: str, expected: int
+) -> None:
+    for name, text in files.items():
+        write(tmp_path / "cgroup" / name, text)
+    write(tmp_path / "own", groups)
+    write(tmp_path / "meminfo", "MemTotal: 8 kB\nMemAvailable: 4 kB\n")
+    assert available_memory(tmp_path / "meminfo", tmp_path / "cgroup", tmp_path / "own") == expected
+
+
+def test_available_memory_is_unknown_without_meminfo(tmp_path: Path) -> None:
+    assert available_memory(tmp_path / "absent") is None
 
 
 @pytest.mark.parametrize(
