@@ -75,6 +75,7 @@ class WorkerProcess:
         self._keys: dict[int, dict[bytes, str]] = {}
         self._engines: RemoteEngines | None = None
         self._service: Service | None = None
+        self._lifecycle: SharedLifecycle | None = None
         self._max_pixels = 0
 
     async def run(self) -> None:
@@ -101,7 +102,7 @@ class WorkerProcess:
         self, settings: Settings, start: Mapping[str, Any]
     ) -> tuple[WorkerServer, Pipeline]:
         child, page = self._child, self._child.page
-        lifecycle = SharedLifecycle(page, self._fail)
+        self._lifecycle = lifecycle = SharedLifecycle(page, self._fail)
         permits = SlotPermits(child.slots, self._number)
         links = [
             EngineLink(number, permits, lambda reason: None)
@@ -159,6 +160,8 @@ class WorkerProcess:
                 self._add_model(generation, content)
             case Json(content={"plan": [int(workers), str(reason)]}) if self._service:
                 self._service.plan = ProcessPlan(workers, reason)
+            case Json(content={"failure": str(reason)}) if self._lifecycle:
+                self._lifecycle.failure = reason
             case Json(content={"replaced": int(generation)}):
                 assert self._engines
                 self._engines.release_replaced(generation)

@@ -129,6 +129,19 @@ def test_a_killed_engine_ends_the_service(service: Service) -> None:
     assert "engine 0 was killed by SIGKILL" in service.log.read_text()
 
 
+def test_health_of_every_worker_names_the_failure(tmp_path: Path) -> None:
+    service = start(tmp_path, drain_delay_s=3)
+    os.kill(service.children()["engine 0"], signal.SIGKILL)
+    wait_for(lambda: httpx.get(f"{service.url}/livez", timeout=WAIT).status_code == 503)
+
+    def failure() -> object:
+        return httpx.get(f"{service.url}/healthz", timeout=WAIT).json()["failure"]
+
+    wait_for(failure)
+    assert {failure() for _ in range(8)} == {"engine 0 was killed by SIGKILL"}
+    assert service.process.wait(WAIT) == 1
+
+
 def test_a_killed_supervisor_leaves_no_process(service: Service) -> None:
     children = service.children()
     assert len(children) == 3
