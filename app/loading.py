@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.config.cpu_quota import usable_cores
 from app.config.memory import memory_limit, warn_of_memory
@@ -173,8 +172,7 @@ def device_errors() -> Iterator[None]:
         raise errors.OutOfMemory(str(error)) from error
 
 
-@dataclass(frozen=True, slots=True)
-class SlotItem:
+class SlotItem(NamedTuple):
     """An item in a slot, where its answer is to be written.
 
     Attributes:

@@ -60,7 +60,7 @@ def settings() -> str:
 
 def metrics() -> str:
     """List every xcit_ metric: name, type, labels, meaning."""
-    registry = Metrics(ProcessesCollector(dict)).registry
+    registry = Metrics(processes=ProcessesCollector(dict)).registry
     rows = []
     for family in registry.collect():
         if family.name.startswith("xcit_"):

@@ -105,7 +105,7 @@ def test_every_query_is_limited_to_the_selected_replicas(expression: str) -> Non
 def test_queries_use_only_metrics_and_label_values_that_exist() -> None:
     samples = {
         f"{family.name}{suffix}"
-        for family in Metrics(ProcessesCollector(dict)).registry.collect()
+        for family in Metrics(processes=ProcessesCollector(dict)).registry.collect()
         for suffix in {
             "counter": ("_total",),
             "info": ("_info",),

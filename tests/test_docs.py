@@ -104,7 +104,7 @@ def test_the_protocols_page_lists_every_open_inference_route() -> None:
 def metric_names() -> set[str]:
     return {
         family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
-        for family in Metrics(ProcessesCollector(dict)).registry.collect()
+        for family in Metrics(processes=ProcessesCollector(dict)).registry.collect()
         if family.name.startswith("xcit_")
     }
 

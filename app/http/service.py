@@ -14,6 +14,7 @@ from app.config.secret_files import read_secret
 from app.config.settings import ENV_PREFIX, Settings
 from app.http.api_keys import ApiKeys, KeysError
 from app.http.auth import Authenticator
+from app.observability.batches import LocalBatchCounts
 from app.observability.logs import log_request
 from app.observability.metrics import Metrics
 from app.observability.optional_tracing import open_tracing
@@ -166,11 +167,13 @@ def build_service(
     """
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
     tracing = open_tracing() if settings.tracing else None
-    metrics = Metrics()
+    batches = LocalBatchCounts()
+    metrics = Metrics(lambda: [batches])
     lifecycle.listen(metrics.show_state)
 
     def observe_batch(batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
-        metrics.batches.observe(batch, padding)
+        if batch.error is None:
+            batches.add(batch.size, padding, batch.seconds)
         if tracing:
             tracing.observe_batch(batch, padding, jobs)
 

@@ -19,18 +19,18 @@ from prometheus_client.registry import Collector
 
 from app.config.cpu_quota import usable_cores
 from app.config.settings import Settings
+from app.observability.batches import BatchCollector, BatchCounts, LocalBatchCounts
 from app.observability.record import RequestRecord
 from app.serving.classifier import ModelInfo
 from app.serving.engines import Progress
 from app.serving.errors import ServiceError, rejection_reasons
 from app.serving.lifecycle import State
-from app.serving.timings import PHASES, Batch
+from app.serving.timings import PHASES
 
 SECONDS = (
     *(0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
     *(0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0),
 )
-BATCH_SIZES = tuple(1 << i for i in range(11))
 MODEL_LABELS = (
     *("name", "version", "family", "checkpoint_sha256"),
     *("backend", "backend_reason", "precision"),
@@ -41,10 +41,15 @@ class Metrics:
     """The metrics of one service, in one registry. Used only on the event loop.
 
     Args:
+        batches: the counts of each engine.
         processes: collects the ``process_`` metrics; by default, of this process.
     """
 
-    def __init__(self, processes: Collector | None = None) -> None:
+    def __init__(
+        self,
+        batches: Callable[[], Sequence[BatchCounts]] = lambda: [LocalBatchCounts()],
+        processes: Collector | None = None,
+    ) -> None:
         self.registry = registry = CollectorRegistry()
         if processes:
             registry.register(processes)
@@ -53,7 +58,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self.requests = RequestMetrics(registry)
-        self.batches = BatchMetrics(registry)
+        registry.register(BatchCollector(batches))
         self.serving = ServingMetrics(registry)
         self.connections = ConnectionMetrics(registry)
         self.workers = WorkerMetrics(registry)
@@ -155,37 +160,6 @@ class RequestMetrics:
         """Count a request that the application has not seen."""
         self._requests.labels("unmatched", str(status)).inc()
         self._rejected.labels(reason).inc()
-
-
-class BatchMetrics:
-    """Sizes and durations of successful batches."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._size = Histogram(
-            "xcit_batch_size",
-            "Images per batch; the sum is the number of classified images.",
-            buckets=BATCH_SIZES,
-            registry=registry,
-        )
-        self._padding = Counter(
-            "xcit_batch_padding", "Rows computed only as padding.", registry=registry
-        )
-        self._busy = Counter(
-            "xcit_stream_busy_seconds",
-            "Seconds spent on batches, summed over all inference threads.",
-            registry=registry,
-        )
-
-    def observe(self, batch: Batch, padding: int) -> None:
-        """Count a batch with ``padding`` extra rows, unless it failed."""
-        if batch.error is None:
-            self.count(batch.size, padding, batch.seconds)
-
-    def count(self, size: int, padding: int, seconds: float) -> None:
-        """Count a batch that succeeded."""
-        self._size.observe(size)
-        self._padding.inc(padding)
-        self._busy.inc(seconds)
 
 
 class Watched(Protocol):

@@ -1,12 +1,13 @@
 """Child processes: inherited descriptors, settings, and an end with the supervisor's."""
 
+import asyncio
 import ctypes
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from app.config.settings import Settings
 from app.processes.memory import SharedMemory
 from app.processes.slots import Slots, round_up
 from app.processes.status import PAGE_BYTES, StatusPage
+from app.serving.threads import TURN_SECONDS
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 
@@ -78,6 +80,7 @@ def begin(text: str) -> Child:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    sys.setswitchinterval(TURN_SECONDS)
     content = json.loads(text)
     end_with_parent(content.pop("parent"))
     inherited = Inheritance(**content)
@@ -116,3 +119,12 @@ def settings_to_json(settings: Settings) -> dict[str, Any]:
 def settings_from_json(values: Mapping[str, Any]) -> Settings:
     """Settings from `settings_to_json`; environment variables have no effect on them."""
     return Settings(**values)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop, if it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

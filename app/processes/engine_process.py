@@ -14,7 +14,7 @@ from app.config.settings import Settings, SettingsError
 from app.observability.logs import set_up_logs
 from app.observability.optional_tracing import open_tracing
 from app.processes.channel import Channel
-from app.processes.child import Child, settings_from_json
+from app.processes.child import Child, loop_factory, settings_from_json
 from app.processes.engine_server import EngineServer, ServedModel
 from app.processes.messages import Json, Message
 from app.processes.slots import SlotArea
@@ -177,13 +177,10 @@ class EngineProcess:
         self._send(gone=worker)
 
     def _observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
-        status = self._status
         if self._tracing:
             self._tracing.observe_batch(batch, padding, jobs)
         if batch.error is None:
-            status.images += batch.size
-            status.batches += 1
-            self._send(batch=[batch.size, padding, batch.seconds])
+            self._status.add(batch.size, padding, batch.seconds)
         self._server.show_queue()
 
 
@@ -193,5 +190,6 @@ def run_engine(child: Child, load: Load) -> NoReturn:
     async def run() -> None:
         await EngineProcess(child, load).run()
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(run())
     os._exit(0)  # even if an inference thread hangs

@@ -109,6 +109,7 @@ class EngineServer:
         self._explainer = WorkerPool(1, "explainer", stuck_after=STUCK_AFTER)
         self._explanations: set[asyncio.Task[None]] = set()
         self._workers: set[Worker] = set()
+        self._queue_shown: asyncio.Handle | None = None  # scheduled, once per turn of the loop
         self.models: dict[int, ServedModel] = {}
         self.dropped = 0
 
@@ -133,6 +134,7 @@ class EngineServer:
 
     def show_queue(self) -> None:
         """Write the number of waiting images to the status page."""
+        self._queue_shown = None
         self._status.queue_depth = sum(model.engine.queue_depth for model in self.models.values())
 
     def _on_message(self, worker: Worker, message: Message) -> None:
@@ -166,7 +168,8 @@ class EngineServer:
             return
         self._submissions[slot] = Submission(worker, message, model.engine, entry)
         entry.future.add_done_callback(partial(self._finish, worker, message))
-        self.show_queue()
+        if not self._queue_shown:
+            self._queue_shown = asyncio.get_running_loop().call_soon(self.show_queue)
 
     def _cancel(self, worker: Worker, message: Cancel) -> None:
         """Withdraw an image that still waits; one in a batch is answered when the batch ends."""

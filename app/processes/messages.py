@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 from struct import error as StructError
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 MAX_BODY = 64 * 2**20  # bytes; an image to be explained is the largest body
 NO_SPAN = bytes(25)
@@ -43,8 +43,7 @@ class Status(IntEnum):
     FAILED = 7  # the model raised for this image alone
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
+class Submit(NamedTuple):
     """A prepared image in a slot, to be classified.
 
     Attributes:
@@ -53,9 +52,6 @@ class Submit:
         deadline: on the monotonic clock, which all processes of a machine share.
         trace: trace id, span id and flags of the request, or `NO_SPAN`.
     """
-
-    layout: ClassVar = Struct("<IQII?d25s")
-    kind: ClassVar = Kind.SUBMIT
 
     slot: int
     generation: int
@@ -66,19 +62,14 @@ class Submit:
     trace: bytes = NO_SPAN
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(NamedTuple):
     """The caller of a submitted image has left; it is answered with `Done` all the same."""
-
-    layout: ClassVar = Struct("<IQ")
-    kind: ClassVar = Kind.CANCEL
 
     slot: int
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """The one answer to a `Submit`.
 
     Attributes:
@@ -86,9 +77,6 @@ class Done:
         queue: seconds that the image waited.
         trace: trace id, span id and flags of the batch, or `NO_SPAN`.
     """
-
-    layout: ClassVar = Struct("<IQBIHHddd25s")
-    kind: ClassVar = Kind.DONE
 
     slot: int
     generation: int
@@ -106,16 +94,21 @@ class Done:
 class Json:
     """A message that is sent rarely, as a JSON object with bytes behind it."""
 
-    kind: ClassVar = Kind.JSON
-
     content: dict[str, Any]
     data: bytes = b""
 
 
-Message = Submit | Cancel | Done | Json
-_FIXED: dict[int, type[Submit | Cancel | Done]] = {
-    kind.kind: kind for kind in (Submit, Cancel, Done)
+Fixed = Submit | Cancel | Done
+Message = Fixed | Json
+LAYOUTS: dict[type[Fixed], tuple[Kind, Struct]] = {
+    Submit: (Kind.SUBMIT, Struct("<IQII?d25s")),
+    Cancel: (Kind.CANCEL, Struct("<IQ")),
+    Done: (Kind.DONE, Struct("<IQBIHHddd25s")),
 }
+FIXED: dict[int, tuple[type[Fixed], Struct]] = {
+    kind: (message, layout) for message, (kind, layout) in LAYOUTS.items()
+}
+STATUSES = {int(status): status for status in Status}
 
 
 def encode(message: Message) -> bytes:
@@ -123,9 +116,9 @@ def encode(message: Message) -> bytes:
     if isinstance(message, Json):
         text = json.dumps(message.content).encode()
         body = b"".join((_LENGTH.pack(len(text)), text, message.data))
-    else:
-        body = message.layout.pack(*(getattr(message, name) for name in message.__slots__))
-    return _HEADER.pack(len(body), message.kind) + body
+        return _HEADER.pack(len(body), Kind.JSON) + body
+    kind, layout = LAYOUTS[type(message)]
+    return _HEADER.pack(layout.size, kind) + layout.pack(*message)
 
 
 class Decoder:
@@ -151,23 +144,23 @@ class Decoder:
                 if len(self._buffer) < begin + length:
                     break
                 position = begin + length
-                yield _decode(kind, bytes(self._buffer[begin:position]))
+                yield _decode(kind, self._buffer, begin, length)
         finally:
             del self._buffer[:position]
 
 
-def _decode(kind: int, body: bytes) -> Message:
+def _decode(kind: int, buffer: bytearray, begin: int, length: int) -> Message:
     if kind == Kind.JSON:
-        return _decode_json(body)
-    message = _FIXED.get(kind)
-    if message is None:
+        return _decode_json(bytes(buffer[begin : begin + length]))
+    if kind not in FIXED:
         raise MalformedMessage(f"a message of kind {kind}")
-    if len(body) != message.layout.size:
-        raise MalformedMessage(f"a {message.__name__} of {len(body)} bytes")
-    fields = message.layout.unpack(body)
+    message, layout = FIXED[kind]
+    if length != layout.size:
+        raise MalformedMessage(f"a {message.__name__} of {length} bytes")
+    fields = layout.unpack_from(buffer, begin)
     if message is Done:
-        return Done(fields[0], fields[1], _status(fields[2]), *fields[3:])
-    return message(*fields)
+        fields = (*fields[:2], _status(fields[2]), *fields[3:])
+    return message._make(fields)
 
 
 def _decode_json(body: bytes) -> Json:
@@ -183,7 +176,6 @@ def _decode_json(body: bytes) -> Json:
 
 
 def _status(number: int) -> Status:
-    try:
-        return Status(number)
-    except ValueError as error:
-        raise MalformedMessage(f"a Done of status {number}") from error
+    if number not in STATUSES:
+        raise MalformedMessage(f"a Done of status {number}")
+    return STATUSES[number]

@@ -6,6 +6,7 @@ Every field has one writer. A write is a single store, so readers see the old or
 import time
 from collections.abc import Sequence
 
+from app.observability.batches import BUCKETS, bucket_of
 from app.processes.memory import SharedMemory
 from app.serving.engines import EngineProgress, Progress
 from app.serving.lifecycle import State
@@ -17,7 +18,9 @@ START_SECONDS = 120.0  # for a new process to import its modules, before its fir
 PAGE_BYTES = 16384
 MAX_ENGINES = 16
 MAX_WORKERS = 256
-_SERVICE, _ENGINES, _WORKERS = 0, 8, 8 + 4 * MAX_ENGINES  # in numbers of 8 bytes
+# The parts of the page, in numbers of 8 bytes.
+_SERVICE, _ENGINES, _ENGINE_SIZE, _WORKER_SIZE = 0, 8, 5 + BUCKETS, 5
+_WORKERS = _ENGINES + _ENGINE_SIZE * MAX_ENGINES
 
 
 class StatusPage:
@@ -107,10 +110,10 @@ class StatusPage:
         )
 
     def engine(self, number: int) -> "EngineStatus":
-        return EngineStatus(self._numbers, self._times, _ENGINES + 4 * number)
+        return EngineStatus(self._numbers, self._times, _ENGINES + _ENGINE_SIZE * number)
 
     def worker(self, number: int) -> "WorkerStatus":
-        return WorkerStatus(self._numbers, self._times, _WORKERS + 5 * number)
+        return WorkerStatus(self._numbers, self._times, _WORKERS + _WORKER_SIZE * number)
 
 
 class _Part:
@@ -136,7 +139,7 @@ class _Part:
 
 
 class EngineStatus(_Part):
-    """An engine's heartbeat, queue and progress."""
+    """An engine's heartbeat, queue and `app.observability.batches.BatchCounts`."""
 
     @property
     def queue_depth(self) -> int:
@@ -152,17 +155,32 @@ class EngineStatus(_Part):
         """Images that have been classified."""
         return self._numbers[self._place + 2]
 
-    @images.setter
-    def images(self, images: int) -> None:
-        self._numbers[self._place + 2] = images
+    @property
+    def padding(self) -> int:
+        """Rows computed only as padding."""
+        return self._numbers[self._place + 3]
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds spent on batches, summed over all inference threads."""
+        return self._times[self._place + 4]
+
+    @property
+    def by_size(self) -> Sequence[int]:
+        """The number of batches in each bucket of sizes."""
+        begin = self._place + 5
+        return self._numbers[begin : begin + BUCKETS].tolist()
 
     @property
     def batches(self) -> int:
-        return self._numbers[self._place + 3]
+        return sum(self.by_size)
 
-    @batches.setter
-    def batches(self, batches: int) -> None:
-        self._numbers[self._place + 3] = batches
+    def add(self, size: int, padding: int, seconds: float) -> None:
+        """Count a batch."""
+        self._numbers[self._place + 2] += size
+        self._numbers[self._place + 3] += padding
+        self._times[self._place + 4] += seconds
+        self._numbers[self._place + 5 + bucket_of(size)] += 1
 
 
 class WorkerStatus(_Part):

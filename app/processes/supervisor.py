@@ -80,7 +80,10 @@ class Supervisor:
         self._listeners = listeners
         self._keys = keys
         self.lifecycle = Lifecycle()
-        self._metrics = Metrics(ProcessesCollector(lambda: self.family.processes()))
+        self._metrics = Metrics(
+            lambda: [self.page.engine(engine.number) for engine in self.family.engines],
+            ProcessesCollector(lambda: self.family.processes()),
+        )
         self.family = Family(
             settings,
             plan,
@@ -159,8 +162,6 @@ class Supervisor:
 
     def _on_engine(self, engine: EngineChild, message: Message) -> None:
         match message:
-            case Json(content={"batch": [size, padding, seconds]}):
-                self._metrics.batches.count(size, padding, seconds)
             case Json(content={"gone": int(number)}):
                 self.family.release(number, engine)
             case Json(content={"failed": reason}):

@@ -15,7 +15,7 @@ from app.http.service import Service
 from app.observability.logs import set_up_logs
 from app.observability.optional_tracing import open_tracing
 from app.processes.channel import Channel
-from app.processes.child import Child, settings_from_json
+from app.processes.child import Child, loop_factory, settings_from_json
 from app.processes.engine_link import EngineLink, SlotPermits
 from app.processes.messages import Json, Message
 from app.processes.remote_engine import RemoteEngines, RemoteModel
@@ -227,12 +227,3 @@ def run_worker(child: Child, prepare: Prepare) -> NoReturn:
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run())
     sys.exit(0)
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop, if it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

@@ -42,15 +42,13 @@ from app.serving.classifier import Classifier
 from app.serving.errors import ServiceError
 from app.serving.heap import keep_heap
 from app.serving.lifecycle import Lifecycle, State
+from app.serving.threads import TURN_SECONDS
 
 logger = logging.getLogger(__name__)
 
 ACCEPTED_AT_ONCE = 16
 HANGUP = getattr(signal, "SIGHUP", None)  # absent on Windows
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, *((HANGUP,) if HANGUP else ()))
-# Switch interval of Python threads. With the default of 5 ms, a thread that has decoded an image or
-# run a batch waits for the event loop while cores are idle.
-TURN_SECONDS = 5e-5
 
 
 def serve(

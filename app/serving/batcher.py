@@ -29,6 +29,7 @@ from typing import Generic, TypeVar
 
 from app.serving.entries import Entry, Outcome, reject
 from app.serving.errors import DeviceFailure, OutOfMemory
+from app.serving.handoff import run_in_thread, settle, wait_until_done
 from app.serving.timings import Batch
 
 Item = TypeVar("Item")
@@ -165,7 +166,7 @@ class MicroBatcher(Generic[Item, Result]):
         """Sleep until a batch can run."""
         while True:
             if not self._queue:
-                await self._sleep(None)
+                await self._sleep(math.inf)
                 continue
             timeout = next(iter(self._queue)).enqueued_at + self._max_batch_delay - self._clock()
             if timeout > 0 and len(self._queue) < self.max_batch_size:
@@ -242,38 +243,32 @@ class MicroBatcher(Generic[Item, Result]):
     async def _execute(
         self, thread: int, items: list[Item]
     ) -> tuple[Sequence[Result], Exception | None]:
-        """Run a batch in a thread, and return the results or the error.
+        """Run a batch in a thread, and return the results or the error."""
+        work = partial(self._run_batch, items)
+        outcome = await run_in_thread(self._threads[thread], work, self._batch_timeout)
+        if isinstance(outcome, Exception):
+            return (), outcome
+        if outcome is None:
+            seconds = f"{self._batch_timeout:g} s"
+            return (), DeviceFailure(f"a batch of {len(items)} did not finish within {seconds}")
+        if len(outcome) != len(items):
+            return (), RuntimeError(f"{len(outcome)} results for {len(items)} items")
+        return outcome, None
 
-        The error is returned, not raised: a traceback through these frames would create a cycle.
-        """
-        loop, executor = asyncio.get_running_loop(), self._threads[thread]
-        try:
-            async with asyncio.timeout(self._batch_timeout) as timeout:
-                results = await asyncio.shield(
-                    loop.run_in_executor(executor, self._run_batch, items)
-                )
-            if len(results) != len(items):
-                raise RuntimeError(f"{len(results)} results for {len(items)} items")
-        except Exception as error:
-            if timeout.expired():
-                return (), DeviceFailure(
-                    f"a batch of {len(items)} did not finish within {self._batch_timeout:g} s"
-                )
-            return (), error
-        return results, None
-
-    async def _sleep(self, timeout: float | None) -> None:
+    async def _sleep(self, timeout: float) -> None:
         """Wait until an item arrives or ``timeout`` seconds have passed."""
         sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers.append(sleeper)
-        await asyncio.wait((sleeper,), timeout=timeout)
-        if not sleeper.done():
-            self._sleepers.remove(sleeper)
+        try:
+            await wait_until_done(sleeper, timeout)
+        finally:
+            if sleeper in self._sleepers:
+                self._sleepers.remove(sleeper)
 
     def _wake(self) -> None:
         """Wake the thread that has slept longest, if there is one."""
         if self._sleepers:
-            self._sleepers.popleft().set_result(None)
+            settle(self._sleepers.popleft(), None)
 
     def _thread_ended(self, task: "asyncio.Task[None]") -> None:
         """Fail all items after an unexpected exception: nothing would run them."""

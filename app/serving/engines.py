@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from app.serving.classifier import Classification, Input, ModelInfo
 from app.serving.entries import Outcome
@@ -12,8 +12,7 @@ from app.serving.trace import Trace
 RETRY_ELSEWHERE = 2  # seconds; a replica in this state will soon have ended or be ready
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """An item, the number of classes that its caller wants, its trace and its permit."""
 
     item: Any
