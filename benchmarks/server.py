@@ -52,6 +52,16 @@ async def read_metrics(url: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines if not name.startswith("#")}
 
 
+async def read_processes(url: str, resource: str = "cpu_seconds_total") -> dict[str, float]:
+    """CPU seconds or another resource of each process of the server, by its name."""
+    prefix = f'xcit_process_{resource}{{process="'
+    return {
+        name.removeprefix(prefix).removesuffix('"}'): value
+        for name, value in (await read_metrics(url)).items()
+        if name.startswith(prefix)
+    }
+
+
 async def read_usage(url: str) -> Usage:
     samples = await read_metrics(url)
     return Usage(

@@ -17,7 +17,8 @@ def softmax(logits: Logits) -> Scores:
 
 def best_classes(logits: Logits, top_k: int) -> tuple[Scores, ClassIds]:
     """The highest ``top_k`` probabilities and their classes, ``(b, top_k)`` each, best first."""
-    ids = np.argpartition(-logits, top_k - 1)[:, :top_k]
-    order = np.argsort(-np.take_along_axis(logits, ids, 1), kind="stable")
-    ids = np.take_along_axis(ids, order, 1)
-    return np.take_along_axis(softmax(logits), ids, 1), ids
+    rows = np.arange(len(logits))[:, None]
+    ids = (-logits).argpartition(top_k - 1)[:, :top_k]
+    order = (-logits[rows, ids]).argsort(kind="stable")
+    ids = ids[rows, order]
+    return softmax(logits)[rows, ids], ids

@@ -7,8 +7,8 @@ disconnect reaches the endpoint.
 import asyncio
 import logging
 import re
-import uuid
 from collections.abc import MutableMapping
+from random import getrandbits
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -196,4 +196,4 @@ def add_root_path(scope: MutableMapping[str, Any], root_path: str) -> str:
 def choose_request_id(headers: Headers) -> str:
     """The client's ``X-Request-ID`` if it is valid, otherwise a new one."""
     proposed = headers.get("x-request-id", "")
-    return proposed if REQUEST_ID.fullmatch(proposed) else uuid.uuid4().hex
+    return proposed if REQUEST_ID.fullmatch(proposed) else f"{getrandbits(128):032x}"

@@ -37,11 +37,13 @@ class LingeringTransport(asyncio.Transport):
         self._loop = loop
         self._linger = linger
         self._closing = False
+        self._outgoing: list[bytes | bytearray | memoryview] = []
         self._deadline: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         if self.is_closing():
             return
+        self._flush()
         self._closing = True
         if seconds := self._linger():
             self._transport.resume_reading()
@@ -78,8 +80,17 @@ class LingeringTransport(asyncio.Transport):
         return self._closing or self._transport.is_closing()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not self._closing:
-            self._transport.write(data)
+        """Write once per turn of the loop: a head together with its body."""
+        if self._closing:
+            return
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(data)
+
+    def _flush(self) -> None:
+        pieces, self._outgoing = self._outgoing, []
+        if pieces and not self._closing:
+            self._transport.write(b"".join(pieces))
 
     def pause_reading(self) -> None:
         if not self._closing:

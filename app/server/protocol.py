@@ -33,7 +33,9 @@ from app.server.request_head import (
 from app.server.uvicorn_private import HttpToolsProtocol, RequestResponseCycle
 from app.serving.errors import BadRequest, Overloaded, RequestTimeout, ServiceError
 
-PIECE = 16 * 2**10  # bytes parsed at once: the precision with which the size of a head is counted
+PIECE = (
+    16 * 2**10
+)  # bytes parsed at once outside of bodies: the precision in counting the size of a head
 MAX_WAITING = 16  # pipelined requests after the one that is being answered
 LAST_CALL = 0.5  # seconds for a last request to arrive before its connection is closed
 LINGER = 5.0  # seconds for a client to send the rest of an answered request, or to read an answer
@@ -73,6 +75,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None  # for a head or the rest of a body to arrive
         self._reading: asyncio.TimerHandle | None = None  # for the client to read
         self._held = 0  # bytes that the parser may keep: since the last head, body or end
+        self._body_left = 0  # bytes of a body of known length that have not arrived
         self._chunks = ChunkCount()
         self._latest: RequestResponseCycle | None = None  # the latest request passed to the app
         self._refusal: ServiceError | None = None  # the last answer, sent after all others
@@ -106,8 +109,11 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         try:
-            for start in range(0, len(data), PIECE):
-                self._parse(data[start : start + PIECE])
+            start = 0
+            while start < len(data):
+                end = start + max(PIECE, self._body_left)
+                self._parse(data[start:end])
+                start = end
         except HttpParserError as error:
             self._refuse(cause_of(error))
         except ServiceError as error:
@@ -134,6 +140,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.url = check_head(self.parser.get_http_version(), self.url, self.headers)
         self._check_room()
         super().on_headers_complete()
+        length = next((value for name, value in self.headers if name == b"content-length"), b"0")
+        self._body_left = int(length)  # the parser accepts only digits
         self.headers = []  # so that trailers do not become header fields
         self._limit.busy(self)
 
@@ -142,10 +150,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._held = 0
+        self._body_left -= len(body)
         self._chunks.add_bytes(len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._body_left = 0
         self._stop_timer()
         self._held = 0
         if not self.parser.should_upgrade():
