@@ -152,7 +152,7 @@ class Family:
         )
         self.page.engine(engine.number).start()
         engine.attach(descriptors)
-        await engine.start(self._module, "engine", inherited, ours)
+        await engine.start(self._module, inherited, ours)
         theirs.close()
         their_descriptors.close()
         settings = self._settings.model_copy(update={"device": self._plan.devices[engine.number]})
@@ -173,7 +173,7 @@ class Family:
         self.page.worker(number).start()
         for engine, end in zip(self.engines, engine_ends, strict=True):
             engine.introduce(number, end)
-        await worker.start(self._module, "worker", inherited, control)
+        await worker.start(self._module, inherited, control)
         for end in (their_control, *ends):
             end.close()
         self._workers[number] = worker
@@ -254,6 +254,6 @@ async def end_all(children: Sequence[WorkerChild | EngineChild], seconds: float)
         await asyncio.wait(ends, timeout=seconds)
     for child in children:
         if child.running:
-            logger.error("process %s has not ended and is killed", child.pid)
+            logger.error("%s %d has not ended and is killed", child.role, child.number)
             child.kill()
     await asyncio.gather(*ends)

@@ -19,7 +19,7 @@ async def start_child() -> WorkerChild:
     child = WorkerChild(0, lambda child, message: None)
     (ours,), (theirs,) = channels(1)
     inherited = Inheritance(0, control=theirs.fileno(), table=0, data=0, slots=0)
-    await child.start("tests.processes.sleeper", "worker", inherited, ours)
+    await child.start("tests.processes.sleeper", inherited, ours)
     theirs.close()
     return child
 
