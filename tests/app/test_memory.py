@@ -14,11 +14,13 @@ from app.config.memory import (
     MODELS,
     NO_LIMIT,
     WEIGHT_COPIES,
+    WORKER,
     available_memory,
     estimate_peak_memory,
     memory_limit,
     warn_of_memory,
 )
+from app.config.process_plan import ProcessPlan
 from tests.documents import ROOT
 
 from .conftest import make_settings
@@ -30,8 +32,11 @@ GIB = 1024 * MIB
 UNITS = {"Mi": MIB, "m": MIB, "Gi": GIB, "g": GIB}
 
 
-def total(cores: int, weights: int = BUNDLED) -> int:
-    return estimate_peak_memory(make_settings(), cores, weights).total
+def total(cores: int, weights: int = BUNDLED, workers: int = 0, size: int = 32) -> int:
+    plan = ProcessPlan(workers, cores=cores)
+    slot_bytes = 12 * size**2 if workers else 0
+    settings = make_settings()
+    return estimate_peak_memory(settings, cores, weights, plan, slot_bytes=slot_bytes).total
 
 
 def parse(text: str) -> int:
@@ -65,6 +70,16 @@ def test_documented_totals_match_the_code() -> None:
         assert large == f"{total(int(cores), 100_000_000) / GIB:.1f}"
 
 
+def test_documented_totals_with_workers_match_the_code() -> None:
+    row = r"^\| (\d+) \| (\d+) \| ([\d.]+) GiB \| ([\d.]+) GiB \|$"
+    rows = re.findall(row, DEPLOY, re.MULTILINE)
+    assert [(int(cores), int(workers)) for cores, workers, *_ in rows] == [(2, 2), (8, 4), (16, 14)]
+    for cores, workers, bundled, large in rows:
+        assert bundled == f"{total(int(cores), workers=int(workers)) / GIB:.1f}"
+        assert large == f"{total(int(cores), 100_000_000, int(workers), 224) / GIB:.1f}"
+    assert f"+ workers x {WORKER // MIB} MiB" in DEPLOY
+
+
 def test_kubernetes_memory_limit_is_sufficient() -> None:
     deployment = next(iter(yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yml").read_text())))
     limits = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -76,10 +91,12 @@ def test_kubernetes_memory_limit_is_sufficient() -> None:
 def test_compose_memory_limit_is_sufficient() -> None:
     service = yaml.safe_load(COMPOSE)["services"]["xcit"]
     assert (service["cpus"], service["mem_limit"]) == ("${CPUS:-0}", "${MEM_LIMIT:-0}")
-    proposals = re.findall(r"CPUS=(\d+) MEM_LIMIT=(\w+)", COMPOSE + DEPLOY)
-    assert len(proposals) == 2
-    for cores, memory in proposals:
-        assert total(int(cores)) <= parse(memory) < total(int(cores)) + GIB
+    proposal = r"(?:XCIT_HTTP_WORKERS=(\d+) )?CPUS=(\d+) MEM_LIMIT=(\w+)"
+    proposals = re.findall(proposal, COMPOSE + DEPLOY)
+    assert len(proposals) == 3
+    for workers, cores, memory in proposals:
+        needed = total(int(cores), workers=int(workers or 0))
+        assert needed <= parse(memory) < needed + GIB
 
 
 def write(path: Path, text: str) -> None:
