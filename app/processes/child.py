@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from app.config.settings import Settings
 from app.processes.memory import SharedMemory
+from app.processes.records import RING_BYTES, RecordRing
 from app.processes.slots import Slots, round_up
 from app.processes.status import PAGE_BYTES, StatusPage
 from app.serving.threads import TURN_SECONDS
@@ -64,13 +65,18 @@ class Inheritance:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """The shared memory and the control channel of a child process."""
+    """The shared memory and the control channel of a child process.
+
+    Attributes:
+        records: of requests; only for a worker.
+    """
 
     inherited: Inheritance
     page: StatusPage
     slots: Slots
     data: SharedMemory
     control: socket.socket
+    records: RecordRing | None
 
 
 def begin(text: str) -> Child:
@@ -91,6 +97,7 @@ def begin(text: str) -> Child:
         Slots(table, table_begin(), inherited.slots),
         SharedMemory(inherited.data),
         socket.socket(fileno=inherited.control),
+        ring_of(table, inherited.slots, inherited.number) if inherited.listeners else None,
     )
 
 
@@ -105,6 +112,17 @@ def end_with_parent(parent: int) -> None:
 def table_begin() -> int:
     """Where the table of slots begins, behind the status page."""
     return round_up(PAGE_BYTES, 4096)
+
+
+def ring_begin(slots: int, worker: int) -> int:
+    """Where the ring of a worker's records begins, behind the table of slots."""
+    return round_up(table_begin() + Slots.size(slots), 4096) + RING_BYTES * worker
+
+
+def ring_of(table: SharedMemory, slots: int, worker: int) -> RecordRing:
+    """The ring of a worker's records."""
+    begin = ring_begin(slots, worker)
+    return RecordRing(table.view[begin : begin + RING_BYTES])
 
 
 def settings_to_json(settings: Settings) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.config.cpu_quota import usable_cores
-from app.config.process_plan import ProcessPlan
+from app.config.process_plan import MAX_WORKERS, ProcessPlan
 from app.config.settings import Settings
 from app.processes.channel import socket_pair
-from app.processes.child import Inheritance, settings_to_json, table_begin
+from app.processes.child import Inheritance, ring_begin, ring_of, settings_to_json, table_begin
 from app.processes.children import (
     MAX_DEATHS,
     STEADY,
@@ -43,6 +43,9 @@ class Family:
         on_restart: called when a worker has ended and is going to be replaced.
         on_failure: called with the reason when the service cannot continue.
         start: starts a task, and reports it if it fails.
+
+    Attributes:
+        records: of finished requests, by number of the worker.
     """
 
     def __init__(
@@ -67,7 +70,9 @@ class Family:
         self._on_failure = on_failure
         self._start = start
         count = settings.max_queue_size
-        self._table = SharedMemory.create(table_begin() + Slots.size(count))
+        workers = MAX_WORKERS if plan.grows else plan.workers
+        self._table = SharedMemory.create(ring_begin(count, workers))
+        self.records = [ring_of(self._table, count, number) for number in range(workers)]
         self.data = SharedMemory.create(4096)
         self.page = StatusPage(self._table)
         self.page.engines = len(plan.devices)

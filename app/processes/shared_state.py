@@ -2,12 +2,14 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from app.http.api_keys import ApiKeys
 from app.observability.record import RequestRecord
+from app.processes.records import RecordRing
 from app.processes.status import StatusPage
 from app.serving.errors import ServiceError
 from app.serving.held_bytes import HeldBytes
@@ -93,13 +95,18 @@ class RemoteMetrics:
     """Metrics that the supervisor keeps.
 
     Args:
-        send: sends a JSON object to the supervisor.
+        records: takes the records of requests.
+        send: sends a JSON object to the supervisor; also a record for which there is no room.
         ask: sends one and returns the answer and the bytes behind it.
     """
 
     def __init__(
-        self, send: Callable[[dict[str, Any]], None], ask: Callable[[dict[str, Any]], Any]
+        self,
+        records: RecordRing,
+        send: Callable[[dict[str, Any]], None],
+        ask: Callable[[dict[str, Any]], Any],
     ) -> None:
+        self._records = records
         self._send = send
         self._ask = ask
         self.requests = self
@@ -110,11 +117,15 @@ class RemoteMetrics:
 
     def observe(self, record: RequestRecord) -> None:
         """Report a finished request."""
-        self._send({"request": record.summary()})
+        self._put({"request": record.summary()})
 
     def observe_refusal(self, error: ServiceError) -> None:
         """Report a request that the application has not seen."""
-        self._send({"refusal": [error.status, error.reason()]})
+        self._put({"refusal": [error.status, error.reason()]})
+
+    def _put(self, record: dict[str, Any]) -> None:
+        if not self._records.put(json.dumps(record).encode()):
+            self._send(record)
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """The metrics of the whole service."""

@@ -4,6 +4,7 @@ It imports neither PyTorch nor the application, so it starts at once and hardly 
 """
 
 import asyncio
+import json
 import logging
 import signal
 import socket
@@ -35,6 +36,8 @@ from app.serving.errors import (
     StartupError,
 )
 from app.serving.lifecycle import Lifecycle, State
+
+COUNTING = 0.25  # seconds between two readings of the records of requests
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +147,7 @@ class Supervisor:
         await self.family.start()
         logger.info("listening on %s", ", ".join(map(url_of, self._listeners)))
         self._start(self._load())
+        self._start(self._count_records_often())
         await self._ended.wait()
         if self._unusable:
             raise SettingsError(self._unusable)
@@ -173,10 +177,8 @@ class Supervisor:
 
     def _on_worker(self, worker: WorkerChild, message: Message) -> None:
         match message:
-            case Json(content={"request": list(summary)}):
-                self._metrics.requests.count(*summary)
-            case Json(content={"refusal": [status, reason]}):
-                self._metrics.requests.count_refusal(status, reason)
+            case Json(content={"request": _} | {"refusal": _} as record):
+                self._count(record)
             case Json(content={"unusable": reason}):
                 self._refuse_settings(str(reason))
             case Json(content={"max_connections": int(most)}):
@@ -193,6 +195,28 @@ class Supervisor:
             case Json(content={"question": int(number), "reload": _}):
                 self._start(self._answer_reload(worker, number))
 
+    def _count(self, record: dict[str, Any]) -> None:
+        """Count a request."""
+        match record:
+            case {"request": list(summary)}:
+                self._metrics.requests.count(*summary)
+            case {"refusal": [status, reason]}:
+                self._metrics.requests.count_refusal(status, reason)
+
+    def _count_records(self) -> None:
+        """Count the requests that workers have finished since the last call."""
+        for ring in self.family.records:
+            for record in ring.take():
+                try:
+                    self._count(json.loads(record))
+                except (TypeError, ValueError, KeyError):
+                    self._metrics.workers.dropped.inc()
+
+    async def _count_records_often(self) -> None:
+        while True:
+            self._count_records()
+            await asyncio.sleep(COUNTING)
+
     def _refuse_settings(self, reason: str) -> None:
         """Stop: a child cannot use the settings."""
         self._unusable = reason
@@ -206,6 +230,7 @@ class Supervisor:
         )
 
     async def _answer_metrics(self, worker: WorkerChild, number: int, accept: str) -> None:
+        self._count_records()
         text, media_type = await self._metrics.exposition(accept)
         worker.send(text, answer=number, media_type=media_type)
 

@@ -122,7 +122,8 @@ class WorkerProcess:
         )
         held = SharedHeldBytes(settings.max_queue_bytes, page, self._number)
         pipeline = Pipeline(settings, lifecycle, self._engines, permits, held)
-        metrics = RemoteMetrics(self._send, self._questions.ask)
+        assert child.records
+        metrics = RemoteMetrics(child.records, self._send, self._questions.ask)
         service = Service(
             settings,
             lifecycle,
