@@ -77,6 +77,7 @@ class WorkerProcess:
         self._service: Service | None = None
         self._lifecycle: SharedLifecycle | None = None
         self._max_pixels = 0
+        self._served = False
 
     async def run(self) -> None:
         """Serve until SIGTERM."""
@@ -95,6 +96,7 @@ class WorkerProcess:
         self._send({"started": self._number})
         keep_heap()
         await server.serve()
+        self._served = True
         beating.cancel()
         self._control.close()
 
@@ -199,7 +201,8 @@ class WorkerProcess:
         asyncio.get_running_loop().call_later(0.1, os._exit, 1)
 
     def _orphaned(self, reason: str) -> None:
-        os._exit(1)
+        """End with the channel to the supervisor, whichever side has closed it."""
+        os._exit(0 if self._served else 1)
 
 
 class CountedLimit(ConnectionLimit):

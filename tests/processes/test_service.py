@@ -110,6 +110,16 @@ def test_a_killed_worker_fails_its_own_requests_alone(service: Service) -> None:
         } == {200}
 
 
+def test_worker_that_gets_sigterm_answers_its_requests_and_is_replaced(service: Service) -> None:
+    worker = service.children()["worker 0"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda _: service.predict().status_code, range(200))
+        os.kill(worker, signal.SIGTERM)
+        assert {*answers} == {200}
+    wait_for(lambda: service.children().get("worker 0", worker) != worker)
+    assert "worker 0 ended with exit code 0" in service.log.read_text()
+
+
 def test_a_stopped_worker_keeps_no_client_waiting(service: Service) -> None:
     stopped = service.children()["worker 1"]
     os.kill(stopped, signal.SIGSTOP)
