@@ -173,6 +173,11 @@ async def measure(checkpoint: Path, seconds: float, rounds: int) -> list[Cost]:
     ]
 
 
+def report(costs: Sequence[Cost]) -> str:
+    head = ("load", "images/s", "mean batch", "engine, CPU µs per image", "goal")
+    return table(head, [cost.row for cost in costs])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.engine_side",
@@ -184,8 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="each load is repeated [3]")
     args = parser.parse_args(argv)
     costs = asyncio.run(measure(args.checkpoint, args.seconds, args.rounds))
-    head = ("load", "images/s", "mean batch", "engine CPU, µs per image", "goal")
-    print(provenance(), table(head, [cost.row for cost in costs]), sep="\n\n")
+    print("# The cost of an engine", provenance(), report(costs), sep="\n\n")
 
 
 if __name__ == "__main__":

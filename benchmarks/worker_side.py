@@ -2,8 +2,9 @@
 
     python -m benchmarks.worker_side --images photos
 
-The web side is what is left without decoding. Services with 1, 2 and 4 workers are measured in
-turn: what a worker does for a photo should not depend on their number.
+The web side is what is left without decoding; it is compared with a bare ASGI application on the
+same server. Services with 1, 2 and 4 workers are measured in turn, with as many callers per worker:
+the cost of a photo should not depend on the number of workers.
 """
 
 import argparse
@@ -12,11 +13,12 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from app.observability.process_metrics import read_resources
 from benchmarks.client import post_image, read_images
 from benchmarks.instant import PREPARE
 from benchmarks.load.generator import Load, apply_load, closed_loop
@@ -25,10 +27,12 @@ from benchmarks.ports import free_port
 from benchmarks.report import table
 from benchmarks.server import is_ready, read_processes
 
-CALLERS = 32
+CALLERS = 8  # per worker
 COUNTS = (1, 2, 4)  # workers
-GOAL = 0.4  # milliseconds of the web side
+GOAL = 4e-4  # seconds of the web side
+BARE = "A bare ASGI application takes {bare:.3f} ms per photo. Goal of the web side: {goal:.2f} ms."
 SERVE = ("-m", "benchmarks.worker_side", "--serve")
+NOTHING: Mapping[str, str] = {}
 ROLES = ("worker", "engine", "supervisor")
 
 
@@ -41,10 +45,18 @@ class Costs:
     supervisor: float
 
 
-async def costs_of(url: str, requests: Sequence[bytes], seconds: float) -> Costs:
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that this process has started."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+
+
+async def costs_of(url: str, requests: Sequence[bytes], callers: int, seconds: float) -> Costs:
     """The costs of a closed loop."""
     before = await read_processes(url)
-    outcome = await apply_load(url, requests, Load("closed", closed_loop(seconds), CALLERS))
+    outcome = await apply_load(url, requests, Load("closed", closed_loop(seconds), callers))
     after = await read_processes(url)
     if set(outcome.statuses) != {200}:
         raise RuntimeError(f"answers: {dict(outcome.statuses)} {dict(outcome.failures)}")
@@ -57,8 +69,7 @@ async def costs_of(url: str, requests: Sequence[bytes], seconds: float) -> Costs
     )
 
 
-@asynccontextmanager
-async def instant_service(workers: int, *, decoding: bool) -> AsyncIterator[str]:
+def instant_service(workers: int, *, decoding: bool) -> AbstractAsyncContextManager[Server]:
     """A service whose model answers at once."""
     port = free_port()
     variables = {
@@ -68,14 +79,22 @@ async def instant_service(workers: int, *, decoding: bool) -> AsyncIterator[str]
         "XCIT_LOG_LEVEL": "warning",
         PREPARE: "" if decoding else "1",
     }
-    process = subprocess.Popen([sys.executable, *SERVE], env=os.environ | variables)
+    return started(SERVE, port, variables)
+
+
+@asynccontextmanager
+async def started(
+    command: Sequence[str], port: int, variables: Mapping[str, str] = NOTHING
+) -> AsyncIterator[Server]:
+    """Start a server, and wait until it answers."""
+    process = subprocess.Popen([sys.executable, *command], env={**os.environ, **variables})
     url = f"http://127.0.0.1:{port}"
     try:
         while not await is_ready(url):
             if process.poll() is not None:
-                raise RuntimeError("the service did not start")
+                raise RuntimeError("the server did not start")
             await asyncio.sleep(0.02)
-        yield url
+        yield Server(url, process)
     finally:
         process.terminate()
         process.wait()
@@ -88,19 +107,42 @@ async def measure(
     requests = [post_image(image) for image in images]
     found: dict[int, list[Costs]] = {count: [] for count in COUNTS}
     async with AsyncExitStack() as stack:
-        urls = {
+        servers = {
             count: await stack.enter_async_context(instant_service(count, decoding=decoding))
             for count in COUNTS
         }
-        for url in urls.values():
-            await costs_of(url, requests, seconds / 4)  # warm-up
+        for count, server in servers.items():
+            await costs_of(server.url, requests, CALLERS * count, seconds / 4)  # warm-up
         for number in range(rounds):
             for count in COUNTS if number % 2 else reversed(COUNTS):
-                found[count].append(await costs_of(urls[count], requests, seconds))
+                found[count].append(
+                    await costs_of(servers[count].url, requests, CALLERS * count, seconds)
+                )
     return {
         count: Costs(*(median(getattr(each, role) for each in costs) for role in ROLES))
         for count, costs in found.items()
     }
+
+
+async def measure_bare(images: Sequence[bytes], rounds: int, seconds: float) -> float:
+    """Median CPU seconds per photo of the bare application."""
+    requests = [post_image(image) for image in images]
+    port = free_port()
+    costs = []
+    async with started(("-m", "benchmarks.bare", str(port)), port) as server:
+        for _ in range(rounds):
+            before = cpu_seconds(server)
+            load = Load("closed", closed_loop(seconds), CALLERS)
+            outcome = await apply_load(server.url, requests, load)
+            costs.append((cpu_seconds(server) - before) / len(outcome.latencies))
+    return median(costs)
+
+
+def cpu_seconds(server: Server) -> float:
+    """CPU time of a server with one process."""
+    resources = read_resources(server.process.pid)
+    assert resources
+    return resources.cpu_seconds
 
 
 def report(name: str, costs: Mapping[int, Costs]) -> str:
@@ -148,9 +190,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = read_images(args.images)
 
     async def both() -> str:
+        bare = await measure_bare(images, args.rounds, args.seconds)
         web = await measure(images, args.rounds, args.seconds, decoding=False)
         whole = await measure(images, args.rounds, args.seconds, decoding=True)
-        return f"{report('web side alone', web)}\n\n{report('with decoding', whole)}"
+        return "\n\n".join(
+            (
+                report("web side alone", web),
+                BARE.format(bare=1e3 * bare, goal=1e3 * GOAL),
+                report("with decoding", whole),
+            )
+        )
 
     print("# The cost of a worker", provenance(), asyncio.run(both()), sep="\n\n")
 

@@ -33,6 +33,7 @@ class StatusPage:
     def __init__(self, memory: SharedMemory) -> None:
         self._numbers = memory.view[:PAGE_BYTES].cast("Q")
         self._times = memory.view[:PAGE_BYTES].cast("d")
+        self._known_workers: list[WorkerStatus] = []
 
     @property
     def state(self) -> State:
@@ -82,9 +83,11 @@ class StatusPage:
     def workers(self, workers: int) -> None:
         self._numbers[_SERVICE + 5] = workers
 
-    def each_worker(self) -> "list[WorkerStatus]":
+    def each_worker(self) -> "Sequence[WorkerStatus]":
         """The numbers of all workers."""
-        return [self.worker(number) for number in range(self.workers)]
+        for number in range(len(self._known_workers), self.workers):
+            self._known_workers.append(self.worker(number))
+        return self._known_workers
 
     def progress(self, devices: Sequence[str]) -> Progress:
         """The progress of the engines, each with its device."""

@@ -18,7 +18,7 @@ from .batching import Runner, batching
 pytestmark = pytest.mark.anyio
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), threads=st.integers(1, 3), largest=st.integers(1, 7))
 def test_every_item_ends(seed: int, threads: int, largest: int) -> None:
     """Random arrivals, cancellations and failures: answers are right, and limits hold."""
@@ -63,7 +63,7 @@ def test_every_item_ends(seed: int, threads: int, largest: int) -> None:
     assert max(seen) <= largest
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     threads=st.integers(1, 4),
     largest=st.integers(1, 6),
@@ -89,7 +89,7 @@ def test_full_batches_run_at_once_with_a_delay(
     assert [len(batch) for batch in runner.batches] == [largest] * threads
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
     largest=st.integers(2, 9),

@@ -62,7 +62,7 @@ async def test_pool_is_lost_when_all_threads_are_stuck() -> None:
         await count_free(pool, 2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     workers=st.integers(1, 3),
     steps=st.lists(

@@ -35,7 +35,7 @@ def test_unsupported_kinds_of_bmp_are_named(header: dict[str, int], name: str) -
     st.lists(st.tuples(st.integers(1, 255), st.integers(0, 255)), min_size=1, max_size=30),
     st.booleans(),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_run_length_encoded_bmp_is_decoded(runs: list[tuple[int, int]], four_bits: bool) -> None:
     """Each run fills one row and is cut off at 32 pixels; the rest of a row has colour 0."""
     greys = bytes(level for i in range(256) for level in (i, i, i, 0))

@@ -132,7 +132,7 @@ WHOLE = (
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     content=st.sampled_from(WHOLE),
     places=st.lists(st.floats(0, 1), min_size=1, max_size=6),
@@ -162,7 +162,7 @@ OPERATIONS = st.sampled_from([code.code.encode("latin-1") for code in pickletool
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape")  # from pickletools
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     start=st.integers(0, len(PICKLE)),
     left_out=st.integers(0, 9),

@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import InvalidImage, UnsupportedImage
@@ -59,7 +59,6 @@ def written_png(kind: tuple[int, int], size: tuple[int, int], compressed: bytes)
     st.integers(0, 9),
     st.booleans(),
 )
-@settings(deadline=None)
 def test_png_with_missing_rows_is_refused_and_its_checksum_is_not_needed(
     kind: tuple[int, int], size: tuple[int, int], level: int, noise: bool
 ) -> None:

@@ -172,7 +172,6 @@ STARTS += [b"RIFF\x16\0\0\0WEBP"]
 
 
 @given(st.sampled_from(STARTS), st.binary(max_size=300))
-@settings(deadline=None)
 def test_random_bytes_raise_an_image_error(start: bytes, rest: bytes) -> None:
     data = start + rest
     with suppress(ImageError):
@@ -180,7 +179,7 @@ def test_random_bytes_raise_an_image_error(start: bytes, rest: bytes) -> None:
 
 
 @given(st.sampled_from(WHOLE), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damaged_files_give_pixels_or_an_image_error(
     file: HostileFile, draw: st.DataObject

@@ -66,7 +66,7 @@ def wrapped(draw: st.DrawFn, state: State) -> Any:
     return payload
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_wrapped_state_dict_is_found(
     tmp_path_factory: pytest.TempPathFactory, published: State, data: st.DataObject
