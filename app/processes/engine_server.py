@@ -221,7 +221,7 @@ class EngineServer:
             if found.worker is worker and found.engine.withdraw(found.entry):
                 found.entry.future.cancel()
         self._slots.free_unknown(worker.number, self._number, self._submissions.__contains__)
-        logger.info("worker %d: %s", worker.number, reason)
+        logger.info("worker %d has disconnected: %s", worker.number, reason)
         self._on_gone(worker.number)
 
     def _explain(self, worker: Worker, message: Json) -> None:

@@ -12,7 +12,15 @@ from app.config.process_plan import MAX_WORKERS, ProcessPlan
 from app.config.settings import Settings
 from app.processes.channel import socket_pair
 from app.processes.child import Inheritance, ring_begin, ring_of, settings_to_json, table_begin
-from app.processes.children import Deaths, EngineChild, WorkerChild, channels
+from app.processes.children import (
+    MAX_DEATHS,
+    STEADY,
+    Deaths,
+    EngineChild,
+    WorkerChild,
+    channels,
+    exit_reason,
+)
 from app.processes.memory import SharedMemory
 from app.processes.messages import Message
 from app.processes.slots import Slots
@@ -149,7 +157,7 @@ class Family:
         )
         self.page.engine(engine.number).start()
         engine.attach(descriptors)
-        await engine.start(self._module, "engine", inherited, ours)
+        await engine.start(self._module, inherited, ours)
         theirs.close()
         their_descriptors.close()
         settings = self._settings.model_copy(update={"device": self._plan.devices[engine.number]})
@@ -170,7 +178,7 @@ class Family:
         self.page.worker(number).start()
         for engine, end in zip(self.engines, engine_ends, strict=True):
             engine.introduce(number, end)
-        await worker.start(self._module, "worker", inherited, control)
+        await worker.start(self._module, inherited, control)
         for end in (their_control, *ends):
             end.close()
         self._workers[number] = worker
@@ -196,7 +204,7 @@ class Family:
     async def _watch_engine(self, engine: EngineChild) -> None:
         code = await engine.wait()
         if not self._stopping:
-            self._on_failure(f"engine {engine.number} ended with exit code {code}")
+            self._on_failure(f"engine {engine.number} {exit_reason(code)}")
 
     async def _watch_worker(self, worker: WorkerChild) -> None:
         """Start another worker when one has ended."""
@@ -205,11 +213,13 @@ class Family:
         self.page.worker(number).clear()
         if self._stopping:
             return
-        logger.error("worker %d ended with exit code %d", number, code)
+        logger.error("worker %d %s", number, exit_reason(code))
         self._deaths.add()
         self._on_restart()
         if self._deaths.too_many:
-            self._on_failure("workers keep ending; their messages are above")
+            self._on_failure(
+                f"{MAX_DEATHS} workers ended within {STEADY:g} s; the log lines above say how"
+            )
             return
         await worker.released.wait()
         self.slots.free_unsubmitted(number)
@@ -223,12 +233,20 @@ class Family:
             self.page.beat()
             for worker in self.workers():
                 if self.page.worker(worker.number).silence > WORKER_SILENCE:
-                    logger.error("worker %d does not respond and is killed", worker.number)
+                    logger.error(
+                        "worker %d has not responded for %g s and is killed",
+                        worker.number,
+                        WORKER_SILENCE,
+                    )
                     self.page.worker(worker.number).beat()
                     worker.kill()
             for engine in self.engines:
                 if engine.running and self.page.engine(engine.number).silence > ENGINE_SILENCE:
-                    logger.error("engine %d does not respond and is killed", engine.number)
+                    logger.error(
+                        "engine %d has not responded for %g s and is killed",
+                        engine.number,
+                        ENGINE_SILENCE,
+                    )
                     self.page.engine(engine.number).beat()
                     engine.kill()
             await asyncio.sleep(HEARTBEAT)
@@ -241,6 +259,6 @@ async def end_all(children: Sequence[WorkerChild | EngineChild], seconds: float)
         await asyncio.wait(ends, timeout=seconds)
     for child in children:
         if child.running:
-            logger.error("process %s has not ended and is killed", child.pid)
+            logger.error("%s %d has not ended and is killed", child.role, child.number)
             child.kill()
     await asyncio.gather(*ends)

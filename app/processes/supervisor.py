@@ -306,6 +306,8 @@ class Supervisor:
         self._metrics.show_state(state)
         if state is State.FAILED:
             logger.error("failed: %s", self.lifecycle.failure)
+            for worker in self.family.workers():
+                worker.send(failure=self.lifecycle.failure)
             self._stop_after(self._grace)
             return
         logger.info("%s", state)

@@ -75,7 +75,9 @@ class WorkerProcess:
         self._keys: dict[int, dict[bytes, str]] = {}
         self._engines: RemoteEngines | None = None
         self._service: Service | None = None
+        self._lifecycle: SharedLifecycle | None = None
         self._max_pixels = 0
+        self._served = False
 
     async def run(self) -> None:
         """Serve until SIGTERM."""
@@ -94,6 +96,7 @@ class WorkerProcess:
         self._send({"started": self._number})
         keep_heap()
         await server.serve()
+        self._served = True
         beating.cancel()
         self._control.close()
 
@@ -101,7 +104,7 @@ class WorkerProcess:
         self, settings: Settings, start: Mapping[str, Any]
     ) -> tuple[WorkerServer, Pipeline]:
         child, page = self._child, self._child.page
-        lifecycle = SharedLifecycle(page, self._fail)
+        self._lifecycle = lifecycle = SharedLifecycle(page, self._fail)
         permits = SlotPermits(child.slots, self._number)
         links = [
             EngineLink(number, permits, lambda reason: None)
@@ -160,6 +163,8 @@ class WorkerProcess:
                 self._add_model(generation, content)
             case Json(content={"plan": [int(workers), str(reason)]}) if self._service:
                 self._service.plan = ProcessPlan(workers, reason)
+            case Json(content={"failure": str(reason)}) if self._lifecycle:
+                self._lifecycle.failure = reason
             case Json(content={"replaced": int(generation)}):
                 assert self._engines
                 self._engines.release_replaced(generation)
@@ -196,7 +201,8 @@ class WorkerProcess:
         asyncio.get_running_loop().call_later(0.1, os._exit, 1)
 
     def _orphaned(self, reason: str) -> None:
-        os._exit(1)
+        """End with the channel to the supervisor, whichever side has closed it."""
+        os._exit(0 if self._served else 1)
 
 
 class CountedLimit(ConnectionLimit):
