@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # End-to-end test of the containers: builds the image, starts docker-compose.yml unchanged, sends
-# requests, checks the hardening and the Prometheus rules, stops it during a request, and removes
-# everything again.
+# requests, checks the hardening and the Prometheus rules, stops it during a request, starts it with
+# several processes and kills some of them, and removes everything again.
 #
 #   scripts/docker-smoke.sh
 #
@@ -263,9 +263,68 @@ mkfifo "$work"/until.{1,2,3}
 check "a restart loses no request"      outlast "${compose[@]}" restart xcit
 check "nor does a new container"          outlast "${compose[@]}" up --detach --no-build --force-recreate xcit
 
-# --- down -----------------------------------------------------------------------------------------
+# --- stopped while answering ----------------------------------------------------------------------
 
 answered() { wait "$drain" || { cat "$work/drain.log"; return 1; }; }
+stop_while_answering() {
+  client drain >"$work/drain.log" 2>&1 &
+  drain=$!
+  eventually 10 grep -q begun "$work/drain.log" || true
+  check "stop"                          "${compose[@]}" stop xcit
+  check "the open request is answered"  answered
+  check "the exit was clean"            is "0 false" inspect '{{.State.ExitCode}} {{.State.OOMKilled}}'
+}
+
+# --- several processes ----------------------------------------------------------------------------
+
+processes() { # their role, number, process id and threads, by line
+  "$DOCKER" exec --interactive "$container" python - <"$here/smoke_processes.py"
+}
+process_id() { processes | sed -n "s/^$1 \([0-9]*\) .*/\1/p"; } # process_id "worker 0"
+few_threads() { processes | awk '{ threads += $4 } END { exit !(NR == 4 && threads < 100) }'; }
+large_slots() { # the container's /dev/shm has 64 MB
+  is 65536 inside "df -k /dev/shm | awk 'END { print \$2 }'" || return
+  inside "find -L /proc/$(process_id "engine 0")/fd -size +64M | grep -q ."
+}
+kill_process() { inside "kill -KILL $(process_id "$1")"; }
+kill_supervisor() {
+  kill_process "supervisor 0" || true # it can end this shell, too
+  eventually 30 is 1 inspect '{{.RestartCount}}'
+}
+replaced() { # replaced WORKER PROCESS_ID
+  local now
+  now=$(process_id "$1")
+  [ -n "$now" ] && [ "$now" != "$2" ] && client restarted
+}
+killed_at_the_end() { log | grep 'is killed' || true; }
+up_with_workers() { # up_with_workers INIT
+  printf 'services: {xcit: {init: %s}}\n' "$1" >"$work/init.yml"
+  "${compose[@]}" --file docker-compose.yml --file "$work/init.yml" up --detach --no-build --force-recreate xcit || return
+  container=$("${compose[@]}" ps --quiet xcit)
+  eventually 120 is healthy inspect '{{.State.Health.Status}}'
+}
+
+stop_while_answering
+export XCIT_HTTP_WORKERS=2 XCIT_MAX_QUEUE_SIZE=8192 # slots of 12 KB
+for init in true false; do # Kubernetes has no init
+  say "      2 workers, init: $init"
+  check "it becomes healthy"            up_with_workers $init
+  check "2 workers and an engine serve" client workers
+  check "... in a few threads"          few_threads
+  check "... in more than /dev/shm"     large_slots
+  victim=$(process_id "worker 0")
+  check "a worker is killed"            kill_process "worker 0"
+  check "... and replaced"              eventually 30 replaced "worker 0" "$victim"
+  if $init; then # otherwise it is process 1, which the kernel protects from its container
+    check "a killed supervisor ends all" kill_supervisor
+    check "... and the container starts" eventually 120 is healthy inspect '{{.State.Health.Status}}'
+  fi
+  stop_while_answering
+  check "no process had to be killed"   is "" killed_at_the_end
+done
+
+# --- down -----------------------------------------------------------------------------------------
+
 leftovers() {
   local kind
   for kind in "ps --all" "volume ls" "network ls"; do
@@ -274,12 +333,6 @@ leftovers() {
   done
 }
 
-client drain >"$work/drain.log" 2>&1 &
-drain=$!
-eventually 10 grep -q begun "$work/drain.log" || true
-check "stop"                            "${compose[@]}" stop xcit
-check "the open request is answered"    answered
-check "the exit was clean"              is "0 false" inspect '{{.State.ExitCode}} {{.State.OOMKilled}}'
 if ((failed)); then "${compose[@]}" logs --tail 30; fi
 check "compose down"                    "${compose[@]}" down --volumes
 check "no resources are left"           is "" leftovers

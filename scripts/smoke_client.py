@@ -56,6 +56,42 @@ def predict() -> None:
     assert end(begin()) == end(begin())
 
 
+def get(path: str) -> str:
+    connection = connect()
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read().decode()
+    assert response.status == 200, body
+    return body
+
+
+def workers() -> None:
+    """Two workers and an engine answer, and any worker shows all of them."""
+    predict()
+    health = json.loads(get("/healthz"))
+    assert health["http_workers"] == 2, health
+    assert health["http_workers_reason"] == "as configured", health
+    for _ in range(8):  # connections, which both workers accept
+        metrics = get("/metrics")
+        for line in (
+            "xcit_http_workers 2.0",
+            'xcit_worker_connections{worker="0"}',
+            'xcit_worker_connections{worker="1"}',
+            'xcit_engine_queue_depth{engine="0"}',
+            *(
+                f'xcit_process_resident_memory_bytes{{process="{name}"}}'
+                for name in ("supervisor", "engine-0", "worker-0", "worker-1")
+            ),
+        ):
+            assert f"\n{line}" in metrics, line
+
+
+def restarted() -> None:
+    """A worker was replaced once, and the service answers."""
+    workers()
+    assert "\nxcit_worker_restarts_total 1.0\n" in get("/metrics")
+
+
 def refuse() -> None:
     connection = connect()
     connection.request("POST", "/predict", b"no image at all")
@@ -110,4 +146,11 @@ def outlast() -> None:
     assert refused, "it was never unavailable"
 
 
-{"predict": predict, "refuse": refuse, "drain": drain, "outlast": outlast}[QUESTION]()
+{
+    "predict": predict,
+    "workers": workers,
+    "restarted": restarted,
+    "refuse": refuse,
+    "drain": drain,
+    "outlast": outlast,
+}[QUESTION]()

@@ -80,15 +80,20 @@ def memory_limit(cgroups: Path = CGROUPS, own_groups: Path = OWN_GROUPS) -> int 
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def available_memory(meminfo: Path = MEMINFO) -> int | None:
-    """Bytes that can still be allocated without swapping; ``None`` if the system does not say."""
+def available_memory(
+    meminfo: Path = MEMINFO, cgroups: Path = CGROUPS, own_groups: Path = OWN_GROUPS
+) -> int | None:
+    """Bytes that can still be allocated without swapping; ``None`` if the system does not say.
+
+    The system and each of the process's control groups may have less than the others.
+    """
     try:
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         available = 1024 * int(fields["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
         return None
-    limit = memory_limit()
-    return available if limit is None else min(available, limit)
+    rooms = (_read_room(path) for path in _limit_files(cgroups, own_groups))
+    return min([available, *(room for room in rooms if room is not None)])
 
 
 def warn_of_memory(
@@ -131,6 +136,26 @@ def _limit_files(cgroups: Path, own_groups: Path) -> Iterator[Path]:
             own = root / group.lstrip("/")
             yield own / name
             yield from (parent / name for parent in own.parents if parent.is_relative_to(root))
+
+
+def _read_room(path: Path) -> int | None:
+    """Bytes that a control group may still allocate, from the path of its limit."""
+    limit = _read_limit(path)
+    if limit is None:
+        return None
+    usage = "memory.current" if path.name == "memory.max" else "memory.usage_in_bytes"
+    try:
+        used = int((path.parent / usage).read_text())
+        lines = (path.parent / "memory.stat").read_text().splitlines()
+        numbers = {name: int(text) for name, text in (line.split() for line in lines)}
+    except (OSError, ValueError):
+        return limit
+    # The kernel drops cached pages of files before it refuses memory.
+    cached = sum(
+        numbers.get(f"total_{name}", numbers.get(name, 0))
+        for name in ("active_file", "inactive_file")
+    )
+    return max(0, limit - used + cached)
 
 
 def _read_limit(path: Path) -> int | None:

@@ -1,28 +1,25 @@
 """Child processes as the supervisor sees them, and the channels to them."""
 
 import asyncio
+import logging
+import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from app.processes.channel import Channel, socket_pair
 from app.processes.child import Inheritance, Role
 from app.processes.engine_process import DESCRIPTOR_BYTES
 from app.processes.messages import Json, Message
 
-BACKOFF: Sequence[float] = (
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-    16.0,
-    30.0,
-)  # seconds before the restart of a worker
+BACKOFF: Sequence[float] = (1.0, 2.0, 4.0, 8.0)  # seconds before the restart of a worker
 STEADY = 60.0  # seconds after which a worker's earlier deaths no longer count
 MAX_DEATHS = 5  # of workers, within `STEADY` seconds
+
+logger = logging.getLogger(__name__)
 
 
 class ChildProcess:
@@ -31,6 +28,8 @@ class ChildProcess:
     Args:
         on_message: called with the child and each message from it.
     """
+
+    role: ClassVar[Role]
 
     def __init__(self, number: int, on_message: Callable[[Any, Message], None]) -> None:
         self.number = number
@@ -43,9 +42,7 @@ class ChildProcess:
     def running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
-    async def start(
-        self, module: str, role: Role, inherited: Inheritance, control: socket.socket
-    ) -> None:
+    async def start(self, module: str, inherited: Inheritance, control: socket.socket) -> None:
         """Start the process, which inherits descriptors.
 
         Args:
@@ -54,7 +51,7 @@ class ChildProcess:
         """
         # From the main thread: the kernel ends children with the thread that started them.
         self._process = await asyncio.create_subprocess_exec(
-            *inherited.command(module, role), pass_fds=inherited.files
+            *inherited.command(module, self.role), pass_fds=inherited.files
         )
         self._channel = await Channel.open(control, self._receive, self._end)
 
@@ -65,9 +62,10 @@ class ChildProcess:
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal, if the process runs."""
-        if self._process:
+        if process := self.pid:
+            # Not by `send_signal`: it polls, which takes the exit code from `wait`.
             with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(process, number)
 
     @property
     def pid(self) -> int | None:
@@ -102,6 +100,7 @@ class ChildProcess:
 
     def _end(self, reason: str) -> None:
         if self._channel and self._channel.malformed:
+            logger.error("%s %d is killed: %s", self.role, self.number, reason)
             self._on_message(self, Json({"dropped": 1}))
             self.kill()  # nothing can be said to it any more
         self._channel = None
@@ -112,6 +111,8 @@ class ChildProcess:
 
 class EngineChild(ChildProcess):
     """An engine process."""
+
+    role = "engine"
 
     def __init__(self, number: int, on_message: Callable[[Any, Message], None]) -> None:
         super().__init__(number, on_message)
@@ -137,6 +138,8 @@ class WorkerChild(ChildProcess):
         started: whether it can take models.
         released_by: engines that have released its slots after its end.
     """
+
+    role = "worker"
 
     def __init__(self, number: int, on_message: Callable[[Any, Message], None]) -> None:
         super().__init__(number, on_message)
@@ -164,6 +167,16 @@ class Deaths:
     def delay(self) -> float:
         """Seconds until the next start."""
         return BACKOFF[min(len(self._times), len(BACKOFF)) - 1] if self._times else 0.0
+
+
+def exit_reason(code: int) -> str:
+    """How a process ended, from its exit code, which is negative for a signal."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-code}"
 
 
 def channels(count: int) -> tuple[Sequence[socket.socket], Sequence[socket.socket]]:

@@ -12,15 +12,25 @@ from app.config.process_plan import MAX_WORKERS, ProcessPlan
 from app.config.settings import Settings
 from app.processes.channel import socket_pair
 from app.processes.child import Inheritance, ring_begin, ring_of, settings_to_json, table_begin
-from app.processes.children import Deaths, EngineChild, WorkerChild, channels
+from app.processes.children import (
+    MAX_DEATHS,
+    STEADY,
+    Deaths,
+    EngineChild,
+    WorkerChild,
+    channels,
+    exit_reason,
+)
 from app.processes.memory import SharedMemory
 from app.processes.messages import Message
 from app.processes.slots import Slots
 from app.processes.status import HEARTBEAT, StatusPage
 from app.server.listeners import close_all
+from app.serving.lifecycle import State
 
 WORKER_SILENCE = 10.0  # seconds after which a worker that does not respond is killed
 ENGINE_SILENCE = 30.0
+SIGNAL_SECONDS = 0.2  # within which all processes get a signal to all of them
 STOP_SECONDS = 5.0  # for processes to end, beyond the timeout of the drain
 
 logger = logging.getLogger(__name__)
@@ -132,6 +142,15 @@ class Family:
                 engine.kill()
         await end_all(engines, STOP_SECONDS)
 
+    def replace_soon(self, worker: WorkerChild) -> None:
+        """Have a worker answer its requests and end, unless the whole service got SIGTERM, too."""
+
+        def end() -> None:
+            if self.page.state in (State.LOADING, State.READY):
+                worker.send(stop=False)
+
+        asyncio.get_running_loop().call_later(SIGNAL_SECONDS, end)
+
     def release(self, number: int, engine: EngineChild) -> None:
         """Note that an engine has released the slots of a worker that has ended.
 
@@ -155,7 +174,7 @@ class Family:
         )
         self.page.engine(engine.number).start()
         engine.attach(descriptors)
-        await engine.start(self._module, "engine", inherited, ours)
+        await engine.start(self._module, inherited, ours)
         theirs.close()
         their_descriptors.close()
         settings = self._settings.model_copy(update={"device": self._plan.devices[engine.number]})
@@ -176,7 +195,7 @@ class Family:
         self.page.worker(number).start()
         for engine, end in zip(self.engines, engine_ends, strict=True):
             engine.introduce(number, end)
-        await worker.start(self._module, "worker", inherited, control)
+        await worker.start(self._module, inherited, control)
         for end in (their_control, *ends):
             end.close()
         self._workers[number] = worker
@@ -202,7 +221,7 @@ class Family:
     async def _watch_engine(self, engine: EngineChild) -> None:
         code = await engine.wait()
         if not self._stopping:
-            self._on_failure(f"engine {engine.number} ended with exit code {code}")
+            self._on_failure(f"engine {engine.number} {exit_reason(code)}")
 
     async def _watch_worker(self, worker: WorkerChild) -> None:
         """Start another worker when one has ended."""
@@ -211,11 +230,13 @@ class Family:
         self.page.worker(number).clear()
         if self._stopping:
             return
-        logger.error("worker %d ended with exit code %d", number, code)
+        logger.error("worker %d %s", number, exit_reason(code))
         self._deaths.add()
         self._on_restart()
         if self._deaths.too_many:
-            self._on_failure("workers keep ending; their messages are above")
+            self._on_failure(
+                f"{MAX_DEATHS} workers ended within {STEADY:g} s; the log lines above say how"
+            )
             return
         await worker.released.wait()
         self.slots.free_unsubmitted(number)
@@ -229,12 +250,20 @@ class Family:
             self.page.beat()
             for worker in self.workers():
                 if self.page.worker(worker.number).silence > WORKER_SILENCE:
-                    logger.error("worker %d does not respond and is killed", worker.number)
+                    logger.error(
+                        "worker %d has not responded for %g s and is killed",
+                        worker.number,
+                        WORKER_SILENCE,
+                    )
                     self.page.worker(worker.number).beat()
                     worker.kill()
             for engine in self.engines:
                 if engine.running and self.page.engine(engine.number).silence > ENGINE_SILENCE:
-                    logger.error("engine %d does not respond and is killed", engine.number)
+                    logger.error(
+                        "engine %d has not responded for %g s and is killed",
+                        engine.number,
+                        ENGINE_SILENCE,
+                    )
                     self.page.engine(engine.number).beat()
                     engine.kill()
             await asyncio.sleep(HEARTBEAT)
@@ -247,6 +276,6 @@ async def end_all(children: Sequence[WorkerChild | EngineChild], seconds: float)
         await asyncio.wait(ends, timeout=seconds)
     for child in children:
         if child.running:
-            logger.error("process %s has not ended and is killed", child.pid)
+            logger.error("%s %d has not ended and is killed", child.role, child.number)
             child.kill()
     await asyncio.gather(*ends)

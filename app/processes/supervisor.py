@@ -166,6 +166,8 @@ class Supervisor:
             case Json(content={"started": _}):
                 worker.started = True
                 self._start(self.models.introduce(worker))
+            case Json(content={"sigterm": _}):
+                self.family.replace_soon(worker)
             case Json(content={"question": int(number), "metrics": accept}):
                 self._start(self._answer_metrics(worker, number, str(accept)))
             case Json(content={"question": int(number), "reload": _}):

@@ -76,8 +76,10 @@ class WorkerProcess:
         self._keys: dict[int, dict[bytes, str]] = {}
         self._engines: RemoteEngines | None = None
         self._service: Service | None = None
+        self._lifecycle: SharedLifecycle | None = None
         self._server: WorkerServer | None = None
         self._max_pixels = 0
+        self._served = False
 
     async def run(self) -> None:
         """Serve until the supervisor says stop."""
@@ -98,6 +100,7 @@ class WorkerProcess:
         self._send({"started": self._number})
         keep_heap()
         await server.serve()
+        self._served = True
         beating.cancel()
         self._control.close()
 
@@ -105,7 +108,7 @@ class WorkerProcess:
         self, settings: Settings, start: Mapping[str, Any]
     ) -> tuple[WorkerServer, Pipeline]:
         child, page = self._child, self._child.page
-        lifecycle = SharedLifecycle(page, self._fail)
+        self._lifecycle = lifecycle = SharedLifecycle(page, self._fail)
         permits = SlotPermits(child.slots, self._number)
         links = [
             EngineLink(number, permits, lambda reason: None)
@@ -143,7 +146,14 @@ class WorkerProcess:
         app = application(service)
         config = http_config(settings, app, lifecycle, limit, metrics.observe_refusal)
         listeners = [socket.socket(fileno=fd) for fd in child.inherited.listeners]
-        server = WorkerServer(config, listeners, lifecycle, page, self._number)
+        server = WorkerServer(
+            config,
+            listeners,
+            lifecycle,
+            page,
+            self._number,
+            on_sigterm=lambda: self._send({"sigterm": self._number}),
+        )
         return server, pipeline
 
     async def _beat(self, pipeline: Pipeline) -> None:
@@ -167,8 +177,8 @@ class WorkerProcess:
             case Json(content={"of": int(generation), "max_batch_size": int(size)}):
                 assert self._engines
                 self._engines.limit_batches(generation, size)
-            case Json(content={"failure": str(reason)}) if self._service:
-                self._service.lifecycle.failure = reason
+            case Json(content={"failure": str(reason)}) if self._lifecycle:
+                self._lifecycle.failure = reason
             case Json(content={"stop": bool(now)}) if self._server:
                 self._server.stop(now=now)
             case Json(content={"replaced": int(generation)}):
@@ -207,7 +217,8 @@ class WorkerProcess:
         asyncio.get_running_loop().call_later(0.1, os._exit, 1)
 
     def _orphaned(self, reason: str) -> None:
-        os._exit(1)
+        """End with the channel to the supervisor, whichever side has closed it."""
+        os._exit(0 if self._served else 1)
 
 
 class CountedLimit(ConnectionLimit):

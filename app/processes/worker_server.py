@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -34,10 +35,12 @@ class WorkerServer(Server):
         lifecycle: Lifecycle,
         page: StatusPage,
         number: int,
+        on_sigterm: Callable[[], None],
     ) -> None:
         super().__init__(config, listeners, lifecycle, self._no_reload, drain_delay=0.0)
         self._status: WorkerStatus = page.worker(number)
         self._page = page
+        self._on_sigterm = on_sigterm
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def _no_reload(self) -> None:
@@ -99,7 +102,9 @@ class WorkerServer(Server):
             self._stop()
 
     def _on_signal(self, sig: int) -> None:
-        """Nothing: a signal to the whole process group is for the supervisor."""
+        """Ask the supervisor: a signal to all processes is its to handle."""
+        if sig == signal.SIGTERM:
+            self._on_sigterm()
 
     def _on_state(self, state: object) -> None:
         """Nothing: the supervisor reports the state and acts on it."""

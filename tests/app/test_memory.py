@@ -14,10 +14,13 @@ from app.config.memory import (
     MODELS,
     NO_LIMIT,
     WEIGHT_COPIES,
+    WORKER,
+    available_memory,
     estimate_peak_memory,
     memory_limit,
     warn_of_memory,
 )
+from app.config.process_plan import ProcessPlan
 from tests.documents import ROOT
 
 from .conftest import make_settings
@@ -29,8 +32,11 @@ GIB = 1024 * MIB
 UNITS = {"Mi": MIB, "m": MIB, "Gi": GIB, "g": GIB}
 
 
-def total(cores: int, weights: int = BUNDLED) -> int:
-    return estimate_peak_memory(make_settings(), cores, weights).total
+def total(cores: int, weights: int = BUNDLED, workers: int = 0, size: int = 32) -> int:
+    plan = ProcessPlan(workers, cores=cores)
+    slot_bytes = 12 * size**2 if workers else 0
+    settings = make_settings()
+    return estimate_peak_memory(settings, cores, weights, plan, slot_bytes=slot_bytes).total
 
 
 def parse(text: str) -> int:
@@ -64,6 +70,16 @@ def test_documented_totals_match_the_code() -> None:
         assert large == f"{total(int(cores), 100_000_000) / GIB:.1f}"
 
 
+def test_documented_totals_with_workers_match_the_code() -> None:
+    row = r"^\| (\d+) \| (\d+) \| ([\d.]+) GiB \| ([\d.]+) GiB \|$"
+    rows = re.findall(row, DEPLOY, re.MULTILINE)
+    assert [(int(cores), int(workers)) for cores, workers, *_ in rows] == [(2, 2), (8, 4), (16, 14)]
+    for cores, workers, bundled, large in rows:
+        assert bundled == f"{total(int(cores), workers=int(workers)) / GIB:.1f}"
+        assert large == f"{total(int(cores), 100_000_000, int(workers), 224) / GIB:.1f}"
+    assert f"+ workers x {WORKER // MIB} MiB" in DEPLOY
+
+
 def test_kubernetes_memory_limit_is_sufficient() -> None:
     deployment = next(iter(yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yml").read_text())))
     limits = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -75,10 +91,12 @@ def test_kubernetes_memory_limit_is_sufficient() -> None:
 def test_compose_memory_limit_is_sufficient() -> None:
     service = yaml.safe_load(COMPOSE)["services"]["xcit"]
     assert (service["cpus"], service["mem_limit"]) == ("${CPUS:-0}", "${MEM_LIMIT:-0}")
-    proposals = re.findall(r"CPUS=(\d+) MEM_LIMIT=(\w+)", COMPOSE + DEPLOY)
-    assert len(proposals) == 2
-    for cores, memory in proposals:
-        assert total(int(cores)) <= parse(memory) < total(int(cores)) + GIB
+    proposal = r"(?:XCIT_HTTP_WORKERS=(\d+) )?CPUS=(\d+) MEM_LIMIT=(\w+)"
+    proposals = re.findall(proposal, COMPOSE + DEPLOY)
+    assert len(proposals) == 3
+    for workers, cores, memory in proposals:
+        needed = total(int(cores), workers=int(workers or 0))
+        assert needed <= parse(memory) < needed + GIB
 
 
 def write(path: Path, text: str) -> None:
@@ -115,6 +133,57 @@ def test_lowest_limit_of_the_control_groups_is_used(
 
 def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert memory_limit(tmp_path / "absent", tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(
+    ("files", "groups", "expected"),
+    [
+        ({}, "0::/\n", 4096),
+        ({"memory.max": "max\n"}, "0::/\n", 4096),
+        ({"memory.max": "3000\n"}, "0::/\n", 3000),
+        ({"memory.max": "9000\n"}, "0::/\n", 4096),
+        (
+            {
+                "memory.max": "3000\n",
+                "memory.current": "2500\n",
+                "memory.stat": "anon 2000\nactive_file 100\ninactive_file 300\n",
+            },
+            "0::/\n",
+            900,
+        ),
+        (
+            {
+                "memory.max": "2000\n",
+                "a/memory.max": "3000\n",
+                "a/memory.current": "2500\n",
+                "a/memory.stat": "anon 2500\n",
+            },
+            "0::/a\n",
+            500,
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "3000\n",
+                "memory/memory.usage_in_bytes": "3500\n",
+                "memory/memory.stat": "inactive_file 7\ntotal_inactive_file 200\n",
+            },
+            "4:memory:/\n",
+            0,
+        ),
+    ],
+)
+def test_available_memory_is_what_the_fullest_control_group_has_left(
+    tmp_path: Path, files: dict[str, str], groups: str, expected: int
+) -> None:
+    for name, text in files.items():
+        write(tmp_path / "cgroup" / name, text)
+    write(tmp_path / "own", groups)
+    write(tmp_path / "meminfo", "MemTotal: 8 kB\nMemAvailable: 4 kB\n")
+    assert available_memory(tmp_path / "meminfo", tmp_path / "cgroup", tmp_path / "own") == expected
+
+
+def test_available_memory_is_unknown_without_meminfo(tmp_path: Path) -> None:
+    assert available_memory(tmp_path / "absent") is None
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,16 @@ def test_a_killed_worker_fails_its_own_requests_alone(service: Service) -> None:
         } == {200}
 
 
+def test_worker_that_gets_sigterm_answers_its_requests_and_is_replaced(service: Service) -> None:
+    worker = service.children()["worker 0"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda _: service.predict().status_code, range(200))
+        os.kill(worker, signal.SIGTERM)
+        assert {*answers} == {200}
+    wait_for(lambda: service.children().get("worker 0", worker) != worker)
+    assert "worker 0 ended with exit code 0" in service.log.read_text()
+
+
 def test_a_stopped_worker_keeps_no_client_waiting(service: Service) -> None:
     stopped = service.children()["worker 1"]
     os.kill(stopped, signal.SIGSTOP)
@@ -127,7 +137,20 @@ def test_a_killed_engine_ends_the_service(service: Service) -> None:
     os.kill(children["engine 0"], signal.SIGKILL)
     assert service.process.wait(WAIT) == 1
     wait_for(lambda: gone([*children.values()]), 5.0)
-    assert "engine 0 ended with exit code -9" in service.log.read_text()
+    assert "engine 0 was killed by SIGKILL" in service.log.read_text()
+
+
+def test_health_of_every_worker_names_the_failure(tmp_path: Path) -> None:
+    service = start(tmp_path, drain_delay_s=3)
+    os.kill(service.children()["engine 0"], signal.SIGKILL)
+    wait_for(lambda: httpx.get(f"{service.url}/livez", timeout=WAIT).status_code == 503)
+
+    def failure() -> object:
+        return httpx.get(f"{service.url}/healthz", timeout=WAIT).json()["failure"]
+
+    wait_for(failure)
+    assert {failure() for _ in range(8)} == {"engine 0 was killed by SIGKILL"}
+    assert service.process.wait(WAIT) == 1
 
 
 def test_a_killed_supervisor_leaves_no_process(service: Service) -> None:
