@@ -13,11 +13,12 @@ from PIL import Image
 
 from app.config.cpu_quota import usable_cores
 from app.config.memory import BYTES_PER_PIXEL, MIB, estimate_peak_memory
+from app.config.process_plan import ProcessPlan
 from app.config.settings import Settings
 from app.loading import load_model
 from model.checkpoint import BUNDLED_CHECKPOINT
 
-from .conftest import ROOT, StartServer
+from .conftest import ROOT, WORKERS, StartServer
 
 SIDE = 7071  # squared, nearly the permitted 50,000,000 pixels
 WORST: dict[str, tuple[str, dict[str, Any]]] = {
@@ -73,6 +74,7 @@ def encoded(name: str) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.one_process("decoding is the same in a worker")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", WORST)
 def test_decoding_stays_within_the_estimated_bytes_per_pixel(name: str, size: int) -> None:
@@ -104,9 +106,10 @@ def test_fully_loaded_server_stays_within_the_memory_estimate(start_server: Star
         assert set(pool.map(post, ["/admin/reload", *paths])) == {200}
     peak = server.memory("VmHWM")
     weights = BUNDLED_CHECKPOINT.stat().st_size
-    assert peak <= estimate_peak_memory(Settings(), cores, weights).total
+    assert peak <= estimate_peak_memory(Settings(), cores, weights, ProcessPlan(WORKERS)).total
 
 
+@pytest.mark.one_process("this starts no server")
 def test_low_memory_limit_is_logged_at_the_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
