@@ -22,7 +22,7 @@ from app.observability.metrics import Metrics
 from app.observability.process_metrics import ProcessesCollector
 from app.processes.children import EngineChild, WorkerChild
 from app.processes.family import Family
-from app.processes.messages import Json, Message
+from app.processes.messages import Json, MalformedMessage, Message
 from app.processes.models import Models
 from app.server.listeners import close_all, open_listeners, url_of
 from app.serving.classifier import ModelInfo
@@ -174,6 +174,10 @@ class Supervisor:
                 self._metrics.workers.dropped.inc(number)
             case Json(content={"unusable": reason}):
                 self._refuse_settings(str(reason))
+            case Json(content={"loaded": _} | {"load_failed": _} | {"serving": _} | {"retired": _}):
+                pass  # answers that nobody waits for
+            case _:
+                raise MalformedMessage("an unknown message")
 
     def _on_worker(self, worker: WorkerChild, message: Message) -> None:
         match message:
@@ -194,6 +198,10 @@ class Supervisor:
                 self._start(self._answer_metrics(worker, number, str(accept)))
             case Json(content={"question": int(number), "reload": _}):
                 self._start(self._answer_reload(worker, number))
+            case Json(content={"known": _} | {"unused": _}):
+                pass  # answers that nobody waits for
+            case _:
+                raise MalformedMessage("an unknown message")
 
     def _count(self, record: dict[str, Any]) -> None:
         """Count a request."""
@@ -202,6 +210,8 @@ class Supervisor:
                 self._metrics.requests.count(*summary)
             case {"refusal": [status, reason]}:
                 self._metrics.requests.count_refusal(status, reason)
+            case _:
+                raise MalformedMessage("a record of an unknown kind")
 
     def _count_records(self) -> None:
         """Count the requests that workers have finished since the last call."""
@@ -209,7 +219,7 @@ class Supervisor:
             for record in ring.take():
                 try:
                     self._count(json.loads(record))
-                except (TypeError, ValueError, KeyError):
+                except (MalformedMessage, TypeError, ValueError):
                     self._metrics.workers.dropped.inc()
 
     async def _count_records_often(self) -> None:
