@@ -25,10 +25,10 @@ PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-all test-long check docs docs-serve fix sbom bench train image smoke clean
+.PHONY: help install serve test test-all test-processes test-long check docs docs-serve fix sbom bench train image smoke clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 install: $(VENV)/train.done ## install the pinned packages to serve, train and measure, into .venv
 
@@ -38,9 +38,13 @@ serve: $(VENV)/app.done ## serve the bundled checkpoint on http://localhost:8000
 test: $(VENV)/dev.done ## run the in-process tests and 60 end-to-end tests, in about 2 minutes
 	$(PYTEST) -m 'not thorough and not slow'
 
-test-all: test ## run these and the thorough tests: attacks, hostile files, browser, monitoring, docs
+test-all: test test-processes ## run these and the thorough tests: attacks, hostile files, browser, several processes, docs
 	$(PYTEST) -m 'thorough and not slow' --ignore tests/e2e/test_schema.py
 	$(BIN)/pytest tests/e2e/test_schema.py # its tests share an id, of which xdist would run one
+
+test-processes: $(VENV)/dev.done ## run the tests of the service again, on a remote engine and with two HTTP workers
+	XCIT_TEST_ENGINE=remote $(PYTEST) -m 'not slow and not one_process' tests/app
+	XCIT_TEST_WORKERS=2 $(PYTEST) -m 'not slow and not one_process' tests/e2e
 
 test-long: $(VENV)/dev.done ## run the slow tests, for an hour or more: endurance, searches, large loads
 	$(BIN)/pytest -m slow

@@ -1,10 +1,12 @@
 """``python -m app.processes``: an engine or a worker, started by the supervisor."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from app.observability.otel_environment import without_opentelemetry
 from app.processes.child import begin
 
 
@@ -18,8 +20,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
         from app.processes.engine_process import run_engine
 
         run_engine(child, load_for_engine)
-    from app.preparation import RemotePreparer
-    from app.processes.worker_process import run_worker
+    with without_opentelemetry(os.environ):
+        from app.preparation import RemotePreparer
+        from app.processes.worker_process import run_worker
 
     run_worker(child, RemotePreparer)
 

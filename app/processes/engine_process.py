@@ -49,6 +49,7 @@ class EngineProcess:
         self._tracing: Any = None
         self._server = EngineServer(self._number, child.slots, self._status, self._on_gone)
         self._loaded: dict[int, tuple[Engine, Any]] = {}
+        self._batch_sizes: dict[int, int] = {}  # maximum ones, as reported
         self._ended = asyncio.Event()
         self._control: Channel | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,15 +69,26 @@ class EngineProcess:
         for engine, _ in self._loaded.values():
             await engine.close()
         self._server.close()
+        if self._tracing:
+            await self._tracing.close()
 
     async def _beat(self) -> None:
         reported = 0
         while True:
             self._status.beat()
+            self._report_batch_sizes()
             if self._server.dropped > reported:
                 self._send(dropped=self._server.dropped - reported)
                 reported = self._server.dropped
             await asyncio.sleep(HEARTBEAT / 2)
+
+    def _report_batch_sizes(self) -> None:
+        """Report models whose batches are smaller since the device ran out of memory."""
+        for generation, (engine, _) in self._loaded.items():
+            size = engine.info.max_batch_size
+            if size != self._batch_sizes[generation]:
+                self._batch_sizes[generation] = size
+                self._send(of=generation, max_batch_size=size)
 
     def _send(self, **content: Any) -> None:
         if self._control:
@@ -132,9 +144,11 @@ class EngineProcess:
             threads,
             settings,
             on_batch=self._observe_batch,
+            on_take=self._server.show_queue,
             on_failure=lambda error: self._send(failed=f"inference failed: {error}"),
         )
         self._loaded[generation] = (engine, classifier)
+        self._batch_sizes[generation] = engine.info.max_batch_size
         self._send(
             loaded=generation,
             info=asdict(engine.info),
@@ -157,6 +171,7 @@ class EngineProcess:
         """Close the engine of a model that no worker uses any more."""
         self._server.models.pop(generation, None)
         found = self._loaded.pop(generation, None)
+        self._batch_sizes.pop(generation, None)
         if found:
             await found[0].close()
         del found
@@ -181,7 +196,6 @@ class EngineProcess:
             self._tracing.observe_batch(batch, padding, jobs)
         if batch.error is None:
             self._status.add(batch.size, padding, batch.seconds)
-        self._server.show_queue()
 
 
 def run_engine(child: Child, load: Load) -> NoReturn:

@@ -178,6 +178,7 @@ class EngineServer:
             return  # it has been answered
         if found.engine.withdraw(found.entry):
             found.entry.future.cancel()
+            self.show_queue()
 
     def _finish(
         self, worker: Worker, message: Submit, future: "asyncio.Future[Outcome[Any]]"
@@ -220,6 +221,7 @@ class EngineServer:
         for found in [*self._submissions.values()]:
             if found.worker is worker and found.engine.withdraw(found.entry):
                 found.entry.future.cancel()
+        self.show_queue()
         self._slots.free_unknown(worker.number, self._number, self._submissions.__contains__)
         logger.info("worker %d has disconnected: %s", worker.number, reason)
         self._on_gone(worker.number)

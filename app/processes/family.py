@@ -26,9 +26,11 @@ from app.processes.messages import Message
 from app.processes.slots import Slots
 from app.processes.status import HEARTBEAT, StatusPage
 from app.server.listeners import close_all
+from app.serving.lifecycle import State
 
 WORKER_SILENCE = 10.0  # seconds after which a worker that does not respond is killed
 ENGINE_SILENCE = 30.0
+SIGNAL_SECONDS = 0.2  # within which all processes get a signal to all of them
 STOP_SECONDS = 5.0  # for processes to end, beyond the timeout of the drain
 
 logger = logging.getLogger(__name__)
@@ -117,9 +119,11 @@ class Family:
         self.page.beat()
         self._start(self._watch())
         for engine in self.engines:
-            await self._start_engine(engine)
+            if not self._stopping:
+                await self._start_engine(engine)
         for number in range(len(self._workers)):
-            await self._start_worker(number)
+            if not self._stopping:
+                await self._start_worker(number)
 
     async def stop(self) -> None:
         """End the workers, which answer the requests that they have, and then the engines."""
@@ -127,12 +131,25 @@ class Family:
         close_all(self._listeners)
         workers = self.workers()
         for worker in workers:
-            worker.kill(signal.SIGTERM)
+            worker.send(stop=False)
+            worker.kill(signal.SIGTERM)  # ends one that does not serve yet
         await end_all(workers, self._settings.drain_timeout_s + STOP_SECONDS)
         engines = [engine for engine in self.engines if engine.running]
         for engine in engines:
-            engine.send(stop=True)
+            if self.page.model:
+                engine.send(stop=True)
+            else:  # it has nothing to answer, and may not listen while it imports PyTorch
+                engine.kill()
         await end_all(engines, STOP_SECONDS)
+
+    def replace_soon(self, worker: WorkerChild) -> None:
+        """Have a worker answer its requests and end, unless the whole service got SIGTERM, too."""
+
+        def end() -> None:
+            if self.page.state in (State.LOADING, State.READY):
+                worker.send(stop=False)
+
+        asyncio.get_running_loop().call_later(SIGNAL_SECONDS, end)
 
     def release(self, number: int, engine: EngineChild) -> None:
         """Note that an engine has released the slots of a worker that has ended.

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from app.processes.children import EngineChild, WorkerChild
@@ -120,6 +120,15 @@ class Models:
         for engine in self._engines:
             engine.send(retire=model.generation)
         await asyncio.gather(*closed, return_exceptions=True)
+
+    def limit_batches(self, engine: EngineChild, generation: int, size: int) -> None:
+        """Note that an engine runs smaller batches from now on."""
+        if self.current and self.current.generation == generation:
+            infos = [*self.current.infos]
+            infos[engine.number] = replace(infos[engine.number], max_batch_size=size)
+            self.current = replace(self.current, infos=infos)
+            for worker in self._workers():
+                worker.send(of=generation, max_batch_size=self.current.info.max_batch_size)
 
     async def introduce(self, worker: WorkerChild) -> None:
         """Tell a worker that has just started which models there are."""

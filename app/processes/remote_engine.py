@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from app.processes.engine_link import EngineLink
@@ -184,6 +184,11 @@ class RemoteEngines:
     def add(self, model: RemoteModel) -> None:
         """Know a model, which serves as soon as the status page says so."""
         self._engines[model.generation] = RemoteEngine(model, self)
+
+    def limit_batches(self, generation: int, size: int) -> None:
+        """Show that a model runs in smaller batches from now on."""
+        if engine := self._engines.get(generation):
+            engine.info = replace(engine.info, max_batch_size=size)
 
     def release(self, model: RemoteModel) -> None:
         """Forget a model that has been replaced, once no request uses it."""

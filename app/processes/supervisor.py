@@ -4,13 +4,13 @@ It imports neither PyTorch nor the application, so it starts at once and hardly 
 """
 
 import asyncio
-import json
 import logging
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
+from types import FrameType
 from typing import Any
 
 from app.config.cpu_quota import usable_cores
@@ -18,15 +18,13 @@ from app.config.memory import memory_limit, warn_of_memory
 from app.config.process_plan import ProcessPlan
 from app.config.settings import Settings, SettingsError
 from app.http.api_keys import KeysError, read_keys
-from app.observability.metrics import Metrics
-from app.observability.process_metrics import ProcessesCollector
 from app.processes.children import EngineChild, WorkerChild
 from app.processes.family import Family
 from app.processes.messages import Json, MalformedMessage, Message
 from app.processes.models import Models
+from app.processes.service_metrics import ServiceMetrics
 from app.server.listeners import close_all, open_listeners, url_of
-from app.serving.classifier import ModelInfo
-from app.serving.engines import RETRY_ELSEWHERE, Progress, Replacement
+from app.serving.engines import RETRY_ELSEWHERE, Replacement
 from app.serving.errors import (
     Draining,
     NotReady,
@@ -36,8 +34,6 @@ from app.serving.errors import (
     StartupError,
 )
 from app.serving.lifecycle import Lifecycle, State
-
-COUNTING = 0.25  # seconds between two readings of the records of requests
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +79,6 @@ class Supervisor:
         self._listeners = listeners
         self._keys = keys
         self.lifecycle = Lifecycle()
-        self._metrics = Metrics(
-            lambda: [self.page.engine(engine.number) for engine in self.family.engines],
-            ProcessesCollector(lambda: self.family.processes()),
-        )
         self.family = Family(
             settings,
             plan,
@@ -94,23 +86,19 @@ class Supervisor:
             module,
             on_engine=self._on_engine,
             on_worker=self._on_worker,
-            on_restart=self._metrics.workers.restarts.inc,
+            on_restart=lambda: self._metrics.workers.restarts.inc(),
             on_failure=self.lifecycle.fail,
             start=self._start,
         )
-        self.page, self.slots = self.family.page, self.family.slots
+        self.page = self.family.page
         self.models = Models(
             self.page,
             self.family.data,
-            self.slots.count,
+            settings.max_queue_size,
             self.family.engines,
             self.family.started_workers,
         )
-        self._metrics.serving.watch(self, settings)
-        self._watch_children()
-        self._metrics.connections.open.set_function(
-            lambda: sum(worker.connections for worker in self.page.each_worker())
-        )
+        self._metrics = ServiceMetrics(settings, self.family, self.models)
         self._reloading = False
         self._stopping: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
@@ -118,36 +106,22 @@ class Supervisor:
         self._grace = 0.0  # no traffic is routed to a service that was never ready
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    @property
-    def infos(self) -> Sequence[ModelInfo]:
-        return self.models.current.infos if self.models.current else ()
-
-    @property
-    def progress(self) -> Progress:
-        return self.page.progress(self.models.current.devices if self.models.current else ())
-
-    @property
-    def admitted(self) -> int:
-        return self.slots.used
-
-    @property
-    def held_bytes(self) -> int:
-        return sum(worker.held_bytes for worker in self.page.each_worker())
-
-    @property
-    def stuck_decoders(self) -> int:
-        return sum(worker.stuck_decoders for worker in self.page.each_worker())
-
     async def run(self) -> str | None:
         """Serve until stopped; returns why the service failed, if it did."""
         loop = asyncio.get_running_loop()
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the process is ending
+                loop.call_soon_threadsafe(self._on_signal, number)
+
         for handled in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(handled, self._on_signal, handled)
+            signal.signal(handled, handle)
         self.lifecycle.listen(self._on_state)
         await self.family.start()
-        logger.info("listening on %s", ", ".join(map(url_of, self._listeners)))
-        self._start(self._load())
-        self._start(self._count_records_often())
+        if not self._stopping:
+            logger.info("listening on %s", ", ".join(map(url_of, self._listeners)))
+            self._start(self._load())
+            self._start(self._metrics.count_records_often())
         await self._ended.wait()
         if self._unusable:
             raise SettingsError(self._unusable)
@@ -168,6 +142,8 @@ class Supervisor:
         match message:
             case Json(content={"gone": int(number)}):
                 self.family.release(number, engine)
+            case Json(content={"of": int(generation), "max_batch_size": int(size)}):
+                self.models.limit_batches(engine, generation, size)
             case Json(content={"failed": reason}):
                 self.lifecycle.fail(str(reason))
             case Json(content={"dropped": int(number)}):
@@ -182,7 +158,7 @@ class Supervisor:
     def _on_worker(self, worker: WorkerChild, message: Message) -> None:
         match message:
             case Json(content={"request": _} | {"refusal": _} as record):
-                self._count(record)
+                self._metrics.count(record)
             case Json(content={"unusable": reason}):
                 self._refuse_settings(str(reason))
             case Json(content={"max_connections": int(most)}):
@@ -194,6 +170,8 @@ class Supervisor:
             case Json(content={"started": _}):
                 worker.started = True
                 self._start(self.models.introduce(worker))
+            case Json(content={"sigterm": _}):
+                self.family.replace_soon(worker)
             case Json(content={"question": int(number), "metrics": accept}):
                 self._start(self._answer_metrics(worker, number, str(accept)))
             case Json(content={"question": int(number), "reload": _}):
@@ -203,44 +181,12 @@ class Supervisor:
             case _:
                 raise MalformedMessage("an unknown message")
 
-    def _count(self, record: dict[str, Any]) -> None:
-        """Count a request."""
-        match record:
-            case {"request": list(summary)}:
-                self._metrics.requests.count(*summary)
-            case {"refusal": [status, reason]}:
-                self._metrics.requests.count_refusal(status, reason)
-            case _:
-                raise MalformedMessage("a record of an unknown kind")
-
-    def _count_records(self) -> None:
-        """Count the requests that workers have finished since the last call."""
-        for ring in self.family.records:
-            for record in ring.take():
-                try:
-                    self._count(json.loads(record))
-                except (MalformedMessage, TypeError, ValueError):
-                    self._metrics.workers.dropped.inc()
-
-    async def _count_records_often(self) -> None:
-        while True:
-            self._count_records()
-            await asyncio.sleep(COUNTING)
-
     def _refuse_settings(self, reason: str) -> None:
         """Stop: a child cannot use the settings."""
         self._unusable = reason
         self._stop()
 
-    def _watch_children(self) -> None:
-        """Show all workers and engines in the metrics."""
-        engines = [self.page.engine(engine.number) for engine in self.family.engines]
-        self._metrics.workers.watch(
-            self.page.each_worker(), [partial(getattr, engine, "queue_depth") for engine in engines]
-        )
-
     async def _answer_metrics(self, worker: WorkerChild, number: int, accept: str) -> None:
-        self._count_records()
         text, media_type = await self._metrics.exposition(accept)
         worker.send(text, answer=number, media_type=media_type)
 
@@ -257,7 +203,8 @@ class Supervisor:
             model = await self.models.load(self._keys)
             await self.models.switch(model)
         except StartupError as error:
-            self.lifecycle.fail(str(error))
+            if not self._stopping:  # an engine that is stopped has not failed
+                self.lifecycle.fail(str(error))
             return
         self._metrics.show_model(*model.infos)
         cores = usable_cores()
@@ -265,7 +212,7 @@ class Supervisor:
             self._plan = self._plan.grown(cores, model.busy_workers)
             logger.info("HTTP workers: %d (%s)", self._plan.workers, self._plan.reason)
             await self.family.add_workers(self._plan)
-            self._watch_children()
+            self._metrics.watch_children()
         warn_of_memory(
             self._settings,
             cores,
@@ -332,7 +279,7 @@ class Supervisor:
         elif self.lifecycle.state in (State.DRAINING, State.FAILED):
             self._stop_after(0.0)
             for worker in self.family.workers():
-                worker.kill(signal.SIGTERM)
+                worker.send(stop=True)
         else:
             self.lifecycle.drain()
             self._stop_after(0.0 if number == signal.SIGINT else self._grace)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -76,11 +77,12 @@ class WorkerProcess:
         self._engines: RemoteEngines | None = None
         self._service: Service | None = None
         self._lifecycle: SharedLifecycle | None = None
+        self._server: WorkerServer | None = None
         self._max_pixels = 0
         self._served = False
 
     async def run(self) -> None:
-        """Serve until SIGTERM."""
+        """Serve until the supervisor says stop."""
         self._control = await Channel.open(self._child.control, self._on_message, self._orphaned)
         start = await self._settings
         settings = settings_from_json(start["settings"])
@@ -93,6 +95,8 @@ class WorkerProcess:
             self._control.close()
             return
         beating = asyncio.create_task(self._beat(pipeline))
+        self._server = server
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until now it ends the process
         self._send({"started": self._number})
         keep_heap()
         await server.serve()
@@ -142,7 +146,14 @@ class WorkerProcess:
         app = application(service)
         config = http_config(settings, app, lifecycle, limit, metrics.observe_refusal)
         listeners = [socket.socket(fileno=fd) for fd in child.inherited.listeners]
-        server = WorkerServer(config, listeners, lifecycle, page, self._number)
+        server = WorkerServer(
+            config,
+            listeners,
+            lifecycle,
+            page,
+            self._number,
+            on_sigterm=lambda: self._send({"sigterm": self._number}),
+        )
         return server, pipeline
 
     async def _beat(self, pipeline: Pipeline) -> None:
@@ -163,8 +174,13 @@ class WorkerProcess:
                 self._add_model(generation, content)
             case Json(content={"plan": [int(workers), str(reason)]}) if self._service:
                 self._service.plan = ProcessPlan(workers, reason)
+            case Json(content={"of": int(generation), "max_batch_size": int(size)}):
+                assert self._engines
+                self._engines.limit_batches(generation, size)
             case Json(content={"failure": str(reason)}) if self._lifecycle:
                 self._lifecycle.failure = reason
+            case Json(content={"stop": bool(now)}) if self._server:
+                self._server.stop(now=now)
             case Json(content={"replaced": int(generation)}):
                 assert self._engines
                 self._engines.release_replaced(generation)

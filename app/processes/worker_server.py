@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerServer(Server):
-    """Serves until SIGTERM from the supervisor, which has ended the drain.
+    """Serves until the supervisor, which has ended the drain, says stop.
 
     All workers are woken when a connection arrives. One that has more connections than the average
     leaves it to the others for a moment, and takes it if nobody else has. So load is balanced, and
@@ -35,10 +35,12 @@ class WorkerServer(Server):
         lifecycle: Lifecycle,
         page: StatusPage,
         number: int,
+        on_sigterm: Callable[[], None],
     ) -> None:
         super().__init__(config, listeners, lifecycle, self._no_reload, drain_delay=0.0)
         self._status: WorkerStatus = page.worker(number)
         self._page = page
+        self._on_sigterm = on_sigterm
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def _no_reload(self) -> None:
@@ -92,14 +94,17 @@ class WorkerServer(Server):
         running = [worker.connections for worker in self._page.each_worker() if worker.running]
         return self._status.connections * len(running) > sum(running)
 
-    def _on_signal(self, sig: int) -> None:
-        """Stop at the first SIGTERM, and at once at the second."""
-        if sig != signal.SIGTERM:
-            return
-        if self.should_exit:
+    def stop(self, *, now: bool) -> None:
+        """Stop accepting connections; with ``now``, without waiting for requests."""
+        if now and self._serving:
             self._stop_now()
         else:
             self._stop()
+
+    def _on_signal(self, sig: int) -> None:
+        """Ask the supervisor: a signal to all processes is its to handle."""
+        if sig == signal.SIGTERM:
+            self._on_sigterm()
 
     def _on_state(self, state: object) -> None:
         """Nothing: the supervisor reports the state and acts on it."""

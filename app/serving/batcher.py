@@ -60,6 +60,7 @@ class MicroBatcher(Generic[Item, Result]):
         max_queue_size: maximum number of waiting items.
         batch_timeout: seconds after which a batch counts as hung.
         on_batch: called with every batch, failed or not, and its items.
+        on_take: called when a batch has been taken from the queue.
         clock: monotonic seconds; the clock of all deadlines.
 
     Attributes:
@@ -76,6 +77,7 @@ class MicroBatcher(Generic[Item, Result]):
         max_batch_delay: float = 0.0,
         batch_timeout: float = math.inf,
         on_batch: Callable[[Batch, Sequence[Item]], None] = lambda batch, items: None,
+        on_take: Callable[[], None] = lambda: None,
         on_failure: Callable[[BaseException], None] = lambda error: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -86,6 +88,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._max_batch_delay = max_batch_delay
         self._batch_timeout = batch_timeout
         self._on_batch = on_batch
+        self._on_take = on_take
         self._on_failure = on_failure
         self._clock = clock
         self._queue: dict[Entry[Item, Result], None] = {}  # in order of arrival
@@ -185,6 +188,7 @@ class MicroBatcher(Generic[Item, Result]):
             del self._queue[entry]
         if self._queue:
             self._wake()
+        self._on_take()
         return batch
 
     def _drop_dead_entries(self) -> None:

@@ -22,7 +22,8 @@ class Engine:
     """Runs jobs in micro-batches in inference threads.
 
     Only these threads use the device: for loading, warm-up and forward passes. ``on_batch`` is
-    called with every batch, failed or not, its number of padding rows, and its jobs.
+    called with every batch, failed or not, its number of padding rows, and its jobs; ``on_take``,
+    when a batch has been taken from the queue.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Engine:
         *,
         on_batch: Callable[[Batch, int, Sequence[Job]], None],
         on_failure: Callable[[BaseException], None],
+        on_take: Callable[[], None] = lambda: None,
     ) -> None:
         self.classifier = classifier
         self._info = classifier.info
@@ -47,6 +49,7 @@ class Engine:
             on_batch=lambda batch, jobs: on_batch(
                 batch, classifier.padded_size(batch.size) - batch.size, jobs
             ),
+            on_take=on_take,
             on_failure=on_failure,
         )
         self._batcher.start()

@@ -22,7 +22,7 @@ from app.serving.classifier import Input
 from app.serving.engine import Engine
 from app.serving.engine_manager import EngineManager
 
-SLOT_BYTES = 2**18  # larger than any item of the tests; pages that are not used take no memory
+SLOT_BYTES = 2**18  # pages that are not used take no memory
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class FakeSlotClassifier:
     classifier: Any
 
     def item(self, slot: memoryview, *, floats: bool) -> bytes:
-        return read(slot)
+        return read_item(slot)
 
     def explain_pixels(self, pixels: bytes, head: int | None) -> bytes:
         drawn: bytes = self.classifier.explain(pixels, head)
@@ -48,17 +48,26 @@ class FakePreparer:
         self.prepare_explanation: Callable[[bytes], bytes] = classifier.prepare_explanation
 
     def write(self, item: bytes, slot: memoryview) -> bool:
-        slot[:4] = len(item).to_bytes(4, "little")
-        slot[4 : 4 + len(item)] = item
-        return False
+        return write_item(item, slot)
 
     def read(self, slot: memoryview, top_k: int) -> Any:
         from .conftest import FakeClassification
 
-        return FakeClassification(self._classifier.rows(read(slot), top_k))
+        return FakeClassification(self._classifier.rows(read_item(slot), top_k))
 
 
-def read(slot: memoryview) -> bytes:
+def write_item(item: bytes, slot: memoryview) -> bool:
+    """Write the size of an item and the item; returns that it is not made of floats.
+
+    The end of an item that is larger than a slot has no influence on its answer, and is left out.
+    """
+    item = item[: len(slot) - 4]
+    slot[:4] = len(item).to_bytes(4, "little")
+    slot[4 : 4 + len(item)] = item
+    return False
+
+
+def read_item(slot: memoryview) -> bytes:
     size = int.from_bytes(slot[:4], "little")
     return bytes(slot[4 : 4 + size])
 
@@ -93,8 +102,12 @@ class RemoteManager(EngineManager):
     async def start(self) -> None:
         await self._remote.start()
         ours, theirs = socket_pair()
-        await self._server.add_worker(0, ours)
-        await self._link.open(theirs)
+        try:
+            await self._server.add_worker(0, ours)
+            await self._link.open(theirs)
+        except asyncio.CancelledError:  # the service ends at once
+            theirs.close()
+            raise
         await super().start()
 
     async def close(self) -> None:

@@ -13,6 +13,8 @@ from app.http.bodies.base64_text import decode_base64
 from app.serving.errors import BadRequest
 from app.serving.side_thread import finish
 
+pytestmark = pytest.mark.one_process("about request bodies")
+
 PIECE = 8
 
 

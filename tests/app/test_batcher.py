@@ -12,7 +12,7 @@ from app.serving.timings import Batch
 from .batching import Runner, batching, hold
 from .conftest import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_process("about the batcher")]
 
 
 async def test_single_item_runs_at_once() -> None:

@@ -18,7 +18,7 @@ from app.serving.timings import Batch
 from .batching import Runner, batching, hold, raised_by
 from .conftest import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_process("about the batcher")]
 
 
 async def test_invalid_item_fails_alone() -> None:

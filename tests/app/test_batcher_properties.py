@@ -15,7 +15,7 @@ from app.serving.errors import OutOfMemory
 
 from .batching import Runner, batching
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_process("about the batcher")]
 
 
 @settings(max_examples=40)

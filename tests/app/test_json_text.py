@@ -15,6 +15,8 @@ from app.http.bodies.json_text import Lifted, Text, parse_json, restore
 from app.serving.errors import BadRequest
 from app.serving.side_thread import finish
 
+pytestmark = pytest.mark.one_process("about request bodies")
+
 PIECE = 16
 
 

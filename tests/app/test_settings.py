@@ -15,6 +15,8 @@ from app.cli.parser import settings_in
 from app.config.settings import Settings, SettingsError, flag_of, read_settings, variable_of
 from app.config.unknown_variables import unknown_variables
 
+pytestmark = pytest.mark.one_process("about settings")
+
 SPECIAL = {"device": "cuda:1", "root_path": "/models/xcit"}
 WAYS = ("environment", "dotenv", "flag")
 

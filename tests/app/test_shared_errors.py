@@ -8,6 +8,8 @@ import pytest
 
 import app
 
+pytestmark = pytest.mark.one_process("about modules")
+
 MODULES = [m.name for m in pkgutil.walk_packages(app.__path__, "app.") if "__main__" not in m.name]
 
 

@@ -25,7 +25,7 @@ from tests.yardstick import slowness
 
 from .conftest import INFO, FakeClassification, FakePrediction
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.one_process("about request bodies")]
 
 MOST = 0.015  # seconds of CPU time; measured: up to 0.006, and 0.012 to copy an answer of 24 MB
 ATTEMPTS = 3  # the fastest counts, because other processes disturb a core's caches

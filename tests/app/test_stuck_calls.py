@@ -15,7 +15,7 @@ from app.serving.worker_pool import Timed, Watch, thread_cpu_clock
 from .conftest import until
 from .pooling import STUCK_AFTER, Clock, Gate, count_free, hold, pooling, until_stuck
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_process("about threads")]
 
 
 async def test_end_of_a_stuck_call_keeps_the_number_of_threads() -> None:

@@ -16,7 +16,7 @@ from app.serving.worker_pool import WorkerPool
 from .conftest import until
 from .pooling import STUCK_AFTER, Gate, hold, pooling
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_process("about threads")]
 
 
 async def test_results_errors_and_times_are_returned() -> None:

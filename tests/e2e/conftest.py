@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 SERVE = ("-m", "app", "serve")
 QUICK_START = {"backend": "torch", "streams": 2, "max_batch_size": 8}  # little to measure
 SLOW_SERVICE = ("-m", "tests.e2e.slow_service")
+WORKERS = int(os.environ.get("XCIT_TEST_WORKERS", "0"))  # HTTP workers of the servers
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by marker
@@ -64,36 +65,44 @@ class Server:
         return self.client.post("/predict", content=body)
 
     def cpu_seconds(self) -> float:
-        """CPU time that all threads of the process have used so far."""
-        fields = self._proc("stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """CPU time that all threads of all processes have used so far."""
+        return sum(map(cpu_seconds, self.processes()))
 
     def memory(self, entry: str = "VmRSS") -> int:
-        """Bytes of memory according to ``/proc``: VmRSS for now, VmHWM for the peak."""
-        status = self._proc("status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith(f"{entry}:"))
-        return int(line.split()[1]) * 1024
+        """Bytes of all processes according to ``/proc``: VmRSS for now, VmHWM for the peak."""
+        return sum(memory(process, entry) for process in self.processes())
 
     def forget_peak(self) -> int:
         """Reset the peak to the resident bytes, and return these."""
-        self._proc("clear_refs").write_text("5")
+        for process in self.processes():
+            (process / "clear_refs").write_text("5")
         return self.memory()
 
-    def metric(self, name: str) -> float:
-        """The value of a metric, given by its name with labels."""
+    def metrics(self) -> dict[str, float]:
+        """The values of all metrics by their names with labels."""
         lines = self.client.get("/metrics").text.splitlines()
-        (value,) = (line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} "))
-        return float(value)
+        pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in pairs}
+
+    def metric(self, name: str) -> float:
+        return self.metrics()[name]
 
     def inflight(self) -> int:
         """Admitted requests that are not yet answered."""
         return int(self.metric("xcit_inflight_requests"))
 
     def threads(self) -> int:
-        return len(list(self._proc("task").iterdir()))
+        return sum(len(list((process / "task").iterdir())) for process in self.processes())
 
-    def _proc(self, entry: str) -> Path:
-        return Path(f"/proc/{self.process.pid}/{entry}")
+    def processes(self) -> list[Path]:
+        """Where ``/proc`` describes the process and its children."""
+        parent = Path(f"/proc/{self.process.pid}")
+        children = [
+            Path("/proc") / number
+            for thread in (parent / "task").iterdir()
+            for number in (thread / "children").read_text().split()
+        ]
+        return [parent, *children]
 
     def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
@@ -105,6 +114,17 @@ StartServer = Callable[..., Server]
 Run = Callable[..., tuple[int, str, list[str]]]
 
 
+def cpu_seconds(process: Path) -> float:
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(process: Path, entry: str) -> int:
+    lines = (process / "status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{entry}:"))
+    return int(line.split()[1]) * 1024
+
+
 def with_quick(names: Iterable[str], *quick: str) -> list[object]:
     """The names as parameters of a test, some of them marked ``quick``."""
     names = list(names)
@@ -113,8 +133,9 @@ def with_quick(names: Iterable[str], *quick: str) -> list[object]:
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """This process's environment, with these settings only."""
+    """This process's environment, with these settings only, and as many workers as are tested."""
     inherited = {name: v for name, v in os.environ.items() if not name.startswith("XCIT_")}
+    settings = ({"http_workers": WORKERS} if WORKERS else {}) | settings
     return inherited | {f"XCIT_{name.upper()}": str(value) for name, value in settings.items()}
 
 

@@ -1,4 +1,6 @@
-"""The whole server as a process, with a classifier that is slow and fails on demand.
+"""The whole server, with a classifier that is slow and fails on demand.
+
+It is one process, or several with ``XCIT_HTTP_WORKERS``; see `tests.e2e.slow_children`.
 
 A body is the duration of its batch in seconds, as text: ``0.5``. Other bodies:
 
@@ -16,8 +18,12 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import NoReturn
 
-from app.cli.serve import serve_and_exit
+from app.cli.serve import exit_with, serve_and_exit
+from app.config.cpu_quota import usable_cores
+from app.config.process_plan import plan_processes
 from app.config.settings import read_settings
 from app.observability.logs import set_up_logs
 from app.serving import pipeline
@@ -31,6 +37,9 @@ from app.serving.errors import (
     UnsupportedMediaType,
 )
 from tests.app.conftest import INFO, FakeClassification, FakePrediction
+from tests.app.remote import read_item, write_item
+
+MAX_ITEM = 4096  # bytes of a body in a slot
 
 REFUSED: dict[bytes, type[ServiceError]] = {
     b"bad": InvalidImage,
@@ -93,11 +102,59 @@ class SlowClassifier:
             raise RuntimeError("NaN")
         times = {"hang": "3600", "heavy": "0"}
         time.sleep(max(float(times.get(item, item)) for item in items))
-        return [FakeClassification([FakePrediction(0, item, 1.0)] * top_k) for item in items]
+        return [self.answer(item, top_k) for item in items]
+
+    @staticmethod
+    def answer(item: str, top_k: int) -> FakeClassification:
+        return FakeClassification([FakePrediction(0, item, 1.0)] * top_k)
+
+
+class SlowSlotClassifier(SlowClassifier):
+    """The slow classifier of an engine; see `app.loading.SlotClassifier`."""
+
+    spec: Mapping[str, object] = {}
+    slot_bytes = MAX_ITEM
+    weight_bytes = 0
+    busy_workers = 1.0
+
+    def item(self, slot: memoryview, *, floats: bool) -> str:
+        return read_item(slot).decode()
+
+    def explain_pixels(self, pixels: bytes, head: int | None) -> bytes:
+        return self.explain(pixels.decode(), head)
+
+
+class SlowPreparer(SlowClassifier):
+    """What a worker does; see `app.preparation.RemotePreparer`."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def prepare_explanation(self, data: bytes) -> bytes:  # type: ignore[override]
+        return self.preprocess(data).encode()
+
+    def write(self, item: str, slot: memoryview) -> bool:
+        return write_item(item.encode(), slot)
+
+    def read(self, slot: memoryview, top_k: int) -> FakeClassification:
+        return self.answer(read_item(slot).decode(), top_k)
+
+
+def follow_variables() -> None:
+    pipeline.STUCK_AFTER = float(os.environ.get("XCIT_TEST_STUCK_AFTER", pipeline.STUCK_AFTER))
+
+
+def main() -> NoReturn:
+    settings = read_settings()
+    follow_variables()
+    set_up_logs(settings.log_level, settings.log_format)
+    plan = plan_processes(settings, usable_cores())
+    if plan.workers:
+        from app.processes.supervisor import supervise
+
+        exit_with(settings, partial(supervise, settings, plan, "tests.e2e.slow_children"))
+    serve_and_exit(settings, lambda: SlowClassifier(settings.max_batch_size or 16))
 
 
 if __name__ == "__main__":
-    settings = read_settings()
-    pipeline.STUCK_AFTER = float(os.environ.get("XCIT_TEST_STUCK_AFTER", pipeline.STUCK_AFTER))
-    set_up_logs(settings.log_level, settings.log_format)
-    serve_and_exit(settings, lambda: SlowClassifier(settings.max_batch_size or 16))
+    main()

@@ -18,6 +18,8 @@ from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoi
 
 from .conftest import ROOT, environment
 
+pytestmark = pytest.mark.one_process("these commands start no server")
+
 
 @dataclass
 class Done:

@@ -20,6 +20,8 @@ from tests.servers import FixedPage
 
 from .conftest import QUICK_START, ROOT, Run, Server, StartServer, environment, free_port
 
+pytestmark = pytest.mark.one_process("about the client's side of HTTP")
+
 KEY, KEY_LINE = new_key("tests")
 
 

@@ -17,6 +17,8 @@ from model.families.variants import VARIANTS
 
 from .conftest import ROOT, Run, environment
 
+pytestmark = pytest.mark.one_process("these commands start no server")
+
 LABELS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 

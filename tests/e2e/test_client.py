@@ -21,6 +21,8 @@ from xcit_client import (
 
 from .conftest import SLOW_SERVICE, Server, StartServer, free_port
 
+pytestmark = pytest.mark.one_process("about the client's side of HTTP")
+
 
 @pytest.fixture
 def server(bundled_server: Server) -> Server:

@@ -16,6 +16,8 @@ from tests.documents import ROOT, TUTORIAL, Block, blocks
 from .conftest import Server, StartServer, free_port
 from .prometheus import promtool
 
+pytestmark = pytest.mark.one_process("about the documents")
+
 PROGRAMS = [block for block in blocks("python") if block.title is None]
 CURLS = [
     (block, command)

@@ -44,6 +44,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
 ]
 
+DECODING = pytest.mark.one_process("decoding is the same in a worker")
+
 
 @pytest.fixture(scope="module")
 def server(start_server: StartServer) -> Server:
@@ -143,6 +145,7 @@ def test_other_damage_gets_the_right_verdict(server: Server, seed: int) -> None:
     check_verdicts(server, corpus(seed))
 
 
+@DECODING
 def test_mode_and_orientation_do_not_change_the_prediction(server: Server) -> None:
     files = [file for file in good_files() if file.shown]
     plain = [HostileFile(f.name, encode(f.shown, "PNG")) for f in files if f.shown]
@@ -157,6 +160,7 @@ def test_mode_and_orientation_do_not_change_the_prediction(server: Server) -> No
     assert not wrong, "\n".join(wrong)
 
 
+@DECODING
 @pytest.mark.parametrize("name", ["a.php", "a.jpg.exe", "con", ".", "..", "a" * 500, "\u202e"])
 def test_file_name_does_not_affect_decoding(server: Server, name: str) -> None:
     files = {"file": (name, encode(picture(), "TIFF"), "application/x-php")}
@@ -164,6 +168,7 @@ def test_file_name_does_not_affect_decoding(server: Server, name: str) -> None:
     assert response.status_code == 200, response.text
 
 
+@DECODING
 @pytest.mark.parametrize("media_type", [b"image/png", b"text/html", b"\xff", b"", b"/", b';;="'])
 def test_content_type_does_not_affect_decoding(server: Server, media_type: bytes) -> None:
     headers = {b"content-type": media_type}
@@ -239,12 +244,14 @@ def check_appetite(server: Server, data: bytes, image_format: str = "") -> list[
     return statuses
 
 
+@DECODING
 @pytest.mark.parametrize("name", BOMBS)
 def test_decompression_bomb_costs_little_cpu_and_memory(resting: Server, name: str) -> None:
     check_appetite(resting, BOMBS[name]())
     assert is_at_rest(resting), "it was refused, but is still being decoded"
 
 
+@DECODING
 @pytest.mark.parametrize("kind", LARGEST_KINDS, ids=lambda kind: kind.name)
 def test_the_largest_pictures_are_served(resting: Server, kind: Kind) -> None:
     statuses = check_appetite(resting, largest(kind), kind.image_format)

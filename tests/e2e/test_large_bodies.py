@@ -34,6 +34,8 @@ from tests.yardstick import slowness
 from .callers import write
 from .conftest import PATIENCE, ROOT, Server, StartServer, free_port
 
+pytestmark = pytest.mark.one_process("about one event loop")
+
 CALLERS = 8
 REQUESTS = 2  # of each
 # Where the bounds were measured; `slowness` adapts them to this machine.

@@ -1,6 +1,7 @@
 """Start, drain, failure and disconnecting clients, with real processes and signals."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -48,6 +49,21 @@ def test_draining_shows_in_readyz_at_once_while_requests_are_served(
     assert response.status_code == 200
     assert response.headers["connection"] == "close", "the next request may find it closed"
     assert server.process.wait(PATIENCE) == 0
+
+
+def test_sigterm_to_all_processes_is_the_same_drain(start_server: StartServer) -> None:
+    """As systemd stops a service."""
+    server = start_server(*SLOW_SERVICE, drain_delay_s=1)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.post, b"2.0")  # which ends after the drain delay
+        wait_for(lambda: server.inflight() == 1, "it is admitted")
+        for process in server.processes():
+            os.kill(int(process.name), signal.SIGTERM)
+        wait_for(lambda: not server.is_ready(), "draining")
+        assert server.client.get("/livez").status_code == 200
+        assert running.result().status_code == 200
+    assert server.process.wait(PATIENCE) == 0
+    check_quiet(server.log.read_text())
 
 
 def test_keyboard_interrupt_skips_the_drain_delay(start_server: StartServer) -> None:

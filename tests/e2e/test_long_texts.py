@@ -13,6 +13,8 @@ from app.http.api_keys import new_key
 from .conftest import SLOW_SERVICE, Server, StartServer
 from .raw import ask, codes, problem, request
 
+pytestmark = pytest.mark.one_process("about the texts of answers and logs")
+
 SHOWN = 256
 LONG = b"x" * 63_000
 CLOSE = b"Connection: close"

@@ -20,6 +20,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer, free_port
 from .page.actions import choose, result
 
+pytestmark = pytest.mark.one_process("about addresses behind a proxy")
+
 PREFIX = "/models/xcit"
 CONFIGURATION = """
 global

@@ -16,6 +16,8 @@ from tests.servers import Hub, Repository
 
 from .conftest import ROOT, StartServer, environment
 
+pytestmark = pytest.mark.one_process("about checkpoints from a hub")
+
 VARIANT = "xcit_nano_12_p16_224.fb_in1k"
 CHUNK = 10 * 2**20  # bytes that the client writes at once
 SMALL = {

@@ -20,6 +20,8 @@ from tests.app.conftest import FakeClassifier, make_settings
 from .conftest import Server, StartServer
 from .test_contract import picture
 
+pytestmark = pytest.mark.one_process("about the schema of the routes")
+
 EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "50"))  # of each operation
 KEY, LINE = new_key("test")
 TOKEN = "token-of-the-test"

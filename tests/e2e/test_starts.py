@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from .conftest import PATIENCE, ROOT, SERVE, SLOW_SERVICE, StartServer, environment, free_port
+from .conftest import (
+    PATIENCE,
+    ROOT,
+    SERVE,
+    SLOW_SERVICE,
+    WORKERS,
+    StartServer,
+    environment,
+    free_port,
+)
 
 LOG_FORMATS = pytest.mark.parametrize("log_format", ["text", "json"])
 
@@ -40,7 +49,8 @@ def start(*command: str, **settings: Any) -> Start:
 
 def check_reason(ended: Start, log_format: str, reason: str) -> None:
     """The log has one error with the reason; in text format the last line repeats it."""
-    logger = "app.cli.serve" if reason.startswith("cannot start") else "app.server.server"
+    served_by = "app.processes.supervisor" if WORKERS else "app.server.server"
+    logger = "app.cli.serve" if reason.startswith("cannot start") else served_by
     if log_format == "json":
         events = [json.loads(line) for line in ended.lines]
         (error,) = (event for event in events if event["level"] == "error")
@@ -135,7 +145,7 @@ def test_each_bad_setting_is_one_line_and_exit_code_2() -> None:
 
 def test_unknown_variables_are_in_the_log_in_its_format() -> None:
     ended = start(host="no-such-host.invalid", max_bacth_size=3, log_format="json")
-    warning, error = map(json.loads, ended.lines)
+    warning, _, error = map(json.loads, ended.lines)
     assert warning["level"] == "warning"
     assert warning["message"].startswith("XCIT_MAX_BACTH_SIZE is not a setting and has no effect")
     assert error["level"] == "error"

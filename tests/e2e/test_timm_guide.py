@@ -20,6 +20,8 @@ from model.families.variants import find_variant
 from model.families.xcit_published import PublishedXCiT
 from tests.documents import ROOT, blocks, read_blocks
 
+pytestmark = pytest.mark.one_process("about the guide")
+
 GUIDE = ROOT / "docs" / "how-to" / "timm.md"
 CLASSES = ("Wren", "robin", "tit10")
 VARIANT = "xcit_nano_12_p16_224.fb_in1k"

@@ -20,6 +20,8 @@ from tests.documents import ROOT, TUTORIAL, blocks, read_blocks
 from .conftest import PATIENCE, Server, StartServer
 from .test_documents import curl
 
+pytestmark = pytest.mark.one_process("about the tutorial")
+
 SERVE = "xcit-serve serve "
 OTHERS = (
     "make install",

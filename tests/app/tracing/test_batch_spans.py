@@ -66,6 +66,7 @@ async def test_batch_request_has_one_span_per_phase_and_links_to_every_batch(
     assert all(batch.links == {span.id} for batch in batches)
 
 
+@pytest.mark.one_process("a worker does not know the message of a defect in an engine")
 async def test_defect_of_one_image_in_a_batch_request_is_recorded(
     classifier: FakeClassifier, collector: Collector
 ) -> None:

@@ -33,7 +33,7 @@ async def test_hung_collector_delays_neither_requests_nor_shutdown(
         stopping = time.monotonic()
     assert 0.25 < time.monotonic() - stopping < HANGS / 2
     assert "the last spans could not be sent within 0.3 s" in caplog.text
-    assert caplog.text.count("Queue full") == 1
+    assert caplog.text.count("Queue full") in (1, 2), "OpenTelemetry repeats it after 20 s"
 
 
 async def test_unreachable_collector_is_logged_rarely(

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tests.servers import Collector
+from tests.spans import Span
 
 from ..conftest import FakeClassifier, running, until
 from .conftest import SAMPLED, durations, trace_of
@@ -75,7 +76,7 @@ async def test_span_durations_match_server_timing(collector: Collector) -> None:
     assert durations(responses[1])["queue"] > 0.05  # so that the comparison means something
 
 
-async def test_defect_is_recorded_with_its_stack_in_request_and_batch(
+async def test_defect_is_recorded_with_its_stack_in_the_batch(
     classifier: FakeClassifier, collector: Collector
 ) -> None:
     async with running(classifier, tracing=True) as (client, _):
@@ -86,11 +87,23 @@ async def test_defect_is_recorded_with_its_stack_in_request_and_batch(
     assert span.attributes["error.type"] == "internal_error"
     assert batch.attributes["error.type"] == "RuntimeError"
     assert batch.links == {span.id}
-    for events in (span.events, batch.events):
-        (event,) = events
-        assert (event["name"], event["exception.type"]) == ("exception", "RuntimeError")
-        assert event["exception.message"] == "poison"
-        assert "in predict" in event["exception.stacktrace"]
+    check_defect(batch)
+
+
+@pytest.mark.one_process("a worker does not know the stack of a defect in an engine")
+async def test_defect_is_recorded_with_its_stack_in_the_request(
+    classifier: FakeClassifier, collector: Collector
+) -> None:
+    async with running(classifier, tracing=True) as (client, _):
+        await client.post("/predict", content=b"poison")
+    check_defect(collector.the("POST /predict"))
+
+
+def check_defect(span: Span) -> None:
+    (event,) = span.events
+    assert (event["name"], event["exception.type"]) == ("exception", "RuntimeError")
+    assert event["exception.message"] == "poison"
+    assert "in predict" in event["exception.stacktrace"]
 
 
 async def test_5xx_is_an_error_and_4xx_is_not(

@@ -16,6 +16,8 @@ from ..conftest import SLOW_SERVICE, Server, StartServer
 from ..test_contract import picture
 from .actions import OpenPage, choose, complaint, file_of, number, result
 
+pytestmark = pytest.mark.one_process("about the page")
+
 
 def test_page_asks_for_a_required_key_and_stores_it_nowhere(
     start_server: StartServer, open_page: OpenPage, tmp_path: Path

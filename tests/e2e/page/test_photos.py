@@ -26,6 +26,8 @@ from .actions import (
     rows,
 )
 
+pytestmark = pytest.mark.one_process("about the page")
+
 
 @pytest.mark.parametrize("way", WAYS)
 def test_page_shows_the_predicted_classes(server: Server, open_page: OpenPage, way: str) -> None:

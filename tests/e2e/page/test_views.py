@@ -15,6 +15,8 @@ from ..conftest import Server
 from ..test_contract import picture
 from .actions import OpenPage, choose, file_of, live, result
 
+pytestmark = pytest.mark.one_process("about the page")
+
 PHONE: dict[str, Any] = {
     "viewport": {"width": 320, "height": 640},  # pixels, the narrowest width that WCAG requires
     "has_touch": True,
