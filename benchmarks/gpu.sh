@@ -10,9 +10,10 @@
 #
 # Variables:
 #   LIMIT    seconds for all parts together, plus 5 for the last one to end [480]
-#   PARTS    the parts to run [machine starting inputs tests large reloads bare-large bare compiled small]
+#   PARTS    the parts to run [machine starting inputs tests large workers reloads bare-large bare compiled small]
 #   DEVICE   device of the service [cuda]
 #   CLIENTS  processes that send load [4]
+#   WORKERS  numbers of HTTP workers in the part `workers` [0 1 2 4 8 14]
 #   SERVERS  flags of `xcit-serve serve`, one server per line; an empty line means the defaults
 #   PYTHON   [python3]
 set -uo pipefail
@@ -33,10 +34,10 @@ out=$(cd "$1" && pwd)
 cd "$(dirname "$0")/.." || exit 2
 
 python=${PYTHON:-python3}
-parts=${PARTS:-machine starting inputs tests large reloads bare-large bare compiled small}
+parts=${PARTS:-machine starting inputs tests large workers reloads bare-large bare compiled small}
 for name in $parts; do
   case $name in
-    machine | starting | inputs | tests | large | reloads | bare-large | bare | compiled | small) ;;
+    machine | starting | inputs | tests | large | workers | reloads | bare-large | bare | compiled | small) ;;
     *)
       echo "PARTS: unknown part '$name'" >&2
       exit 2
@@ -60,12 +61,14 @@ if $rehearse; then
   bare=(--only "torch, float32, 1 x" --batch-sizes 1 2 --rounds 1 --seconds 0.02)
   loads=(--closed 1 2 --share 0.8 --seconds 0.3 --warm-up 0.1)
   reloads=(--times 1 --callers 2 --settle 0.1)
+  workers=${WORKERS:-0 2} most=(--closed 2 --seconds 0.3 --warm-up 0.1) served=$bundled
 else
   limit=${LIMIT:-480} device=${DEVICE:-cuda} clients=${CLIENTS:-4} slowness=1 photo_count=32
   starting=(--rounds 1 --kept-only)
   bare=(--only torch cudagraphs --rounds 1 --seconds 0.2)
   loads=(--closed 64 256 --share 0.8 --seconds 3 --warm-up 1)
   reloads=(--times 5 --callers 16 --on-device)
+  workers=${WORKERS:-0 1 2 4 8 14} most=(--closed 256 --seconds 3 --warm-up 1) served=$large
 fi
 export XCIT_DEVICE=$device
 
@@ -153,6 +156,12 @@ capacity=("$python" -m benchmarks.capacity --images "$photos" --clients "$client
   "${servers[@]}")
 # Most important parts first, since LIMIT may end the list early.
 $rehearse || part large $load_seconds "${capacity[@]}" "$large"
+by_workers=()
+for count in $workers; do
+  by_workers+=("--server=--http-workers=$count")
+done
+part workers $((40 * ${#by_workers[@]})) "$python" -m benchmarks.capacity --images "$photos" \
+  --clients "$clients" "${most[@]}" "${by_workers[@]}" "$served"
 part reloads 90 "$python" -m benchmarks.reloads "$bundled" --images "$photos" "${reloads[@]}"
 executors=("$python" -m benchmarks.executors --device "$device" "${bare[@]}")
 $rehearse || part bare-large 50 "${executors[@]}" "$large"

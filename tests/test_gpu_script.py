@@ -11,7 +11,7 @@ pytestmark = pytest.mark.thorough
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
-PARTS = ("machine", "starting", "inputs", "tests", "reloads", "bare", "small")
+PARTS = ("machine", "starting", "inputs", "tests", "workers", "reloads", "bare", "small")
 
 
 def run_script(out: Path, *, rehearse: bool, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +54,7 @@ def test_every_part_is_rehearsed_without_a_gpu(tmp_path: Path) -> None:
     for load in ("photos, closed loop of 2", "tensors, closed loop of 2"):
         assert f"| {load} |" in found["small"]
     assert "open loop" in found["small"]
+    assert found["workers"].count("| photos, closed loop of 2 |") == 2, "0 and 2 HTTP workers"
     assert "| reload 1 |" in found["reloads"]
     assert "answered with 200" in found["reloads"]
     assert {path.name for path in out.iterdir()} == {"tables.md", "log.txt"}

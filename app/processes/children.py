@@ -92,10 +92,10 @@ class ChildProcess:
     def _receive(self, message: Message) -> None:
         if isinstance(message, Json):
             for key, value in message.content.items():
-                if isinstance(value, int | str):
-                    future = self._waiting.get((key, value))
-                    if future and not future.done():
+                if isinstance(value, int | str) and (future := self._waiting.get((key, value))):
+                    if not future.done():
                         future.set_result(message.content)
+                    return
         self._on_message(self, message)
 
     def _end(self, reason: str) -> None:

@@ -10,6 +10,7 @@ from app.config.settings import Settings
 from app.observability.metrics import Metrics
 from app.observability.process_metrics import ProcessesCollector
 from app.processes.family import Family
+from app.processes.messages import MalformedMessage
 from app.processes.models import Models
 from app.serving.classifier import ModelInfo
 from app.serving.engines import Progress
@@ -67,6 +68,8 @@ class ServiceMetrics(Metrics):
                 self.requests.count(*summary)
             case {"refusal": [status, reason]}:
                 self.requests.count_refusal(status, reason)
+            case _:
+                raise MalformedMessage("a record of an unknown kind")
 
     def count_records(self) -> None:
         """Count the requests that workers have finished since the last call."""
@@ -74,7 +77,7 @@ class ServiceMetrics(Metrics):
             for record in ring.take():
                 try:
                     self.count(json.loads(record))
-                except (TypeError, ValueError, KeyError):
+                except (MalformedMessage, TypeError, ValueError):
                     self.workers.dropped.inc()
 
     async def count_records_often(self) -> None:

@@ -38,8 +38,14 @@ class SharedLifecycle(Lifecycle):
         return self.state is not State.FAILED and self._page.alive
 
     @property
+    def ready(self) -> bool:
+        return self.state is State.READY and self._page.alive
+
+    @property
     def serving(self) -> bool:
-        return self.ready or (self.state is State.DRAINING and not self._page.refusing)
+        return self.state is State.READY or (
+            self.state is State.DRAINING and not self._page.refusing
+        )
 
     def listen(self, listener: Callable[[State], None]) -> None:
         """Nothing: the supervisor reports changes of the state."""

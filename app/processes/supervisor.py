@@ -20,7 +20,7 @@ from app.config.settings import Settings, SettingsError
 from app.http.api_keys import KeysError, read_keys
 from app.processes.children import EngineChild, WorkerChild
 from app.processes.family import Family
-from app.processes.messages import Json, Message
+from app.processes.messages import Json, MalformedMessage, Message
 from app.processes.models import Models
 from app.processes.service_metrics import ServiceMetrics
 from app.server.listeners import close_all, open_listeners, url_of
@@ -150,6 +150,10 @@ class Supervisor:
                 self._metrics.workers.dropped.inc(number)
             case Json(content={"unusable": reason}):
                 self._refuse_settings(str(reason))
+            case Json(content={"loaded": _} | {"load_failed": _} | {"serving": _} | {"retired": _}):
+                pass  # answers that nobody waits for
+            case _:
+                raise MalformedMessage("an unknown message")
 
     def _on_worker(self, worker: WorkerChild, message: Message) -> None:
         match message:
@@ -172,6 +176,10 @@ class Supervisor:
                 self._start(self._answer_metrics(worker, number, str(accept)))
             case Json(content={"question": int(number), "reload": _}):
                 self._start(self._answer_reload(worker, number))
+            case Json(content={"known": _} | {"unused": _}):
+                pass  # answers that nobody waits for
+            case _:
+                raise MalformedMessage("an unknown message")
 
     def _refuse_settings(self, reason: str) -> None:
         """Stop: a child cannot use the settings."""

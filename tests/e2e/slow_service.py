@@ -125,7 +125,7 @@ class SlowSlotClassifier(SlowClassifier):
 
 
 class SlowPreparer(SlowClassifier):
-    """What a worker does; see `app.preparation.RemotePreparer`."""
+    """The worker's side of the slow classifier; see `app.preparation.RemotePreparer`."""
 
     def __init__(self) -> None:
         super().__init__(0)

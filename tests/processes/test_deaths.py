@@ -108,7 +108,7 @@ def test_stopped_worker_keeps_no_client_waiting_and_is_replaced(hurried: Service
     assert max(beside) < max(usual) + 0.05
     assert is_alive(stopped), "the clients were served before it was replaced"
     wait_for(lambda: is_replaced(hurried, "worker 1", stopped))
-    assert "worker 1 has not responded" in hurried.log.read_text()
+    assert "worker 1 has not responded for 1.5 s and is killed" in hurried.log.read_text()
     assert hurried.metric("xcit_worker_restarts_total") == 1
 
 
@@ -135,3 +135,20 @@ def seconds_of_new_connection(service: Service) -> float:
 
 def is_alive(process: int) -> bool:
     return Path(f"/proc/{process}").exists()
+
+
+@pytest.mark.parametrize("receiver", ["engine", "supervisor", "supervisor, as JSON"])
+def test_worker_that_sends_nonsense_is_replaced_and_counted(tmp_path: Path, receiver: str) -> None:
+    marker = tmp_path / "done"
+    service = start(tmp_path, "tests.processes.nonsense", test_to=receiver, test_done=marker)
+    try:
+        with Callers(service, CALLERS) as callers:
+            wait_for(marker.exists)
+            wait_for(lambda: service.metric("xcit_worker_restarts_total") == 1)
+            wait_for(lambda: service.metric('xcit_worker_up{worker="0"}') == 1)
+        assert set(callers.statuses) <= {200, 503}
+        assert service.metric("xcit_dropped_messages_total") == 1
+        wait_for(lambda: service.metric("xcit_inflight_requests") == 0)
+        assert service.predict().status_code == 200
+    finally:
+        assert service.stop() == 0
