@@ -3,7 +3,8 @@
 import base64
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -53,47 +54,56 @@ async def test_sagemaker_routes_answer(classifier: FakeClassifier) -> None:
         problem(await client.post("/invocations", content=b"bad"), 400, "invalid-image")
 
 
+@asynccontextmanager
 async def vertex(
     classifier: FakeClassifier, choices: Mapping[str, Any] = MappingProxyType({}), **environ: str
-) -> httpx.AsyncClient:
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the service, started as Vertex AI does."""
     lifecycle = Lifecycle()
     settings = make_settings(cloud="vertex", **choices)
     app = create_app(settings, lambda: classifier, lifecycle=lifecycle, environ=environ)
-    await app.router.lifespan_context(app).__aenter__()
-    await until(lambda: lifecycle.state is State.READY)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        await until(lambda: lifecycle.state is State.READY)
+        yield client
 
 
 async def test_vertex_routes_are_read_from_the_environment(classifier: FakeClassifier) -> None:
     route = "/v1/endpoints/7/deployedModels/9"
-    client = await vertex(classifier, AIP_HEALTH_ROUTE=route, AIP_PREDICT_ROUTE=f"{route}:predict")
-    assert (await client.get(route)).status_code == 200
-    request = instances(b"3", b"7", parameters={"top_k": 1})
-    response = await client.post(f"{route}:predict", json=request)
-    assert response.status_code == 200, response.text
-    assert response.json() == {
-        "predictions": [
-            {
-                "model": {"name": "fake", "version": "3"},
-                "predictions": [{"class_id": i, "label": f"class_{i}", "score": 0.9}],
-            }
-            for i in (3, 7)
-        ]
-    }
-    assert (await client.post("/predict", content=b"3")).is_success
+    async with vertex(
+        classifier, AIP_HEALTH_ROUTE=route, AIP_PREDICT_ROUTE=f"{route}:predict"
+    ) as client:
+        assert (await client.get(route)).status_code == 200
+        request = instances(b"3", b"7", parameters={"top_k": 1})
+        response = await client.post(f"{route}:predict", json=request)
+        assert response.status_code == 200, response.text
+        assert response.json() == {
+            "predictions": [
+                {
+                    "model": {"name": "fake", "version": "3"},
+                    "predictions": [{"class_id": i, "label": f"class_{i}", "score": 0.9}],
+                }
+                for i in (3, 7)
+            ]
+        }
+        assert (await client.post("/predict", content=b"3")).is_success
 
 
 async def test_vertex_route_replaces_a_route_with_the_same_path(classifier: FakeClassifier) -> None:
-    client = await vertex(classifier, AIP_HEALTH_ROUTE="/healthz", AIP_PREDICT_ROUTE="/predict")
-    assert (await client.get("/healthz")).json() == {"state": "ready"}
-    response = await client.post("/predict", json=instances(b"3"))
-    assert len(response.json()["predictions"][0]["predictions"]) == 5
-    paths = (await client.get("/openapi.json")).json()["paths"]
-    schema = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert (schema["title"], paths["/healthz"]["get"]["tags"]) == ("VertexRequest", ["cloud"])
-    assert schema["properties"]["instances"]["items"]["required"] == ["b64"]
-    assert "/predict/batch" in paths
+    async with vertex(
+        classifier, AIP_HEALTH_ROUTE="/healthz", AIP_PREDICT_ROUTE="/predict"
+    ) as client:
+        assert (await client.get("/healthz")).json() == {"state": "ready"}
+        response = await client.post("/predict", json=instances(b"3"))
+        assert len(response.json()["predictions"][0]["predictions"]) == 5
+        paths = (await client.get("/openapi.json")).json()["paths"]
+        schema = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert (schema["title"], paths["/healthz"]["get"]["tags"]) == ("VertexRequest", ["cloud"])
+        assert schema["properties"]["instances"]["items"]["required"] == ["b64"]
+        assert "/predict/batch" in paths
 
 
 @pytest.mark.parametrize(
@@ -122,11 +132,11 @@ async def test_vertex_route_replaces_a_route_with_the_same_path(classifier: Fake
 async def test_malformed_vertex_request_is_refused(
     classifier: FakeClassifier, body: bytes, status: int, message: str
 ) -> None:
-    client = await vertex(classifier)
-    assert (await client.get("/health")).is_success
-    response = await client.post("/predict", content=body)
-    assert response.status_code == status
-    assert message in response.json()["detail"]
+    async with vertex(classifier) as client:
+        assert (await client.get("/health")).is_success
+        response = await client.post("/predict", content=body)
+        assert response.status_code == status
+        assert message in response.json()["detail"]
 
 
 def test_cloud_port_overrides_the_setting_and_is_validated() -> None:
@@ -166,28 +176,28 @@ async def test_number_of_instances_is_limited_by_the_queue(
     classifier: FakeClassifier, content: bytes
 ) -> None:
     for most, more in ((256, {}), (1_500, {"max_queue_size": 1_500})):
-        client = await vertex(classifier, more)
-        request = instances(*[content] * most, parameters={"top_k": 1})
-        response = await client.post("/predict", json=request)
-        assert response.status_code == 200, response.text
-        assert len(response.json()["predictions"]) == most
-        request = instances(*[content] * (most + 1))
-        detail = problem(await client.post("/predict", json=request), 413, "too-many-images")
-        assert detail == f"{most + 1} images in one request; the maximum is {most}"
+        async with vertex(classifier, more) as client:
+            request = instances(*[content] * most, parameters={"top_k": 1})
+            response = await client.post("/predict", json=request)
+            assert response.status_code == 200, response.text
+            assert len(response.json()["predictions"]) == most
+            request = instances(*[content] * (most + 1))
+            detail = problem(await client.post("/predict", json=request), 413, "too-many-images")
+            assert detail == f"{most + 1} images in one request; the maximum is {most}"
 
 
 async def test_vertex_route_may_match_a_route_pattern(classifier: FakeClassifier) -> None:
-    client = await vertex(classifier, AIP_PREDICT_ROUTE="/v2/models/xcit/infer")
-    response = await client.post("/v2/models/xcit/infer", json=instances(b"3", b"7"))
-    assert len(response.json()["predictions"]) == 2
+    async with vertex(classifier, AIP_PREDICT_ROUTE="/v2/models/xcit/infer") as client:
+        response = await client.post("/v2/models/xcit/infer", json=instances(b"3", b"7"))
+        assert len(response.json()["predictions"]) == 2
 
 
 async def test_cloud_probe_is_routine(
     classifier: FakeClassifier, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "app.access")
-    client = await vertex(classifier, AIP_HEALTH_ROUTE="/probe")
-    await client.get("/probe")
-    assert not caplog.records
-    await client.get("/v2")
-    assert len(caplog.records) == 1
+    async with vertex(classifier, AIP_HEALTH_ROUTE="/probe") as client:
+        await client.get("/probe")
+        assert not caplog.records
+        await client.get("/v2")
+        assert len(caplog.records) == 1

@@ -100,17 +100,17 @@ def send(client: httpx.AsyncClient, kind: Kind, **more: str) -> "asyncio.Task[ht
 async def test_only_images_are_held_after_decoding(kind: Kind) -> None:
     slow = SlowDecoder()
     slow.info = replace(slow.info, image_size=SIDE)
-    client = await vertex(slow, AIP_PREDICT_ROUTE=VERTEX)
-    await client.post("/predict", content=b"quick")
-    await held_bytes(client)
-    with memory() as allocated:
-        request = send(client, kind)
-        await until(lambda: slow.begun > 0)
-        assert await held_bytes(client) == kind.held
-        assert allocated() < kind.held + SLACK
-        slow.decoding.set()
-        await request
-        assert await held_bytes(client) == 0
+    async with vertex(slow, AIP_PREDICT_ROUTE=VERTEX) as client:
+        await client.post("/predict", content=b"quick")
+        await held_bytes(client)
+        with memory() as allocated:
+            request = send(client, kind)
+            await until(lambda: slow.begun > 0)
+            assert await held_bytes(client) == kind.held
+            assert allocated() < kind.held + SLACK
+            slow.decoding.set()
+            await request
+            assert await held_bytes(client) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -121,10 +121,10 @@ async def test_decoded_bytes_are_counted_in_addition_to_the_body(
     size = len(kind.body())
     bound = size + kind.held // 2
     classifier.info = replace(classifier.info, image_size=SIDE)
-    client = await vertex(classifier, {"max_queue_bytes": bound}, AIP_PREDICT_ROUTE=VERTEX)
-    detail = problem_of(await send(client, kind))
-    assert "bytes of images are held, which is the limit" in detail
-    assert await held_bytes(client) == 0
+    async with vertex(classifier, {"max_queue_bytes": bound}, AIP_PREDICT_ROUTE=VERTEX) as client:
+        detail = problem_of(await send(client, kind))
+        assert "bytes of images are held, which is the limit" in detail
+        assert await held_bytes(client) == 0
 
 
 def problem_of(response: httpx.Response) -> str:

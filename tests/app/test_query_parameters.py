@@ -79,10 +79,10 @@ async def test_cloud_routes_refuse_unknown_parameters(classifier: FakeClassifier
         response = await client.post("/invocations?topk=1", content=b"3")
         detail = problem(response, 422, "invalid-parameter")
         assert "did you mean top_k?" in detail
-    client = await vertex(classifier, AIP_PREDICT_ROUTE="/vertex")
-    response = await client.post("/vertex?top_k=1", json=instances(b"3"))
-    detail = problem(response, 422, "invalid-parameter")
-    assert 'send {"parameters": {"top_k": …}} in the body' in detail
+    async with vertex(classifier, AIP_PREDICT_ROUTE="/vertex") as client:
+        response = await client.post("/vertex?top_k=1", json=instances(b"3"))
+        detail = problem(response, 422, "invalid-parameter")
+        assert 'send {"parameters": {"top_k": …}} in the body' in detail
 
 
 async def test_routes_for_probes_and_scrapers_ignore_parameters(

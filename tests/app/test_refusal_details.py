@@ -114,10 +114,10 @@ TEMPLATES: dict[str, tuple[str, Any]] = {
 async def test_refusals_of_json_contain_no_python_notation(
     classifier: FakeClassifier, path: str, template: Any
 ) -> None:
-    client = await vertex(classifier, AIP_PREDICT_ROUTE=VERTEX)
-    for value in VALUES:
-        text = json.dumps(template).replace(f'"{MARK}"', json.dumps(value))
-        check(await client.post(path, content=text))
+    async with vertex(classifier, AIP_PREDICT_ROUTE=VERTEX) as client:
+        for value in VALUES:
+            text = json.dumps(template).replace(f'"{MARK}"', json.dumps(value))
+            check(await client.post(path, content=text))
 
 
 async def test_refusals_of_queries_and_paths_contain_no_python_notation(
