@@ -27,7 +27,7 @@ from benchmarks.ports import free_port
 from benchmarks.report import table
 from benchmarks.server import is_ready, read_processes
 
-CALLERS = 8  # per worker
+CALLERS = 16  # per worker
 COUNTS = (1, 2, 4)  # workers
 GOAL = 4e-4  # seconds of the web side
 BARE = "A bare ASGI application takes {bare:.3f} ms per photo. Goal of the web side: {goal:.2f} ms."

@@ -10,9 +10,10 @@ ClassIds = NDArray[np.int64]
 
 def softmax(logits: Logits) -> Scores:
     """Probabilities of logits ``(..., c)`` over the last axis."""
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    scores: Scores = powers / powers.sum(-1, keepdims=True)
-    return scores
+    # Ufuncs: for one image the methods `max` and `sum` take twice the time.
+    powers: Scores = np.exp(logits - np.maximum.reduce(logits, -1, keepdims=True))
+    total: Scores = np.add.reduce(powers, -1, keepdims=True)
+    return powers / total
 
 
 def best_classes(logits: Logits, top_k: int) -> tuple[Scores, ClassIds]:

@@ -10,18 +10,18 @@ from app.observability.record import RequestRecord
 from app.serving.answers import Answer
 from app.serving.classifier import ModelInfo, Prediction
 from app.serving.errors import ServiceError
-from app.serving.side_thread import Steps
+from app.serving.side_thread import SideThread, Steps
 
 ROWS = 500  # encoded per step
 _ROWS = TypeAdapter(list[PredictionRow])
 _FILENAME = TypeAdapter(str)
 
 
-def write_answer(answer: Answer) -> Steps[bytes]:
-    """The answer of ``/predict``: `Predictions`."""
+async def write_answer(answer: Answer, side_thread: SideThread) -> bytes:
+    """The answer of ``/predict``: `Predictions`; a long one is written in the side thread."""
     if len(answer.predictions) <= ROWS:
         return Predictions.model_validate(answer).model_dump_json(exclude_none=True).encode()
-    return b"".join((yield from _pieces_of(answer)))
+    return b"".join(await side_thread.run(_pieces_of(answer)))
 
 
 def write_answers(answers: Sequence[Answer]) -> Steps[bytes]:

@@ -32,6 +32,9 @@ def set_up_logs(level: str, log_format: str, process: str | None = None) -> None
 
 def log_request(record: RequestRecord) -> None:
     """Log a finished request, at DEBUG level if it is routine."""
+    level = logging.DEBUG if record.routine else logging.INFO
+    if not access_logger.isEnabledFor(level):
+        return
     timings = record.timings
     fields: dict[str, Any] = {
         "method": record.method,
@@ -46,7 +49,6 @@ def log_request(record: RequestRecord) -> None:
         fields["batch_size"] = timings.batch_size
     if record.rejection is not None:
         fields["rejection"] = record.rejection
-    level = logging.DEBUG if record.routine else logging.INFO
     access_logger.log(level, "request", extra={"fields": fields})
 
 

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from app.http.bodies.base64_text import begins_as_base64, decode_base64, pieces_of
 from app.http.bodies.forms import NAMES, NAMES_OF_MANY, Form, FormReader, Part
@@ -131,12 +130,20 @@ class ImageReader:
 
 async def stream_body(request: Request, hold: Hold) -> AsyncIterator[bytes]:
     """The body as it arrives; see `read_body`."""
-    try:
-        async for piece in request.stream():
-            hold(len(piece))
-            yield piece
-    except ClientDisconnect as error:
-        raise ClientDisconnected("the client disconnected before the body was complete") from error
+    more = True
+    while more:
+        piece, more = await _next_piece(request, hold)
+        yield piece
+
+
+async def _next_piece(request: Request, hold: Hold) -> tuple[bytes, bool]:
+    """A piece of the body, and whether more follow."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnected("the client disconnected before the body was complete")
+    piece: bytes = message.get("body", b"")
+    hold(len(piece))
+    return piece, message.get("more_body", False)
 
 
 async def read_body(request: Request, hold: Hold, side: SideThread) -> bytes:
@@ -154,7 +161,11 @@ async def read_body(request: Request, hold: Hold, side: SideThread) -> bytes:
     """
 
     async def collect() -> list[bytes]:
-        return [piece async for piece in stream_body(request, hold)]
+        pieces, more = list[bytes](), True
+        while more:
+            piece, more = await _next_piece(request, hold)
+            pieces.append(piece)
+        return pieces
 
     record: RequestRecord = request.state.record
     pieces = await receive(record, collect())

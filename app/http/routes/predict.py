@@ -96,7 +96,7 @@ async def predict_image(request: Request, service: Service) -> Response:
         answer = await while_connected(
             request, pipeline.predict(image, top_k, record.deadline, record.timings)
         )
-    return json_response(await side_thread.run(write_answer(answer)), record)
+    return json_response(await write_answer(answer, side_thread), record)
 
 
 def json_response(content: bytes, record: RequestRecord) -> Response:
