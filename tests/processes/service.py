@@ -31,13 +31,12 @@ class Service:
         found = {}
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                words = path.read_bytes().decode().split("\0")
-            except OSError:
+                *_, role, inherited, _ = path.read_bytes().decode().split("\0")
+            except (OSError, ValueError):
                 continue
-            if "app.processes" in words:
-                content = json.loads(words[words.index("app.processes") + 2])
+            if role in ("engine", "worker"):
+                content = json.loads(inherited)
                 if content["parent"] == self.process.pid:
-                    role = words[words.index("app.processes") + 1]
                     found[f"{role} {content['number']}"] = int(path.parent.name)
         return found
 
@@ -46,9 +45,13 @@ class Service:
         match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(match[1]) if match else 0.0
 
+    def post(self, body: bytes) -> httpx.Response:
+        return httpx.post(f"{self.url}/predict", content=body, timeout=WAIT)
+
     def predict(self, client: httpx.Client | None = None) -> httpx.Response:
-        post = client.post if client else httpx.post
-        return post(f"{self.url}/predict", content=PHOTO, timeout=WAIT)
+        if client is None:
+            return self.post(PHOTO)
+        return client.post(f"{self.url}/predict", content=PHOTO, timeout=WAIT)
 
     def stop(self) -> int:
         self.process.terminate()
