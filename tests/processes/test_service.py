@@ -31,7 +31,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
         wait_for(lambda: gone(children), 5.0)
 
 
-@pytest.mark.quick
 def test_all_requests_are_answered_and_counted_once(service: Service) -> None:
     assert len(service.children()) == 3
     with ThreadPoolExecutor(16) as pool:
