@@ -213,7 +213,6 @@ class WorkerProcess:
     def _fail(self, reason: str) -> None:
         """End this worker, which the supervisor replaces."""
         logger.error("worker %d failed: %s", self._number, reason)
-        self._send({"worker_failed": reason})
         asyncio.get_running_loop().call_later(0.1, os._exit, 1)
 
     def _orphaned(self, reason: str) -> None:
