@@ -9,6 +9,7 @@ from typing import Any
 from app.config.settings import Settings
 from app.observability.metrics import Metrics
 from app.observability.process_metrics import ProcessesCollector
+from app.processes.children import WorkerChild
 from app.processes.family import Family
 from app.processes.messages import MalformedMessage
 from app.processes.models import Models
@@ -90,3 +91,8 @@ class ServiceMetrics(Metrics):
         """All metrics, exact at this moment; see `Metrics.exposition`."""
         self.count_records()
         return await super().exposition(accept)
+
+    async def answer(self, worker: WorkerChild, number: int, accept: str) -> None:
+        """Answer a worker's question."""
+        text, media_type = await self.exposition(accept)
+        worker.send(text, answer=number, media_type=media_type)

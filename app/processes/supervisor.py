@@ -173,7 +173,7 @@ class Supervisor:
             case Json(content={"sigterm": _}):
                 self.family.replace_soon(worker)
             case Json(content={"question": int(number), "metrics": accept}):
-                self._start(self._answer_metrics(worker, number, str(accept)))
+                self._start(self._metrics.answer(worker, number, str(accept)))
             case Json(content={"question": int(number), "reload": _}):
                 self._start(self._answer_reload(worker, number))
             case Json(content={"known": _} | {"unused": _}):
@@ -185,10 +185,6 @@ class Supervisor:
         """Stop: a child cannot use the settings."""
         self._unusable = reason
         self._stop()
-
-    async def _answer_metrics(self, worker: WorkerChild, number: int, accept: str) -> None:
-        text, media_type = await self._metrics.exposition(accept)
-        worker.send(text, answer=number, media_type=media_type)
 
     async def _answer_reload(self, worker: WorkerChild, number: int) -> None:
         try:

@@ -17,11 +17,14 @@ from .conftest import (
     ROOT,
     SERVE,
     SLOW_SERVICE,
+    WORKERS,
     Server,
     StartServer,
     environment,
     wait_for,
 )
+
+WORKER_UP = "xcit_worker_up{"
 
 
 @pytest.mark.quick
@@ -54,6 +57,7 @@ def test_draining_shows_in_readyz_at_once_while_requests_are_served(
 def test_sigterm_to_all_processes_is_the_same_drain(start_server: StartServer) -> None:
     """As systemd stops a service."""
     server = start_server(*SLOW_SERVICE, drain_delay_s=1)
+    wait_for(lambda: count_running_workers(server) == WORKERS, "all workers serve")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, b"2.0")  # which ends after the drain delay
         wait_for(lambda: server.inflight() == 1, "it is admitted")
@@ -64,6 +68,10 @@ def test_sigterm_to_all_processes_is_the_same_drain(start_server: StartServer) -
         assert running.result().status_code == 200
     assert server.process.wait(PATIENCE) == 0
     check_quiet(server.log.read_text())
+
+
+def count_running_workers(server: Server) -> float:
+    return sum(value for name, value in server.metrics().items() if name.startswith(WORKER_UP))
 
 
 def test_keyboard_interrupt_skips_the_drain_delay(start_server: StartServer) -> None:
