@@ -19,13 +19,15 @@ TORCH := $(shell grep '^torch==' requirements.txt)
 
 # Two processes, each of which takes one file at a time.
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile
+REMOTE_ENGINE := XCIT_TEST_ENGINE=remote $(PYTEST) -m 'not slow and not one_process' tests/app
+SCHEMA := $(BIN)/pytest tests/e2e/test_schema.py # its tests share an id, of which xdist would run one
 
 # Training allocates and frees the same large blocks repeatedly. By default glibc returns each to the
 # kernel, which costs a tenth of the time.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-all test-processes test-long check docs docs-serve fix sbom bench train image smoke clean
+.PHONY: help install serve test test-all test-processes test-ci test-long check docs docs-serve fix sbom bench train image smoke clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,11 +42,19 @@ test: $(VENV)/dev.done ## run the in-process tests and 60 end-to-end tests, in a
 
 test-all: test test-processes ## run these and the thorough tests: attacks, hostile files, browser, several processes, docs
 	$(PYTEST) -m 'thorough and not slow' --ignore tests/e2e/test_schema.py
-	$(BIN)/pytest tests/e2e/test_schema.py # its tests share an id, of which xdist would run one
+	$(SCHEMA)
 
 test-processes: $(VENV)/dev.done ## run the tests of the service again, on a remote engine and with two HTTP workers
-	XCIT_TEST_ENGINE=remote $(PYTEST) -m 'not slow and not one_process' tests/app
+	$(REMOTE_ENGINE)
 	XCIT_TEST_WORKERS=2 $(PYTEST) -m 'not slow and not one_process' tests/e2e
+
+# Each thorough end-to-end test runs once: with two HTTP workers, if it can.
+test-ci: test ## run what continuous integration does: test-all without repetitions
+	$(REMOTE_ENGINE)
+	$(PYTEST) -m 'thorough and not slow' --ignore tests/e2e
+	$(PYTEST) -m 'thorough and not slow and one_process' --ignore tests/e2e/test_schema.py tests/e2e
+	XCIT_TEST_WORKERS=2 $(PYTEST) -m 'thorough and not slow and not one_process' tests/e2e
+	$(SCHEMA)
 
 test-long: $(VENV)/dev.done ## run the slow tests, for an hour or more: endurance, searches, large loads
 	$(BIN)/pytest -m slow
