@@ -119,7 +119,7 @@ class SlowSlotClassifier(SlowClassifier):
     spec: Mapping[str, object] = {}
     slot_bytes = MAX_ITEM
     weight_bytes = 0
-    busy_workers = 1.0
+    busy_workers = float(os.environ.get("XCIT_TEST_BUSY_WORKERS", "1"))
 
     def item(self, slot: memoryview, *, floats: bool) -> str:
         return read_item(slot).decode()

@@ -124,6 +124,47 @@ def test_health_of_every_worker_names_the_failure(tmp_path: Path) -> None:
     assert service.process.wait(WAIT) == 1
 
 
+def test_several_engines_share_the_images_and_a_reload(tmp_path: Path) -> None:
+    service = start(tmp_path, engines=2, admin_token="secret")
+    try:
+        assert {"engine 0", "engine 1"} < service.children().keys()
+        with ThreadPoolExecutor(16) as pool:
+            answers = [*pool.map(lambda _: service.predict(), range(200))]
+        assert {answer.status_code for answer in answers} == {200}
+        health = httpx.get(f"{service.url}/healthz").json()
+        counts = [engine["images_total"] for engine in health["engines"]]
+        assert sum(counts) == 200
+        assert min(counts) >= 20, "an idle engine gets the next image"
+        headers = {"Authorization": "Bearer secret"}
+        done = httpx.post(f"{service.url}/admin/reload", headers=headers, timeout=WAIT)
+        assert done.json()["replaced"] == {"name": "xcit-cifar10", "version": "1"}
+        assert service.predict().status_code == 200
+        children = service.children()
+        os.kill(children["engine 1"], signal.SIGKILL)
+        assert service.process.wait(WAIT) == 1, "no half of the service is left"
+        wait_for(lambda: gone([*children.values()]), 5.0)
+    finally:
+        service.process.kill()
+        service.process.wait()
+
+
+def test_workers_are_added_as_the_engine_has_measured(tmp_path: Path) -> None:
+    service = start(tmp_path, "tests.processes.growing", http_workers="auto", test_busy_workers=2.4)
+    try:
+        wait_for(lambda: service.metric('xcit_worker_up{worker="2"}') == 1)
+        assert len(service.children()) == 4, "three workers and an engine"
+        assert service.metric("xcit_http_workers") == 3
+        for _ in range(12):  # connections reach all workers
+            health = httpx.get(f"{service.url}/healthz").json()
+            assert health["http_workers"] == 3
+            assert health["http_workers_reason"] == (
+                "auto: at full throughput, decoding and HTTP take 2.4 of 6 cores, by measurement"
+            )
+            assert service.post(b"0").status_code == 200
+    finally:
+        assert service.stop() == 0
+
+
 def test_a_killed_supervisor_leaves_no_process(service: Service) -> None:
     children = service.children()
     assert len(children) == 3
