@@ -95,13 +95,11 @@ class Family:
 
     def processes(self) -> dict[str, int]:
         """The process ids of engines and workers that run, by name."""
-        named = [*self._named("engine", self.engines), *self._named("worker", self.workers())]
-        return {name: child.pid for name, child in named if child.pid is not None}
-
-    def _named(
-        self, role: str, children: "Sequence[EngineChild | WorkerChild]"
-    ) -> "list[tuple[str, EngineChild | WorkerChild]]":
-        return [(f"{role}-{child.number}", child) for child in children]
+        return {
+            f"{child.role}-{child.number}": child.pid
+            for child in (*self.engines, *self.workers())
+            if child.pid is not None
+        }
 
     async def add_workers(self, plan: ProcessPlan) -> None:
         """Start the workers that a plan has more than the last one, and inform the others."""
