@@ -22,14 +22,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar
 
 from app.serving.entries import Entry, Outcome, reject
 from app.serving.errors import DeviceFailure, OutOfMemory
-from app.serving.handoff import run_in_thread, settle, wait_until_done
+from app.serving.inference_thread import InferenceThread, settle, wait_until_done
 from app.serving.timings import Batch
 
 Item = TypeVar("Item")
@@ -53,7 +52,7 @@ class MicroBatcher(Generic[Item, Result]):
         run_batch: returns one result per item, in order; called in one of the threads. If it
             raises `DeviceFailure`, the batcher ends: all items fail and ``on_failure`` is called.
             If it raises `OutOfMemory`, the batch is halved.
-        threads: single-threaded executors.
+        threads: run the batches.
         max_batch_size: maximum number of items per batch.
         max_batch_delay: seconds for which the oldest item may wait until a batch is full. By
             default items wait only for a free thread.
@@ -70,7 +69,7 @@ class MicroBatcher(Generic[Item, Result]):
     def __init__(
         self,
         run_batch: Callable[[list[Item]], Sequence[Result]],
-        threads: Sequence[Executor],
+        threads: Sequence[InferenceThread],
         *,
         max_batch_size: int,
         max_queue_size: int,
@@ -249,7 +248,7 @@ class MicroBatcher(Generic[Item, Result]):
     ) -> tuple[Sequence[Result], Exception | None]:
         """Run a batch in a thread, and return the results or the error."""
         work = partial(self._run_batch, items)
-        outcome = await run_in_thread(self._threads[thread], work, self._batch_timeout)
+        outcome = await self._threads[thread].attempt(work, self._batch_timeout)
         if isinstance(outcome, Exception):
             return (), outcome
         if outcome is None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -13,6 +12,7 @@ from app.serving.classifier import Classification, Classifier, ModelInfo
 from app.serving.engines import Job
 from app.serving.entries import Entry, Outcome
 from app.serving.errors import DeviceFailure, OutOfMemory
+from app.serving.inference_thread import InferenceThread
 from app.serving.timings import Batch
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class Engine:
     def __init__(
         self,
         classifier: Classifier,
-        threads: Sequence[ThreadPoolExecutor],
+        threads: Sequence[InferenceThread],
         settings: Settings,
         *,
         on_batch: Callable[[Batch, int, Sequence[Job]], None],
@@ -100,7 +100,7 @@ class Engine:
     async def close(self) -> None:
         await self._batcher.close()
         for thread in self.threads:
-            thread.shutdown(wait=False, cancel_futures=True)
+            thread.stop()
 
     def _run_batch(self, jobs: list[Job]) -> Sequence[Classification]:
         """Run one forward pass, with the largest ``top_k`` of the jobs; in an inference thread.
@@ -120,31 +120,26 @@ class Engine:
 
 async def load_and_warm_up(
     load: Callable[[], Classifier],
-) -> tuple[Classifier, list[ThreadPoolExecutor]]:
+) -> tuple[Classifier, list[InferenceThread]]:
     """Load in the first inference thread, open the others, then measure and warm up in parallel.
 
     Raises:
         StartupError: the model cannot be served.
     """
-    loop = asyncio.get_running_loop()
-    threads = [new_thread(0)]
+    threads = [InferenceThread(0)]
 
     async def everywhere(work: Callable[[], T]) -> list[T]:
-        return await asyncio.gather(*(loop.run_in_executor(thread, work) for thread in threads))
+        return await asyncio.gather(*(thread.call(work) for thread in threads))
 
     try:
-        classifier = await loop.run_in_executor(threads[0], load)
-        threads += [new_thread(number) for number in range(1, classifier.streams)]
+        classifier = await threads[0].call(load)
+        threads += [InferenceThread(number) for number in range(1, classifier.streams)]
         for thread in threads:
-            await loop.run_in_executor(thread, classifier.open)
+            await thread.call(classifier.open)
         classifier.choose_batch_size(await everywhere(classifier.time_batches))
         await everywhere(classifier.warm_up)
     except BaseException:
         for thread in threads:
-            thread.shutdown(wait=False)
+            thread.stop()
         raise
     return classifier, threads
-
-
-def new_thread(number: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix=f"inference-{number}")

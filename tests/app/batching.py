@@ -3,12 +3,12 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
 from app.serving.batcher import MicroBatcher
 from app.serving.entries import Outcome
+from app.serving.inference_thread import InferenceThread
 
 from .conftest import until
 
@@ -33,7 +33,7 @@ class Runner:
 async def batching(
     run: Callable[[list[int]], Sequence[int]], *, threads: int = 1, **choices: Any
 ) -> AsyncIterator[MicroBatcher[int, int]]:
-    executors = [ThreadPoolExecutor(1) for _ in range(threads)]
+    executors = [InferenceThread(number) for number in range(threads)]
     choices = {"max_batch_size": 4, "max_queue_size": 100} | choices
     batcher: MicroBatcher[int, int] = MicroBatcher(run, executors, **choices)
     batcher.start()
@@ -42,7 +42,8 @@ async def batching(
     finally:
         await batcher.close()
         for executor in executors:
-            executor.shutdown()
+            executor.stop()
+            await asyncio.to_thread(executor.join)
 
 
 async def hold(

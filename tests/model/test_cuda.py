@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from app.serving.batcher import MicroBatcher
 from app.serving.errors import OutOfMemory as ServiceOutOfMemory
+from app.serving.inference_thread import InferenceThread
 from model.backends.agreement import TOLERANCE, disagreement, probabilities
 from model.backends.base import BackendOptions
 from model.backends.choose import choose_backend
@@ -221,16 +222,17 @@ def test_batch_that_does_not_fit_is_run_in_halves() -> None:
         except OutOfMemory as error:
             raise ServiceOutOfMemory(str(error)) from error
 
-    async def run_all(stream: ThreadPoolExecutor) -> tuple[list[float], int]:
+    async def run_all() -> tuple[list[float], int]:
+        stream = InferenceThread(0)
         batcher = MicroBatcher(run, [stream], max_batch_size=16, max_queue_size=16)
         batcher.start()
         images = [np.full((4, 4, 3), number, np.uint8) for number in range(16)]
         outcomes = await asyncio.gather(*(batcher.submit(image) for image in images))
         await batcher.close()
+        stream.stop()
         return [outcome.result for outcome in outcomes], batcher.max_batch_size
 
-    with ThreadPoolExecutor(1) as stream:
-        means, max_batch_size = asyncio.run(run_all(stream))
+    means, max_batch_size = asyncio.run(run_all())
     assert means == [*range(16)]
     assert max_batch_size < 8  # images, of 68 MiB each
 
