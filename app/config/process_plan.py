@@ -14,7 +14,6 @@ SMALL = 4  # cores on which one process is as fast as several
 MAX_WORKERS = 16  # that are chosen automatically
 MIN_DECODERS = 2  # per worker: one decodes while another waits for the interpreter lock
 SPARE_CORES = 2  # at least, that workers leave to engines and the system on a machine with GPUs
-SYSTEM_SUPPORTS_WORKERS = sys.platform == "linux" and hasattr(os, "memfd_create")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +58,23 @@ class ProcessPlan:
 ONE_PROCESS = ProcessPlan()
 
 
+def can_share_memory() -> bool:
+    """Whether the system has anonymous files in memory; containers may forbid them."""
+    if sys.platform != "linux":
+        return False
+    try:
+        os.close(os.memfd_create("xcit-serve", os.MFD_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def plan_processes(
     settings: Settings,
     cores: int,
     gpus: Callable[[], int] = visible_gpus,
     *,
-    supported: bool = SYSTEM_SUPPORTS_WORKERS,
+    supported: Callable[[], bool] = can_share_memory,
 ) -> ProcessPlan:
     """Plan the processes of the service from its settings and the machine.
 
@@ -76,15 +86,19 @@ def plan_processes(
     Raises:
         SettingsError: the settings contradict each other or the system.
     """
-    wanted = settings.http_workers
-    if (wanted == 0 or not supported) and (settings.engines or 1) > 1:
+    wanted, several = settings.http_workers, (settings.engines or 1) > 1
+    possible = wanted != 0 and supported()
+    if several and not possible:
         raise SettingsError(
-            f"{ENV_PREFIX}ENGINES={settings.engines}: several engines need HTTP workers, on Linux"
+            f"{ENV_PREFIX}ENGINES={settings.engines}: several engines need HTTP workers, which "
+            "need Linux with memfd_create"
         )
-    if not supported and wanted not in ("auto", 0):
-        raise SettingsError(f"{ENV_PREFIX}HTTP_WORKERS={wanted}: workers need Linux; use 0")
-    if wanted == 0 or not supported:
-        reason = "auto: workers need Linux" if wanted == "auto" else CONFIGURED
+    if not possible and wanted not in ("auto", 0):
+        raise SettingsError(
+            f"{ENV_PREFIX}HTTP_WORKERS={wanted}: workers need Linux with memfd_create; use 0"
+        )
+    if not possible:
+        reason = "auto: workers need Linux with memfd_create" if wanted == "auto" else CONFIGURED
         return ProcessPlan(reason=reason, devices=(settings.device,), cores=cores)
     kind = settings.device.partition(":")[0]
     found = gpus() if kind in ("auto", "cuda") and settings.backend != "openvino" else 0

@@ -31,8 +31,6 @@ class SharedMemory:
     @classmethod
     def create(cls, size: int) -> "SharedMemory":
         """New memory of at least one byte, filled with zeros; raises as `grow` does."""
-        if not hasattr(os, "memfd_create"):
-            raise StartupError("shared memory needs Linux; set XCIT_HTTP_WORKERS=0")
         descriptor = os.memfd_create("xcit-serve", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             _allocate(descriptor, 0, size)

@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 
 from app.config.gpus import visible_gpus
-from app.config.process_plan import ProcessPlan, plan_processes
+from app.config.process_plan import ProcessPlan, can_share_memory, plan_processes
 from app.config.settings import SettingsError
 
 from .conftest import make_settings
 
 
 def plan(cores: int, gpus: int = 0, *, supported: bool = True, **settings: Any) -> ProcessPlan:
-    return plan_processes(make_settings(**settings), cores, lambda: gpus, supported=supported)
+    return plan_processes(
+        make_settings(**settings), cores, lambda: gpus, supported=lambda: supported
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,11 +83,23 @@ def test_several_engines_need_workers() -> None:
 
 def test_without_shared_memory_of_linux_there_is_one_process() -> None:
     assert plan(16, supported=False).workers == 0
-    assert plan(16, supported=False).reason == "auto: workers need Linux"
-    with pytest.raises(SettingsError, match="XCIT_HTTP_WORKERS=3: workers need Linux; use 0"):
+    assert plan(16, supported=False).reason == "auto: workers need Linux with memfd_create"
+    with pytest.raises(
+        SettingsError, match="XCIT_HTTP_WORKERS=3: workers need Linux with memfd_create; use 0"
+    ):
         plan(16, supported=False, http_workers=3)
     with pytest.raises(SettingsError, match="XCIT_ENGINES=2"):
         plan(16, supported=False, engines=2)
+
+
+def test_system_that_forbids_shared_memory_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(name: str, flags: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    assert can_share_memory()
+    monkeypatch.setattr("os.memfd_create", forbidden)
+    assert not can_share_memory()
+    assert plan_processes(make_settings(), 16, lambda: 1).workers == 0
 
 
 @pytest.mark.parametrize(
