@@ -88,10 +88,14 @@ def plan_processes(
     """
     wanted, several = settings.http_workers, (settings.engines or 1) > 1
     possible = wanted != 0 and supported()
+    if several and wanted == 0:
+        raise SettingsError(
+            f"{ENV_PREFIX}ENGINES={settings.engines}: several engines need HTTP workers; set "
+            f"{ENV_PREFIX}HTTP_WORKERS to auto, or to 1 or more"
+        )
     if several and not possible:
         raise SettingsError(
-            f"{ENV_PREFIX}ENGINES={settings.engines}: several engines need HTTP workers, which "
-            "need Linux with memfd_create"
+            f"{ENV_PREFIX}ENGINES={settings.engines}: several engines need Linux with memfd_create"
         )
     if not possible and wanted not in ("auto", 0):
         raise SettingsError(

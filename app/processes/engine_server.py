@@ -223,7 +223,7 @@ class EngineServer:
                 found.entry.future.cancel()
         self.show_queue()
         self._slots.free_unknown(worker.number, self._number, self._submissions.__contains__)
-        logger.info("worker %d has disconnected: %s", worker.number, reason)
+        logger.debug("worker %d has disconnected: %s", worker.number, reason)
         self._on_gone(worker.number)
 
     def _explain(self, worker: Worker, message: Json) -> None:
