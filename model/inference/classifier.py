@@ -226,13 +226,16 @@ class Classifier:
             DeviceError: the device is lost.
         """
         passes = self._divide(len(items))
-        rows = iter([*items, *[items[0]] * (sum(passes) - len(items))])
-        batches: Any = [np.stack([*islice(rows, size)]) for size in passes]
-        logits = np.concatenate([self.backend.logits(batch) for batch in batches])[: len(items)]
+        if passes == (len(items),):
+            batch: Any = np.stack(items)
+            logits = self.backend.logits(batch).copy()  # it may use the memory again
+        else:
+            rows = iter([*items, *[items[0]] * (sum(passes) - len(items))])
+            batches: Any = [np.stack([*islice(rows, size)]) for size in passes]
+            logits = np.concatenate([self.backend.logits(batch) for batch in batches])[: len(items)]
         if not np.isfinite(logits).all():
             raise ModelError("the network's output is NaN or infinite for an image of this batch")
-        found: Logits = logits
-        return found
+        return logits
 
 
 def request_seconds(preprocess: PreprocessSpec) -> float:
