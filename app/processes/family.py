@@ -31,6 +31,7 @@ from app.serving.lifecycle import State
 WORKER_SILENCE = 10.0  # seconds after which a worker that does not respond is killed
 ENGINE_SILENCE = 30.0
 SIGNAL_SECONDS = 0.2  # within which all processes get a signal to all of them
+ENDING_SECONDS = 1.0  # for a worker that has closed its channels to end
 STOP_SECONDS = 5.0  # for processes to end, beyond the timeout of the drain
 
 logger = logging.getLogger(__name__)
@@ -152,14 +153,14 @@ class Family:
     def release(self, number: int, engine: EngineChild) -> None:
         """Note that an engine has released the slots of a worker that has ended.
 
-        A worker that still runs, but has lost an engine, is of no use, and is replaced.
+        A worker that still runs after `ENDING_SECONDS` has lost an engine, and is replaced.
         """
         if worker := self._workers[number]:
             worker.released_by.add(engine.number)
             if len(worker.released_by) == len(self.engines):
                 worker.released.set()
             if not self._stopping:
-                worker.kill()
+                asyncio.get_running_loop().call_later(ENDING_SECONDS, worker.kill)
 
     async def _start_engine(self, engine: EngineChild) -> None:
         ours, theirs = socket_pair()
