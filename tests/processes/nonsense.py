@@ -23,7 +23,6 @@ from app.processes.supervisor import supervise
 
 NONSENSE = {
     "engine": b"\xff" * 64,
-    "supervisor": b"\xff" * 64,
     "supervisor, as JSON": encode(Json({"gift": "horse"})),
 }
 
