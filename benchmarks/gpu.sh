@@ -61,7 +61,7 @@ if $rehearse; then
   bare=(--only "torch, float32, 1 x" --batch-sizes 1 2 --rounds 1 --seconds 0.02)
   loads=(--closed 1 2 --share 0.8 --seconds 0.3 --warm-up 0.1)
   reloads=(--times 1 --callers 2 --settle 0.1)
-  workers=${WORKERS:-0 2} most=(--closed 2 --seconds 0.3 --warm-up 0.1) served=$bundled
+  workers=${WORKERS:-2} most=(--closed 2 --seconds 0.3 --warm-up 0.1) served=$bundled
 else
   limit=${LIMIT:-480} device=${DEVICE:-cuda} clients=${CLIENTS:-4} slowness=1 photo_count=32
   starting=(--rounds 1 --kept-only)

@@ -54,7 +54,8 @@ def test_every_part_is_rehearsed_without_a_gpu(tmp_path: Path) -> None:
     for load in ("photos, closed loop of 2", "tensors, closed loop of 2"):
         assert f"| {load} |" in found["small"]
     assert "open loop" in found["small"]
-    assert found["workers"].count("| photos, closed loop of 2 |") == 2, "0 and 2 HTTP workers"
+    assert "--http-workers=2" in found["workers"]
+    assert "| photos, closed loop of 2 |" in found["workers"]
     assert "| reload 1 |" in found["reloads"]
     assert "answered with 200" in found["reloads"]
     assert {path.name for path in out.iterdir()} == {"tables.md", "log.txt"}

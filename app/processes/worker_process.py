@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from app.config.process_plan import ProcessPlan
+from app.config.process_plan import ONE_PROCESS, ProcessPlan
 from app.config.settings import Settings, SettingsError
 from app.http.app import application
 from app.http.service import Service
@@ -76,6 +76,7 @@ class WorkerProcess:
         self._keys: dict[int, dict[bytes, str]] = {}
         self._engines: RemoteEngines | None = None
         self._service: Service | None = None
+        self._plan = ONE_PROCESS
         self._lifecycle: SharedLifecycle | None = None
         self._server: WorkerServer | None = None
         self._max_pixels = 0
@@ -137,7 +138,7 @@ class WorkerProcess:
             metrics,
             SharedKeys(page, self._keys) if start["keys"] else None,
             tracing,
-            ProcessPlan(*start["plan"]),
+            self._plan,
         )
         self._service = service
         most, reserve = choose_bound(raise_open_files(), count_open_files())
@@ -169,11 +170,14 @@ class WorkerProcess:
     def _on_message(self, message: Message) -> None:
         match message:
             case Json(content={"settings": _} as start):
+                self._plan = ProcessPlan(*start["plan"])
                 self._settings.set_result(start)
             case Json(content={"model": int(generation)} as content):
                 self._add_model(generation, content)
-            case Json(content={"plan": [int(workers), str(reason)]}) if self._service:
-                self._service.plan = ProcessPlan(workers, reason)
+            case Json(content={"plan": [int(workers), str(reason)]}):
+                self._plan = ProcessPlan(workers, reason)
+                if self._service:
+                    self._service.plan = self._plan
             case Json(content={"of": int(generation), "max_batch_size": int(size)}):
                 assert self._engines
                 self._engines.limit_batches(generation, size)

@@ -8,7 +8,7 @@ import sys
 from app.cli.main import main
 from app.processes import children, family
 
-SILENCE = 1.5  # seconds
+SILENCE = 3.0  # seconds
 
 if __name__ == "__main__":
     children.BACKOFF = (0.0,)

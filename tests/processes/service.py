@@ -14,7 +14,6 @@ import httpx
 
 ROOT = Path(__file__).parents[2]
 PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
-QUICK_START = {"backend": "torch", "streams": 1, "max_batch_size": 8}  # little to measure
 WAIT = 60.0  # seconds for what takes one on a quiet machine
 
 
@@ -76,7 +75,7 @@ def start(tmp_path: Path, module: str = "app", **settings: object) -> Service:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     variables = {name: text for name, text in os.environ.items() if not name.startswith("XCIT_")}
-    choices = {"http_workers": 2, "port": port, "drain_delay_s": 0, **QUICK_START, **settings}
+    choices = {"http_workers": 2, "port": port, "drain_delay_s": 0, **settings}
     variables |= {f"XCIT_{name.upper()}": str(value) for name, value in choices.items()}
     log = tmp_path / "log"
     with log.open("wb") as file:

