@@ -39,7 +39,7 @@ TARGETS = {"bursts of 8": 60, "bursts of 16": 40, "open load of 3,000/s": 100}  
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a load cost the engine: images per second, mean batch, CPU seconds per image."""
+    """The cost of a load: images per second, mean batch, CPU seconds of the engine per image."""
 
     name: str
     rate: float

@@ -6,13 +6,13 @@ Engines load the checkpoint of the settings, but replace its forward pass. With
 
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from app.config.settings import Settings
-from app.processes.child import begin
+from app.processes.roles import run_role
 from model.images.preprocess import AnyPixels
 from model.scores import Logits
 
@@ -59,16 +59,5 @@ def prepare(spec: Mapping[str, Any], max_pixels: int) -> Any:
     return preparer
 
 
-def main(arguments: Sequence[str]) -> None:
-    from app.processes.engine_process import run_engine
-    from app.processes.worker_process import run_worker
-
-    role, text = arguments
-    child = begin(text)
-    if role == "engine":
-        run_engine(child, load)
-    run_worker(child, prepare)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_role(sys.argv[1:], lambda: load, lambda: prepare)

@@ -1,4 +1,4 @@
-"""HTTP workers: what they cost and gain on this machine, and the capacity of a larger one.
+"""The cost and gain of HTTP workers on this machine, and the capacity of a larger one.
 
     python -m benchmarks.processes --images photos --checkpoint dim128.safetensors
 

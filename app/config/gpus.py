@@ -11,9 +11,18 @@ CUDA_LIBRARY = "libcuda.so.1"
 SUCCESS = 0
 
 
+def torch_supports_cuda() -> bool:
+    """Whether the installed PyTorch is built for CUDA."""
+    spec = find_spec("torch")  # does not import it
+    if spec is None or spec.origin is None:
+        return False
+    version: dict[str, Any] = run_path(str(Path(spec.origin).with_name("version.py")))
+    return version.get("cuda") is not None
+
+
 def visible_gpus(
     open_library: Callable[[str], Any] = ctypes.CDLL,
-    torch_supports_cuda: Callable[[], bool] | None = None,
+    supported: Callable[[], bool] = torch_supports_cuda,
 ) -> int:
     """The number of GPUs that PyTorch can use; it follows ``CUDA_VISIBLE_DEVICES``.
 
@@ -21,22 +30,13 @@ def visible_gpus(
 
     Args:
         open_library: loads a shared library, or raises `OSError`.
-        torch_supports_cuda: by default, whether the installed PyTorch is built for CUDA.
+        supported: whether PyTorch can use them.
     """
-    supported = torch_supports_cuda or _torch_supports_cuda
     try:
         driver = open_library(CUDA_LIBRARY)
-    except OSError:  # there is no driver
+    except OSError:  # the driver is not installed
         return 0
     count = ctypes.c_int(0)
     if driver.cuInit(0) != SUCCESS or driver.cuDeviceGetCount(ctypes.byref(count)) != SUCCESS:
         return 0
     return count.value if supported() else 0
-
-
-def _torch_supports_cuda() -> bool:
-    spec = find_spec("torch")  # does not import it
-    if spec is None or spec.origin is None:
-        return False
-    version: dict[str, Any] = run_path(str(Path(spec.origin).with_name("version.py")))
-    return version.get("cuda") is not None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from app.config.gpus import visible_gpus
-from app.config.settings import ENV_PREFIX, Settings, SettingsError
+from app.config.settings import ENV_PREFIX, MAX_ENGINES, Settings, SettingsError
 
 CONFIGURED = "as configured"
 SMALL = 4  # cores on which one process is as fast as several
@@ -22,7 +22,7 @@ class ProcessPlan:
 
     Attributes:
         workers: number of HTTP workers; 0 if one process does everything.
-        reason: why there are so many.
+        reason: why this number was chosen.
         devices: the device of each engine.
         cores: CPU cores of each engine.
         grows: whether workers are added once the first engine has measured how many are needed.
@@ -127,6 +127,6 @@ def plan_processes(
 def _devices(settings: Settings, gpus: int) -> tuple[str, ...]:
     """The device of each engine: with ``auto``, engines are shared among all visible GPUs."""
     if settings.device == "auto" and gpus > 1:
-        engines = settings.engines or gpus
+        engines = settings.engines or min(gpus, MAX_ENGINES)
         return tuple(f"cuda:{number % gpus}" for number in range(engines))
     return (settings.device,) * (settings.engines or 1)

@@ -29,6 +29,7 @@ DEFAULT_TOP_K = 5  # not a setting: the classes in an answer if the client does 
 DOTENV = Path(".env")
 DOTENV_ENCODING = "utf-8-sig"  # Windows editors begin a file with a byte-order mark
 MAX_HTTP_WORKERS = 64
+MAX_ENGINES = 16
 SHOWN = 100  # characters of an invalid value in its message
 MESSAGES = {  # replace pydantic's messages, by error type
     "bool_parsing": "must be true or false",
@@ -147,7 +148,7 @@ class Settings(BaseSettings):
     http_workers: Annotated[int | Literal["auto"], BeforeValidator(_check_workers)] = "auto"
     """Processes for HTTP and decoding: auto or a number; 0 for one process that does everything."""
 
-    engines: Annotated[int, Field(ge=1, le=16)] | None = None
+    engines: Annotated[int, Field(ge=1, le=MAX_ENGINES)] | None = None
     """Number of engine processes, which need HTTP workers. Default: one per GPU, or one."""
 
     preprocess_workers: Annotated[int, Field(ge=1, le=256)] | None = None

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import re
 from collections.abc import MutableMapping
-from random import getrandbits
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -23,7 +22,7 @@ from app.http.problems import problem_response
 from app.http.route_table import RouteMatch, RouteTable
 from app.http.security_headers import security_headers
 from app.http.service import Service
-from app.observability.record import RequestRecord, current_record
+from app.observability.record import RequestRecord, current_record, new_request_id
 from app.serving.errors import BodyTooLarge, Draining, InternalError, ServiceError, drop_tracebacks
 from app.serving.trace import current_trace
 
@@ -196,4 +195,4 @@ def add_root_path(scope: MutableMapping[str, Any], root_path: str) -> str:
 def choose_request_id(headers: Headers) -> str:
     """The client's ``X-Request-ID`` if it is valid, otherwise a new one."""
     proposed = headers.get("x-request-id", "")
-    return proposed if REQUEST_ID.fullmatch(proposed) else f"{getrandbits(128):032x}"
+    return proposed if REQUEST_ID.fullmatch(proposed) else new_request_id()

@@ -16,7 +16,7 @@ SUPERVISOR = "supervisor"
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a process has used and holds, in seconds and bytes."""
+    """CPU time, memory and files of a process, in seconds and bytes."""
 
     cpu_seconds: float
     virtual_bytes: int

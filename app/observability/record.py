@@ -3,6 +3,7 @@
 import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from random import getrandbits
 from typing import Any, Protocol
 
 from app.serving.timings import Timings
@@ -54,6 +55,11 @@ class RequestRecord:
             self.client,
             trace.ids if trace and trace.sampled else None,
         ]
+
+
+def new_request_id() -> str:
+    """A random id of 32 hexadecimal digits; it is not a secret."""
+    return f"{getrandbits(128):032x}"
 
 
 current_record: ContextVar[RequestRecord | None] = ContextVar("current_record", default=None)

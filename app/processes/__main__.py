@@ -1,30 +1,27 @@
 """``python -m app.processes``: an engine or a worker, started by the supervisor."""
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from app.observability.otel_environment import without_opentelemetry
-from app.processes.child import begin
+from app.processes.roles import Load, Prepare, run_role
+
+
+def find_load() -> Load:
+    from app.loading import load_for_engine
+
+    return load_for_engine
+
+
+def find_prepare() -> Prepare:
+    from app.preparation import RemotePreparer
+
+    return RemotePreparer
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Run the role that the command line names; each imports only what it needs."""
-    role, text = arguments
-    child = begin(text)
-    if role == "engine":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor stops engines, after workers
-        from app.loading import load_for_engine
-        from app.processes.engine_process import run_engine
-
-        run_engine(child, load_for_engine)
-    with without_opentelemetry(os.environ):
-        from app.preparation import RemotePreparer
-        from app.processes.worker_process import run_worker
-
-    run_worker(child, RemotePreparer)
+    """Run the role that the command line names."""
+    run_role(arguments, find_load, find_prepare)
 
 
 if __name__ == "__main__":

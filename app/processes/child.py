@@ -1,13 +1,12 @@
 """Child processes: inherited descriptors, settings, and an end with the supervisor's."""
 
-import asyncio
 import ctypes
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -137,12 +136,3 @@ def settings_to_json(settings: Settings) -> dict[str, Any]:
 def settings_from_json(values: Mapping[str, Any]) -> Settings:
     """Settings from `settings_to_json`; environment variables have no effect on them."""
     return Settings(**values)
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop, if it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

@@ -2,21 +2,21 @@
 
 import asyncio
 import logging
-import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from app.config.settings import Settings, SettingsError
 from app.observability.logs import set_up_logs
 from app.observability.optional_tracing import open_tracing
 from app.processes.channel import Channel
-from app.processes.child import Child, loop_factory, settings_from_json
+from app.processes.child import Child, settings_from_json
 from app.processes.engine_server import EngineServer, ServedModel
 from app.processes.messages import Json, Message
+from app.processes.roles import Load
 from app.processes.slots import SlotArea
 from app.processes.status import HEARTBEAT
 from app.serving.engine import Engine, load_and_warm_up
@@ -26,8 +26,6 @@ from app.serving.heap import keep_heap
 from app.serving.timings import Batch
 
 DESCRIPTOR_BYTES = 4  # of a worker's number, with its end of a channel
-
-Load = Callable[[Settings, int], Any]  # settings and CPU cores to an `app.loading.SlotClassifier`
 
 logger = logging.getLogger(__name__)
 
@@ -196,14 +194,3 @@ class EngineProcess:
             self._tracing.observe_batch(batch, padding, jobs)
         if batch.error is None:
             self._status.add(batch.size, padding, batch.seconds)
-
-
-def run_engine(child: Child, load: Load) -> NoReturn:
-    """Run an engine until the supervisor stops it."""
-
-    async def run() -> None:
-        await EngineProcess(child, load).run()
-
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(run())
-    os._exit(0)  # even if an inference thread hangs

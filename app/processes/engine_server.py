@@ -159,8 +159,9 @@ class EngineServer:
             self._answer(worker, Done(slot, message.generation, Status.CLOSED))
             return
         item = model.classifier.item(model.area.slot(slot), floats=message.floats)
-        traced = self.spans and message.trace != NO_SPAN
-        trace = self.spans.remote_request(message.trace) if self.spans and traced else None
+        trace = None
+        if self.spans and message.trace != NO_SPAN:
+            trace = self.spans.remote_request(message.trace)
         try:
             entry = model.engine.enqueue(Job(item, message.top_k, trace), message.deadline)
         except (QueueFull, BatcherClosed, DeviceFailure) as error:

@@ -28,7 +28,7 @@ class RecordRing:
         self._bytes = memory[_POSITIONS:]
 
     def put(self, record: bytes) -> bool:
-        """Write a record; false if there is no room for it."""
+        """Write a record; false if it does not fit."""
         written, read = self._positions
         data = _HEADER.pack(len(record), crc32(record)) + record
         if written + len(data) - read > len(self._bytes):

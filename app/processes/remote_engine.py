@@ -12,10 +12,10 @@ from app.processes.slots import Claim, SlotArea, Slots
 from app.processes.status import StatusPage
 from app.serving.batcher import BatcherClosed, QueueFull
 from app.serving.classifier import Classification, Input, ModelInfo
-from app.serving.engines import RETRY_ELSEWHERE, Job, Progress, Replacement
+from app.serving.engines import Job, Progress, Replacement, not_serving
 from app.serving.entries import Outcome
-from app.serving.errors import DeviceFailure, Draining, NotReady, OutOfMemory
-from app.serving.lifecycle import Lifecycle, State
+from app.serving.errors import DeviceFailure, OutOfMemory
+from app.serving.lifecycle import Lifecycle
 from app.serving.timings import Batch
 
 ERRORS: dict[Status, Callable[[], Exception]] = {
@@ -171,9 +171,7 @@ class RemoteEngines:
         engine = self.current
         if engine and self._lifecycle.serving:
             return engine
-        state = self._lifecycle.state
-        refusal = Draining if state is State.DRAINING else NotReady
-        raise refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
+        raise not_serving(self._lifecycle.state)
 
     @property
     def progress(self) -> Progress:

@@ -90,7 +90,7 @@ class SharedKeys(ApiKeys):
 
     @property
     def _names(self) -> Mapping[bytes, str]:  # type: ignore[override]
-        return self._by_model.get(self._page.model) or self._by_model.get(0, {})
+        return self._by_model.get(self._page.model, {})
 
     def read_again(self) -> Callable[[], None]:
         """Nothing: the supervisor reads the keys during a reload."""
@@ -102,7 +102,7 @@ class RemoteMetrics:
 
     Args:
         records: takes the records of requests.
-        send: sends a JSON object to the supervisor; also a record for which there is no room.
+        send: sends a JSON object to the supervisor; also a record that does not fit.
         ask: sends one and returns the answer and the bytes behind it.
     """
 

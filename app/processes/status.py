@@ -6,6 +6,7 @@ Every field has one writer. A write is a single store, so readers see the old or
 import time
 from collections.abc import Sequence
 
+from app.config.settings import MAX_ENGINES, MAX_HTTP_WORKERS
 from app.observability.batches import BUCKETS, bucket_of
 from app.processes.memory import SharedMemory
 from app.serving.engines import EngineProgress, Progress
@@ -15,73 +16,87 @@ STATES = (State.LOADING, State.READY, State.DRAINING, State.FAILED)
 HEARTBEAT = 0.5  # seconds between beats
 ALIVE = 2.0  # seconds after the last beat for which a process counts as alive
 START_SECONDS = 120.0  # for a new process to import its modules, before its first beat
-PAGE_BYTES = 16384
-MAX_ENGINES = 16
-MAX_WORKERS = 256
-# The parts of the page, in numbers of 8 bytes.
-_SERVICE, _ENGINES, _ENGINE_SIZE, _WORKER_SIZE = 0, 8, 5 + BUCKETS, 5
-_WORKERS = _ENGINES + _ENGINE_SIZE * MAX_ENGINES
+# The sizes of the parts of the page, in numbers of 8 bytes.
+_SERVICE, _ENGINE, _WORKER = 6, 5 + BUCKETS, 5
+_ENGINES = _SERVICE
+_WORKERS = _ENGINES + _ENGINE * MAX_ENGINES
+PAGE_BYTES = 8 * (_WORKERS + _WORKER * MAX_HTTP_WORKERS)
 
 
-class StatusPage:
-    """The page, mapped into this process.
+class Number:
+    """A whole number of a part of the page, some places after its heartbeat."""
 
-    Written by the supervisor: the state, whether requests are refused, the generation of the model
-    that serves, and which workers run. Written by each engine and worker: its own numbers.
+    def __init__(self, place: int) -> None:
+        self._place = place
+
+    def __get__(self, part: "Part", kind: object = None) -> int:
+        return part.numbers[part.place + self._place]
+
+    def __set__(self, part: "Part", number: int) -> None:
+        part.numbers[part.place + self._place] = number
+
+
+class Flag(Number):
+    """A number that is 0 or 1."""
+
+    def __get__(self, part: "Part", kind: object = None) -> bool:
+        return bool(super().__get__(part))
+
+
+class Part:
+    """The heartbeat and the numbers of one process.
+
+    Args:
+        place: of the heartbeat in the page.
     """
 
+    def __init__(self, numbers: "memoryview[int]", times: "memoryview[float]", place: int) -> None:
+        self.numbers = numbers
+        self.times = times
+        self.place = place
+
+    def beat(self) -> None:
+        """Note that the process is alive."""
+        self.times[self.place] = time.monotonic()
+
+    def start(self) -> None:
+        """Note that the process is starting: it has `START_SECONDS` until its first beat."""
+        self.times[self.place] = time.monotonic() + START_SECONDS
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last beat; negative while the process starts."""
+        return time.monotonic() - self.times[self.place]
+
+
+class StatusPage(Part):
+    """The page, mapped into this process. Its own part is that of the supervisor.
+
+    Attributes:
+        refusing: whether new requests are refused although the service still answers others.
+        model: the generation of the model that serves; 0 while the first one loads.
+        engines: the number of engines.
+        workers: the number of workers, whether they run or are being replaced.
+    """
+
+    _state = Number(1)
+    refusing = Flag(2)
+    model = Number(3)
+    engines = Number(4)
+    workers = Number(5)
+
     def __init__(self, memory: SharedMemory) -> None:
-        self._numbers = memory.view[:PAGE_BYTES].cast("Q")
-        self._times = memory.view[:PAGE_BYTES].cast("d")
+        page = memory.view[:PAGE_BYTES]
+        super().__init__(page.cast("Q"), page.cast("d"), place=0)
         self._known_workers: list[WorkerStatus] = []
 
     @property
     def state(self) -> State:
-        return STATES[self._numbers[_SERVICE]]
+        return STATES[self._state]
 
     @state.setter
     def state(self, state: State) -> None:
-        self._numbers[_SERVICE] = STATES.index(state)
-
-    @property
-    def refusing(self) -> bool:
-        """Whether new requests are refused although the service still answers others."""
-        return bool(self._numbers[_SERVICE + 1])
-
-    @refusing.setter
-    def refusing(self, refusing: bool) -> None:
-        self._numbers[_SERVICE + 1] = refusing
-
-    @property
-    def model(self) -> int:
-        """The generation of the model that serves; 0 while the first one loads."""
-        return self._numbers[_SERVICE + 2]
-
-    @model.setter
-    def model(self, generation: int) -> None:
-        self._numbers[_SERVICE + 2] = generation
-
-    def beat(self) -> None:
-        """Note that the supervisor is alive."""
-        self._times[_SERVICE + 3] = time.monotonic()
-
-    @property
-    def engines(self) -> int:
-        """The number of engines."""
-        return self._numbers[_SERVICE + 4]
-
-    @engines.setter
-    def engines(self, engines: int) -> None:
-        self._numbers[_SERVICE + 4] = engines
-
-    @property
-    def workers(self) -> int:
-        """The number of workers, whether they run or are being replaced."""
-        return self._numbers[_SERVICE + 5]
-
-    @workers.setter
-    def workers(self, workers: int) -> None:
-        self._numbers[_SERVICE + 5] = workers
+        self._state = STATES.index(state)
 
     def each_worker(self) -> "Sequence[WorkerStatus]":
         """The numbers of all workers."""
@@ -107,72 +122,37 @@ class StatusPage:
     @property
     def alive(self) -> bool:
         """Whether the supervisor and all engines are alive."""
-        supervised = time.monotonic() - self._times[_SERVICE + 3] < ALIVE
-        return supervised and all(
-            self.engine(number).silence < ALIVE for number in range(self.engines)
-        )
+        watched = (self, *(self.engine(number) for number in range(self.engines)))
+        return all(part.silence < ALIVE for part in watched)
 
     def engine(self, number: int) -> "EngineStatus":
-        return EngineStatus(self._numbers, self._times, _ENGINES + _ENGINE_SIZE * number)
+        return EngineStatus(self.numbers, self.times, _ENGINES + _ENGINE * number)
 
     def worker(self, number: int) -> "WorkerStatus":
-        return WorkerStatus(self._numbers, self._times, _WORKERS + _WORKER_SIZE * number)
+        return WorkerStatus(self.numbers, self.times, _WORKERS + _WORKER * number)
 
 
-class _Part:
-    """The numbers of one process."""
+class EngineStatus(Part):
+    """An engine's heartbeat, queue and `app.observability.batches.BatchCounts`.
 
-    def __init__(self, numbers: "memoryview[int]", times: "memoryview[float]", place: int) -> None:
-        self._numbers = numbers
-        self._times = times
-        self._place = place
+    Attributes:
+        queue_depth: images that wait for a batch.
+    """
 
-    def beat(self) -> None:
-        """Note that the process is alive."""
-        self._times[self._place] = time.monotonic()
-
-    def start(self) -> None:
-        """Note that the process is starting: it has `START_SECONDS` until its first beat."""
-        self._times[self._place] = time.monotonic() + START_SECONDS
-
-    @property
-    def silence(self) -> float:
-        """Seconds since the last beat; negative while the process starts."""
-        return time.monotonic() - self._times[self._place]
-
-
-class EngineStatus(_Part):
-    """An engine's heartbeat, queue and `app.observability.batches.BatchCounts`."""
-
-    @property
-    def queue_depth(self) -> int:
-        """Images that wait for a batch."""
-        return self._numbers[self._place + 1]
-
-    @queue_depth.setter
-    def queue_depth(self, depth: int) -> None:
-        self._numbers[self._place + 1] = depth
-
-    @property
-    def images(self) -> int:
-        """Images that have been classified."""
-        return self._numbers[self._place + 2]
-
-    @property
-    def padding(self) -> int:
-        """Rows computed only as padding."""
-        return self._numbers[self._place + 3]
+    queue_depth = Number(1)
+    images = Number(2)
+    padding = Number(3)
 
     @property
     def busy_seconds(self) -> float:
         """Seconds spent on batches, summed over all inference threads."""
-        return self._times[self._place + 4]
+        return self.times[self.place + 4]
 
     @property
     def by_size(self) -> Sequence[int]:
         """The number of batches in each bucket of sizes."""
-        begin = self._place + 5
-        return self._numbers[begin : begin + BUCKETS].tolist()
+        begin = self.place + 5
+        return self.numbers[begin : begin + BUCKETS].tolist()
 
     @property
     def batches(self) -> int:
@@ -180,48 +160,24 @@ class EngineStatus(_Part):
 
     def add(self, size: int, padding: int, seconds: float) -> None:
         """Count a batch."""
-        self._numbers[self._place + 2] += size
-        self._numbers[self._place + 3] += padding
-        self._times[self._place + 4] += seconds
-        self._numbers[self._place + 5 + bucket_of(size)] += 1
+        self.images += size
+        self.padding += padding
+        self.times[self.place + 4] += seconds
+        self.numbers[self.place + 5 + bucket_of(size)] += 1
 
 
-class WorkerStatus(_Part):
-    """A worker's heartbeat, connections and bytes of request bodies."""
+class WorkerStatus(Part):
+    """A worker's heartbeat, connections and bytes of request bodies.
 
-    @property
-    def running(self) -> bool:
-        """Whether the worker accepts connections."""
-        return bool(self._numbers[self._place + 1])
+    Attributes:
+        running: whether the worker accepts connections.
+        stuck_decoders: decoding threads whose image does not end.
+    """
 
-    @running.setter
-    def running(self, running: bool) -> None:
-        self._numbers[self._place + 1] = running
-
-    @property
-    def connections(self) -> int:
-        return self._numbers[self._place + 2]
-
-    @connections.setter
-    def connections(self, connections: int) -> None:
-        self._numbers[self._place + 2] = connections
-
-    @property
-    def held_bytes(self) -> int:
-        return self._numbers[self._place + 3]
-
-    @held_bytes.setter
-    def held_bytes(self, held: int) -> None:
-        self._numbers[self._place + 3] = held
-
-    @property
-    def stuck_decoders(self) -> int:
-        """Decoding threads whose image does not end."""
-        return self._numbers[self._place + 4]
-
-    @stuck_decoders.setter
-    def stuck_decoders(self, count: int) -> None:
-        self._numbers[self._place + 4] = count
+    running = Flag(1)
+    connections = Number(2)
+    held_bytes = Number(3)
+    stuck_decoders = Number(4)
 
     def clear(self) -> None:
         """Forget a worker that has ended."""

@@ -24,10 +24,8 @@ from app.processes.messages import Json, MalformedMessage, Message
 from app.processes.models import Models
 from app.processes.service_metrics import ServiceMetrics
 from app.server.listeners import close_all, open_listeners, url_of
-from app.serving.engines import RETRY_ELSEWHERE, Replacement
+from app.serving.engines import Replacement, not_serving
 from app.serving.errors import (
-    Draining,
-    NotReady,
     ReloadFailed,
     ReloadInProgress,
     ServiceError,
@@ -228,9 +226,7 @@ class Supervisor:
         """
         old = self.models.current
         if not (old and self.lifecycle.serving):
-            state = self.lifecycle.state
-            refusal = Draining if state is State.DRAINING else NotReady
-            raise refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
+            raise not_serving(self.lifecycle.state)
         if self._reloading:
             raise ReloadInProgress("another model is being loaded; try again when it serves")
         self._reloading = True

@@ -5,9 +5,8 @@ import logging
 import os
 import signal
 import socket
-import sys
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 from app.config.process_plan import ONE_PROCESS, ProcessPlan
 from app.config.settings import Settings, SettingsError
@@ -16,10 +15,11 @@ from app.http.service import Service
 from app.observability.logs import set_up_logs
 from app.observability.optional_tracing import open_tracing
 from app.processes.channel import Channel
-from app.processes.child import Child, loop_factory, settings_from_json
+from app.processes.child import Child, settings_from_json
 from app.processes.engine_link import EngineLink, SlotPermits
 from app.processes.messages import Json, Message
 from app.processes.remote_engine import RemoteEngines, RemoteModel
+from app.processes.roles import Prepare
 from app.processes.shared_state import (
     Questions,
     RemoteMetrics,
@@ -48,8 +48,6 @@ from app.serving.errors import (
 )
 from app.serving.heap import keep_heap
 from app.serving.pipeline import Pipeline
-
-Prepare = Callable[[Mapping[str, Any], int], Any]  # a model's description and the pixel limit
 
 RELOAD_ERRORS: dict[str, type[ServiceError]] = {
     error.__name__: error for error in (ReloadFailed, ReloadInProgress)
@@ -187,6 +185,7 @@ class WorkerProcess:
                 self._server.stop(now=now)
             case Json(content={"replaced": int(generation)}):
                 assert self._engines
+                self._keys.pop(generation, None)
                 self._engines.release_replaced(generation)
             case Json(content={"answer": int(number)} as content, data=data):
                 self._questions.answer(number, content, data)
@@ -239,14 +238,3 @@ class CountedLimit(ConnectionLimit):
     def leave(self, connection: Any) -> None:
         super().leave(connection)
         self._status.connections = len(self)
-
-
-def run_worker(child: Child, prepare: Prepare) -> NoReturn:
-    """Run a worker until the supervisor stops it."""
-
-    async def run() -> None:
-        await WorkerProcess(child, prepare).run()
-
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(run())
-    sys.exit(0)

@@ -8,7 +8,6 @@ these are limited, and invalid HTTP is answered with a problem document.
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -17,25 +16,24 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp
 
 from app.http.problems import problem_response
-from app.observability.record import RequestRecord
+from app.observability.record import RequestRecord, new_request_id
 from app.server.chunks import ChunkCount
 from app.server.connection_limit import ConnectionLimit
 from app.server.lingering import LingeringTransport
 from app.server.request_head import (
     MAX_FIELDS,
     MAX_HEAD_BYTES,
-    Fields,
     cause_of,
     check_head,
+    declared_length,
     head_too_large,
+    head_without_upgrade,
     too_many_fields,
 )
 from app.server.uvicorn_private import HttpToolsProtocol, RequestResponseCycle
 from app.serving.errors import BadRequest, Overloaded, RequestTimeout, ServiceError
 
-PIECE = (
-    16 * 2**10
-)  # bytes parsed at once outside of bodies: the precision in counting the size of a head
+PIECE = 16 * 2**10  # bytes parsed at once outside bodies: the precision of a head's size
 MAX_WAITING = 16  # pipelined requests after the one that is being answered
 LAST_CALL = 0.5  # seconds for a last request to arrive before its connection is closed
 LINGER = 5.0  # seconds for a client to send the rest of an answered request, or to read an answer
@@ -140,8 +138,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.url = check_head(self.parser.get_http_version(), self.url, self.headers)
         self._check_room()
         super().on_headers_complete()
-        length = next((value for name, value in self.headers if name == b"content-length"), b"0")
-        self._body_left = int(length)  # the parser accepts only digits
+        self._body_left = declared_length(self.headers)
         self.headers = []  # so that trailers do not become header fields
         self._limit.busy(self)
 
@@ -155,7 +152,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._body_left = 0
         self._stop_timer()
         self._held = 0
         if not self.parser.should_upgrade():
@@ -222,12 +218,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _without_upgrade(self) -> bytes:
         """The head of the last request without ``Upgrade``, for a new parser."""
         method, version = self.parser.get_method(), self.parser.get_http_version()
-        if method == b"CONNECT":
-            raise BadRequest("CONNECT is not supported; this server is not a proxy")
-        fields: Fields = [field for field in self.headers if field[0] != b"upgrade"]
-        lines = b"".join(b"%s: %s\r\n" % field for field in fields)
+        head = head_without_upgrade(method, self.url, version, self.headers)
         self.parser = HttpRequestParser(self)
-        return b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version.encode(), lines)
+        return head
 
     def _check_room(self) -> None:
         """Refuse a request that this connection has no room for."""
@@ -294,7 +287,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _answer(self, error: ServiceError) -> None:
         """Send the last answer of this connection, and close it."""
         self._limit.idle(self)
-        record = RequestRecord(uuid.uuid4().hex, method="", path="")
+        record = RequestRecord(new_request_id(), method="", path="")
         response = problem_response(error, record)
         response.headers.update({"X-Request-ID": record.request_id, "Connection": "close"})
         fields = [*self.server_state.default_headers, *response.raw_headers]

@@ -54,6 +54,19 @@ def check_head(version: str, target: bytes, fields: Fields) -> bytes:
     return _adopt_authority(target, fields)
 
 
+def declared_length(fields: Fields) -> int:
+    """The bytes of the body according to Content-Length, which the parser has checked, or 0."""
+    return next((int(value) for name, value in fields if name == b"content-length"), 0)
+
+
+def head_without_upgrade(method: bytes, target: bytes, version: str, fields: Fields) -> bytes:
+    """The head of a request without ``Upgrade``; raises `BadRequest` for CONNECT."""
+    if method == b"CONNECT":
+        raise BadRequest("CONNECT is not supported; this server is not a proxy")
+    lines = b"".join(b"%s: %s\r\n" % field for field in fields if field[0] != b"upgrade")
+    return b"%s %s HTTP/%s\r\n%s\r\n" % (method, target, version.encode(), lines)
+
+
 def _check_hosts(version: str, hosts: Sequence[bytes]) -> None:
     """Require one Host field, which may be empty (RFC 9112, section 3.2)."""
     if len(hosts) > 1:

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from app.config.settings import Settings
 from app.serving.classifier import Classifier, ModelInfo
 from app.serving.engine import Engine, load_and_warm_up
-from app.serving.engines import RETRY_ELSEWHERE, EngineProgress, Job, Progress, Replacement
+from app.serving.engines import EngineProgress, Job, Progress, Replacement, not_serving
 from app.serving.errors import (
-    Draining,
-    NotReady,
     ReloadFailed,
     ReloadInProgress,
     StartupError,
@@ -71,11 +69,9 @@ class EngineManager:
     @property
     def open(self) -> Engine:
         """The engine that serves; raises `NotReady` or `Draining` if requests are refused."""
-        state = self._lifecycle.state
         if self._engine and self._lifecycle.serving:
             return self._engine
-        refusal = Draining if state is State.DRAINING else NotReady
-        raise refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
+        raise not_serving(self._lifecycle.state)
 
     async def start(self) -> None:
         """Load and warm up, then become READY, or FAILED."""

@@ -7,9 +7,17 @@ from typing import Any, NamedTuple, Protocol
 
 from app.serving.classifier import Classification, Input, ModelInfo
 from app.serving.entries import Outcome
+from app.serving.errors import Draining, NotReady
+from app.serving.lifecycle import State
 from app.serving.trace import Trace
 
 RETRY_ELSEWHERE = 2  # seconds; a replica in this state will soon have ended or be ready
+
+
+def not_serving(state: State) -> NotReady | Draining:
+    """The refusal of a request by a service that does not serve."""
+    refusal = Draining if state is State.DRAINING else NotReady
+    return refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
 
 
 class Job(NamedTuple):

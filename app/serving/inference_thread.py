@@ -91,7 +91,7 @@ class _Handoff(Generic[T]):
             outcome = work()
         except Exception as error:
             outcome = error
-        except BaseException as error:  # the thread goes on for other calls
+        except BaseException as error:  # other calls still need the thread
             outcome = RuntimeError(f"the call raised {error!r}")
         with suppress(RuntimeError):  # the loop has been closed
             future.get_loop().call_soon_threadsafe(settle, future, outcome)

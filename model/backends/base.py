@@ -62,6 +62,7 @@ class Backend(Protocol):
     def logits(self, pixels: AnyPixels) -> Logits:
         """Pixels ``(b, h, w, 3)``, bytes or floats of the same range, to logits ``(b, classes)``.
 
+        The logits are not changed by later calls.
         The first call with a batch size prepares it, for bytes and floats alike.
 
         Raises:

@@ -228,7 +228,7 @@ class Classifier:
         passes = self._divide(len(items))
         if passes == (len(items),):
             batch: Any = np.stack(items)
-            logits = self.backend.logits(batch).copy()  # it may use the memory again
+            logits = self.backend.logits(batch)
         else:
             rows = iter([*items, *[items[0]] * (sum(passes) - len(items))])
             batches: Any = [np.stack([*islice(rows, size)]) for size in passes]

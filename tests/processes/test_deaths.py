@@ -74,7 +74,7 @@ def is_replaced(service: Service, name: str, ended: int) -> bool:
 
 @dataclass(frozen=True)
 class Held:
-    """What the supervisor and the engine hold: files, threads and bytes of memory."""
+    """Files, threads and bytes of memory of the supervisor and the engine."""
 
     files: int
     threads: int

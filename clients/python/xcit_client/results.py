@@ -81,7 +81,7 @@ class Health:
 
     Attributes:
         http_workers: processes for HTTP and decoding; 0 if one process does everything.
-        http_workers_reason: why there are so many; empty from a service that does not say.
+        http_workers_reason: why this number was chosen; empty from a service that does not say.
     """
 
     alive: bool
