@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from app.processes.roles import Load, Prepare, run_role
+from app.processes.child import Load, Prepare
+from app.processes.roles import run_role
 
 
 def find_load() -> Load:

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from app.serving.threads import TURN_SECONDS
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 
+Load = Callable[[Settings, int], Any]  # settings and CPU cores to an `app.loading.SlotClassifier`
+Prepare = Callable[[Mapping[str, Any], int], Any]  # a model's description and the pixel limit
 Role = Literal["engine", "worker"]
 
 

@@ -22,6 +22,27 @@ MAX_DEATHS = 5  # of workers, within `STEADY` seconds
 logger = logging.getLogger(__name__)
 
 
+class Handle:
+    """Sends signals to one process, and never to a later one with the same process id."""
+
+    def __init__(self, process: int) -> None:
+        self._process = process
+        self._descriptor: int | None = None
+        with suppress(OSError):  # it has ended, or the system has no such descriptors
+            self._descriptor = os.pidfd_open(process)
+
+    def send(self, number: signal.Signals) -> None:
+        """Raises `ProcessLookupError` if the process has ended."""
+        if self._descriptor is None:
+            os.kill(self._process, number)
+        else:
+            signal.pidfd_send_signal(self._descriptor, number)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
 class ChildProcess:
     """A running child.
 
@@ -35,6 +56,7 @@ class ChildProcess:
         self.number = number
         self._on_message = on_message
         self._process: asyncio.subprocess.Process | None = None
+        self._handle: Handle | None = None
         self._channel: Channel | None = None
         self._waiting: dict[tuple[str, Any], asyncio.Future[dict[str, Any]]] = {}
 
@@ -53,19 +75,24 @@ class ChildProcess:
         self._process = await asyncio.create_subprocess_exec(
             *inherited.command(module, self.role), pass_fds=inherited.files
         )
+        self._handle = Handle(self._process.pid)
         self._channel = await Channel.open(control, self._receive, self._end)
 
     async def wait(self) -> int:
         """The exit code, negative for a signal."""
         assert self._process
-        return await self._process.wait()
+        code = await self._process.wait()
+        if self._handle:
+            self._handle.close()
+            self._handle = None
+        return code
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal, if the process runs."""
-        if process := self.pid:
+        if self._handle is not None:
             # Not by `send_signal`: it polls, which takes the exit code from `wait`.
             with suppress(ProcessLookupError):
-                os.kill(process, number)
+                self._handle.send(number)
 
     @property
     def pid(self) -> int | None:

@@ -13,10 +13,9 @@ from app.config.settings import Settings, SettingsError
 from app.observability.logs import set_up_logs
 from app.observability.optional_tracing import open_tracing
 from app.processes.channel import Channel
-from app.processes.child import Child, settings_from_json
+from app.processes.child import Child, Load, settings_from_json
 from app.processes.engine_server import EngineServer, ServedModel
 from app.processes.messages import Json, Message
-from app.processes.roles import Load
 from app.processes.slots import SlotArea
 from app.processes.status import HEARTBEAT
 from app.serving.engine import Engine, load_and_warm_up

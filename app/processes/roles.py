@@ -4,15 +4,11 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn
 
-from app.config.settings import Settings
 from app.observability.otel_environment import without_opentelemetry
-from app.processes.child import begin
-
-Load = Callable[[Settings, int], Any]  # settings and CPU cores to an `app.loading.SlotClassifier`
-Prepare = Callable[[Mapping[str, Any], int], Any]  # a model's description and the pixel limit
+from app.processes.child import Load, Prepare, begin
 
 
 def run_role(

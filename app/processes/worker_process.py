@@ -15,11 +15,10 @@ from app.http.service import Service
 from app.observability.logs import set_up_logs
 from app.observability.optional_tracing import open_tracing
 from app.processes.channel import Channel
-from app.processes.child import Child, settings_from_json
+from app.processes.child import Child, Prepare, settings_from_json
 from app.processes.engine_link import EngineLink, SlotPermits
 from app.processes.messages import Json, Message
 from app.processes.remote_engine import RemoteEngines, RemoteModel
-from app.processes.roles import Prepare
 from app.processes.shared_state import (
     Questions,
     RemoteMetrics,
