@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,37 @@ class Usage:
     @property
     def cpu_per_image(self) -> float:
         return self.cpu_seconds / self.images if self.images else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that this process has started."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+
+
+@asynccontextmanager
+async def started(
+    command: Sequence[str], port: int, variables: Mapping[str, str], *, cwd: Path | None = None
+) -> AsyncIterator[Server]:
+    """Start a Python program that serves, wait until it is ready, and end it with SIGTERM.
+
+    Args:
+        command: arguments for Python.
+        variables: for its environment, in addition to those of this process.
+    """
+    process = subprocess.Popen([sys.executable, *command], cwd=cwd, env={**os.environ, **variables})
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while not await is_ready(url):
+            if process.poll() is not None:
+                raise RuntimeError(f"{' '.join(command)} did not start")
+            await asyncio.sleep(0.02)
+        yield Server(url, process)
+    finally:
+        process.terminate()
+        process.wait()
 
 
 async def read_metrics(url: str) -> dict[str, float]:

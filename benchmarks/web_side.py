@@ -2,16 +2,14 @@
 
     python -m benchmarks.web_side --against ../other-checkout
 
-With ``--against``, another checkout is measured in turn with this one; it needs this file too.
+With ``--against``, another checkout is measured in turn with this one; it needs these
+benchmarks too.
 """
 
 import argparse
 import asyncio
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,10 +19,11 @@ from benchmarks.load.generator import Load, apply_load, closed_loop
 from benchmarks.machine import provenance
 from benchmarks.ports import free_port
 from benchmarks.report import table
-from benchmarks.server import is_ready, read_metrics
+from benchmarks.server import Server, read_metrics, started
 
 ROOT = Path(__file__).parents[1]
 CALLERS = 16
+SERVE = ("-m", "benchmarks.web_side", "--serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,25 +99,11 @@ def serve() -> None:
     serve_and_exit(read_settings(), Nothing)
 
 
-@asynccontextmanager
-async def started(checkout: Path) -> AsyncIterator[str]:
-    """Start a server with the code of a checkout, and yield its URL."""
+def service(checkout: Path) -> AbstractAsyncContextManager[Server]:
+    """A server with the code of a checkout."""
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.web_side", "--serve"],
-        cwd=checkout,
-        env=os.environ | {"XCIT_PORT": str(port), "PYTHONPATH": str(checkout)},
-    )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        while not await is_ready(url):
-            if process.poll() is not None:
-                raise RuntimeError(f"the server in {checkout} did not start")
-            await asyncio.sleep(0.02)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
+    variables = {"XCIT_PORT": str(port), "PYTHONPATH": str(checkout)}
+    return started(SERVE, port, variables, cwd=checkout)
 
 
 async def cpu_per_request(url: str, seconds: float) -> float:
@@ -134,8 +119,8 @@ async def measure(checkouts: Sequence[Path], rounds: int, seconds: float) -> lis
     """Costs of each checkout, measured in turn on servers that run at the same time."""
     costs: list[list[float]] = [[] for _ in checkouts]
     for _ in range(rounds):
-        async with started(checkouts[0]) as first, started(checkouts[-1]) as last:
-            urls = [first, last][: len(checkouts)]
+        async with service(checkouts[0]) as first, service(checkouts[-1]) as last:
+            urls = [first.url, last.url][: len(checkouts)]
             for url in urls:
                 await cpu_per_request(url, seconds / 4)  # warm-up
             for turn in range(4):

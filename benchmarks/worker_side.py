@@ -10,10 +10,8 @@ the cost of a photo should not depend on the number of workers.
 import argparse
 import asyncio
 import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,14 +23,13 @@ from benchmarks.load.generator import Load, apply_load, closed_loop
 from benchmarks.machine import provenance
 from benchmarks.ports import free_port
 from benchmarks.report import table
-from benchmarks.server import is_ready, read_processes
+from benchmarks.server import Server, read_processes, started
 
 CALLERS = 16  # per worker
 COUNTS = (1, 2, 4)  # workers
 GOAL = 4e-4  # seconds of the web side
 BARE = "A bare ASGI application takes {bare:.3f} ms per photo. Goal of the web side: {goal:.2f} ms."
 SERVE = ("-m", "benchmarks.worker_side", "--serve")
-NOTHING: Mapping[str, str] = {}
 ROLES = ("worker", "engine", "supervisor")
 
 
@@ -43,14 +40,6 @@ class Costs:
     worker: float
     engine: float
     supervisor: float
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A server that this process has started."""
-
-    url: str
-    process: "subprocess.Popen[bytes]"
 
 
 async def costs_of(url: str, requests: Sequence[bytes], callers: int, seconds: float) -> Costs:
@@ -82,24 +71,6 @@ def instant_service(workers: int, *, decoding: bool) -> AbstractAsyncContextMana
     return started(SERVE, port, variables)
 
 
-@asynccontextmanager
-async def started(
-    command: Sequence[str], port: int, variables: Mapping[str, str] = NOTHING
-) -> AsyncIterator[Server]:
-    """Start a server, and wait until it answers."""
-    process = subprocess.Popen([sys.executable, *command], env={**os.environ, **variables})
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while not await is_ready(url):
-            if process.poll() is not None:
-                raise RuntimeError("the server did not start")
-            await asyncio.sleep(0.02)
-        yield Server(url, process)
-    finally:
-        process.terminate()
-        process.wait()
-
-
 async def measure(
     images: Sequence[bytes], rounds: int, seconds: float, *, decoding: bool
 ) -> dict[int, Costs]:
@@ -129,7 +100,7 @@ async def measure_bare(images: Sequence[bytes], rounds: int, seconds: float) -> 
     requests = [post_image(image) for image in images]
     port = free_port()
     costs = []
-    async with started(("-m", "benchmarks.bare", str(port)), port) as server:
+    async with started(("-m", "benchmarks.bare", str(port)), port, {}) as server:
         for _ in range(rounds):
             before = cpu_seconds(server)
             load = Load("closed", closed_loop(seconds), CALLERS)
