@@ -80,7 +80,8 @@ def test_more_idle_connections_than_open_files(start_server: StartServer) -> Non
         before = server.cpu_seconds()
         time.sleep(0.5)
         assert server.cpu_seconds() - before < 0.25, "nothing is tried again and again"
-    assert log_of(server).count("connections are open") == (WORKERS or 1)
+    warnings = log_of(server).count("connections are open")
+    assert 1 <= warnings <= (WORKERS or 1), "one of a worker that reaches its bound"
     assert "ERROR" not in log_of(server)
 
 
