@@ -40,6 +40,12 @@ NANOSECONDS: Mapping[str, float] = {
     "TIFF byte": 3,  # decoded
     "TIFF fax pixel": 10,
     "TIFF fax row": 400,
+    "AVIF tile": 500_000,
+    "AVIF sample": 10,
+    "AVIF byte": 30,
+    "HEIC tile": 500_000,
+    "HEIC sample": 20,
+    "HEIC byte": 70,
 }
 
 
