@@ -40,12 +40,14 @@ NANOSECONDS: Mapping[str, float] = {
     "TIFF byte": 3,  # decoded
     "TIFF fax pixel": 10,
     "TIFF fax row": 400,
-    "AVIF tile": 500_000,
-    "AVIF sample": 10,
+    "AVIF tile": 200_000,  # a file of its own for the decoder
+    "AVIF pixel": 28,
+    "AVIF wide pixel": 8,  # 10 and 12 bits, on top
     "AVIF byte": 30,
-    "HEIC tile": 500_000,
-    "HEIC sample": 20,
-    "HEIC byte": 70,
+    "HEIC tile": 400_000,
+    "HEIC sample": 13,  # of one channel, which may have fewer samples than pixels
+    "HEIC wide sample": 15,  # 10 and 12 bits, on top
+    "HEIC byte": 75,
 }
 
 

@@ -16,7 +16,7 @@ _SEQUENCE, _FRAME_HEADER, _TILES, _FRAME = 1, 3, 4, 6  # kinds of units
 _HEADER = 512  # bytes; a sequence header of 32 operating points has 360
 _KEY_FRAME = 0
 _CHOSEN_BY_FRAME = 2
-_SRGB = (1, 13, 0)  # primaries, transfer, matrix
+_SRGB = (1, 13, 0)
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class _Sequence:
     grey: bool = False
     subsampling: tuple[int, int] = (1, 1)
     siting: int = 0
-    grain: bool = False
+    colours: tuple[int, int, int] = (2, 2, 2)  # primaries, transfer, matrix; unspecified
 
     def configuration(self) -> bytes:
         """The content of ``av1C``."""
@@ -80,8 +80,6 @@ def read_av1(data: bytes) -> Coded:
         raise ImageTooLarge(
             f"the AVIF is {width} x {height}; at most {MAX_SIDE} in a side are accepted"
         )
-    across, down = sequence.subsampling
-    chroma = 0 if sequence.grey else 2 * (-(-width >> across)) * (-(-height >> down))
     return Coded(
         b"av01",
         sequence.configuration(),
@@ -89,10 +87,10 @@ def read_av1(data: bytes) -> Coded:
         sequence.size,
         sequence.size,
         channels=1 if sequence.grey else 3,
-        samples=width * height + chroma,
         bits=sequence.bits,
+        cost=width * height,
         units=units,
-        grain=sequence.grain,
+        colours=sequence.colours[:2],
     )
 
 
@@ -146,7 +144,6 @@ def _read_sequence(bits: Bits) -> _Sequence:
         _read_tools(sequence, bits)
     bits.read(3)  # super-resolution, filters
     _read_colours(sequence, bits)
-    sequence.grain = bits.flag()
     return sequence
 
 
@@ -197,8 +194,9 @@ def _read_colours(sequence: _Sequence, bits: Bits) -> None:
     else:
         sequence.bits = 10 if wide else 8
     sequence.grey = sequence.profile != 1 and bits.flag()
-    colours = (bits.read(8), bits.read(8), bits.read(8)) if bits.flag() else None
-    if colours == _SRGB and not sequence.grey:
+    if bits.flag():
+        sequence.colours = bits.read(8), bits.read(8), bits.read(8)
+    if sequence.colours == _SRGB and not sequence.grey:
         sequence.subsampling = 0, 0
         bits.read(1)
         return

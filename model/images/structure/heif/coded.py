@@ -20,11 +20,10 @@ class Coded:
         size: width and height.
         allocated: the same with margins that the decoder removes.
         channels: 1 for grey, otherwise 3.
-        samples: of all channels; with subsampling, fewer than channels times pixels.
         bits: per sample.
-        grain: whether the decoder adds film grain.
-        segments: slices, each of which may reach to the end of the picture.
+        cost: pixels or samples that the decoder computes.
         units: parts that were read in Python.
+        colours: numbers of the primaries and the transfer function, for `profile_of`.
     """
 
     codec: bytes
@@ -33,11 +32,10 @@ class Coded:
     size: tuple[int, int]
     allocated: tuple[int, int]
     channels: int
-    samples: int
     bits: int
+    cost: int
     units: int
-    grain: bool = False
-    segments: int = 1
+    colours: tuple[int, int] = (2, 2)  # unspecified
 
 
 def write_file(picture: Coded, colours: bytes | None) -> bytes:

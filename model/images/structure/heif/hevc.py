@@ -15,6 +15,7 @@ _PICTURES = range(32)  # kinds of units with slices of a picture
 _COMPLETE = range(16, 22)  # those of pictures that depend on no other
 _VIDEO_SET, _SEQUENCE_SET, _PICTURE_SET = 32, 33, 34
 _HEADER = 512  # bytes; the parts of the headers that are read have at most 100
+_LARGEST_BLOCK, _SHARE_OF_SLICE = 64, 16
 _SUBSAMPLING = {1: (2, 2), 2: (2, 1), 3: (1, 1)}  # by the number of the chroma format; 0 is grey
 
 
@@ -56,9 +57,6 @@ def read_hevc(data: bytes, configuration: memoryview) -> Coded:
     sets = [unit for unit in units if unit.kind in (_VIDEO_SET, _SEQUENCE_SET, _PICTURE_SET)]
     used = _used_sets(sets, _picture_set(slices))
     sequence = _read_format(used[-2].bits())
-    width, height = sequence.coded
-    across, down = _SUBSAMPLING.get(sequence.chroma, (1, 1))
-    chroma = 2 * -(-width // across) * -(-height // down) if sequence.chroma else 0
     return Coded(
         b"hvc1",
         _write_configuration(head, sequence, used),
@@ -68,10 +66,9 @@ def read_hevc(data: bytes, configuration: memoryview) -> Coded:
         sequence.shown,
         sequence.coded,
         channels=3 if sequence.chroma else 1,
-        samples=width * height + chroma,
         bits=sequence.bits,
+        cost=_cost(sequence, len(slices)),
         units=len(units),
-        segments=len(slices),
     )
 
 
@@ -183,3 +180,17 @@ def _write_configuration(head: bytes, sequence: _Format, used: Sequence[_Unit]) 
         for unit in used
     )
     return head + b"".join(sets)
+
+
+def _cost(sequence: _Format, slices: int) -> int:
+    """Samples that the decoder computes.
+
+    A slice that overlaps others, as no encoder writes them, is decoded for at most a row of blocks
+    and makes the decoder visit all blocks.
+    """
+    width, height = sequence.coded
+    across, down = _SUBSAMPLING.get(sequence.chroma, (1, 1))
+    chroma = 2 * (width // across) * (height // down) if sequence.chroma else 0
+    samples = width * height + chroma
+    rows = height // _LARGEST_BLOCK
+    return samples + (slices - 1) * samples // max(1, min(rows, _SHARE_OF_SLICE))

@@ -11,6 +11,7 @@ from model.images.structure.heif.boxes import BrokenBox, Fields, UnsupportedKind
 from model.images.structure.heif.coded import Coded, write_file
 from model.images.structure.heif.hevc import read_hevc
 from model.images.structure.heif.items import Items, read_items
+from model.images.structure.heif.profile import profile_of
 from model.images.structure.heif.properties import Colours, read_properties
 from model.images.structure.work import check_pixels, check_work
 
@@ -81,14 +82,15 @@ class _Reader:
         first = read_properties(self.items, layout.items[0])
         self.work["pixel"] = layout.size[0] * layout.size[1]
         self.work["segment"] = self.items.parts.number
-        colours = self._tiles(layout, properties.colours or first.colours)
+        named = properties.colours or first.colours
+        colours = self._tiles(layout, named)
         alpha = self._alpha(layout)
         if alpha:
             self.work["alpha pixel"] = self.work["pixel"]
         crop, orientation = properties.turns(layout.size)
         return Encoded(
             work=self.work,
-            profile=properties.profile or first.profile,
+            profile=properties.profile or first.profile or self._profile(layout, named),
             orientation=orientation,
             mosaic=Mosaic(colours, alpha, self._is_premultiplied(), crop),
         )
@@ -164,11 +166,15 @@ class _Reader:
         return picture
 
     def _count(self, picture: Coded, length: int) -> None:
-        codec = "AVIF" if picture.codec == b"av01" else "HEIC"
+        """Add the work of decoding a picture."""
+        unit = "AVIF pixel" if picture.codec == b"av01" else "HEIC sample"
+        codec, _, what = unit.partition(" ")
         self.work["segment"] += picture.units
         self.work[f"{codec} tile"] += 1
         self.work[f"{codec} byte"] += length
-        self.work[f"{codec} sample"] += picture.samples * picture.segments
+        self.work[unit] += picture.cost
+        if picture.bits > 8:
+            self.work[f"{codec} wide {what}"] += picture.cost
         check_work(self.name, self.work, self.max_pixels)
 
     def _alpha(self, layout: _Layout) -> Tiles | None:
@@ -194,6 +200,12 @@ class _Reader:
                 if one.kind == b"auxC" and bytes(one.content[4:]).split(b"\0")[0] in _ALPHA:
                     return other
         return None
+
+    def _profile(self, layout: _Layout, named: Colours | None) -> bytes | None:
+        """The profile of the colours named in the file or, otherwise, in the coded picture."""
+        if named:
+            return profile_of(named.primaries, named.transfer)
+        return profile_of(*self.pictures[layout.items[0]][0].colours)
 
     def _is_premultiplied(self) -> bool:
         return (b"prem", self.items.primary) in self.items.references

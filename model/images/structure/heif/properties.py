@@ -13,7 +13,8 @@ MAX_PROFILE_BYTES = 4 * 2**20
 
 _DESCRIBING = (b"ispe", b"pixi", b"colr", b"auxC", b"av1C", b"hvcC", b"pasp")
 _TURNING = (b"clap", b"irot", b"imir")
-_MATRICES = (0, 1, 2, 4, 5, 6, 7, 8, 9, 12)  # from RGB to YCbCr; both decoders read these
+# From RGB to YCbCr; both decoders read these, the second kind only with values from 0 to 255.
+_MATRICES, _FULL_RANGE_MATRICES = (0, 1, 2, 4, 5, 6, 7, 8, 9, 12), (0, 8)
 # The EXIF orientation that shows the corners of a stored picture, 0 to 3, in this order.
 _ORIENTATIONS: Mapping[tuple[int, ...], int] = {
     (0, 1, 2, 3): 1,
@@ -74,7 +75,8 @@ class Properties:
         for fields in self._colour_boxes(b"nclx"):
             primaries, transfer, matrix = (fields.number(2) for _ in range(3))
             colours = Colours(primaries, transfer, matrix, fields.number(1) >= 128)
-            if colours.matrix not in _MATRICES:
+            full_range = colours.full_range or colours.matrix not in _FULL_RANGE_MATRICES
+            if colours.matrix not in _MATRICES or not full_range:
                 raise UnsupportedKind(f"with colours in matrix {colours.matrix}")
             return colours
         return None
