@@ -13,6 +13,7 @@ from model.errors import InvalidImage, InvalidTensor
 from model.images.colour import to_srgb
 from model.images.decode import DECODER_ERRORS, Decoded, decode
 from model.images.formats import public_name, sniff_format
+from model.images.resize import resize
 from model.images.structure import read_structure
 from model.spec import PreprocessSpec
 
@@ -22,12 +23,6 @@ AnyPixels = Pixels | FloatPixels
 
 DEFAULT_MAX_PIXELS = 50_000_000
 
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -109,11 +104,8 @@ def _resize(decoded: Decoded, spec: PreprocessSpec, image_size: int) -> Image.Im
     width, height = decoded.size
     side = min(width, height) * spec.crop_pct
     left, top = (width - side) / 2, (height - side) / 2
-    return decoded.image.resize(
-        (image_size, image_size),
-        _RESAMPLING[spec.interpolation],
-        box=(left, top, left + side, top + side),
-    )
+    box = (left, top, left + side, top + side)
+    return resize(decoded.image, image_size, box, spec.interpolation)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

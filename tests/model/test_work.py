@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from model.errors import ImageError, ImageTooLarge
-from model.images.preprocess import DEFAULT_MAX_PIXELS, preprocess_sizes, sniff_format
+from model.images.formats import sniff_format
+from model.images.preprocess import DEFAULT_MAX_PIXELS, preprocess_sizes
 from model.images.structure import read_structure
 from model.images.structure.bmp import MAX_RUN_ROW
 from model.images.structure.work import MAX_ROWS, MAX_SECONDS, NANOSECONDS, check_work, seconds

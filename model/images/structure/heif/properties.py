@@ -75,8 +75,8 @@ class Properties:
         for fields in self._colour_boxes(b"nclx"):
             primaries, transfer, matrix = (fields.number(2) for _ in range(3))
             colours = Colours(primaries, transfer, matrix, fields.number(1) >= 128)
-            full_range = colours.full_range or colours.matrix not in _FULL_RANGE_MATRICES
-            if colours.matrix not in _MATRICES or not full_range:
+            limited = colours.matrix in _FULL_RANGE_MATRICES and not colours.full_range
+            if colours.matrix not in _MATRICES or limited:
                 raise UnsupportedKind(f"with colours in matrix {colours.matrix}")
             return colours
         return None
