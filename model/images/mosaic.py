@@ -7,6 +7,9 @@ from model.images.avif import decode_avif
 from model.images.heic import decode_heic
 from model.images.structure import Mosaic, Tiles
 
+# libheif leaves grey levels as they are.
+_FROM_VIDEO_RANGE = [min(255, max(0, round((level - 16) * 255 / 219))) for level in range(256)]
+
 
 def decode_mosaic(mosaic: Mosaic) -> Image.Image:
     """Decode all tiles.
@@ -44,4 +47,4 @@ def _decode(tiles: Tiles, file: bytes) -> Image.Image:
     image = decode_heic(file, tiles.bits) if tiles.hevc else decode_avif(file)
     if image.size != tiles.tile:
         raise InvalidImage("the picture has another size than its header")
-    return image
+    return image.point(_FROM_VIDEO_RANGE) if tiles.black_is_16 else image

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from model.errors import ImageTooLarge
 from model.images.structure.heif.bits import Bits
-from model.images.structure.heif.boxes import BrokenBox, UnsupportedKind
+from model.images.structure.heif.boxes import BrokenBox, TooMany, UnsupportedKind
 from model.images.structure.heif.coded import Coded
 from model.images.structure.splice import splice
 
@@ -53,6 +53,7 @@ def read_av1(data: bytes) -> Coded:
     Raises:
         BrokenBox: it is truncated or corrupt.
         UnsupportedKind: it has several frames, or one that depends on others.
+        TooMany: it has over `MAX_UNITS` units.
     """
     kept: list[memoryview] = []
     header: memoryview | None = None
@@ -113,7 +114,7 @@ def _units(data: bytes) -> Iterator[tuple[int, memoryview, memoryview]]:
             raise BrokenBox("a unit of its AV1 data ends too early")
         yield head >> 3 & 15, whole[position:end], whole[start:end]
         position = end
-    raise UnsupportedKind(f"in over {MAX_UNITS} units")
+    raise TooMany(f"{MAX_UNITS} units of AV1 in a picture")
 
 
 def _leb128(data: bytes, position: int) -> tuple[int, int]:

@@ -13,6 +13,10 @@ class UnsupportedKind(ValueError):
     """A file that is valid, but of a kind that is not supported; the message names the kind."""
 
 
+class TooMany(ValueError):
+    """A file in more parts than are read; the message says of what."""
+
+
 class Fields:
     """Numbers and bytes from the start of a box on."""
 
@@ -43,7 +47,7 @@ def boxes(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
     Raises:
         BrokenBox: a box reaches beyond the end of ``content``.
-        UnsupportedKind: there are over `MAX_BOXES` boxes.
+        TooMany: there are over `MAX_BOXES` boxes.
     """
     position = 0
     for _ in range(MAX_BOXES):
@@ -62,7 +66,7 @@ def boxes(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
             raise BrokenBox(f"its box {ascii(kind)[1:]} has a wrong length")
         yield kind, content[start:end]
         position = end
-    raise UnsupportedKind(f"with over {MAX_BOXES} boxes in a row")
+    raise TooMany(f"{MAX_BOXES} boxes in a row")
 
 
 def versioned(content: memoryview) -> tuple[int, int, Fields]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from model.images.structure.heif.bits import Bits
-from model.images.structure.heif.boxes import BrokenBox, Fields, UnsupportedKind
+from model.images.structure.heif.boxes import BrokenBox, Fields, TooMany, UnsupportedKind
 from model.images.structure.heif.coded import Coded
 from model.images.structure.splice import splice
 
@@ -49,6 +49,7 @@ def read_hevc(data: bytes, configuration: memoryview) -> Coded:
         BrokenBox: it is truncated or corrupt.
         UnsupportedKind: it has several frames, or one that depends on others, or its samples are
             of an unsupported kind.
+        TooMany: it has over `MAX_UNITS` units.
     """
     fields = Fields(configuration)
     head = bytes(fields.take(22))
@@ -87,7 +88,7 @@ def _units(data: memoryview, width: int) -> Iterator[_Unit]:
         if not fields.rest:
             return
         yield from _unit(fields.take(fields.number(width)))
-    raise UnsupportedKind(f"in over {MAX_UNITS} units")
+    raise TooMany(f"{MAX_UNITS} units of HEVC in a picture")
 
 
 def _unit(data: memoryview) -> Iterator[_Unit]:

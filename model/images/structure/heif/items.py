@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from model.images.structure.heif.boxes import (
     BrokenBox,
     Fields,
+    TooMany,
     UnsupportedKind,
     boxes,
     versioned,
@@ -44,7 +45,7 @@ class _Parts:
     def add(self, number: int) -> None:
         self.number += number
         if self.number > MAX_PARTS:
-            raise UnsupportedKind(f"in over {MAX_PARTS} parts")
+            raise TooMany(f"{MAX_PARTS} parts")
 
 
 @dataclass(slots=True)
@@ -107,7 +108,8 @@ def read_items(data: bytes) -> Items:
 
     Raises:
         BrokenBox: the file is truncated or corrupt.
-        UnsupportedKind: it has no still picture, or is too complicated.
+        UnsupportedKind: it has no still picture.
+        TooMany: it has too many parts.
     """
     file = memoryview(data)
     meta = _first_of_each_kind(versioned(_find_meta(file))[2].rest)

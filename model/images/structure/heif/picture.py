@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from model.errors import InvalidImage, UnsupportedImage
+from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from model.images.structure.encoded import Encoded, Mosaic, Tiles
 from model.images.structure.heif.av1 import read_av1
-from model.images.structure.heif.boxes import BrokenBox, Fields, UnsupportedKind
+from model.images.structure.heif.boxes import BrokenBox, Fields, TooMany, UnsupportedKind
 from model.images.structure.heif.coded import Coded, write_file
 from model.images.structure.heif.hevc import read_hevc
 from model.images.structure.heif.items import Items, read_items
@@ -48,6 +48,8 @@ def _read(name: str, data: bytes, max_pixels: int) -> Encoded:
         return _Reader(name, read_items(data), max_pixels).read()
     except BrokenBox as error:
         raise InvalidImage(f"the {name} data is truncated or corrupt: {error}") from error
+    except TooMany as error:
+        raise ImageTooLarge(f"the {name} has over {error}; save it as JPEG") from error
     except UnsupportedKind as error:
         raise UnsupportedImage(f"{name} {error} is not supported; save it as JPEG") from error
 
