@@ -111,6 +111,7 @@ class Heif:
         return head + self._meta(start) + box(b"mdat", *files)
 
     def _meta(self, start: int) -> bytes:
+        in_meta = b"".join(item.data for item in self.items if item.in_meta)
         return full(
             b"meta",
             full(b"hdlr", bytes(4), self.handler, bytes(13)),
@@ -119,7 +120,7 @@ class Heif:
             self._iloc(start),
             self._iprp(),
             full(b"iref", *self._irefs()),
-            box(b"idat", *(item.data for item in self.items if item.in_meta)),
+            box(b"idat", in_meta) if in_meta else b"",
             self.within,
         )
 
