@@ -132,7 +132,8 @@ def _used_sets(sets: Sequence[_Unit], picture: int) -> list[_Unit]:
             _skip_levels(bits)
             numbered[unit.kind, bits.golomb()] = unit, video
         else:
-            numbered[unit.kind, bits.golomb()] = unit, bits.golomb()
+            number, sequence = bits.golomb(), bits.golomb()
+            numbered[unit.kind, number] = unit, sequence
     try:
         last, sequence = numbered[_PICTURE_SET, picture]
         middle, video = numbered[_SEQUENCE_SET, sequence]
