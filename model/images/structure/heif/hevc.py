@@ -9,6 +9,7 @@ from model.images.structure.heif.coded import Coded
 from model.images.structure.splice import splice
 
 MAX_UNITS = 8_192
+MAX_SET_BYTES = 4_096  # of the parameter sets, which are copied for each tile
 MAX_BITS = 12  # per sample
 
 _PICTURES = range(32)  # kinds of units with slices of a picture
@@ -49,7 +50,7 @@ def read_hevc(data: bytes, configuration: memoryview) -> Coded:
         BrokenBox: it is truncated or corrupt.
         UnsupportedKind: it has several frames, or one that depends on others, or its samples are
             of an unsupported kind.
-        TooMany: it has over `MAX_UNITS` units.
+        TooMany: it has over `MAX_UNITS` units or `MAX_SET_BYTES`.
     """
     fields = Fields(configuration)
     head = bytes(fields.take(22))
@@ -140,7 +141,10 @@ def _used_sets(sets: Sequence[_Unit], picture: int) -> list[_Unit]:
     except KeyError as error:
         raise BrokenBox("it lacks a parameter set") from error
     first = numbered.get((_VIDEO_SET, video))
-    return [*([first[0]] if first else []), middle, last]
+    used = [*([first[0]] if first else []), middle, last]
+    if sum(len(unit.data) for unit in used) > MAX_SET_BYTES:
+        raise TooMany(f"{MAX_SET_BYTES} bytes of parameter sets")
+    return used
 
 
 def _skip_levels(bits: Bits) -> None:
