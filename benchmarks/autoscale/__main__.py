@@ -143,6 +143,8 @@ queries on a real Prometheus, under load and overload, are tested separately.
 
 ## The server
 
+The fastest of several rounds:
+
 {measured}
 
 A replica with `n` images in it serves `rate * n / (n + half)` images per second, and refuses what
@@ -217,10 +219,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, default=BUNDLED_CHECKPOINT)
     parser.add_argument("--images", type=Path, required=True, help="directory of image files")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load [10]")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts [3]")
     parser.add_argument("--out", type=Path, help="file for the report; default: stdout")
     args = parser.parse_args(argv)
-    found = asyncio.run(measure(args.checkpoint, read_images(args.images), args.seconds))
-    text = report(found, args.seconds)
+    images = read_images(args.images)
+    rounds = [
+        asyncio.run(measure(args.checkpoint, images, args.seconds)) for _ in range(args.rounds)
+    ]
+    text = report(max(rounds, key=lambda found: found.together), args.seconds)
     if args.out:
         args.out.write_text(text)
     else:
