@@ -22,7 +22,6 @@ PATIENCE = 60  # seconds for what should take far less, on a slow and busy machi
 
 HERE = Path(__file__).parent
 SERVE = ("-m", "app", "serve")
-QUICK_START = {"backend": "torch", "streams": 2, "max_batch_size": 8}  # little to measure
 SLOW_SERVICE = ("-m", "tests.e2e.slow_service")
 WORKERS = int(os.environ.get("XCIT_TEST_WORKERS", "0"))  # HTTP workers of the servers
 
@@ -136,7 +135,8 @@ def environment(**settings: object) -> dict[str, str]:
     """This process's environment, with these settings only, and as many workers as are tested."""
     inherited = {name: v for name, v in os.environ.items() if not name.startswith("XCIT_")}
     settings = ({"http_workers": WORKERS} if WORKERS else {}) | settings
-    return inherited | {f"XCIT_{name.upper()}": str(value) for name, value in settings.items()}
+    given = {name: value for name, value in settings.items() if value is not None}
+    return inherited | {f"XCIT_{name.upper()}": str(value) for name, value in given.items()}
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
@@ -154,7 +154,10 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """Start a server that accepts any host, and wait until it is ready. It is killed at the end."""
+    """Start a server that accepts any host, and wait until it is ready. It is killed at the end.
+
+    It has one stream, because measuring how many are best takes half of the start.
+    """
     with starting(tmp_path_factory) as start:
         yield start
 
@@ -163,7 +166,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
 def bundled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with default settings and the bundled checkpoint, shared by all tests."""
     with starting(tmp_path_factory) as start:
-        yield start()
+        yield start(streams=None)
 
 
 @pytest.fixture
@@ -194,7 +197,8 @@ def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
                 [sys.executable, *(command or SERVE)],
                 cwd=ROOT,
                 env=environment(
-                    **{"port": port, "drain_delay_s": 0, "allowed_hosts": "*"} | settings
+                    **{"port": port, "drain_delay_s": 0, "allowed_hosts": "*", "streams": 1}
+                    | settings
                 ),
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,

@@ -18,7 +18,7 @@ from app.config.unknown_variables import unknown_variables
 from app.http.api_keys import new_key
 from tests.servers import FixedPage
 
-from .conftest import QUICK_START, ROOT, Run, Server, StartServer, environment, free_port
+from .conftest import ROOT, Run, Server, StartServer, environment, free_port
 
 pytestmark = pytest.mark.one_process("about the client's side of HTTP")
 
@@ -29,7 +29,7 @@ KEY, KEY_LINE = new_key("tests")
 def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(KEY_LINE)
-    return start_server(**QUICK_START, api_keys_file=keys)
+    return start_server(api_keys_file=keys)
 
 
 @pytest.fixture(autouse=True)

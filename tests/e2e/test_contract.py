@@ -13,7 +13,7 @@ from model.checkpoint import BUNDLED_CHECKPOINT
 from model.inference.classifier import load_classifier
 from tests.pictures import bomb
 
-from .conftest import QUICK_START, Server, StartServer, free_port
+from .conftest import Server, StartServer, free_port
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (120, 90), image_format: str = "JPEG") -> bytes:
@@ -179,7 +179,7 @@ def test_vertex_ai_variables_configure_the_service(
         "AIP_PREDICT_ROUTE": "/v1/models/m:predict",
     }.items():
         monkeypatch.setenv(name, value)
-    server = start_server(port=port, cloud="vertex", **QUICK_START)
+    server = start_server(port=port, cloud="vertex")
     assert server.client.get("/health").status_code == 200
     data = picture()
     body = {"instances": [{"b64": base64.b64encode(data).decode()}]}

@@ -32,6 +32,8 @@ from .prometheus import (
 )
 from .test_contract import picture
 
+pytestmark = pytest.mark.starts_first
+
 MAX_BATCH_SIZE = 8
 MAX_QUEUE_SIZE = 40
 CALLERS = 32  # all of whom are admitted

@@ -14,7 +14,7 @@ from model.families.simplify import baseline
 from model.images.preprocess import preprocess
 from model.scores import Logits
 
-from .conftest import QUICK_START, Server, StartServer
+from .conftest import Server, StartServer
 from .test_contract import picture
 
 triton = pytest.importorskip("tritonclient.http", reason="the development requirements have it")
@@ -22,7 +22,7 @@ triton = pytest.importorskip("tritonclient.http", reason="the development requir
 
 @pytest.fixture(scope="module")
 def server(start_server: StartServer) -> Server:
-    return start_server(**QUICK_START, precision="float32")
+    return start_server(precision="float32")
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoi
 from model.families.xcit import XCiT
 from model.spec import ModelSpec, PreprocessSpec
 
-from .conftest import QUICK_START, Server, StartServer
+from .conftest import Server, StartServer
 from .test_contract import picture
+
+pytestmark = pytest.mark.starts_first
 
 ADMIN = {"Authorization": "Bearer secret"}
 
@@ -83,7 +85,7 @@ def wait_served(server: Server, name: str) -> None:
 def test_sighup_replaces_the_model_without_losing_a_request(
     start_server: StartServer, checkpoint: Path
 ) -> None:
-    server = start_server(**QUICK_START, checkpoint=checkpoint)
+    server = start_server(checkpoint=checkpoint)
     with under_load(server) as seen:
         put(checkpoint, "second")
         assert served(server) == "first"
