@@ -137,3 +137,16 @@ def test_the_results_were_made_with_the_shipped_settings() -> None:
     (gpu,) = re.findall(r"^\| as shipped \| GPU server \| ([\d.]+)%", RESULTS, re.M)
     run = simulate(SHIPPED, GPU, ramp(GPU.rate, 5 * GPU.rate, 300, 0), 600)
     assert f"{run.between(300, 600).refused:.1%}" == f"{gpu}%"
+
+
+def test_the_guide_quotes_the_results() -> None:
+    guide = (ROOT / "docs" / "how-to" / "scale.md").read_text()
+    quoted = re.findall(
+        r"^\| (at once|within . minutes?) \| ([\d.]+)% \| ([\d.]+) s \|$", guide, re.M
+    )
+    (row,) = re.findall(r"^\| as shipped \| measured server \| (.*) \|$", RESULTS, re.M)
+    measured = re.findall(r"([\d.]+)%, ([\d.]+) s", row)
+    assert [(share, seconds) for _, share, seconds in quoted] == measured
+    assert len(measured) == 3
+    for name, target in SHIPPED.targets.items():
+        assert re.search(rf"^\| `{name}` \| .* \| {target:g} \|$", guide, re.M)

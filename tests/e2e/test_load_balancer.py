@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.config.settings import Settings
-from tests.documents import ROOT
+from tests.documents import ROOT, blocks
 
 from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer, free_port, wait_for
 from .haproxy import running_haproxy
@@ -150,6 +150,11 @@ def test_killed_server_loses_only_its_open_requests(
         assert each.request_id not in elsewhere, "lost by a server that was not killed"
     answered = {each.request_id for each in calls.answers} - {each.request_id for each in lost}
     assert any(request_id in elsewhere for request_id in answered)
+
+
+def test_the_documented_configuration_is_the_tested_one() -> None:
+    documented = blocks("text", ROOT / "docs/how-to/scale.md")
+    assert CONFIGURATION.read_text() in [block.text for block in documented]
 
 
 def test_the_configuration_notices_a_drain_in_time_and_waits_longer_than_the_service() -> None:

@@ -1,11 +1,14 @@
 """kubectl builds every overlay, and each part satisfies its schema."""
 
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+
+from tests.documents import blocks
 
 from .overlays import BASE, BUILT, KSERVE, KUBERNETES, OVERLAYS, build
 from .schemas import VERSIONS, check_documented, check_kserve, check_kubernetes
@@ -28,6 +31,22 @@ KINDS = {
 def test_kubectl_builds_the_expected_parts(directory: Path) -> None:
     inherited = set() if directory == KSERVE else KINDS["base"]
     assert set(build(directory)) == inherited | KINDS[directory.name]
+
+
+def test_the_documented_overlay_combines_components(tmp_path: Path) -> None:
+    (block,) = (b for b in blocks("yaml") if (b.title or "").endswith("kustomization.yml"))
+    shutil.copytree(KUBERNETES, tmp_path / "deploy/kubernetes")
+    file = tmp_path / str(block.title)
+    file.parent.mkdir()
+    file.write_text(block.text)
+    parts = build(file.parent)
+    assert set(parts) == KINDS["base"] | KINDS["autoscale-keda"]
+    deployment = parts["Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example/xcit-serve:cuda"
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert "replicas" not in deployment["spec"]
+    assert {part["metadata"]["namespace"] for part in parts.values()} == {"default"}
 
 
 def test_every_directory_is_built_by_an_overlay() -> None:
