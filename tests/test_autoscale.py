@@ -148,5 +148,10 @@ def test_the_guide_quotes_the_results() -> None:
     measured = re.findall(r"([\d.]+)%, ([\d.]+) s", row)
     assert [(share, seconds) for _, share, seconds in quoted] == measured
     assert len(measured) == 3
+    (start,) = re.findall(r"requests after (\d+) s", RESULTS)
+    assert f"a new one takes {start} s here" in guide
+    (unsteady, loads) = re.findall(r"^\| without `load` \| (\d+) of (\d+),", RESULTS, re.M)[0]
+    words = " ".join(guide.split())
+    assert f"any of {loads} loads. Without `load`, it never settles for {unsteady} of them" in words
     for name, target in SHIPPED.targets.items():
         assert re.search(rf"^\| `{name}` \| .* \| {target:g} \|$", guide, re.M)

@@ -149,7 +149,7 @@ The best of several rounds:
 
 A replica with `n` images in it serves `rate * n / (n + half)` images per second, and refuses what
 would be above {queue} images. Here `rate` is {rate:.0f} and `half` is {half:.1f}. A refusal costs
-{refusal:.0%} of the work of an answer, by the first overload; the second one checks the model. The
+{refusal:.0%} of the work of an answer, by the first overload; the second one is a prediction. The
 client runs on the same cores, so refusals look more expensive than they are.
 
 A new replica gets requests after {start:.0f} s: until READY, one period of the readiness probe, and
