@@ -115,7 +115,7 @@ def report_minute(shipped: Scaling, server: Server) -> str:
                 f"{part.latency(50):.2f} s",
             ]
         )
-    heads = ["time", "load, in replicas", "ready of asked replicas", "503", "p50"]
+    heads = ["time", "load, in replicas", "ready of wanted replicas", "503", "p50"]
     return table(heads, rows)
 
 

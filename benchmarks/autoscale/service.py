@@ -81,11 +81,7 @@ class Replica:
 
 
 class Service:
-    """Replicas behind a balancer that spreads requests evenly.
-
-    Args:
-        spread: random differences between the replicas' arrivals, as of Poisson arrivals.
-    """
+    """Replicas behind a balancer that spreads requests evenly; requests arrive at random."""
 
     def __init__(self, server: Server, replicas: int, *, seed: int = 0) -> None:
         self._server = server

@@ -27,7 +27,7 @@ class Moment:
 
 @dataclass(slots=True)
 class Run:
-    """A simulated time."""
+    """The moments of a simulation, in order."""
 
     moments: list[Moment] = field(default_factory=list)
 

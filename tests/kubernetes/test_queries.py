@@ -29,7 +29,7 @@ def replica(
     labels: dict[str, str] | None = None,
     **changes: str,
 ) -> list[dict[str, str]]:
-    """A replica with two cores that is ready and at rest, but for ``changes``: values by metric."""
+    """A replica with two cores, ready and idle except for ``changes``: values by metric."""
     metrics = {
         "process_cpu_seconds_total": f"100x{STEPS}",
         "xcit_cores": f"2x{STEPS}",
@@ -53,7 +53,7 @@ def replica(
 def values(
     tmp_path: Path, given: list[dict[str, str]], when: str, **expected: float | None
 ) -> None:
-    """Check each query at a time; ``None`` expects no value."""
+    """Check the value of each query at a time; ``None`` for a query without a result."""
     tests = [
         {
             "expr": f"round({QUERIES[name]}, 0.001)",
