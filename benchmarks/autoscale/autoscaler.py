@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes" / "components"
+KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
 SYNC = 15.0  # seconds between two decisions; Kubernetes' default
 TOLERANCE = 0.1  # relative difference from the target that changes nothing; Kubernetes' default
 

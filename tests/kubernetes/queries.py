@@ -7,9 +7,9 @@ import yaml
 
 from .overlays import KUBERNETES, build
 
-SCALED_OBJECT = KUBERNETES / "components/keda/scaled-object.yml"
-MONITOR = KUBERNETES / "components/monitoring/service-monitor.yml"
-ADAPTER = KUBERNETES / "components/hpa/adapter.yml"
+SCALED_OBJECT = KUBERNETES / "keda/scaled-object.yml"
+MONITOR = KUBERNETES / "monitoring/service-monitor.yml"
+ADAPTER = KUBERNETES / "hpa/adapter.yml"
 NAMESPACE = 'namespace="default"'
 
 SPEC: dict[str, Any] = yaml.safe_load(SCALED_OBJECT.read_text())["spec"]
