@@ -23,6 +23,7 @@ from PIL import Image
 from benchmarks.images import draw_photo
 from benchmarks.machine import provenance
 from benchmarks.report import table
+from model.backends.base import BackendOptions
 from model.checkpoint import BUNDLED_CHECKPOINT
 from model.evaluation.dataset import list_split, read_images
 from model.images import resize as module
@@ -100,7 +101,8 @@ def enlarge(data: bytes) -> bytes:
 
 def agreement(checkpoint: Path, source: Path) -> str:
     """How many of the test images have the same top-1 prediction."""
-    classifier = load_classifier(checkpoint, max_batch_size=BATCH)
+    options = BackendOptions(precision="float32")  # 16 bits alone change 1 in 600 predictions
+    classifier = load_classifier(checkpoint, options=options, max_batch_size=BATCH)
     classifier.open()
 
     def best_labels(images: list[bytes]) -> list[str]:
