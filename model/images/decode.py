@@ -27,9 +27,10 @@ from model.images.structure import Canvas, Encoded, Greys
 from model.images.structure.splice import splice
 from model.images.webp import can_decode_webp, decode_webp
 
-# Errors that Pillow's decoders raise for corrupt data.
+# Errors that decoders raise for corrupt data.
 DECODER_ERRORS = (
     OSError,
+    EOFError,
     SyntaxError,
     ValueError,
     TypeError,

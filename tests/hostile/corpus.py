@@ -49,7 +49,8 @@ def good_files() -> Iterator[HostileFile]:
     """Every kind, in each orientation that its metadata can express."""
     for kind in kinds():
         yield write(kind)
-        if kind.image_format in WITH_EXIF and not kind.options.get("save_all"):
+        others = kind.image_format in ("AVIF", "HEIF") and (kind.label or kind.mode != "RGB")
+        if kind.image_format in WITH_EXIF and not kind.options.get("save_all") and not others:
             for orientation in STORED:
                 yield write(kind, orientation)
     yield from transparent_colours()

@@ -11,7 +11,6 @@ from .kinds import encode
 
 CONFIGURATIONS = {b"av01": b"av1C", b"hvc1": b"hvcC"}
 ESSENTIAL = (*CONFIGURATIONS.values(), b"clap", b"irot", b"imir", b"teSt")
-KINDS = {"AVIF": b"av01", "HEIF": b"hvc1"}
 CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0, b"iinf": 6, b"iref": 4}  # and their own fields
 ALPHA = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0"
 Property = tuple[bytes, bytes]  # kind and content
@@ -56,9 +55,13 @@ class Item:
 
 def coded(image: Image.Image, image_format: str, **options: Any) -> Item:
     """The picture as one item with its configuration, size and matrix."""
-    found = [*walk(encode(image, image_format, **options))]
-    kind = KINDS[image_format]
-    content = dict(reversed(found))
+    return item_of(encode(image, image_format, **options))
+
+
+def item_of(data: bytes) -> Item:
+    """The item of a file that has only one."""
+    content = dict(reversed([*walk(data)]))
+    kind = next(kind for kind, name in CONFIGURATIONS.items() if name in content)
     names = (CONFIGURATIONS[kind], b"ispe", b"colr")
     return Item(
         kind, content[b"mdat"], [(name, content[name]) for name in names if name in content]

@@ -141,6 +141,18 @@ HEIF_BOMBS: dict[str, Callable[[], bytes]] = {
 }
 
 
+# Those that cost most; the structure of all is read in tests/model/test_heif_structure.py.
+DECODED_HEIF_BOMBS = (
+    "HEIC of 50 megapixels in 300 bytes",
+    "AVIF of 49 megapixels in 300 bytes",
+    "a thousand slices",
+    "a million units",
+    "one HEIC tile many times",
+    "tiles of the same bytes",
+    "repeated extents",
+)
+
+
 def honest_grid(size: tuple[int, int], side: int, image_format: str = "HEIF") -> bytes:
     """A flat picture in tiles as phones write it, each with its own bytes."""
     width, height = size

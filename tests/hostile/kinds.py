@@ -142,7 +142,7 @@ def kinds() -> list[Kind]:
         found.append(Kind("AVIF", "RGB", best | options, label, lossy=True))
     found.append(Kind("AVIF", "RGBA", best | {"alpha_premultiplied": True}, "premultiplied", True))
     found.append(Kind("AVIF", "RGB", best | frames(), "3", lossy=True))
-    for options in ({"chroma": "444"}, {"chroma": "422"}, frames()):
+    for options in ({"chroma": "444"}, frames()):
         label = options.get("chroma", "3")
         found.append(Kind("HEIF", "RGB", best | options, label, lossy=True))
     found += [Kind("GIF", mode, {}, "") for mode in ("1", "L", "P")]

@@ -24,6 +24,7 @@ from tests.hostile.heif import ALPHA, Heif, Item, Property, clap, coded, grid, n
 GOLDEN = Path(__file__).parent / "golden"
 SPEC = PreprocessSpec(image_size=48)
 KINDS = [kind for kind in kinds() if kind.image_format in ("AVIF", "HEIF")]
+KINDS.append(Kind("HEIF", "RGB", {"quality": 95, "chroma": "422"}, "422"))
 BOTH = pytest.mark.parametrize("image_format", ["AVIF", "HEIF"])
 Pixels = NDArray[Any]
 
