@@ -26,7 +26,7 @@ def decode_heic(data: bytes, bits: int) -> Image.Image:
         raise UnsupportedImage("HEIC needs the package pillow-heif: pip install 'xcit-serve[heif]'")
     file = pillow_heif.open_heif(data)
     pixels = file.data  # decodes without the interpreter lock
-    image = Image.frombytes(file.mode, file.size, pixels, "raw", file.mode, file.stride)
+    image = Image.frombuffer(file.mode, file.size, pixels, "raw", file.mode, file.stride, 1)
     if image.mode != "I;16":
         return image
     # libheif returns the bits at the top of 16.

@@ -1,4 +1,4 @@
-"""The structure of HEIF files: what is accepted, refused by name, and never passed on."""
+"""The structure of HEIF files: accepted and refused kinds, limits, and the decoder's file."""
 
 import re
 import struct

@@ -40,7 +40,7 @@ NANOSECONDS: Mapping[str, float] = {
     "TIFF byte": 3,  # decoded
     "TIFF fax pixel": 10,
     "TIFF fax row": 400,
-    "AVIF tile": 200_000,  # a file of its own for the decoder
+    "AVIF tile": 200_000,  # each is a file for the decoder
     "AVIF pixel": 28,
     "AVIF wide pixel": 8,  # 10 and 12 bits, on top
     "AVIF byte": 30,

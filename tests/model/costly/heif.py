@@ -92,7 +92,7 @@ def _in_tiles(name: str, make: Tile, *, alpha: bool = False) -> Family:
 
 
 def _tiles(make: Tile, size: int, *, alpha: bool) -> bytes:
-    """Copies of a tile, as many as a square picture, the body or a grid may have."""
+    """A grid of copies of a tile, up to the limits on pixels, bytes and tiles."""
     tile = make()
     width, height = (int.from_bytes(dict(tile.properties)[b"ispe"][i : i + 4]) for i in (4, 8))
     most = min(DEFAULT_MAX_PIXELS // (width * height), MAX_BODY // (len(tile.data) + 60), 256 * 256)

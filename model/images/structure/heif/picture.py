@@ -214,7 +214,7 @@ class _Reader:
 
 
 def _form(picture: Coded) -> tuple[object, ...]:
-    """What must be the same for all tiles."""
+    """The properties that all tiles share."""
     return picture.codec, picture.size, picture.channels, picture.bits
 
 
