@@ -17,7 +17,7 @@ WEIGHT_COPIES = 8  # one layout per batch size, and copies while a graph is comp
 MODELS = 2  # the old and the new one during a reload
 EXPLANATIONS = 1  # images decoded for explanations at the same time
 # Peak while an image is decoded and converted. The worst case is WebP decoded by Pillow; WebP
-# otherwise takes 4 (see `model.images.webp`), HEIC in 4:4:4 of 10 bits 16, and other formats up to 9.
+# otherwise takes 4 (see `model.images.webp`), 10-bit HEIC in 4:4:4 16, and others up to 9.
 BYTES_PER_PIXEL = 17
 OWN_GROUPS = Path("/proc/self/cgroup")
 MEMINFO = Path("/proc/meminfo")
