@@ -14,10 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.errors import ModelError
+from model.images.formats import SUFFIXES
 from model.images.preprocess import preprocess
 from model.spec import PreprocessSpec
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 HELD_OUT = 0.1
 
 

@@ -22,13 +22,15 @@ from PIL import (
 from model.errors import ImageTooLarge, InvalidImage
 from model.images.greys import is_wide_grey, to_8_bits
 from model.images.jpeg import decode_jpeg
+from model.images.mosaic import decode_mosaic
 from model.images.structure import Canvas, Encoded, Greys
 from model.images.structure.splice import splice
 from model.images.webp import can_decode_webp, decode_webp
 
-# Errors that Pillow's decoders raise for corrupt data.
+# Errors that decoders raise for corrupt data.
 DECODER_ERRORS = (
     OSError,
+    EOFError,
     SyntaxError,
     ValueError,
     TypeError,
@@ -90,6 +92,9 @@ def decode(encoded: Encoded, image_format: str, needed: int) -> Decoded:
 
 
 def _decode(encoded: Encoded, image_format: str, needed: int) -> Decoded:
+    if encoded.mosaic:
+        mosaic = decode_mosaic(encoded.mosaic)
+        return Decoded(mosaic, mosaic.size)
     image, size = _read(encoded, image_format, needed)
     blendable = _to_blendable(image, encoded.greys)
     if encoded.canvas:

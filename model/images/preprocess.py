@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.errors import InvalidImage, InvalidTensor, UnsupportedImage
+from model.errors import InvalidImage, InvalidTensor
 from model.images.colour import to_srgb
 from model.images.decode import DECODER_ERRORS, Decoded, decode
+from model.images.formats import public_name, sniff_format
 from model.images.resize import resize
-from model.images.structure import public_name, read_structure
+from model.images.structure import read_structure
 from model.spec import PreprocessSpec
 
 Pixels = NDArray[np.uint8]
@@ -22,17 +23,6 @@ AnyPixels = Pixels | FloatPixels
 
 DEFAULT_MAX_PIXELS = 50_000_000
 
-_SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
-}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -58,8 +48,8 @@ def preprocess(
     animation.
 
     Raises:
-        UnsupportedImage: not a JPEG, PNG, WebP, GIF, BMP or TIFF image, or an unsupported kind of
-            one, which the message names.
+        UnsupportedImage: not in one of the formats of `model.images.formats`, or an unsupported
+            kind of one, which the message names.
         ImageTooLarge: over ``max_pixels``, or too much work for a decoder; checked before decoding.
         InvalidImage: truncated or corrupt.
     """
@@ -109,16 +99,6 @@ def unnormalise(tensor: memoryview | bytes, spec: PreprocessSpec) -> FloatPixels
         channels_last * np.array(spec.std, np.float32) + np.array(spec.mean, np.float32)
     )
     return pixels
-
-
-def sniff_format(data: bytes) -> str:
-    """Pillow's name of the format, from the first bytes; raises `UnsupportedImage` if unknown."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    for signature, image_format in _SIGNATURES.items():
-        if data.startswith(signature):
-            return image_format
-    raise UnsupportedImage("it is not a JPEG, PNG, WebP, GIF, BMP or TIFF image")
 
 
 def _resize(

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from model.images.formats import FORMATS as ALL_FORMATS
 from tests.hostile import (
     BOMBS,
     LARGEST_KINDS,
@@ -28,7 +29,7 @@ from tests.yardstick import slowness
 
 from .conftest import PATIENCE, Server, StartServer
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = tuple(one.key for one in ALL_FORMATS)
 SMALL_LIMIT = 2_000_000  # pixels, so that memory per pixel shows
 DEFAULT_LIMIT = 50_000_000
 WORKERS = 2
@@ -92,7 +93,7 @@ def scores(response: httpx.Response) -> dict[int, float]:
 
 def decoding_memory(max_pixels: int, pictures: int, image_format: str = "") -> int:
     """Bytes that decoding takes according to docs/operations.md: twice four bytes per pixel."""
-    return pictures * (17 if image_format == "WEBP" else 2 * 4) * max_pixels
+    return pictures * (17 if image_format in ("WEBP", "HEIF") else 2 * 4) * max_pixels
 
 
 def is_at_rest(server: Server) -> bool:

@@ -17,6 +17,8 @@ from app.config.process_plan import ProcessPlan
 from app.config.settings import Settings
 from app.loading import load_model
 from model.checkpoint import BUNDLED_CHECKPOINT
+from tests.hostile.bitstreams import hevc
+from tests.hostile.heif import Heif
 
 from .conftest import ROOT, WORKERS, StartServer
 
@@ -68,6 +70,8 @@ print(status("VmHWM") - before)
 
 @cache
 def encoded(name: str) -> bytes:
+    if name == "HEIC":
+        return Heif([hevc((SIDE // 8 * 8, SIDE // 8 * 8), b"\xff" * 1000)]).data()
     mode, options = WORST[name]
     buffer = io.BytesIO()
     Image.new(mode, (SIDE, SIDE)).save(buffer, **options)
@@ -76,7 +80,7 @@ def encoded(name: str) -> bytes:
 
 @pytest.mark.one_process("decoding is the same in a worker")
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", WORST)
+@pytest.mark.parametrize("name", [*WORST, "HEIC"])
 def test_decoding_stays_within_the_estimated_bytes_per_pixel(name: str, size: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PEAK_GROWTH, str(size)],

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.pictures import bomb, chunk, png
 
 from .byte_by_byte import bmp, jpeg_segment, rgb_tags, rows_of, tiff
+from .heif_bombs import DECODED_HEIF_BOMBS, HEIF_BOMBS
 from .kinds import encode, picture
 
 
@@ -194,4 +195,5 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "scans up to the bound": lambda: scan_bomb(7000, 7000, 88),
     "a thousand scans": lambda: scan_bomb(7000, 7000, 1000),
     "a thousand scans in a TIFF": lambda: _scan_bomb_in_a_tiff(1000),
+    **{name: HEIF_BOMBS[name] for name in DECODED_HEIF_BOMBS},
 }

@@ -9,9 +9,10 @@ from PIL import Image
 from tests.pictures import chunk, png
 
 from .byte_by_byte import interlaced_png, jpeg_segment, rle_bmp, rows_of, tiled_tiff, top_down_bmp
+from .heif import box
 from .kinds import STORED, HostileFile, encode, in_mode, kinds, picture, write
 
-WITH_EXIF = ("JPEG", "PNG", "WEBP", "TIFF")
+WITH_EXIF = ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF")
 
 
 def transparent_colours() -> list[HostileFile]:
@@ -48,13 +49,16 @@ def good_files() -> Iterator[HostileFile]:
     """Every kind, in each orientation that its metadata can express."""
     for kind in kinds():
         yield write(kind)
-        if kind.image_format in WITH_EXIF and not kind.options.get("save_all"):
+        others = kind.image_format in ("AVIF", "HEIF") and (kind.label or kind.mode != "RGB")
+        if kind.image_format in WITH_EXIF and not kind.options.get("save_all") and not others:
             for orientation in STORED:
                 yield write(kind, orientation)
     yield from transparent_colours()
     yield from written_by_hand()
     for width, height in ((1, 1), (1, 9000), (9000, 1), (3, 2), (2, 700)):
-        for image_format in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
+        for image_format in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"):
+            if image_format == "HEIF" and max(width, height) > 1000:
+                continue  # x265 writes no such shapes
             data = encode(picture(width, height), image_format)
             yield HostileFile(f"{image_format} {width} x {height}", data)
     for height in (1000, 1001):  # two megapixels, and a row more
@@ -86,6 +90,7 @@ def polyglots() -> list[HostileFile]:
     image = picture()
     jpeg, png_, gif = (encode(image, name) for name in ("JPEG", "PNG", "GIF"))
     bmp, tiff_, webp = (encode(image, name) for name in ("BMP", "TIFF", "WEBP"))
+    avif, heic = encode(image, "AVIF"), encode(image, "HEIF")
     page = b"<html><script>alert(1)</script></html>"
     archive = b"PK\3\4\x14\0\0\0\0\0" + bytes(20) + b"PK\5\6" + bytes(18)
     comment = jpeg[:2] + jpeg_segment(0xFE, b"<?php system($_GET[0]); ?>") + jpeg[2:]
@@ -105,16 +110,19 @@ def polyglots() -> list[HostileFile]:
         HostileFile("BMP and a program", bmp + b"\x7fELF" + bytes(100)),
         HostileFile("TIFF and PDF", tiff_ + b"%PDF-1.7\n%%EOF"),
         HostileFile("WebP and ZIP", webp + archive),
+        HostileFile("AVIF and ZIP", avif + archive),
+        HostileFile("HEIC and HTML", heic + page),
+        HostileFile("HTML in a free box and HEIC", heic[:24] + box(b"free", page) + heic[24:]),
         HostileFile("PDF and JPEG", b"%PDF-1.7\n" + jpeg),
     ]
 
 
 def other_types() -> list[HostileFile]:
-    """Files in none of the six formats, although Pillow may read them."""
+    """Files in none of the accepted formats, although Pillow may read them."""
     image = picture()
     files = [
         HostileFile(name, encode(image, name))
-        for name in ("PPM", "TGA", "ICO", "PCX", "SGI", "DDS", "EPS", "PDF", "AVIF", "JPEG2000")
+        for name in ("PPM", "TGA", "ICO", "PCX", "SGI", "DDS", "EPS", "PDF", "JPEG2000")
     ]
     starts = {
         "HTML": b"<!DOCTYPE html><img src=x>",
@@ -123,6 +131,9 @@ def other_types() -> list[HostileFile]:
         "ZIP": b"PK\3\4" + bytes(200),
         "PSD": b"8BPS\0\1" + bytes(200),
         "WAV": b"RIFF\x24\0\0\0WAVEfmt " + bytes(100),
+        "MP4": b"\0\0\0\x18ftypisom\0\0\2\0isommp42" + bytes(100),
+        "AVIF's name alone": b"\0\0\0\x18ftypavif\0\0\0\0avifmif1",
+        "HEIC's name alone": b"\0\0\0\x18ftypheic\0\0\0\0heicmif1",
         "pickle": b"\x80\4cos\nsystem\n(S'true'\ntR.",
         "zeros": bytes(1000),
         "one byte": b"\xff",

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pillow_heif
 from PIL import Image
+
+pillow_heif.register_heif_opener()
 
 MODE_TIFF_COMPRESSIONS = {
     "1": ("raw", "group3", "group4", "packbits", "tiff_lzw", "tiff_adobe_deflate"),
@@ -131,6 +134,17 @@ def kinds() -> list[Kind]:
         found.append(Kind("WEBP", mode, {"lossless": True}, "lossless"))
         found.append(Kind("WEBP", mode, best, "lossy", lossy=True))
     found.append(Kind("WEBP", "RGB", frames() | {"lossless": True}, "3"))
+    for mode in ("L", "RGB", "RGBA"):
+        found.append(Kind("AVIF", mode, best, "", lossy=True))
+        found.append(Kind("HEIF", mode, best, "", lossy=True))
+    for options in ({"subsampling": "4:4:4"}, {"subsampling": "4:2:2"}, {"range": "limited"}):
+        (label,) = options.values()
+        found.append(Kind("AVIF", "RGB", best | options, label, lossy=True))
+    found.append(Kind("AVIF", "RGBA", best | {"alpha_premultiplied": True}, "premultiplied", True))
+    found.append(Kind("AVIF", "RGB", best | frames(), "3", lossy=True))
+    for options in ({"chroma": "444"}, frames()):
+        label = options.get("chroma", "3")
+        found.append(Kind("HEIF", "RGB", best | options, label, lossy=True))
     found += [Kind("GIF", mode, {}, "") for mode in ("1", "L", "P")]
     found += [Kind("GIF", "P", {"interlace": 0}, "in order"), Kind("GIF", "P", frames(), "3")]
     found += [Kind("BMP", mode, {}, "") for mode in ("1", "L", "P", "RGB", "RGBA")]
@@ -155,6 +169,7 @@ def write(kind: Kind, orientation: int = 1) -> HostileFile:
         image = image.transpose(STORED[orientation])
         exif = Image.Exif()
         exif[0x0112] = orientation
-        options["exif"] = exif
+        # pillow-heif writes the boxes of an orientation only from bytes.
+        options["exif"] = exif.tobytes() if kind.image_format == "HEIF" else exif
         name += f", orientation {orientation}"
     return HostileFile(name, encode(image, kind.image_format, **options), shown, kind.lossy)

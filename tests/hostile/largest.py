@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 
+from .heif_bombs import honest_grid
 from .kinds import Kind, encode
 
 # Harmless pictures as large as the default limit lets them be.
@@ -24,12 +25,16 @@ LARGEST_KINDS = (
     Kind("TIFF", "RGBA", {"compression": "tiff_lzw"}, "lzw"),
     Kind("TIFF", "LA", {"compression": "tiff_adobe_deflate"}, "deflate"),
     Kind("TIFF", "YCbCr", {"compression": "jpeg"}, "jpeg"),
+    Kind("AVIF", "RGB", {"speed": 10}, ""),
+    Kind("HEIF", "RGB", {}, "in tiles"),
 )
 
 
 def largest(kind: Kind) -> bytes:
     """A picture of a kind with as many pixels as are accepted."""
     width, height = LARGEST
+    if kind.image_format == "HEIF":
+        return honest_grid(LARGEST, 512)
     if kind.mode in ("I", "F", "I;16"):
         levels = {"I": np.int32, "F": np.float32, "I;16": np.uint16}[kind.mode]
         row = (np.arange(width) // 500 * 4000).astype(levels)

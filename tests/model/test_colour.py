@@ -76,7 +76,7 @@ def expected(image: Image.Image, name: str) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("name", PRIMARIES)
-@pytest.mark.parametrize("image_format", ["PNG", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF", "WEBP", "JPEG", "AVIF", "HEIF"])
 def test_wide_gamut_image_is_converted_to_srgb(name: str, image_format: str) -> None:
     image = Image.new("RGB", (32, 32))
     for i, shade in enumerate([(200, 120, 90), (90, 180, 120), (60, 90, 200), (128, 128, 128)]):
@@ -84,6 +84,8 @@ def test_wide_gamut_image_is_converted_to_srgb(name: str, image_format: str) -> 
     options: dict[str, dict[str, Any]] = {
         "WEBP": {"lossless": True},
         "JPEG": {"quality": 100, "subsampling": 0},
+        "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+        "HEIF": {"quality": 100, "chroma": "444"},
     }
     data = encode(
         image, image_format, icc_profile=matrix_profile(name), **options.get(image_format, {})

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from model.errors import ImageError, ImageTooLarge, InvalidImage, UnsupportedImage
-from model.images.preprocess import Pixels, preprocess, sniff_format
+from model.images.formats import sniff_format
+from model.images.preprocess import Pixels, preprocess
 from model.images.structure import read_structure
 from model.spec import PreprocessSpec
 from tests.hostile import (

@@ -3,6 +3,7 @@
 import binascii
 import re
 import string
+import struct
 from collections.abc import Iterable, Sequence
 
 from app.http.quoting import quoted
@@ -15,7 +16,7 @@ _BLANKS = b" \t\r\n"
 _TRUNCATED = "the image is not valid base64: its length is wrong; it may be truncated"
 _SPACED = re.compile(r"\S +\S")  # does not match the indentation of a line
 _SYMBOLS = (string.ascii_letters + string.digits + "+/").encode()
-_BEGINNINGS = tuple(  # of base64 text with a JPEG, PNG, WebP, GIF, BMP or TIFF image
+_BEGINNINGS = tuple(  # of base64 text with an image
     binascii.b2a_base64(magic, newline=False)[: len(magic) * 4 // 3]
     for magic in (
         b"\xff\xd8\xff",
@@ -24,7 +25,10 @@ _BEGINNINGS = tuple(  # of base64 text with a JPEG, PNG, WebP, GIF, BMP or TIFF 
         b"GIF8",
         b"BM",
         b"II*\0",
+        b"II+\0",
         b"MM\0*",
+        b"MM\0+",
+        *(struct.pack(">I4s", length, b"ftyp") for length in range(16, 256, 4)),  # AVIF and HEIC
     )
 )
 _GROUP = 4  # symbols for three bytes

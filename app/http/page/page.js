@@ -81,13 +81,13 @@ async function send(path, signal) {
 }
 
 function predict(files) {
-  at("answer").hidden = at("photo").hidden = true;
+  at("answer").hidden = at("photo").hidden = at("no-preview").hidden = true;
   return attempt(`Classifying ${files[0]?.name ?? "the photo"} …`, async (signal) => {
     if (files.length !== 1) {
       throw new Refusal(`Choose one photo at a time; you chose ${files.length} files.`);
     }
     [photo] = files;
-    showPicture(at("photo"), photo);
+    showPicture(at("photo"), photo, at("no-preview"));
     const response = await send("predict", signal);
     const { predictions } = await response.json();
     showRows("classes", predictions.map(({ label, score }) => [label, score, percent(score)]));
@@ -110,12 +110,18 @@ function explain() {
   });
 }
 
-/** Shows a picture, or hides the element if the browser does not support the format. */
-function showPicture(image, blob) {
+/** Shows a picture, or the element `instead` if the browser does not support the format. */
+function showPicture(image, blob, instead = {}) {
   URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(blob);
-  image.onload = () => (image.hidden = false);
-  image.onerror = () => (image.hidden = true);
+  image.onload = () => {
+    image.hidden = false;
+    instead.hidden = true;
+  };
+  image.onerror = () => {
+    image.hidden = true;
+    instead.hidden = false;
+  };
 }
 
 /** Shows rows `[name, length of the bar from 0 to 1, number]`. */

@@ -47,7 +47,7 @@ def router(service: Service) -> APIRouter:
     )
     @policy(admission=True)
     async def predict(request: Request) -> Response:
-        """Classify one image: JPEG, PNG, WebP, GIF, BMP or TIFF."""
+        """Classify one image: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC."""
         return await predict_image(request, service)
 
     @routes.post(

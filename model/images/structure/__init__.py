@@ -8,16 +8,18 @@ returned separately.
 
 from collections.abc import Callable
 
+from model.images.formats import public_name
 from model.images.structure.bmp import read_bmp
-from model.images.structure.encoded import Canvas, Encoded, Greys, public_name
+from model.images.structure.encoded import Canvas, Encoded, Greys, Mosaic, Tiles
 from model.images.structure.gif import read_gif
+from model.images.structure.heif.picture import read_avif, read_heic
 from model.images.structure.jpeg import read_jpeg
 from model.images.structure.png import read_png
 from model.images.structure.tiff import read_tiff
 from model.images.structure.webp import read_webp
 from model.images.structure.work import check_work
 
-__all__ = ["Canvas", "Encoded", "Greys", "public_name", "read_structure"]
+__all__ = ["Canvas", "Encoded", "Greys", "Mosaic", "Tiles", "read_structure"]
 
 _READERS: dict[str, Callable[[bytes, int], Encoded]] = {
     "JPEG": read_jpeg,
@@ -26,6 +28,8 @@ _READERS: dict[str, Callable[[bytes, int], Encoded]] = {
     "GIF": read_gif,
     "BMP": read_bmp,
     "TIFF": read_tiff,
+    "AVIF": read_avif,
+    "HEIF": read_heic,
 }
 
 

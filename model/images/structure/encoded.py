@@ -1,12 +1,8 @@
 """The result of reading an image file's structure."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-
-def public_name(image_format: str) -> str:
-    """The usual spelling of Pillow's name for a format."""
-    return "WebP" if image_format == "WEBP" else image_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +36,43 @@ class Greys:
 
 
 @dataclass(frozen=True, slots=True)
+class Tiles:
+    """A picture as one or more files of AV1 or HEVC, which are decoded one by one.
+
+    Attributes:
+        files: row by row; all have the same size.
+        tile: their width and height in pixels.
+        size: of the picture; tiles may reach beyond its right and bottom edge.
+        bits: per sample.
+        black_is_16: for grey HEVC, whether black is 16 and white 235 of 255.
+    """
+
+    hevc: bool
+    files: Sequence[bytes]
+    tile: tuple[int, int]
+    columns: int
+    size: tuple[int, int]
+    bits: int
+    black_is_16: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mosaic:
+    """The parts of a picture in HEIF.
+
+    Attributes:
+        alpha: the transparency, with grey levels.
+        premultiplied: whether the colours have been multiplied by it.
+        crop: left, top, right and bottom of the pixels to show, before the orientation.
+    """
+
+    colours: Tiles
+    alpha: Tiles | None = None
+    premultiplied: bool = False
+    crop: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """A picture as a file for Pillow, with its cost and metadata.
 
@@ -51,17 +84,19 @@ class Encoded:
         complete: False if the end of the file is missing, so that pixels may be missing too.
         canvas: the canvas of the frame, if the frame is not the whole picture.
         greys: for pictures with one wide sample per pixel.
+        mosaic: the picture of a HEIF file, instead of ``data``.
         block: bytes that Pillow reads at once from an uncompressed file; see `rows_of_a_block`.
             Default: the whole file.
     """
 
-    data: bytes
+    data: bytes = b""
     work: Counter[str] = field(default_factory=Counter)
     profile: bytes | None = None
     orientation: int = 1
     complete: bool = True
     canvas: Canvas | None = None
     greys: Greys = Greys()
+    mosaic: Mosaic | None = None
     block: int | None = None
 
 

@@ -40,6 +40,14 @@ NANOSECONDS: Mapping[str, float] = {
     "TIFF byte": 3,  # decoded
     "TIFF fax pixel": 10,
     "TIFF fax row": 400,
+    "AVIF tile": 200_000,  # a file of its own for the decoder
+    "AVIF pixel": 28,
+    "AVIF wide pixel": 8,  # 10 and 12 bits, on top
+    "AVIF byte": 30,
+    "HEIC tile": 400_000,
+    "HEIC sample": 17,  # of a channel; the most expensive photos, while hostile data takes 42
+    "HEIC wide sample": 15,  # 10 and 12 bits, on top
+    "HEIC byte": 40,
 }
 
 

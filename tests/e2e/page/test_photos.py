@@ -12,6 +12,8 @@ from playwright.sync_api import (
 )
 
 from app.serving.timings import PHASES
+from tests.hostile import encode
+from tests.hostile import picture as hostile_picture
 
 from ..conftest import Server
 from ..test_contract import picture
@@ -44,6 +46,22 @@ def test_page_shows_the_predicted_classes(server: Server, open_page: OpenPage, w
     for (_, number, share), row in zip(shown, told, strict=True):
         assert number == pytest.approx(100 * row["score"], abs=0.11)
         assert share == pytest.approx(row["score"], abs=0.01)
+
+
+@pytest.mark.parametrize(("image_format", "shown"), [("AVIF", True), ("HEIF", False)])
+def test_page_says_that_the_browser_cannot_show_a_format(
+    server: Server, open_page: OpenPage, image_format: str, shown: bool
+) -> None:
+    page = open_page(server)
+    hint = page.get_by_text("This browser cannot show photos of this format.")
+    photo = page.get_by_role("img", name="The chosen photo")
+    choose(page, encode(hostile_picture(), image_format), f"a.{image_format.lower()}")
+    expect(result(page)).to_contain_text("%")
+    expect(photo if shown else hint).to_be_visible()
+    expect(hint if shown else photo).to_be_hidden()
+    choose(page, picture())
+    expect(photo).to_be_visible()
+    expect(hint).to_be_hidden()
 
 
 def test_the_time_of_each_phase_is_shown(server: Server, open_page: OpenPage) -> None:

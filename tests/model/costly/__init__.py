@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from .bmp import bmps
 from .family import MAX_BODY, Family
 from .gif import gifs
+from .heif import heifs
 from .jpeg import jpegs
 from .png import pngs
 from .tiff import tiffs
@@ -19,5 +20,5 @@ __all__ = ["MAX_BODY", "Family", "families"]
 
 
 def families() -> Iterator[Family]:
-    for of_format in (pngs, jpegs, gifs, bmps, webps, tiffs):
+    for of_format in (pngs, jpegs, gifs, bmps, webps, heifs, tiffs):
         yield from of_format()

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from model.errors import ImageError
-from model.images.preprocess import DEFAULT_MAX_PIXELS, sniff_format
+from model.images.formats import sniff_format
+from model.images.preprocess import DEFAULT_MAX_PIXELS
 from model.images.structure import read_structure
 
 MAX_BODY = 20 * 2**20
