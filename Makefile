@@ -17,8 +17,8 @@ PIP := $(BIN)/pip --disable-pip-version-check install
 PIP_QUIETLY := $(PIP) --quiet
 TORCH := $(shell grep '^torch==' requirements.txt)
 
-# Two processes, each of which takes one file at a time.
-PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --durations 15
+# Processes that take one file at a time, in the order of collection.
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15
 REMOTE_ENGINE := XCIT_TEST_ENGINE=remote $(PYTEST) -m 'not slow and not one_process' tests/app
 SCHEMA := $(BIN)/pytest tests/e2e/test_schema.py # its tests share an id, of which xdist would run one
 

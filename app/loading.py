@@ -129,6 +129,7 @@ class ServedClassifier:
             num_classes=spec.num_classes,
             image_size=spec.preprocess.image_size,
             heads=self.classifier.explainer.heads,
+            images_per_second=round(self.classifier.images_per_second, 1),
         )
 
     def open(self) -> None:

@@ -18,6 +18,7 @@ settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("starts_first") is None)
     for item in items:
         mark = item.get_closest_marker("one_process")
         if mark and SEVERAL:

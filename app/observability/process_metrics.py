@@ -30,7 +30,8 @@ class ProcessesCollector(Collector):
     """The ``process_`` metrics of the whole service, and some of each process.
 
     They have the names of prometheus_client's own collector, and are sums: CPU time includes that
-    of processes that have ended, and shared memory counts once.
+    of processes that have ended, and shared memory counts once. CPU time never decreases, also
+    while a process has ended and is not yet reaped: a rate would count a decrease as a restart.
 
     Args:
         children: process ids by name, of those that run now.
@@ -39,6 +40,7 @@ class ProcessesCollector(Collector):
     def __init__(self, children: Callable[[], Mapping[str, int]]) -> None:
         self._children = children
         self._started = time.time()
+        self._cpu_seconds = 0.0  # the largest total so far
 
     def collect(self) -> Iterator[Metric]:
         found = {
@@ -48,10 +50,12 @@ class ProcessesCollector(Collector):
         }
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = [*found.values()]
+        total = sum(each.cpu_seconds for each in used) + ended.ru_utime + ended.ru_stime
+        self._cpu_seconds = max(self._cpu_seconds, total)
         yield CounterMetricFamily(
             "process_cpu_seconds",
             "User and system CPU time of all processes of the service, in seconds.",
-            value=sum(each.cpu_seconds for each in used) + ended.ru_utime + ended.ru_stime,
+            value=self._cpu_seconds,
         )
         gauges = {
             "process_resident_memory_bytes": (

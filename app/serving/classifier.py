@@ -7,7 +7,11 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """The model that is served and how it runs; ``model`` in the answer of ``/healthz``."""
+    """The model that is served and how it runs; ``model`` in the answer of ``/healthz``.
+
+    Attributes:
+        images_per_second: the highest throughput of the model alone, measured at the start.
+    """
 
     name: str
     version: str
@@ -22,6 +26,7 @@ class ModelInfo:
     num_classes: int
     image_size: int
     heads: int
+    images_per_second: float = 0.0
 
     @property
     def title(self) -> str:

@@ -21,6 +21,7 @@ from PIL import (
 
 from model.errors import ImageTooLarge, InvalidImage
 from model.images.greys import is_wide_grey, to_8_bits
+from model.images.jpeg import decode_jpeg
 from model.images.structure import Canvas, Encoded, Greys
 from model.images.structure.splice import splice
 from model.images.webp import can_decode_webp, decode_webp
@@ -103,6 +104,8 @@ def _read(
     if image_format == "WEBP" and can_decode_webp():
         image = decode_webp(encoded.data)
         return image, image.size
+    if image_format == "JPEG" and (decoded := decode_jpeg(encoded.data, _least_side(needed))):
+        return decoded
     opened = _open(encoded, image_format)
     return opened, _load(opened, needed)
 
@@ -118,14 +121,18 @@ def _open(encoded: Encoded, image_format: str) -> ImageFile.ImageFile:
 
 def _load(image: ImageFile.ImageFile, needed: int) -> tuple[float, float]:
     """Decode in place, and a large JPEG at a reduced scale; returns `Decoded.size`."""
-    least = math.ceil(_DRAFT_MARGIN * needed)
-    draft = image.draft(None, (least, least))
+    draft = image.draft(None, 2 * (_least_side(needed),))
     try:
         _allocate(image)
         image.load()
     except MemoryError as error:  # for example for rows of 2**31 bits or more
         raise ImageTooLarge("the image has longer rows than its decoder supports") from error
     return draft[1][2:] if draft else image.size
+
+
+def _least_side(needed: int) -> int:
+    """Pixels of a side that a JPEG is decoded to at least."""
+    return math.ceil(_DRAFT_MARGIN * needed)
 
 
 def _allocate(image: ImageFile.ImageFile) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from model.errors import InvalidImage, InvalidTensor, UnsupportedImage
 from model.images.colour import to_srgb
 from model.images.decode import DECODER_ERRORS, Decoded, decode
+from model.images.resize import resize
 from model.images.structure import public_name, read_structure
 from model.spec import PreprocessSpec
 
@@ -31,12 +32,6 @@ _SIGNATURES = {
     b"MM\0*": "TIFF",
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
-}
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
 }
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -129,11 +124,8 @@ def _resize(decoded: Decoded, spec: PreprocessSpec, image_size: int) -> Image.Im
     width, height = decoded.size
     side = min(width, height) * spec.crop_pct
     left, top = (width - side) / 2, (height - side) / 2
-    return decoded.image.resize(
-        (image_size, image_size),
-        _RESAMPLING[spec.interpolation],
-        box=(left, top, left + side, top + side),
-    )
+    box = (left, top, left + side, top + side)
+    return resize(decoded.image, image_size, box, spec.interpolation)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

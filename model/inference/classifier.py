@@ -27,6 +27,7 @@ from model.images.preprocess import (
     preprocess,
     unnormalise,
 )
+from model.images.resize import SIMD
 from model.inference.prediction import Classification, label
 from model.inference.saliency import Explainer
 from model.inference.tuning import (
@@ -286,6 +287,11 @@ def load_classifier(
         backend.threads,
         reason,
     )
+    if not SIMD:
+        logger.info(
+            "images are resized with Pillow, because cykooz-resizer, which takes a fifth of the "
+            "time, is not installed"
+        )
     return Classifier(
         spec,
         found.sha256,

@@ -153,14 +153,14 @@ async def test_held_images_and_bytes_are_reported_with_their_limits(
         assert read("xcit_held_bytes") == 0
 
 
-async def test_busy_seconds_streams_and_cores_are_reported() -> None:
+async def test_busy_seconds_and_what_the_service_can_use_are_reported() -> None:
     class Slow(FakeClassifier):
         def predict(self, items: Sequence[bytes], top_k: int) -> list[FakeClassification]:
             time.sleep(0.1)
             return super().predict(items, top_k)
 
     slow = Slow(streams=2)
-    slow.info = replace(slow.info, streams=2)
+    slow.info = replace(slow.info, streams=2, images_per_second=12.5)
     async with running(slow) as (client, _):
         assert (await scrape(client))("xcit_stream_busy_seconds_total") == 0
         await asyncio.gather(*(client.post("/predict", content=b"1") for _ in range(2)))
@@ -168,6 +168,7 @@ async def test_busy_seconds_streams_and_cores_are_reported() -> None:
     busy, batches = read("xcit_stream_busy_seconds_total"), len(slow.batches)
     assert 0.1 * batches <= busy < 0.1 * batches + 1
     assert read("xcit_streams") == 2
+    assert read("xcit_model_images_per_second") == 12.5
     assert read("xcit_cores") == usable_cores()
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -66,6 +67,30 @@ def test_cpu_time_of_ended_processes_is_kept() -> None:
         read({"worker-0": process.pid}, "xcit_process_cpu_seconds_total", process="worker-0")
         is None
     )
+
+
+def test_cpu_time_does_not_decrease_before_an_ended_process_is_reaped() -> None:
+    work = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\ninput()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin
+    assert process.stdout
+    process.stdout.readline()
+    running = {"worker-0": process.pid}
+    registry = CollectorRegistry()
+    registry.register(ProcessesCollector(lambda: running))
+    before = registry.get_sample_value("process_cpu_seconds_total")
+    process.stdin.close()
+    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    running.clear()
+    after = registry.get_sample_value("process_cpu_seconds_total")
+    process.wait()
+    process.stdout.close()
+    assert before is not None
+    assert after is not None
+    assert after >= before
 
 
 def test_each_process_has_its_cpu_time(child: "subprocess.Popen[bytes]") -> None:

@@ -1,5 +1,6 @@
 """A real Prometheus that scrapes a server, and its tool promtool."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.dashboard import DEPLOY, fill_in
+from tests.kubernetes.queries import MONITOR
 
 from .conftest import PATIENCE, Server, free_port
 
@@ -21,6 +24,7 @@ ALERTS = DEPLOY / "prometheus/alerts.yml"
 CONFIG = DEPLOY / "prometheus/prometheus.yml"
 SCRAPE_INTERVAL = 0.5
 RATE_INTERVAL = "3s"
+POD = {"namespace": "default", "pod": "xcit-0", "service": "xcit", "endpoint": "http"}
 
 
 def program(name: str) -> str:
@@ -75,11 +79,17 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(directory: Path, server: Server) -> Iterator[Prometheus]:
-    """Run Prometheus with the project's configuration, another target and a shorter interval."""
+    """Run Prometheus with the project's configuration, another target and a shorter interval.
+
+    The target has the labels of a pod that our ServiceMonitor selects, and its relabelling.
+    """
     target, interval = f"127.0.0.1:{server.port}", f"{1000 * SCRAPE_INTERVAL:g}ms"
+    (endpoint,) = yaml.safe_load(MONITOR.read_text())["spec"]["endpoints"]
+    targets = f'- {{targets: ["{target}"], labels: {json.dumps(POD)}}}'
+    relabelling = f"    relabel_configs: {json.dumps(endpoint['relabelings'])}"
     text = CONFIG.read_text()
     for old, new in (
-        ('targets: ["xcit:8000"]', f'targets: ["{target}"]'),
+        ('- targets: ["xcit:8000"]', f"{targets}\n{relabelling}"),
         ("scrape_interval: 5s", f"scrape_interval: {interval}"),
     ):
         assert text.count(old) == 1

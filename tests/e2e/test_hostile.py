@@ -42,6 +42,7 @@ BODY = 3 * 20 * 2**20
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
     pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
+    pytest.mark.starts_first,
 ]
 
 DECODING = pytest.mark.one_process("decoding is the same in a worker")

@@ -17,11 +17,13 @@ import yaml
 from benchmarks.client import post_image
 from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop
 from tests.dashboard import DEPLOY, QUERIES, query
+from tests.kubernetes import queries as scaling
 
 from .conftest import PATIENCE, StartServer
 from .prometheus import (
     ALERTS,
     CONFIG,
+    RATE_INTERVAL,
     SCRAPE_INTERVAL,
     Prometheus,
     program,
@@ -29,6 +31,8 @@ from .prometheus import (
     running_prometheus,
 )
 from .test_contract import picture
+
+pytestmark = pytest.mark.starts_first
 
 MAX_BATCH_SIZE = 8
 MAX_QUEUE_SIZE = 40
@@ -203,6 +207,44 @@ def test_alerts_match_the_events_of_the_run(run: Run) -> None:
     ):
         true = {name for name, rule in rules.items() if run.prometheus.values(rule, when)}
         assert true - bursts == expected
+
+
+def scaling_value(run: Run, name: str, when: float) -> float:
+    """The value by which an autoscaler scales, over a shorter time."""
+    return run.prometheus.value(scaling.QUERIES[name].replace("[30s]", f"[{RATE_INTERVAL}]"), when)
+
+
+def test_scaling_by_load_follows_what_is_used_of_cores_and_model(run: Run) -> None:
+    idle, loaded = (scaling_value(run, "load", t) for t in (run.idle, run.loaded))
+    assert 3 * idle < loaded < 1.2
+    cores = run.prometheus.value(query("Cores in use"), run.loaded)
+    images = run.prometheus.value(query("Images, batches and padding", "images"), run.loaded)
+    model = run.prometheus.value("xcit_model_images_per_second", run.loaded)
+    assert loaded == pytest.approx(max(cores, images / model), rel=0.05)
+
+
+def test_scaling_by_waiting_work_follows_the_callers(run: Run) -> None:
+    waiting, periods = scaling.QUERIES["waiting"], [(run.start, run.idle), (run.idle, run.loaded)]
+    idle, loaded = (run.prometheus.curves(waiting, *period)[0] for period in periods)
+    assert max(idle) == 0
+    assert max(loaded) == pytest.approx(CALLERS / MAX_QUEUE_SIZE, abs=0.1)
+    (overloaded,) = run.prometheus.curves(waiting, run.loaded, run.overloaded)
+    assert 0.9 < max(overloaded) <= 1
+    assert scaling_value(run, "waiting", run.end) == 0
+
+
+def test_scaling_by_refusals_follows_the_answers(run: Run) -> None:
+    assert scaling_value(run, "refused", run.idle) == 0
+    assert scaling_value(run, "refused", run.loaded) == 0
+    statuses = run.overload.statuses
+    needed = min(1 + statuses[503] / statuses[200], 10)
+    assert scaling_value(run, "refused", run.overloaded) == pytest.approx(needed, rel=0.4)
+
+
+def test_scaling_has_no_value_without_the_server(run: Run) -> None:
+    for name in scaling.QUERIES:
+        with pytest.raises(ValueError, match="not enough values"):
+            scaling_value(run, name, run.gone)
 
 
 def test_prometheus_loads_all_alerts_without_errors(run: Run) -> None:

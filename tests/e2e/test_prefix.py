@@ -1,14 +1,7 @@
-"""The service under a path prefix, behind a real reverse proxy.
-
-Needs Debian's package haproxy; where it is missing the tests are skipped, or fail if the variable
-CI_REQUIRES_HAPROXY is set.
-"""
+"""The service under a path prefix, behind a real reverse proxy."""
 
 import os
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +10,8 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer, free_port
+from .conftest import SLOW_SERVICE, Server, StartServer, free_port
+from .haproxy import running_haproxy
 from .page.actions import choose, result
 
 pytestmark = pytest.mark.one_process("about addresses behind a proxy")
@@ -54,43 +48,18 @@ def server(start_server: StartServer) -> Server:
 
 
 @contextmanager
-def running_haproxy(port: int, directory: Path) -> Iterator[dict[str, str]]:
+def running_proxy(port: int, directory: Path) -> Iterator[dict[str, str]]:
     """Run a proxy; yields the address of the service through each kind of it."""
-    program = shutil.which("haproxy")
-    if not program:
-        missing = "there is no haproxy: apt-get install haproxy"
-        if os.environ.get("CI_REQUIRES_HAPROXY"):
-            pytest.fail(missing)
-        pytest.skip(missing)
     ports = {"stripping": free_port(), "passing": free_port()}
-    file = directory / "haproxy.cfg"
-    file.write_text(CONFIGURATION.format(prefix=PREFIX, port=port, **ports))
-    process = subprocess.Popen([program, "-db", "-f", str(file)], stderr=subprocess.DEVNULL)
-    try:
-        for listening in ports.values():
-            wait_for(listening)
+    configuration = CONFIGURATION.format(prefix=PREFIX, port=port, **ports)
+    with running_haproxy(configuration, ports.values(), directory):
         yield {kind: f"http://127.0.0.1:{ports[kind]}{PREFIX}" for kind in ports}
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
 def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with running_haproxy(server.port, tmp_path_factory.mktemp("haproxy")) as addresses:
+    with running_proxy(server.port, tmp_path_factory.mktemp("haproxy")) as addresses:
         yield addresses
-
-
-def wait_for(port: int) -> None:
-    limit = time.monotonic() + PATIENCE
-    while time.monotonic() < limit:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail(f"nothing listens on port {port}")
 
 
 @pytest.fixture(params=["stripping", "passing"])
@@ -152,7 +121,7 @@ def test_docs_page_calls_the_service_under_its_prefix(url: str, page: Page) -> N
 def test_pages_work_behind_a_stripping_proxy_without_the_setting(
     start_server: StartServer, page: Page, tmp_path: Path
 ) -> None:
-    with running_haproxy(start_server(*SLOW_SERVICE).port, tmp_path) as addresses:
+    with running_proxy(start_server(*SLOW_SERVICE).port, tmp_path) as addresses:
         page.goto(f"{addresses['stripping']}/")
         choose(page, b"0")
         expect(result(page)).to_contain_text("100.0 %")

@@ -21,6 +21,8 @@ from model.spec import ModelSpec, PreprocessSpec
 from .conftest import Server, StartServer
 from .test_contract import picture
 
+pytestmark = pytest.mark.starts_first
+
 ADMIN = {"Authorization": "Bearer secret"}
 
 

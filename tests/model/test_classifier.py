@@ -279,3 +279,20 @@ def test_normalise_applies_mean_and_std() -> None:
     spec = PreprocessSpec(1, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
     pixels = torch.tensor([[[[255, 255, 0]]]], dtype=torch.uint8)
     assert Normalise(spec)(pixels).flatten().tolist() == pytest.approx([1, 1, -4])
+
+
+@pytest.mark.parametrize("simd", [True, False])
+def test_log_names_pillow_if_it_resizes(
+    simd: bool,
+    tmp_path: Any,
+    spec: ModelSpec,
+    network: XCiT,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "small.safetensors"
+    write_checkpoint(path, spec, network.state_dict())
+    monkeypatch.setattr("model.inference.classifier.SIMD", simd)
+    caplog.set_level("INFO")
+    load_classifier(path, options=BackendOptions(backend="torch", streams=1))
+    assert ("images are resized with Pillow" in caplog.text) != simd

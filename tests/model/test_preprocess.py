@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from model.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from model.images import resize
 from model.images.preprocess import Pixels, preprocess
 from model.spec import Interpolation, PreprocessSpec
 from tests.pictures import bomb
@@ -37,8 +38,14 @@ def distance(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.abs(a.astype(float) - b.astype(float)).mean())
 
 
+@pytest.fixture(autouse=True, params=["SIMD", "Pillow"])
+def resizer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test with both ways of resizing."""
+    monkeypatch.setattr(resize, "SIMD", resize.SIMD and request.param == "SIMD")
+
+
 @pytest.fixture
-def expected() -> Pixels:
+def expected(resizer: None) -> Pixels:
     return preprocess(encode(photo()), SPEC)
 
 

@@ -14,6 +14,7 @@ from model.errors import InvalidImage, ModelError
 from model.families.simplify import Normalise
 from model.families.xcit import XCiT
 from model.families.xcit_published import PublishedXCiT
+from model.images.decode import Decoded, decode
 from model.images.preprocess import preprocess
 from model.inference.saliency import Explainer, overlay, palette
 from model.inference.views import SIDE
@@ -111,16 +112,15 @@ def test_explanation_needs_one_decode(
     spec, whole = vit(spec, network)
     buffer = io.BytesIO()
     Image.fromarray(noise(900)).save(buffer, image_format)
-    opened: list[object] = []
-    opening = Image.open
+    decoded: list[object] = []
 
-    def count(*arguments: Any, **options: Any) -> Image.Image:
-        opened.append(arguments)
-        return opening(*arguments, **options)
+    def count(*arguments: Any) -> Decoded:
+        decoded.append(arguments)
+        return decode(*arguments)
 
-    monkeypatch.setattr(Image, "open", count)
+    monkeypatch.setattr("model.images.preprocess.decode", count)
     views = Explainer(lambda: whole, spec).prepare(buffer.getvalue())
-    assert len(opened) == 1
+    assert len(decoded) == 1
     assert views.shown.shape == (SIDE, SIDE, 3)
     seen = preprocess(buffer.getvalue(), spec.preprocess).astype(int)
     assert np.abs(views.seen - seen).max() <= (0 if image_format == "PNG" else 8)

@@ -17,7 +17,7 @@ from app.observability.process_metrics import read_resources
 from .callers import Callers, ports_of_clients
 from .service import WAIT, Service, start, wait_for
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.starts_first]
 
 CALLERS = 8
 MIB = 2**20

@@ -16,7 +16,7 @@ from app.http.api_keys import new_key
 
 from .service import PHOTO, WAIT, Service, gone, start, wait_for
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.starts_first]
 
 
 @pytest.fixture

@@ -43,7 +43,12 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The served model, its device and backend."""
+    """The served model, its device and backend.
+
+    Attributes:
+        images_per_second: the highest throughput of the model alone, measured at the start of the
+            service; 0 from a service that does not say.
+    """
 
     name: str
     version: str
@@ -58,6 +63,7 @@ class ServedModel:
     num_classes: int
     image_size: int
     heads: int
+    images_per_second: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,95 @@
+"""Resizing, with SIMD instructions where cykooz-resizer is installed, otherwise with Pillow.
+
+Both compute the same two convolutions and round to 8 bits after each. One value in a hundred
+differs, by a level of 255. cykooz-resizer takes a quarter of the time.
+
+Rows are resized first, in a call for themselves: both libraries would otherwise choose the order by
+the shape of the image, and Pillow's choice depends on its version. The other order rounds other
+values, so a quarter of the pixels would differ.
+"""
+
+import math
+from importlib.util import find_spec
+
+from PIL import Image
+
+from model.spec import Interpolation
+
+Box = tuple[float, float, float, float]
+
+_PILLOW = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_REACH = {"bilinear": 1, "bicubic": 2, "lanczos": 3}  # of a filter, in pixels of the smaller image
+_PREMULTIPLIED = {"RGBA": "RGBa", "LA": "La"}
+# Wheels exist for x86-64 only.
+SIMD = find_spec("cykooz_resizer") is not None
+if SIMD:
+    from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
+
+    _ALGORITHMS = {
+        "bilinear": ResizeAlg.convolution(FilterType.bilinear),
+        "bicubic": ResizeAlg.convolution(FilterType.catmull_rom),  # what Pillow calls bicubic
+        "lanczos": ResizeAlg.convolution(FilterType.lanczos3),
+    }
+    # Modes in Pillow, and the mode that cykooz-resizer accepts for the same layout in memory.
+    _LAYOUTS = {"L": "L", "RGB": "RGB", "RGBX": "CMYK", "CMYK": "CMYK", "RGBA": "RGBA"}
+    _LEAST_SIDE = 1e-9  # pixels; cykooz-resizer returns black for an empty part
+
+
+def resize(image: Image.Image, side: int, box: Box, interpolation: Interpolation) -> Image.Image:
+    """Resize a part of an image to a square, antialiased, averaging colours weighted by alpha.
+
+    Args:
+        side: side of the result in pixels.
+        box: left, top, right and bottom of the part, within the image; fractions of a pixel count.
+    """
+    if image.size == (side, side) and box == (0, 0, side, side):
+        return image
+    if interpolation == "nearest":
+        return image.resize((side, side), _PILLOW[interpolation], box=box)
+    resample = _with_simd if SIMD and image.mode in _LAYOUTS else _with_pillow
+    left, top, right, bottom = box
+    reach = _REACH[interpolation] * max(1.0, (bottom - top) / side)
+    first = max(0, math.floor(top - reach))  # of the rows that the columns' pass reads
+    last = min(image.height, math.ceil(bottom + reach))
+    mode = _PREMULTIPLIED.get(image.mode, image.mode)
+    narrow = resample(image, mode, (side, last - first), (left, first, right, last), interpolation)
+    part = (0, top - first, side, bottom - first)
+    return resample(narrow, image.mode, (side, side), part, interpolation)
+
+
+def _with_pillow(
+    image: Image.Image, mode: str, size: tuple[int, int], part: Box, interpolation: Interpolation
+) -> Image.Image:
+    if image.mode in _PREMULTIPLIED:
+        image = image.convert(mode)
+    resized = image.resize(size, _PILLOW[interpolation], box=part)
+    return resized if resized.mode == mode else resized.convert(mode)
+
+
+def _with_simd(
+    image: Image.Image, mode: str, size: tuple[int, int], part: Box, interpolation: Interpolation
+) -> Image.Image:
+    left, top, right, bottom = part
+    width = max(min(right, image.width) - left, _LEAST_SIDE)
+    height = max(min(bottom, image.height) - top, _LEAST_SIDE)
+    options = ResizeOptions(
+        resize_alg=_ALGORITHMS[interpolation], crop_box=CropBox(left, top, width, height)
+    )
+    resized = Image.new(mode, size)
+    Resizer().resize_pil(_in_layout(image), _in_layout(resized), options)
+    return resized
+
+
+def _in_layout(image: Image.Image) -> Image.Image:
+    """The same pixels under the mode that cykooz-resizer accepts for their layout."""
+    layout = _LAYOUTS.get(image.mode, image.mode)
+    if layout == image.mode:
+        return image
+    renamed = Image.Image()
+    renamed.im, renamed._mode, renamed._size = image.im, layout, image.size
+    return renamed
