@@ -1,4 +1,4 @@
-"""A network trained in 16 bits on a CPU."""
+"""A training step's forward and backward pass in 16 bits, on a CPU."""
 
 from copy import deepcopy
 from functools import partial
@@ -11,11 +11,12 @@ from training.attention import attend
 
 
 class HalfPrecision(nn.Module):
-    """The forward pass of a network in training, in bfloat16, with gradients of its own weights.
+    """The training forward pass of ``network`` in bfloat16; gradients go to its 32-bit weights.
 
-    Autocast alone keeps the sums of branches and the layer scales in 32 bits, and casts between
-    them. On a CPU that takes longer than the matrix products. Here weights are cast once per step,
-    with layer scales merged into them, and tokens stay in 16 bits. Autocast must be enabled.
+    Autocast alone keeps the sums of branches and the layer scales in 32 bits. On a CPU, the casts
+    and the traffic of 32-bit tokens take longer than the matrix products. Here weights are cast
+    once per step, with layer scales merged into them, and tokens stay in 16 bits. Autocast must
+    be enabled: it casts the embedded patches.
     """
 
     def __init__(self, network: XCiT) -> None:
@@ -27,7 +28,7 @@ class HalfPrecision(nn.Module):
                 vars(module)["forward"] = partial(unscaled, module)
             elif isinstance(module, CrossCovarianceAttention) and module.dropout.p == 0:
                 vars(module)["forward"] = partial(attend, module)
-        self.body = partial(functional_call, body)  # not a submodule, whose weights would be found
+        self.body = partial(functional_call, body)  # hides its weights
         self.cast = names_to_cast(network)
         self.scales = names_of_scales(network)
 
@@ -36,7 +37,7 @@ class HalfPrecision(nn.Module):
         return out
 
     def weights(self) -> dict[str, Tensor]:
-        """What the body computes with: cast and scaled weights, and the network's buffers."""
+        """The body's parameters, cast and scaled, and the network's buffers."""
         given: dict[str, Tensor] = dict(self.network.named_parameters())
         weights = dict(self.network.named_buffers())
         for name, weight in given.items():
