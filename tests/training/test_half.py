@@ -67,7 +67,8 @@ def test_constant_channel_has_finite_gradients() -> None:
     module = CrossCovarianceAttention(8, 1, 4, dropout=0.0)
     with torch.no_grad():
         module.to_qkv.weight.zero_()
-    attend(module, torch.randn(2, 3, 8)).sum().backward()
+    total = attend(module, torch.randn(2, 3, 8)).sum()
+    total.backward()  # type: ignore[no-untyped-call]
     assert all(
         weight.grad is not None and bool(weight.grad.isfinite().all())
         for weight in module.parameters()
@@ -87,7 +88,8 @@ def test_16_bit_gradients_are_those_of_the_network() -> None:
     gradients = []
     for model in (network, HalfPrecision(network)):
         network.zero_grad()
-        (logits(model) * torch.tensor([1.0, -2.0, 0.5])).square().sum().backward()
+        loss = (logits(model) * torch.tensor([1.0, -2.0, 0.5])).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         gradients.append({name: weight.grad for name, weight in network.named_parameters()})
     for name, expected in gradients[0].items():
         if name.endswith("1.fn.net.2.bias"):
