@@ -9,6 +9,7 @@ from torch import Tensor
 from model.families.xcit import XCiT
 from training.muon import Muon
 from training.recipe import Recipe
+from training.step import fast_bf16
 
 
 def build_optimizers(network: XCiT, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -32,8 +33,9 @@ def build_optimizers(network: XCiT, recipe: Recipe) -> list[torch.optim.Optimize
         {"params": kernels, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+    dtype = torch.bfloat16 if fast_bf16(device) else torch.float32
     return [
-        Muon(hidden, muon_lr, weight_decay=recipe.weight_decay),
+        Muon(hidden, muon_lr, weight_decay=recipe.weight_decay, dtype=dtype),
         torch.optim.AdamW(groups, lr=adamw_lr, betas=(0.9, 0.99), fused=on_gpu, capturable=on_gpu),
     ]
 

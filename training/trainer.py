@@ -22,11 +22,12 @@ from training import warn
 from training.average import Average
 from training.batches import Batch, Batches
 from training.gpu_step import GpuStep, layers_to_compile, prepare
+from training.half import HalfPrecision
 from training.optimizers import build_optimizers, restore, set_rates
 from training.recipe import Recipe
 from training.runfiles import VERSION, find_plotter, find_state, save_state, write_metrics
 from training.start import FAMILY, take_over
-from training.step import Step
+from training.step import Step, fast_bf16
 
 TEST_BATCH_SIZE = 500
 FAR_ENOUGH = 0.5  # minimum share of the way from the first to the latest weights
@@ -138,8 +139,10 @@ class Trainer:
         """A step in the fastest form that device and number of processes permit."""
         recipe = self.recipe
         model: nn.Module = self.network
+        if self.device.type == "cpu" and fast_bf16(self.device):
+            model = HalfPrecision(self.network)
         if self.processes > 1:
-            model = DistributedDataParallel(self.network)
+            model = DistributedDataParallel(model)
         model = nn.Sequential(self.normalise, model)
         self.step = Step(model, self.network, self.average, self.optimizers, recipe.label_smoothing)
         if self.device.type == "cpu" or self.processes > 1 or self.plain_steps:

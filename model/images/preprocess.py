@@ -32,6 +32,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TRANSPOSED = (5, 6, 7, 8)
 _MAX_NORMALISED = (
     100.0  # far beyond any pixel, but still in the range of 16 bits within the network
 )
@@ -68,7 +69,8 @@ def preprocess_sizes(
     encoded = read_structure(data, image_format, max_pixels)
     try:
         decoded = decode(encoded, image_format, max(sizes))
-        resized = [_resize(decoded, spec, size) for size in sizes]
+        transposed = encoded.orientation in _TRANSPOSED
+        resized = [_resize(decoded, spec, size, transposed=transposed) for size in sizes]
         shown = [_to_rgb(to_srgb(image, encoded.profile)) for image in resized]
         return [np.asarray(_upright(image, encoded.orientation)) for image in shown]
     except DECODER_ERRORS as error:
@@ -99,13 +101,19 @@ def unnormalise(tensor: memoryview | bytes, spec: PreprocessSpec) -> FloatPixels
     return pixels
 
 
-def _resize(decoded: Decoded, spec: PreprocessSpec, image_size: int) -> Image.Image:
-    """Resize and centre crop in one step, which computes only the pixels that are kept."""
+def _resize(
+    decoded: Decoded, spec: PreprocessSpec, image_size: int, *, transposed: bool
+) -> Image.Image:
+    """Resize and centre crop in one step, which computes only the pixels that are kept.
+
+    Args:
+        transposed: whether the columns will be rows when the image is upright.
+    """
     width, height = decoded.size
     side = min(width, height) * spec.crop_pct
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
-    return resize(decoded.image, image_size, box, spec.interpolation)
+    return resize(decoded.image, image_size, box, spec.interpolation, columns_first=transposed)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -132,6 +132,7 @@ WHOLE = (
 )
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # of pickletools
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     content=st.sampled_from(WHOLE),

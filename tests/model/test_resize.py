@@ -100,6 +100,20 @@ def test_any_part_of_noise_is_resized_as_by_pillow(
     assert distance.max() <= 2
 
 
+@pytest.mark.parametrize("simd", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("interpolation", FILTERS)
+def test_columns_first_is_rows_first_of_the_transposed_image(
+    interpolation: Interpolation, mode: str, simd: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SIMD", SIMD and simd)
+    image = in_mode(photo(120, 90), mode)
+    transposed = image.transpose(Image.Transpose.TRANSPOSE)
+    rows_first = resize(transposed, 64, centre(90, 120, 0.9), interpolation)
+    resized = resize(image, 64, centre(120, 90, 0.9), interpolation, columns_first=True)
+    assert resized.transpose(Image.Transpose.TRANSPOSE).tobytes() == rows_first.tobytes()
+
+
 def test_part_may_end_an_ulp_outside_the_image() -> None:
     image = photo(30, 30)
     outside = resize(image, 16, (0.0, 0.0, np.nextafter(30, 31), np.nextafter(30, 31)), "bicubic")

@@ -73,6 +73,7 @@ def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_step, "Recording", Replayed)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace())
     monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # or steps use a copy of the layers
     torch.compiler.reset()
     counters.clear()
 

@@ -47,6 +47,19 @@ def test_matrix_without_a_gradient_does_not_change_other_steps() -> None:
         assert not torch.equal(a, begun)
 
 
+def test_16_bit_steps_are_close_to_32_bit_steps() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start, gradient = torch.randn(2, 24, 40, generator=generator)
+    steps = []
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = start.clone().requires_grad_()
+        weight.grad = gradient.clone()
+        Muon([weight], 0.1, dtype=dtype).step()
+        assert weight.dtype == torch.float32
+        steps.append(weight.detach() - start)
+    assert 0 < (steps[1] - steps[0]).norm() < 0.05 * steps[0].norm()
+
+
 def test_learning_rate_may_be_a_tensor() -> None:
     start = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     weights = []
@@ -58,9 +71,10 @@ def test_learning_rate_may_be_a_tensor() -> None:
     assert torch.allclose(weights[0], weights[1])
 
 
-def test_muon_direction_is_nearly_orthogonal() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_muon_direction_is_nearly_orthogonal(dtype: torch.dtype) -> None:
     matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
     for each in (matrix, matrix.mT):
-        singular = torch.linalg.svdvals(orthogonalise(each[None]))
+        singular = torch.linalg.svdvals(orthogonalise(each[None].to(dtype)).float())
         assert singular.min() > 0.6
         assert singular.max() < 1.3
