@@ -15,7 +15,7 @@ from model.images.preprocess import preprocess
 from model.images.structure import Mosaic, read_structure
 from model.images.structure.work import MAX_SECONDS, seconds
 from model.spec import PreprocessSpec
-from tests.hostile import encode, kinds, picture, write
+from tests.hostile import Kind, encode, kinds, picture, write
 from tests.hostile.bitstreams import av1, configuration, hevc, obu, picture_set, unit, with_length
 from tests.hostile.heif import ALPHA, Heif, Item, Property, clap, coded, grid, ispe, nclx, walk
 from tests.hostile.heif_bombs import HEIF_BOMBS, honest_grid
@@ -23,6 +23,7 @@ from tests.yardstick import slowness
 
 SPEC = PreprocessSpec(image_size=32)
 MANY = 50_000_000
+KINDS = [kind for kind in kinds() if kind.image_format in ("AVIF", "HEIF")]
 BOTH = pytest.mark.parametrize("image_format", ["AVIF", "HEIF"])
 
 
@@ -61,11 +62,9 @@ def test_decoder_sees_one_item_without_metadata(image_format: str) -> None:
     assert len(file) < len(data)
 
 
-@pytest.mark.parametrize(
-    "kind", [kind for kind in kinds() if kind.image_format in ("AVIF", "HEIF")], ids=str
-)
-def test_file_cut_at_any_byte_is_refused(kind: object) -> None:
-    data = write(kind).data  # type: ignore[arg-type]
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_file_cut_at_any_byte_is_refused(kind: Kind) -> None:
+    data = write(kind).data
     found = mosaic(data)
     files = [*found.colours.files, *(found.alpha.files if found.alpha else ())]
     end = max(data.rindex(file[-16:]) for file in files) + 16
@@ -73,6 +72,33 @@ def test_file_cut_at_any_byte_is_refused(kind: object) -> None:
         with pytest.raises((InvalidImage, UnsupportedImage)):
             mosaic(data[:kept])
     assert mosaic(data[: end + 1])
+
+
+def test_missing_part_of_a_file_is_named() -> None:
+    data = Heif([tile()]).data()
+    for kept, message in (
+        (len(data) - 1, "part of the picture is missing"),
+        (data.index(b"ispe") + 8, "its box 'meta' has a wrong length"),
+        (20, "its box 'ftyp' has a wrong length"),
+        (24, "it has no picture"),
+    ):
+        with pytest.raises(InvalidImage, match=message):
+            mosaic(data[:kept])
+
+
+@pytest.mark.parametrize("name", ["many associations", "many references", "too many extents"])
+def test_parts_of_a_file_are_limited(name: str) -> None:
+    with pytest.raises(ImageTooLarge, match="the HEIC has over 65536 parts; save it as JPEG"):
+        mosaic(HEIF_BOMBS[name]())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.image_format == "AVIF"], ids=str)
+def test_configuration_of_av1_is_that_of_the_encoder(kind: Kind) -> None:
+    data = write(kind).data
+    configurations = [content[:4] for name, content in walk(data) if name == b"av1C"]
+    found = mosaic(data)
+    files = [*found.colours.files, *(found.alpha.files if found.alpha else ())]
+    assert [dict(walk(file))[b"av1C"] for file in files] == configurations
 
 
 @pytest.mark.parametrize("name", HEIF_BOMBS)
