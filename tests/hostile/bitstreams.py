@@ -105,10 +105,16 @@ def configuration(*sets: bytes) -> bytes:
     return head + b"".join(listed)
 
 
-def av1(size: tuple[int, int], data: bytes, *, shown: tuple[int, int] | None = None) -> Item:
-    """A picture of 8 bits in 4:2:0 whose frame header and blocks are the bytes ``data``."""
+def av1(
+    size: tuple[int, int], data: bytes, *, shown: tuple[int, int] | None = None, siting: int = 0
+) -> Item:
+    """A picture of 8 bits in 4:2:0 whose frame header and blocks are the bytes ``data``.
+
+    Args:
+        siting: where the chroma samples lie.
+    """
     writer = Writer().add(3, 0).add(1, 1, 1).add(5, 31).add(4, 15, 15)
-    writer.add(16, size[0] - 1, size[1] - 1).add(1, *[0] * 9, 1).add(2, 0).add(1, 0, 0)
+    writer.add(16, size[0] - 1, size[1] - 1).add(1, *[0] * 9, 1).add(2, siting).add(1, 0, 0)
     content = obu(1, writer.ended()) + obu(6, data)
     return Item(b"av01", content, [(b"av1C", b"\x81\x1f\x0c\0"), ispe(*(shown or size))])
 

@@ -198,6 +198,24 @@ def test_tiles_of_a_grid_are_put_together(image_format: str, size: tuple[int, in
         assert np.array_equal(part, alone[: part.shape[0], : part.shape[1]])
 
 
+@BOTH
+def test_colours_of_a_grid_may_be_those_of_its_tiles(image_format: str) -> None:
+    profile = b"a profile"
+    tiles = [
+        replace(one, properties=[*one.properties[:2], nclx(1, 13, 6, full_range=False)])
+        for one in in_tiles(picture(192, 128), image_format)
+    ]
+    limited = decoded(Heif([grid(2, 3, (192, 128), range(2, 8)), *tiles]).data())
+    full_range = nclx(1, 13, 6)
+    data = Heif([grid(2, 3, (192, 128), range(2, 8), full_range), *tiles]).data()
+    assert distance(limited, decoded(data)) > 10
+    tiles = [one.plus((b"colr", b"prof" + profile)) for one in tiles]
+    assert read(Heif([grid(2, 3, (192, 128), range(2, 8)), *tiles]).data()).profile == profile
+    own: Property = (b"colr", b"rICC" + profile * 2)
+    data = Heif([grid(2, 3, (192, 128), range(2, 8), own), *tiles]).data()
+    assert read(data).profile == profile * 2
+
+
 def test_grid_written_by_libheif_has_its_pixels() -> None:
     data = encode(picture(192, 128), "HEIF", quality=90, tile_size=64)
     assert b"grid" in data

@@ -101,6 +101,12 @@ def test_configuration_of_av1_is_that_of_the_encoder(kind: Kind) -> None:
     assert [dict(walk(file))[b"av1C"] for file in files] == configurations
 
 
+def test_siting_of_chroma_is_kept() -> None:
+    for siting in (0, 1, 2):
+        (file,) = mosaic(Heif([av1((64, 64), b"x" * 9, siting=siting)]).data()).colours.files
+        assert dict(walk(file))[b"av1C"] == bytes((0x81, 0x1F, 0x0C | siting, 0))
+
+
 @pytest.mark.parametrize("name", HEIF_BOMBS)
 def test_bomb_is_read_within_half_a_second(name: str) -> None:
     data = HEIF_BOMBS[name]()

@@ -51,6 +51,7 @@ COSTLY = (
     "TIFF fax 3, rows, square",
     "AVIF in tiles of 256, small blocks, 4:2:0",
     "HEIC in tiles of 256, small blocks, 4:2:0",
+    "HEIC of cheap data, 8 bits, 4:4:4, square",
     "TIFF palette, rows, square, zstd",
 )
 # Multiple of the limit for the families whose names begin with these words.
