@@ -92,7 +92,9 @@ def test_wide_gamut_image_is_converted_to_srgb(name: str, image_format: str) -> 
     )
     pixels = preprocess(data, SPEC)
     centres = np.s_[16, 4::8]
-    assert np.abs(pixels[centres] - expected(image, name)[centres]).max() <= 3
+    # libavif rounds YCbCr even at the best quality, which shows in dark colours.
+    tolerance = 10 if image_format == "AVIF" else 3
+    assert np.abs(pixels[centres] - expected(image, name)[centres]).max() <= tolerance
     assert np.abs(pixels[centres].astype(int) - np.asarray(image)[centres]).max() > 10
 
 

@@ -18,6 +18,7 @@ NAMES = {
     "torch.jit.optimized_execution": "turns off the specialisation of scripts for each batch size",
     "torch.jit.trace": "runs without the interpreter lock, and OpenVINO's frontend reads its graph",
     "PIL._webp.__file__": "the path of the bundled libwebp",
+    "PIL._avif.__file__": "the path of the bundled libavif",
 }
 # Public names without documentation, or attributes of objects.
 UNDOCUMENTED = {
@@ -25,6 +26,7 @@ UNDOCUMENTED = {
     "torch.compiler.config.recompile_limit": "one version is compiled for each batch size",
     "torch.compiler.config.accumulated_recompile_limit": "the same, over all functions",
     "torch._inductor.config.compile_threads": "see above",
+    "PIL.AvifImagePlugin.SUPPORTED": "whether Pillow was built with libavif",
     "PIL.Image.core.__file__": "the path of the bundled libtiff",
     "PIL.Image.Image.im": "its pixels can be allocated without the interpreter lock",
 }
