@@ -9,6 +9,7 @@ import pytest
 from app.http.app import create_app
 from app.http.bodies.base64_text import begins_as_base64
 from model.errors import UnsupportedImage
+from model.evaluation.dataset import load_dataset
 from model.images import heic
 from model.images.formats import FORMATS, MEDIA_TYPES, NAMES, SUFFIXES, Format, sniff_format
 from model.images.preprocess import preprocess
@@ -61,6 +62,17 @@ def test_documents_name_every_format() -> None:
     rows = re.findall(r"^\| (\w+) \|", (ROOT / "docs/reference/images.md").read_text(), re.M)
     assert rows[1 : 1 + len(FORMATS)] == [one.name for one in FORMATS]
     assert NAMES in " ".join((ROOT / "README.md").read_text().split())
+
+
+def test_data_sets_may_have_every_format(tmp_path: Path) -> None:
+    for one in FORMATS:
+        folder = tmp_path / "val" / one.name
+        folder.mkdir(parents=True)
+        for suffix in one.suffixes:
+            (folder / f"a{suffix.upper()}").write_bytes(encode(picture(), one.key))
+    dataset = load_dataset(tmp_path, "val", SPEC, quiet=True)
+    assert len(dataset) == len(SUFFIXES)
+    assert set(dataset.labels) == {one.name for one in FORMATS}
 
 
 def test_suffixes_are_in_lower_case() -> None:
