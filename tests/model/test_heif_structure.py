@@ -62,7 +62,7 @@ def test_decoder_sees_one_item_without_metadata(image_format: str) -> None:
     assert len(file) < len(data)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_file_cut_at_any_byte_is_refused(kind: Kind) -> None:
     data = write(kind).data
     found = mosaic(data)
@@ -92,7 +92,9 @@ def test_parts_of_a_file_are_limited(name: str) -> None:
         mosaic(HEIF_BOMBS[name]())
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.image_format == "AVIF"], ids=str)
+@pytest.mark.parametrize(
+    "kind", [k for k in KINDS if k.image_format == "AVIF"], ids=lambda kind: kind.name
+)
 def test_configuration_of_av1_is_that_of_the_encoder(kind: Kind) -> None:
     data = write(kind).data
     configurations = [content[:4] for name, content in walk(data) if name == b"av1C"]
