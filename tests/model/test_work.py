@@ -50,7 +50,6 @@ COSTLY = (
     "TIFF JPEG of 30 scans, tiles of 512",
     "TIFF fax 3, rows, square",
     "AVIF in tiles of 256, small blocks, 4:2:0",
-    "HEIC in tiles of 256, small blocks, 4:2:0",
     "HEIC of cheap data, 8 bits, 4:4:4, square",
     "TIFF palette, rows, square, zstd",
 )
