@@ -20,7 +20,7 @@ from tests.documents import ROOT, TUTORIAL, blocks, read_blocks
 from .conftest import PATIENCE, Server, StartServer
 from .test_documents import curl
 
-pytestmark = [pytest.mark.one_process("about the tutorial"), pytest.mark.starts_first]
+pytestmark = [pytest.mark.one_process("about the tutorial"), pytest.mark.slow]
 
 SERVE = "xcit-serve serve "
 OTHERS = (
