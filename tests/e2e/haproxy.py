@@ -4,8 +4,6 @@ Needs Debian's package haproxy; where it is missing the tests are skipped, or fa
 CI_REQUIRES_HAPROXY is set.
 """
 
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -15,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import find_program
+
 from .conftest import PATIENCE
 
 
@@ -23,12 +23,7 @@ def running_haproxy(
     configuration: str, ports: Collection[int], directory: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run HAProxy, and wait until it listens on ``ports``."""
-    program = shutil.which("haproxy")
-    if not program:
-        missing = "there is no haproxy: apt-get install haproxy"
-        if os.environ.get("CI_REQUIRES_HAPROXY"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+    program = find_program("haproxy", "haproxy", "CI_REQUIRES_HAPROXY")
     file = directory / "haproxy.cfg"
     file.write_text(configuration)
     process = subprocess.Popen([program, "-db", "-f", str(file)], stderr=subprocess.DEVNULL)

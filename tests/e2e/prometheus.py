@@ -1,7 +1,6 @@
 """A real Prometheus that scrapes a server, and its tool promtool."""
 
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 from tests.dashboard import DEPLOY, fill_in
 from tests.kubernetes.queries import MONITOR
+from tests.programs import find_program
 
 from .conftest import PATIENCE, Server, free_port
 
@@ -29,12 +28,7 @@ POD = {"namespace": "default", "pod": "xcit-0", "service": "xcit", "endpoint": "
 
 def program(name: str) -> str:
     """The path of a program of the package."""
-    if found := shutil.which(name):
-        return found
-    told = f"there is no {name}: apt-get install prometheus"
-    if os.environ.get("CI_REQUIRES_PROMETHEUS"):
-        pytest.fail(told)
-    pytest.skip(told)
+    return find_program(name, "prometheus", "CI_REQUIRES_PROMETHEUS")
 
 
 def promtool(*arguments: str, given: str | None = None) -> None:

@@ -1,7 +1,5 @@
 """The service under a path prefix, behind a real reverse proxy."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.programs import find_program
 
 from .conftest import SLOW_SERVICE, Server, StartServer, free_port
 from .haproxy import running_haproxy
@@ -84,12 +84,7 @@ def test_every_kind_of_route_is_reached(url: str) -> None:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    path = shutil.which("chromium")
-    if not path:
-        missing = "there is no chromium to open the page in"
-        if os.environ.get("CI_REQUIRES_BROWSER"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+    path = find_program("chromium", "chromium", "CI_REQUIRES_BROWSER")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser.new_page()

@@ -1,17 +1,15 @@
 """The manifests in ``deploy/kubernetes``, as kubectl builds them."""
 
 import json
-import os
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from tests.documents import ROOT
+from tests.programs import find_program
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 BASE = KUBERNETES / "base"
@@ -25,15 +23,8 @@ KNOWN = ("# Warning: 'bases' is deprecated", "# Warning: 'patchesStrategicMerge'
 Part = dict[str, Any]
 
 
-@cache
 def find_kubectl() -> str:
-    """The path of kubectl; skips the test without it."""
-    kubectl = shutil.which("kubectl")
-    if kubectl:
-        return kubectl
-    if os.environ.get("CI_REQUIRES_KUBECTL"):
-        pytest.fail("there is no kubectl")
-    pytest.skip("there is no kubectl")
+    return find_program("kubectl", "kubernetes-client", "CI_REQUIRES_KUBECTL")
 
 
 def kubectl_version() -> tuple[int, int]:

@@ -1,7 +1,5 @@
 """The page at ``/`` in a real browser."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -17,6 +15,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from tests.programs import find_program
+
 from ..conftest import SLOW_SERVICE, Server, starting
 from .actions import PLACES, OpenPage
 
@@ -26,12 +26,7 @@ ASKED = {"/predict", "/explain", "/healthz"}  # these may be refused, or not be 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    if not path:
-        missing = "there is no chromium to open the page in"
-        if os.environ.get("CI_REQUIRES_BROWSER"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+    path = find_program("chromium", "chromium", "CI_REQUIRES_BROWSER")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
