@@ -83,7 +83,7 @@ def report_others(shipped: Scaling, servers: dict[str, Server]) -> str:
     rows = []
     for name, server in servers.items():
         waves = simulate(shipped, server, wave(server.rate, 5 * server.rate, HOUR / 2), 2 * HOUR)
-        sized = 5 * server.rate / shipped.targets["load"] / server.rate
+        sized = 5 / shipped.targets["load"]
         burst = simulate(shipped, server, ramp(server.rate, 10 * server.rate, BEGIN, 0, 10), HOUR)
         rows.append(
             [

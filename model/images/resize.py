@@ -25,6 +25,10 @@ _PILLOW = {
 }
 _REACH = {"bilinear": 1, "bicubic": 2, "lanczos": 3}  # of a filter, in pixels of the smaller image
 _PREMULTIPLIED = {"RGBA": "RGBa", "LA": "La"}
+WITHOUT_SIMD = (
+    "images are resized with Pillow, because cykooz-resizer, which takes a quarter of the time, is "
+    "not installed"
+)
 # Wheels exist for x86-64 only.
 SIMD = find_spec("cykooz_resizer") is not None
 if SIMD:

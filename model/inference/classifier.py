@@ -27,7 +27,7 @@ from model.images.preprocess import (
     preprocess,
     unnormalise,
 )
-from model.images.resize import SIMD
+from model.images.resize import SIMD, WITHOUT_SIMD
 from model.inference.prediction import Classification, label
 from model.inference.saliency import Explainer
 from model.inference.tuning import (
@@ -41,10 +41,9 @@ from model.metadata.description import Overrides
 from model.scores import Logits
 from model.spec import ModelSpec, PreprocessSpec
 
-DEFAULT_BACKEND = BackendOptions()
-
 logger = logging.getLogger(__name__)
 
+DEFAULT_BACKEND = BackendOptions()
 MAX_BATCH_SECONDS = 0.25
 SLOW_PASSES = 3  # in a row, since a momentarily busy machine may slow down one
 WARM_UP_PASSES = 2
@@ -288,10 +287,7 @@ def load_classifier(
         reason,
     )
     if not SIMD:
-        logger.info(
-            "images are resized with Pillow, because cykooz-resizer, which takes a fifth of the "
-            "time, is not installed"
-        )
+        logger.info(WITHOUT_SIMD)
     return Classifier(
         spec,
         found.sha256,
