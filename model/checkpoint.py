@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.errors import CheckpointError, one_line, show
-from model.families.registry import StateDict, build_network
+from model.families.registry import StateDict, add_embedding, build_network
 from model.metadata.description import (
     Description,
     Overrides,
@@ -67,15 +67,15 @@ class Checkpoint:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Reasons why the model is of no use although its file is valid."""
-        if self.spec.num_classes > 1:
+        if self.spec.num_classes != 1:
             return ()
         return ("the model has a single class: every image gets it with a score of 1",)
 
-    def build(self) -> nn.Module:
-        """The network with these weights, in evaluation mode."""
+    def build(self, *, embeds: bool = False) -> nn.Module:
+        """The network with these weights, in evaluation mode; ``embeds``: see `add_embedding`."""
         network = build_network(self.spec)
         network.load_state_dict(self.state, assign=True)
-        return network.eval()
+        return (add_embedding(network, self.spec.family) if embeds else network).eval()
 
 
 def read_checkpoint(checkpoint: str | Path, overrides: Overrides = NO_OVERRIDES) -> Checkpoint:
