@@ -11,8 +11,6 @@ another one over it, never in place.
 
 import hashlib
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 
 from model.errors import CheckpointError, one_line, show
 from model.families.registry import StateDict, add_embedding, build_network
+from model.files import replacing
 from model.metadata.description import (
     Description,
     Overrides,
@@ -143,18 +142,6 @@ def write_checkpoint(
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which replaces ``path`` at the end, or is removed after an error."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _cast(path: Path, key: str, tensor: Tensor, dtype: str) -> Tensor:
