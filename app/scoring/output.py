@@ -12,7 +12,7 @@ from typing import Any
 from app.scoring.records import ScoringError
 from model.files import replacing
 
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"  # readers of parquet folders skip names that begin with _
 LOCK = ".lock"
 FORMAT = 1
 PACKAGES = ("xcit-serve", "torch", "numpy", "pillow", "pyarrow")

@@ -35,7 +35,7 @@ class Summary:
 
     def lines(self) -> Iterator[str]:
         yield (
-            f"{self.images:,} images in {self.shards} shards: "
+            f"{self.images:,} images in {self.shards} {'shard' if self.shards == 1 else 'shards'}: "
             f"{self.images - self.failed:,} scored, {self.failed:,} with an error"
         )
         for kind, count in self.errors.items():
@@ -45,7 +45,7 @@ class Summary:
         for label, count in list(self.classes.items())[:SHOWN]:
             yield f"  {label:<32} {count:>10,}  {count / self.images:6.1%}"
         if len(self.classes) > SHOWN:
-            yield f"  and {len(self.classes) - SHOWN} more, in manifest.json"
+            yield f"  and {len(self.classes) - SHOWN} more, in _manifest.json"
 
 
 def summarise(directory: Path, shards: Sequence[Shard], problems: Sequence[str]) -> Summary:
