@@ -32,6 +32,7 @@ WORKER_SILENCE = 10.0  # seconds after which a worker that does not respond is k
 ENGINE_SILENCE = 30.0
 SIGNAL_SECONDS = 0.2  # within which all processes get a signal to all of them
 ENDING_SECONDS = 1.0  # for a worker that has closed its channels to end
+POLL_SECONDS = 0.01  # between looks at the status page
 STOP_SECONDS = 5.0  # for processes to end, beyond the timeout of the drain
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,11 @@ class Family:
             self._workers.append(None)
             if not self._stopping:
                 await self._start_worker(number)
+
+    async def all_workers_accept(self) -> None:
+        """Return when every worker accepts connections."""
+        while not all(worker.running for worker in self.page.each_worker()):
+            await asyncio.sleep(POLL_SECONDS)
 
     async def start(self) -> None:
         """Start all processes, and watch them."""

@@ -215,6 +215,7 @@ class Supervisor:
             self._plan,
             slot_bytes=model.slot_bytes,
         )
+        await self.family.all_workers_accept()
         if self.lifecycle.state is State.LOADING:
             self.lifecycle.become_ready()
 
