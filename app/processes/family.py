@@ -233,7 +233,9 @@ class Family:
         code = await worker.wait()
         number = worker.number
         self.page.worker(number).clear()
-        if self._stopping:
+        if code == -signal.SIGTERM:  # while it started; perhaps all processes got the signal
+            await asyncio.sleep(SIGNAL_SECONDS)
+        if self._stopping or (code == -signal.SIGTERM and self.page.state is State.DRAINING):
             return
         logger.error("worker %d %s", number, exit_reason(code))
         self._deaths.add()
