@@ -11,7 +11,7 @@ A run goes through these parts, which do not know each other:
   `rows.Row` for each, in order.
 - `rows.schema` and `rows.to_table` define the output's columns.
 - `shards.Shards` writes each shard whole or not at all, and counts those of an earlier run.
-- `output.open_output` locks the directory, compares it with this run, and writes ``_manifest.json``.
+- `output.open_output` locks the directory, compares it with this run, and writes its manifest.
 - `run.run` connects them: it skips the rows of complete shards, and scores shard by shard.
 
 Another way to execute a run, such as a cluster, can replace `scorer` and `run`: every shard holds

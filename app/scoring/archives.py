@@ -27,7 +27,7 @@ COMPRESSED: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"BZ": bz2.open,
     b"\xfd7": lzma.open,
 }
-NO_MARKER = "it ends without its end marker, so files may be missing"
+NO_MARKER = "it has no end marker; files may be missing"
 
 
 class TarSource:
@@ -84,11 +84,10 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """The key of a member, and the rest of its name."""
+def key_of(name: str) -> str:
+    """The key of the sample that a file belongs to."""
     folder, slash, base = name.rpartition("/")
-    key, _, rest = base.partition(".")
-    return f"{folder}{slash}{key}", rest
+    return f"{folder}{slash}{base.partition('.')[0]}"
 
 
 @dataclass(slots=True)
@@ -113,6 +112,7 @@ class _Samples:
         self._start = start
         self._max_bytes = max_bytes
         self._made = 0  # records
+        self._last: tarfile.TarInfo | None = None
         self.damage: str | None = None
 
     def __iter__(self) -> Iterator[Record]:
@@ -126,7 +126,8 @@ class _Samples:
                 break
             if member is None:
                 break
-            key, _ = split_name(member.name)
+            self._last = member
+            key = key_of(member.name)
             if sample is None or key != sample.key:
                 yield from self._finish(sample)
                 sample = _Sample(key)
@@ -168,7 +169,9 @@ class _Samples:
             return Failure(UNREADABLE, f"the archive is damaged: {reason(error)}")
 
     def _stop(self, error: Exception) -> None:
-        self.damage = f"damaged at byte {self._archive.place}: {reason(error)}"
+        last = self._last
+        place = f"in or after {as_id(last.name)}, at byte {last.offset}" if last else "at its start"
+        self.damage = f"damaged {place}: {reason(error)}"
 
 
 class Archive:

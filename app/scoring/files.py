@@ -50,7 +50,7 @@ class FolderSource:
                 continue
             path = Path(entry.path)
             name = as_id(path.relative_to(self._folder).as_posix())
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 if path.suffix.lower() in SUFFIXES:
                     yield Record(name, path)
                 continue
@@ -68,6 +68,13 @@ def _listing(folder: Path) -> Iterator["os.DirEntry[str]"]:
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not entry.name.startswith(".")]
     return iter(sorted(shown, key=lambda entry: entry.name))
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _suffixes() -> str:

@@ -162,7 +162,8 @@ def _kind(kind: "pa.DataType") -> str | None:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "text"
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        return "struct" if _kind(kind.field("bytes").type) == "bytes" else None
+        content = kind.field("bytes").type
+        return "struct" if pa.types.is_null(content) or _kind(content) == "bytes" else None
     return None
 
 
