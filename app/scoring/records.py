@@ -13,7 +13,7 @@ TOO_LARGE = BodyTooLarge.reason()
 
 
 class ScoringError(Exception):
-    """A run that cannot start or go on; the message is one line."""
+    """A run cannot start or continue; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Record:
     """One image.
 
     Attributes:
-        image: the encoded bytes, the path of a file, or the reason why there is no image.
+        image: the encoded bytes, the path of a file, or a failure.
         file: name of the archive or table that contains it.
     """
 

@@ -39,7 +39,7 @@ class ScoringClassifier(Classifier, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What the rows hold.
+    """The content of the rows, and their number per shard.
 
     Attributes:
         top_k: chooses the number of classes per row, given the number of classes of the model.

@@ -142,7 +142,7 @@ class Room:
         self._used = 0
 
     async def take(self, images: int, size: int) -> None:
-        """Wait until there is room for so many images and bytes; for one caller at a time."""
+        """Wait until there is room for more images and bytes; for one caller at a time."""
         while self._used and (images > self._images or size > self._bytes):
             self._waiting.clear()
             await self._waiting.wait()

@@ -23,8 +23,9 @@ pytestmark = pytest.mark.one_process("scoring has no server")
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last batch of a shard does not wait long for further images."""
+    """The last batch of a shard does not wait long, and the heap is that of the tests."""
     monkeypatch.setattr(run, "BATCH_DELAY_MS", 1.0)
+    monkeypatch.setattr(run, "keep_heap", lambda: None)
 
 
 @pytest.fixture
@@ -130,6 +131,7 @@ def test_partial_file_of_a_killed_run_is_replaced(photos: Path, tmp_path: Path) 
     assert not [*out.glob("*.partial")]
 
 
+@pytest.mark.thorough
 def test_damaged_or_foreign_shard_is_named(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     score(Fake(), out, photos)
@@ -145,6 +147,7 @@ def test_damaged_or_foreign_shard_is_named(photos: Path, tmp_path: Path) -> None
     assert shard.read_bytes() == data
 
 
+@pytest.mark.thorough
 def test_directory_of_another_run_is_refused(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     score(Fake(), out, photos)
