@@ -11,6 +11,8 @@ UNREADABLE = "unreadable"
 NO_IMAGE = "no_image"
 TOO_LARGE = BodyTooLarge.reason()
 
+RESUME = "run the same command again to resume"
+
 
 class ScoringError(Exception):
     """A run cannot start or continue; the message is one line."""
