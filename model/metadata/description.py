@@ -42,12 +42,14 @@ class Overrides:
         image_size: pixels per side, for networks whose positions fit any grid.
         preprocess: fields of `PreprocessSpec`.
         hyperparameters: keyword arguments of the family's network that weights do not determine.
+        temperature: see `ModelSpec`.
     """
 
     labels: Path | None = None
     image_size: int | None = None
     preprocess: Mapping[str, Any] | None = None
     hyperparameters: Mapping[str, Any] | None = None
+    temperature: float | None = None
 
     @property
     def all_preprocess(self) -> Mapping[str, Any]:
@@ -83,7 +85,7 @@ def describe_raw(
     """
     facts = Facts()
     preprocess = asdict(PreprocessSpec(image_size=DEFAULT_IMAGE_SIZE))
-    facts.learn("default", version="1", preprocess=preprocess)
+    facts.learn("default", version="1", temperature=1.0, preprocess=preprocess)
     inferred = learn_from_weights(facts, path, family, state)
     learn_from_names(facts, path, variant)
     if family.name == "published":
@@ -118,6 +120,7 @@ def describe_itself(
             f"{path}: family is {show(document.get('family'))}; known are {', '.join(FAMILIES)}"
         )
     facts = Facts()
+    facts.learn("default", temperature=1.0)
     inferred = learn_from_weights(facts, path, family, state)
     facts.learn("metadata", **_checked_document(path, document))
     return _build_description(path, facts, family, inferred, overrides)
@@ -125,7 +128,8 @@ def describe_itself(
 
 def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `ModelSpec` in the metadata, checked for their types."""
-    kinds = {"name": str, "version": str, "family": str, "labels": list, "synsets": list}
+    kinds: dict[str, Any] = dict.fromkeys(("name", "version", "family"), str)
+    kinds |= {"labels": list, "synsets": list, "temperature": int | float}
     kinds |= dict.fromkeys(("hyperparameters", "preprocess", "provenance"), dict)
     for name, value in document.items():
         if name not in kinds or not isinstance(value, kinds[name]):
@@ -133,7 +137,7 @@ def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]
                 f"{path}: its metadata is not the description of a model: {show(name)} is "
                 f"{show(value)}; expected {', '.join(kinds)}"
             )
-    for name in kinds.keys() - {"synsets", "provenance"}:
+    for name in kinds.keys() - {"synsets", "temperature", "provenance"}:
         if name not in document:
             raise CheckpointError(
                 f"{path}: its metadata is not the description of a model: {name} is missing"
@@ -145,6 +149,8 @@ def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]
 def self_description(spec: ModelSpec) -> str:
     """The metadata that `describe_itself` reads."""
     document = {"format_version": FORMAT_VERSION, **asdict(spec)}
+    if spec.temperature == 1:  # older releases, which have no temperature, can then read the file
+        del document["temperature"]
     return json.dumps(document, ensure_ascii=False)
 
 
@@ -157,6 +163,8 @@ def _build_description(
         hyperparameters=overrides.hyperparameters or NOTHING,
         preprocess=overrides.all_preprocess,
     )
+    if overrides.temperature is not None:
+        facts.learn("settings", temperature=overrides.temperature)
     if overrides.labels:
         facts.learn(str(overrides.labels), labels=read_labels(overrides.labels), synsets=())
     _check_hyperparameters(path, facts, family, inferred)
