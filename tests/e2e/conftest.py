@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from app.cli.main import main
 
@@ -217,3 +218,34 @@ def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
         if server.process.poll() is None:
             server.process.kill()
         server.process.wait()
+
+
+@dataclass
+class Done:
+    """Exit code and output of a finished command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def xcit_serve(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run ``xcit-serve`` with the given arguments in this process, where it starts at once."""
+    monkeypatch.setenv("XCIT_BACKEND", "torch")
+    monkeypatch.setenv("XCIT_STREAMS", "2")
+
+    def run(*arguments: object) -> Done:
+        threads = torch.get_num_threads()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            torch.set_num_threads(threads)
+        return Done(code, *capsys.readouterr())
+
+    return run
