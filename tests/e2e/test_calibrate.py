@@ -12,35 +12,64 @@ import pytest
 import torch
 from PIL import Image
 
-from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoint
+from model.checkpoint import read_checkpoint, write_checkpoint
+from model.families.simplify import baseline
+from model.families.xcit import XCiT
 from model.scores import Logits, Scores, softmax
+from model.spec import ModelSpec, PreprocessSpec
+from tests.model.conftest import HYPERPARAMETERS
+from tests.model.published import realistic_weights
+from tests.server_process import Server
 
-from .conftest import Run, Server, StartServer
+from .conftest import Run, StartServer
 
 ONE_THREAD = ("--backend", "torch", "--streams", "1", "--precision", "float32")
 COUNT = 120
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Patches of the sample photo, in folders of two classes."""
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a small network of three classes."""
+    torch.manual_seed(0)
+    state = realistic_weights(XCiT(**HYPERPARAMETERS).state_dict())
+    state["mlp_head.1.weight"] *= 3
+    spec = ModelSpec(
+        name="small",
+        version="1",
+        family="vit_pytorch",
+        hyperparameters=HYPERPARAMETERS,
+        preprocess=PreprocessSpec(16, interpolation="nearest"),
+        labels=("ant", "bee", "cat"),
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    write_checkpoint(path, spec, state)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise of any colour, in folders named after classes with the probabilities at 2."""
     folder = tmp_path_factory.mktemp("images")
+    checkpoint = read_checkpoint(original)
+    network = baseline(checkpoint.build(), checkpoint.spec.preprocess)
     chance = np.random.default_rng(0)
-    with Image.open(Path(__file__).parents[2] / "examples" / "ship.jpg") as photo:
-        width, height = photo.size
-        for number in range(COUNT):
-            side = int(chance.integers(24, min(width, height)))
-            x, y = (int(chance.integers(0, end - side)) for end in (width, height))
-            place = folder / ("ship", "airplane")[number % 2]
-            place.mkdir(exist_ok=True)
-            photo.crop((x, y, x + side, y + side)).save(place / f"{number}.png")
+    shape = (COUNT, 16, 16, 3)
+    colours = chance.integers(0, 256, (COUNT, 1, 1, 3))
+    pixels = ((colours + chance.integers(0, 256, shape)) // 2).astype(np.uint8)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(pixels)).numpy()
+    classes = (logits / 2 + chance.gumbel(size=logits.shape)).argmax(1)
+    for number, place in enumerate(classes.tolist()):
+        path = folder / checkpoint.spec.labels[place] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels[number]).save(path)
     return folder
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
+def checkpoint(original: Path, tmp_path: Path) -> Path:
     path = tmp_path / "mine.safetensors"
-    path.write_bytes(BUNDLED_CHECKPOINT.read_bytes())
+    path.write_bytes(original.read_bytes())
     return path
 
 
@@ -52,7 +81,7 @@ def calibrate(run: Run, *arguments: object) -> str:
 
 @pytest.mark.quick
 def test_calibrate_stores_the_temperature_that_it_prints(
-    run: Run, checkpoint: Path, images: Path
+    run: Run, checkpoint: Path, original: Path, images: Path
 ) -> None:
     printed = calibrate(run, checkpoint, images)
     found = read_checkpoint(checkpoint)
@@ -62,7 +91,7 @@ def test_calibrate_stores_the_temperature_that_it_prints(
     diagram = checkpoint.with_name("mine.reliability.svg")
     assert f"reliability diagram in {diagram}" in printed
     assert f"after, temperature {found.spec.temperature:g}" in diagram.read_text()
-    state = read_checkpoint(BUNDLED_CHECKPOINT).state
+    state = read_checkpoint(original).state
     assert all(torch.equal(tensor, state[key]) for key, tensor in found.state.items())
     shown = run("inspect", checkpoint)[1]
     assert f"{found.spec.temperature}  (metadata)" in shown
@@ -88,21 +117,20 @@ def test_evaluate_prints_the_same_figures(run: Run, checkpoint: Path, images: Pa
 
 
 def test_raw_weights_are_calibrated_into_another_file(
-    run: Run, images: Path, tmp_path: Path
+    run: Run, checkpoint: Path, images: Path, tmp_path: Path
 ) -> None:
     raw, out = tmp_path / "raw.pt", tmp_path / "out.safetensors"
-    bundled = read_checkpoint(BUNDLED_CHECKPOINT)
-    torch.save(dict(bundled.state), raw)
+    known = read_checkpoint(checkpoint)
+    torch.save(dict(known.state), raw)
     labels, preprocess = tmp_path / "labels.txt", tmp_path / "preprocess.json"
-    labels.write_text("\n".join(bundled.spec.labels))
-    pixels = bundled.spec.preprocess
-    preprocess.write_text(json.dumps({"image_size": 32, "mean": pixels.mean, "std": pixels.std}))
+    labels.write_text("\n".join(known.spec.labels))
+    preprocess.write_text(json.dumps({"image_size": 16, "interpolation": "nearest"}))
     code, _, (complaint,) = run("calibrate", raw, images)
     assert code == 2
     assert f"{raw} has no place for a temperature; write another file with --out" in complaint
     calibrate(run, raw, images, "--out", out, "--plot", tmp_path / "plot.svg")
     spec = read_checkpoint(out).spec
-    assert (spec.labels, spec.preprocess.mean) == (bundled.spec.labels, pixels.mean)
+    assert (spec.labels, spec.preprocess) == (known.spec.labels, known.spec.preprocess)
     assert spec.temperature > 1
     assert (tmp_path / "plot.svg").is_file()
     converted = tmp_path / "converted.safetensors"
@@ -118,11 +146,11 @@ def test_unreadable_image_is_reported_and_left_out(
         copy = broken / path.relative_to(images)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
-    (broken / "ship" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (broken / "bee" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     code, printed, (complaint,) = run("calibrate", checkpoint, broken, *ONE_THREAD)
     assert code == 1
-    assert printed.startswith(f"{COUNT} images of 2 of 10 classes: ")
-    assert "ship/broken.png: the PNG header is truncated" in complaint
+    assert printed.startswith(f"{COUNT} images of 3 of 3 classes: ")
+    assert "bee/broken.png: the PNG header is truncated" in complaint
     assert read_checkpoint(checkpoint).spec.temperature > 1
 
 
@@ -132,8 +160,8 @@ def test_unreadable_image_is_reported_and_left_out(
         (("--out", "new.pt"), 2, "new.pt: the output's name must end in .safetensors"),
         (("--plot", "new.png"), 2, "new.png: the output's name must end in .svg"),
         (("--out", "no/where.safetensors"), 2, "no/where.safetensors: cannot be written: No such"),
-        (("--holdout", "1"), 1, "holdout is 1; it must be 0, or from 2 to"),
-        (("--holdout", "7"), 1, "only 7 images; expected at least 100"),
+        (("--holdout", "1"), 1, "holdout is 1; it must be 0, or from 3 to"),
+        (("--holdout", "5"), 1, "only 5 images; expected at least 100"),
     ],
 )
 def test_mistakes_are_one_line_and_change_nothing(
@@ -158,8 +186,8 @@ def test_link_is_not_replaced(run: Run, checkpoint: Path, images: Path) -> None:
 def test_served_scores_use_the_temperature_and_logits_stay_raw(
     start_server: StartServer, checkpoint: Path, images: Path, run: Run
 ) -> None:
-    bundled = read_checkpoint(BUNDLED_CHECKPOINT)
-    write_checkpoint(checkpoint, replace(bundled.spec, temperature=2.5), bundled.state)
+    known = read_checkpoint(checkpoint)
+    write_checkpoint(checkpoint, replace(known.spec, temperature=2.5), known.state)
     photo = min(images.glob("*/*.png"))
     server = start_server(checkpoint=checkpoint, backend="torch", precision="float32")
     assert server.client.get("/healthz").json()["model"]["temperature"] == 2.5
@@ -169,7 +197,7 @@ def test_served_scores_use_the_temperature_and_logits_stay_raw(
     logits, probabilities = outputs(server, photo)
     assert probabilities == pytest.approx(softmax(logits, 2.5), abs=1e-6)
     rows = server.post(photo.read_bytes()).json()["predictions"]
-    ranking = (-logits).argsort()[:5].tolist()
+    ranking = (-logits).argsort().tolist()
     batch = server.client.post("/predict/batch", files={"file": photo.read_bytes()}).json()
     for found, scores in (
         (rows, probabilities),
