@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: Parser) -> None:
     parser.description = (
-        "Fit a temperature to images in folders named after their class, by label or synset, and "
-        "store it in the checkpoint: logits are divided by it before the softmax, so that a score "
-        "says how often such an answer is right. The order of the classes stays. If the folder or "
-        "tar has train/ and test/ (or val/), only the test images are used."
+        "Fit temperatures to images in folders named after their class, by label or synset, and "
+        "store them in the checkpoint: logits are divided by them before the softmax, so that "
+        "scores show how often such answers are right. The order of the classes stays. If the "
+        "folder or tar has train/ and test/ (or val/), only the test images are used."
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument("data", type=Path, metavar="DIR", help="image folder, or a tar of one")

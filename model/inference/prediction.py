@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.scores import Logits, Scores, best_classes, softmax
-from model.spec import ModelSpec
+from model.spec import ModelSpec, Temperatures
 
 SCORE_DIGITS = 6
 
@@ -29,22 +29,22 @@ class Classification:
     Attributes:
         predictions: the best classes, best first.
         logits: the logits of all classes, ``(classes,)``.
-        temperature: see `ModelSpec`.
+        temperatures: those of the scores; see `ModelSpec`.
     """
 
     predictions: Sequence[Prediction]
     logits: Logits
-    temperature: float
+    temperatures: Temperatures
 
     @property
     def probabilities(self) -> Scores:
         """The probabilities of all classes, ``(classes,)``."""
-        return softmax(self.logits, self.temperature)
+        return softmax(self.logits, self.temperatures)
 
 
 def label(logits: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:
     """Classify each row of logits ``(images, classes)``."""
-    scores, class_ids = best_classes(logits, top_k, spec.temperature)
+    scores, class_ids = best_classes(logits, top_k, spec.temperatures)
     synsets = spec.synsets or (None,) * len(spec.labels)
     predictions = [
         [
@@ -59,6 +59,6 @@ def label(logits: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:
         for row_ids, row_scores in zip(class_ids.tolist(), scores.tolist(), strict=True)
     ]
     return [
-        Classification(rows, row, spec.temperature)
+        Classification(rows, row, spec.temperatures)
         for rows, row in zip(predictions, logits, strict=True)
     ]
