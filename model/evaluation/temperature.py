@@ -61,8 +61,8 @@ def fit_temperatures(logits: Logits, classes: Classes, best: float) -> Temperatu
     """One temperature, or several by distance to the best logit where these fit clearly better.
 
     One temperature cannot repair scores that are too low for easy images and too high for hard
-    ones, as after training with label smoothing. Several must lower the loss by more than the
-    Bayesian information criterion asks for their number.
+    ones, as after training with label smoothing. Several are used if the Bayesian information
+    criterion, which counts them, prefers them.
 
     Args:
         logits, classes: as for `fit_temperature`.
