@@ -78,8 +78,8 @@ class ModelSpec:
     text by topic, such as data, recipe and accuracy.
 
     The scores are the softmax of the logits over ``temperature``, which is 1 unless the checkpoint
-    is calibrated. ``gap_temperatures`` are pairs of a distance to the best logit and the temperature
-    that applies beyond it.
+    is calibrated. ``gap_temperatures`` are pairs of a distance to the best logit and the
+    temperature that applies beyond it.
 
     Raises:
         CheckpointError: a text is empty, too long, or contains control characters; or a temperature

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -48,6 +48,7 @@ SPEC = ModelSpec(
 )
 
 
+@settings(max_examples=60)
 @given(LOGITS, TEMPERATURES, st.integers(1, CLASSES))
 def test_no_temperature_changes_the_order_of_the_classes(
     logits: Logits, temperatures: Temperatures, top_k: int
@@ -59,6 +60,7 @@ def test_no_temperature_changes_the_order_of_the_classes(
     assert softmax(logits, temperatures).sum(-1) == pytest.approx(np.ones(len(logits)), abs=1e-5)
 
 
+@settings(max_examples=60)
 @given(LOGITS, TEMPERATURES)
 def test_scores_are_the_softmax_of_the_logits_over_their_temperatures(
     logits: Logits, temperatures: Temperatures
@@ -75,6 +77,7 @@ def test_scores_are_the_softmax_of_the_logits_over_their_temperatures(
     assert found == pytest.approx(expected, abs=1e-5)
 
 
+@settings(max_examples=60)
 @given(LOGITS, TEMPERATURES, st.integers(1, CLASSES))
 def test_rows_outputs_and_workers_give_the_same_scores(
     logits: Logits, temperatures: Temperatures, top_k: int

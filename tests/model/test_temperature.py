@@ -33,6 +33,7 @@ def test_temperature_of_drawn_classes_is_found(true: float) -> None:
     assert fit_temperature(*sample(true, 20_000)) == pytest.approx(true, rel=0.03)
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 100), st.floats(0.3, 3))
 def test_no_other_temperature_has_a_lower_loss(seed: int, true: float) -> None:
     logits, classes = sample(true, 200, seed)
