@@ -146,10 +146,12 @@ def steps_from_json(steps: Any) -> Any:
 
 
 def show_temperatures(temperatures: Temperatures) -> str:
-    """Temperatures for people: ``0.8``, or ``1.6 (from a gap of 2.7 on 0.6, of 3.8 on 0.2)``."""
+    """Temperatures for people: ``0.8``, or ``1.6, then 0.6 beyond a gap of 2.7, 0.2 beyond 3.8``."""
     first, later = temperatures
-    steps = ", ".join(f"of {gap:g} on {temperature:g}" for gap, temperature in later)
-    return f"{first:g} (from a gap {steps})" if later else f"{first:g}"
+    steps = ", ".join(f"{temperature:g} beyond {gap:g}" for gap, temperature in later)
+    return f"{first:g}" + (
+        ", then " + steps.replace("beyond", "beyond a gap of", 1) if steps else ""
+    )
 
 
 def check_text(what: str, text: Any, longest: int) -> None:

@@ -122,4 +122,4 @@ def test_each_temperature_is_checked() -> None:
 def test_temperatures_are_shown_in_one_line() -> None:
     assert show_temperatures(ONE) == "1"
     shown = show_temperatures((1.6, ((2.5, 0.6), (4.0, 0.25))))
-    assert shown == "1.6 (from a gap of 2.5 on 0.6, of 4 on 0.25)"
+    assert shown == "1.6, then 0.6 beyond a gap of 2.5, 0.25 beyond 4"
