@@ -146,7 +146,7 @@ def steps_from_json(steps: Any) -> Any:
 
 
 def show_temperatures(temperatures: Temperatures) -> str:
-    """Temperatures for people: ``0.8``, or ``1.6, then 0.6 beyond a gap of 2.7, 0.2 beyond 3.8``."""
+    """Temperatures for people: ``0.8``, or ``1.6, then 0.6 beyond a gap of 2.7, 0.2 beyond 4``."""
     first, later = temperatures
     steps = ", ".join(f"{temperature:g} beyond {gap:g}" for gap, temperature in later)
     return f"{first:g}" + (
