@@ -14,16 +14,8 @@ from hypothesis.extra.numpy import arrays
 from model.errors import CheckpointError
 from model.inference.exchange import read_classification, spec_from_json, spec_to_json
 from model.inference.prediction import label
-from model.scores import Logits, best_classes, softmax
-from model.spec import (
-    MAX_TEMPERATURE,
-    MIN_TEMPERATURE,
-    ONE,
-    ModelSpec,
-    PreprocessSpec,
-    Temperatures,
-    show_temperatures,
-)
+from model.scores import ONE, Logits, Temperatures, best_classes, show_temperatures, softmax
+from model.spec import MAX_TEMPERATURE, MIN_TEMPERATURE, ModelSpec, PreprocessSpec
 
 CLASSES = 7
 VALUES = st.floats(MIN_TEMPERATURE, MAX_TEMPERATURE)
