@@ -72,7 +72,9 @@ def steps_from_json(steps: Any) -> Any:
 def show_temperatures(temperatures: Temperatures) -> str:
     """Temperatures for people: ``0.8``, or ``1.6, then 0.6 beyond a gap of 2.7, 0.2 beyond 4``."""
     first, later = temperatures
-    steps = ", ".join(f"{temperature:g} beyond {gap:g}" for gap, temperature in later)
-    return f"{first:g}" + (
-        ", then " + steps.replace("beyond", "beyond a gap of", 1) if steps else ""
-    )
+    shown = f"{first:g}"
+    for gap, temperature in later[:1]:
+        shown += f", then {temperature:g} beyond a gap of {gap:g}"
+    for gap, temperature in later[1:]:
+        shown += f", {temperature:g} beyond {gap:g}"
+    return shown
