@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from model.errors import CheckpointError, show
+from model.scores import Steps, Temperatures
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -23,9 +24,6 @@ UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
 REORDERING = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
 
 Triple = tuple[float, float, float]
-Steps = tuple[tuple[float, float], ...]
-Temperatures = tuple[float, Steps]
-ONE: Temperatures = (1.0, ())
 MAX_STEPS = 16
 
 
@@ -138,18 +136,6 @@ def _check_temperatures(temperature: Any, steps: Any) -> None:
 
 def _is_temperature(value: Any) -> bool:
     return _is_number(value) and MIN_TEMPERATURE <= value <= MAX_TEMPERATURE
-
-
-def steps_from_json(steps: Any) -> Any:
-    """The pairs of ``gap_temperatures``, which are lists in JSON; not checked."""
-    return tuple(tuple(step) if isinstance(step, list) else step for step in steps)
-
-
-def show_temperatures(temperatures: Temperatures) -> str:
-    """Temperatures for people: ``0.8``, or ``1.6 (from a gap of 2.7 on 0.6, of 3.8 on 0.2)``."""
-    first, later = temperatures
-    steps = ", ".join(f"of {gap:g} on {temperature:g}" for gap, temperature in later)
-    return f"{first:g} (from a gap {steps})" if later else f"{first:g}"
 
 
 def check_text(what: str, text: Any, longest: int) -> None:

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
     """The properties of a checkpoint by name, and the origins of those that were inferred."""
-    from model.spec import show_temperatures
+    from model.scores import show_temperatures
 
     spec = checkpoint.spec
     parameters = sum(tensor.numel() for tensor in checkpoint.state.values())

@@ -16,8 +16,8 @@ from model.errors import ImageError, ModelError
 from model.evaluation.dataset import list_split, read_images
 from model.evaluation.reliability import reliability
 from model.inference.classifier import Classifier
-from model.scores import Logits, best_classes
-from model.spec import ModelSpec, Steps, Temperatures, show_temperatures
+from model.scores import Logits, Steps, Temperatures, best_classes, show_temperatures
+from model.spec import ModelSpec
 
 SHOWN = 20
 T = TypeVar("T")

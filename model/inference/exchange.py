@@ -8,7 +8,8 @@ import numpy as np
 
 from model.images.preprocess import AnyPixels
 from model.inference.prediction import Classification, label
-from model.spec import ModelSpec, PreprocessSpec, steps_from_json
+from model.scores import steps_from_json
+from model.spec import ModelSpec, PreprocessSpec
 
 Buffer = memoryview
 

@@ -25,7 +25,8 @@ from model.metadata.facts import (
     learn_from_weights,
 )
 from model.metadata.sidecar import parse_json, read_labels
-from model.spec import ONE, ModelSpec, PreprocessSpec, steps_from_json
+from model.scores import ONE, steps_from_json
+from model.spec import ModelSpec, PreprocessSpec
 
 FORMAT_VERSION = 1
 DEFAULT_IMAGE_SIZE = 224
