@@ -151,7 +151,7 @@ def test_several_engines_share_the_images_and_a_reload(tmp_path: Path) -> None:
 def test_workers_are_added_as_the_engine_has_measured(tmp_path: Path) -> None:
     service = start(tmp_path, "tests.processes.growing", http_workers="auto", test_busy_workers=2.4)
     try:
-        wait_for(lambda: service.metric('xcit_worker_up{worker="2"}') == 1)
+        assert service.metric('xcit_worker_up{worker="2"}') == 1, "at once: the service is ready"
         assert len(service.children()) == 4, "three workers and an engine"
         assert service.metric("xcit_http_workers") == 3
         for _ in range(12):  # connections reach all workers
