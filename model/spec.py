@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from model.drift import Reference
 from model.errors import CheckpointError, show
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -69,7 +70,8 @@ class ModelSpec:
 
     ``hyperparameters`` are the keyword arguments of the family's network. ``labels`` and
     ``synsets`` (WordNet ids, where known) are in the order of the logits. ``provenance`` is free
-    text by topic, such as data, recipe and accuracy.
+    text by topic, such as data, recipe and accuracy. ``reference`` holds the distributions of
+    predictions on a validation folder.
 
     Raises:
         CheckpointError: a text is empty, too long, or contains control characters.
@@ -83,6 +85,7 @@ class ModelSpec:
     labels: tuple[str, ...]
     synsets: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
+    reference: Reference | None = None
 
     def __post_init__(self) -> None:
         check_text("name", self.name, MAX_NAME)
