@@ -40,7 +40,7 @@ def prepare_input(image: Input, spec: ModelSpec, max_pixels: int) -> Prepared:
 
 def measure(item: Prepared, found: Classification, spec: ModelSpec) -> Figures:
     """What the metrics count of a classified item."""
-    return Figures(*figures_of(*item, found.logits, 1.0))
+    return Figures(*figures_of(*item, found.logits, spec.temperature))
 
 
 class RemotePreparer:

@@ -17,6 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_IMAGE_SIZE = 2048  # pixels per side
 MAX_NAME = 256  # characters of a name or version
 MAX_LABEL = 1000
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 # Unicode's control characters, line and paragraph separators, and surrogates
 UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
 REORDERING = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
@@ -70,11 +71,13 @@ class ModelSpec:
 
     ``hyperparameters`` are the keyword arguments of the family's network. ``labels`` and
     ``synsets`` (WordNet ids, where known) are in the order of the logits. ``provenance`` is free
-    text by topic, such as data, recipe and accuracy. ``reference`` holds the distributions of
-    predictions on a validation folder.
+    text by topic, such as data, recipe and accuracy. The scores are the softmax of the logits over
+    ``temperature``, which is 1 unless the checkpoint is calibrated. ``reference`` holds the
+    distributions of predictions on a validation folder.
 
     Raises:
-        CheckpointError: a text is empty, too long, or contains control characters.
+        CheckpointError: a text is empty, too long, or contains control characters; or the
+            temperature is out of range.
     """
 
     name: str
@@ -85,6 +88,7 @@ class ModelSpec:
     labels: tuple[str, ...]
     synsets: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
+    temperature: float = 1.0
     reference: Reference | None = None
 
     def __post_init__(self) -> None:
@@ -97,6 +101,12 @@ class ModelSpec:
         ):
             for number, text in enumerate(texts):
                 check_text(f"{name} {number}, counted from 0,", text, MAX_LABEL)
+        value = self.temperature
+        if not _is_number(value) or not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
+            raise CheckpointError(
+                f"temperature is {show(value)}; "
+                f"it must be a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+            )
 
     @property
     def num_classes(self) -> int:

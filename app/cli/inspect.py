@@ -57,9 +57,12 @@ def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
         "weights": f"{parameters:,} numbers in {len(checkpoint.state)} tensors",
         **spec.hyperparameters,
         **{f"preprocess.{name}": value for name, value in asdict(spec.preprocess).items()},
+        "temperature": spec.temperature,
         "labels": "; ".join(spec.labels[:5]) + ("; …" if spec.num_classes > 5 else ""),
     }
     rows |= {topic: text for topic, text in spec.provenance.items() if topic not in rows}
+    if spec.reference:
+        rows["reference"] = f"{spec.reference.images:,} images"
     if checkpoint.warnings:
         rows["warning"] = "; ".join(checkpoint.warnings)
     return rows, {**checkpoint.description.origins, "weights": taken_from(checkpoint)}

@@ -10,6 +10,7 @@ class ModelInfo:
     """The model that is served and how it runs; ``model`` in the answer of ``/healthz``.
 
     Attributes:
+        temperature: divides the logits before their softmax; 1 for scores that are not calibrated.
         images_per_second: the highest throughput of the model alone, measured at the start.
     """
 
@@ -26,6 +27,7 @@ class ModelInfo:
     num_classes: int
     image_size: int
     heads: int
+    temperature: float = 1.0
     images_per_second: float = 0.0
 
     @property

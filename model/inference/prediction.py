@@ -11,7 +11,7 @@ SCORE_DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One row of an answer; ``score`` is a softmax probability with `SCORE_DIGITS` digits.
+    """One row of an answer; ``score`` is its probability with `SCORE_DIGITS` digits.
 
     ``synset`` is the WordNet id of the class, where it is known.
     """
@@ -29,20 +29,22 @@ class Classification:
     Attributes:
         predictions: the best classes, best first.
         logits: the logits of all classes, ``(classes,)``.
+        temperature: see `ModelSpec`.
     """
 
     predictions: Sequence[Prediction]
     logits: Logits
+    temperature: float
 
     @property
     def probabilities(self) -> Scores:
         """The probabilities of all classes, ``(classes,)``."""
-        return softmax(self.logits)
+        return softmax(self.logits, self.temperature)
 
 
 def label(logits: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:
     """Classify each row of logits ``(images, classes)``."""
-    scores, class_ids = best_classes(logits, top_k)
+    scores, class_ids = best_classes(logits, top_k, spec.temperature)
     synsets = spec.synsets or (None,) * len(spec.labels)
     predictions = [
         [
@@ -56,4 +58,7 @@ def label(logits: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:
         ]
         for row_ids, row_scores in zip(class_ids.tolist(), scores.tolist(), strict=True)
     ]
-    return [*map(Classification, predictions, logits)]
+    return [
+        Classification(rows, row, spec.temperature)
+        for rows, row in zip(predictions, logits, strict=True)
+    ]

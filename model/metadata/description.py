@@ -9,7 +9,7 @@ overrides win over all of them, but nothing overrides the shapes of the weights.
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from model.metadata.facts import (
     learn_from_timm,
     learn_from_weights,
 )
+from model.metadata.reference import usable_reference
 from model.metadata.sidecar import parse_json, read_labels
 from model.spec import ModelSpec, PreprocessSpec
 
@@ -42,12 +43,14 @@ class Overrides:
         image_size: pixels per side, for networks whose positions fit any grid.
         preprocess: fields of `PreprocessSpec`.
         hyperparameters: keyword arguments of the family's network that weights do not determine.
+        temperature: see `ModelSpec`.
     """
 
     labels: Path | None = None
     image_size: int | None = None
     preprocess: Mapping[str, Any] | None = None
     hyperparameters: Mapping[str, Any] | None = None
+    temperature: float | None = None
 
     @property
     def all_preprocess(self) -> Mapping[str, Any]:
@@ -83,7 +86,7 @@ def describe_raw(
     """
     facts = Facts()
     preprocess = asdict(PreprocessSpec(image_size=DEFAULT_IMAGE_SIZE))
-    facts.learn("default", version="1", preprocess=preprocess)
+    facts.learn("default", version="1", temperature=1.0, preprocess=preprocess)
     inferred = learn_from_weights(facts, path, family, state)
     learn_from_names(facts, path, variant)
     if family.name == "published":
@@ -118,14 +121,19 @@ def describe_itself(
             f"{path}: family is {show(document.get('family'))}; known are {', '.join(FAMILIES)}"
         )
     facts = Facts()
+    facts.learn("default", temperature=1.0)
     inferred = learn_from_weights(facts, path, family, state)
+    reference = document.pop("reference", None)
     facts.learn("metadata", **_checked_document(path, document))
-    return _build_description(path, facts, family, inferred, overrides)
+    described = _build_description(path, facts, family, inferred, overrides)
+    usable = usable_reference(path, reference, document, described.spec)
+    return replace(described, spec=replace(described.spec, reference=usable))
 
 
 def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `ModelSpec` in the metadata, checked for their types."""
-    kinds = {"name": str, "version": str, "family": str, "labels": list, "synsets": list}
+    kinds: dict[str, Any] = dict.fromkeys(("name", "version", "family"), str)
+    kinds |= {"labels": list, "synsets": list, "temperature": int | float}
     kinds |= dict.fromkeys(("hyperparameters", "preprocess", "provenance"), dict)
     for name, value in document.items():
         if name not in kinds or not isinstance(value, kinds[name]):
@@ -133,7 +141,7 @@ def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]
                 f"{path}: its metadata is not the description of a model: {show(name)} is "
                 f"{show(value)}; expected {', '.join(kinds)}"
             )
-    for name in kinds.keys() - {"synsets", "provenance"}:
+    for name in kinds.keys() - {"synsets", "temperature", "provenance"}:
         if name not in document:
             raise CheckpointError(
                 f"{path}: its metadata is not the description of a model: {name} is missing"
@@ -143,8 +151,15 @@ def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]
 
 
 def self_description(spec: ModelSpec) -> str:
-    """The metadata that `describe_itself` reads."""
+    """The metadata that `describe_itself` reads; without a reference of another temperature."""
     document = {"format_version": FORMAT_VERSION, **asdict(spec)}
+    # Older releases have no temperature and no reference, and can read files without.
+    if spec.temperature == 1:
+        del document["temperature"]
+    if spec.reference and spec.reference.temperature == spec.temperature:
+        document["reference"] = spec.reference.to_json()
+    else:
+        del document["reference"]
     return json.dumps(document, ensure_ascii=False)
 
 
@@ -157,6 +172,8 @@ def _build_description(
         hyperparameters=overrides.hyperparameters or NOTHING,
         preprocess=overrides.all_preprocess,
     )
+    if overrides.temperature is not None:
+        facts.learn("settings", temperature=overrides.temperature)
     if overrides.labels:
         facts.learn(str(overrides.labels), labels=read_labels(overrides.labels), synsets=())
     _check_hyperparameters(path, facts, family, inferred)

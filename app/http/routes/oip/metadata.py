@@ -86,6 +86,7 @@ def add_model_metadata(routes: APIRouter, service: Service, models: Models) -> N
                 {"name": model.input, "datatype": model.datatype, "shape": [-1, *model.shape]}
             ],
             "outputs": [{"name": output, **output_type} for output in OUTPUTS],
+            "parameters": {"temperature": info.temperature},
         }
 
     @below_model(routes.get, "/config")
@@ -104,6 +105,7 @@ def add_model_metadata(routes: APIRouter, service: Service, models: Models) -> N
             "output": [{"name": output, **output_type} for output in OUTPUTS],
             "dynamic_batching": {"preferred_batch_size": [info.max_batch_size]},
             "instance_group": [{"kind": kind, "count": info.streams}],
+            "parameters": {"temperature": {"string_value": str(info.temperature)}},
         }
 
     @below_model(routes.get, "/stats")
