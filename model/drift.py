@@ -127,6 +127,20 @@ def make_reference(figures: Sequence[Figures], classes: int, temperature: float)
     return Reference(temperature, counts, [predicted[number] for number in range(classes)])
 
 
+def distances(reference: Reference, seen: Reference) -> dict[str, float]:
+    """The stability index of each distribution, as the rules of Prometheus compute it."""
+    found = {
+        name: stability_index(counts, seen.counts[name])
+        for name, counts in reference.counts.items()
+    }
+    shown = profile([""] * len(reference.classes), reference)
+    expected, classes = shown["reference"]["class"], [class_id for class_id, _ in shown["classes"]]
+    actual = [seen.classes[class_id] for class_id in classes]
+    if shown["other"]:
+        actual.append(seen.images - sum(actual))
+    return {**found, "class": stability_index(expected, actual)}
+
+
 def least_images(classes: int) -> int:
     """The number of images that a reference needs."""
     return max(MIN_IMAGES, MIN_IMAGES_PER_CLASS * min(classes, MAX_CLASSES))

@@ -108,6 +108,17 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
     return paths
 
 
+def list_unlabelled(source: Path) -> list[PurePosixPath]:
+    """All images at any depth, in a stable order; raises as `list_split` does."""
+    try:
+        paths = sorted(_list_images(source, depth=1))
+    except OSError as error:
+        raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
+    if not paths:
+        raise ModelError(f"{source}: no images; expected files such as IMAGE.jpg")
+    return paths
+
+
 def check_labels(source: Path) -> list[str]:
     """The labels in order; raises `ModelError` unless both splits have the same, at least two."""
     train, test = (
@@ -137,7 +148,8 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def _list_images(source: Path) -> Iterator[PurePosixPath]:
+def _list_images(source: Path, depth: int = 2) -> Iterator[PurePosixPath]:
+    """The images whose paths have at least ``depth`` parts."""
     if source.is_dir():
         names = _files_below(source)
     else:
