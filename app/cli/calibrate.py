@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             batch_size=BATCH_SIZE,
             quiet=not sys.stderr.isatty(),
         )
-        write_diagram(plot, (("before", found.before.bins), ("after", found.after.bins)))
+        write_diagram(plot, found.panels)
         write_calibrated(checkpoint, target, found.spec)
     except ModelError as error:
         return complain(str(error))

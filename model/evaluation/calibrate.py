@@ -62,6 +62,14 @@ class Calibration:
             rows.append(f"{title:<26}{old:>8.4f}{new:>9.4f}")
         return "\n".join(rows)
 
+    @property
+    def panels(self) -> tuple[tuple[str, Reliability], ...]:
+        """Those of a reliability diagram, with their titles."""
+        return tuple(
+            (f"{when}, temperature {measured.report.temperature:g}", measured.bins)
+            for when, measured in (("before", self.before), ("after", self.after))
+        )
+
     def as_json(self) -> Mapping[str, Any]:
         """The table, and lines for images that could not be decoded, as a JSON object."""
         after = self.after.report

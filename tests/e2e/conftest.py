@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from app.cli.main import main
 from tests.server_process import SERVE, Server, start_server_process
@@ -81,34 +79,3 @@ def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
     yield start
     for server in started:
         server.kill()
-
-
-@dataclass
-class Done:
-    """Exit code and output of a finished command."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def xcit_serve(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run ``xcit-serve`` with the given arguments in this process, where it starts at once."""
-    monkeypatch.setenv("XCIT_BACKEND", "torch")
-    monkeypatch.setenv("XCIT_STREAMS", "2")
-
-    def run(*arguments: object) -> Done:
-        threads = torch.get_num_threads()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        finally:
-            torch.set_num_threads(threads)
-        return Done(code, *capsys.readouterr())
-
-    return run

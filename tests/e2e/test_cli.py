@@ -3,7 +3,8 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy
@@ -11,13 +12,43 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
+from app.cli.main import main
 from app.config.settings import Settings
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoint
 from tests.server_process import ROOT, environment
 
-from .conftest import Command
-
 pytestmark = pytest.mark.one_process("these commands start no server")
+
+
+@dataclass
+class Done:
+    """Exit code and output of a finished command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def xcit_serve(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run ``xcit-serve`` with the given arguments in this process, where it starts at once."""
+    monkeypatch.setenv("XCIT_BACKEND", "torch")
+    monkeypatch.setenv("XCIT_STREAMS", "2")
+
+    def run(*arguments: object) -> Done:
+        threads = torch.get_num_threads()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            torch.set_num_threads(threads)
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture
