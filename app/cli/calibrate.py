@@ -22,6 +22,8 @@ from app.config.settings import Settings, SettingsError
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
 
+AGAIN = "make it again with xcit-serve evaluate --reference"
+
 
 def add_arguments(parser: Parser) -> None:
     parser.description = (
@@ -85,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
         return complain(str(error))
     lines = (str(found), f"temperature stored in {target}", f"reliability diagram in {plot}")
     show(*([json.dumps(found.as_json(), indent=2, ensure_ascii=False)] if args.json else lines))
-    if checkpoint.spec.reference:
-        complain("the reference, of other scores, is removed; xcit-serve evaluate --reference again")
+    if checkpoint.spec.reference and found.spec.temperature != checkpoint.spec.temperature:
+        complain(f"{target}: the reference is removed, because the scores have changed; {AGAIN}")
     unreadable = found.after.report.unreadable
     return complain(*unreadable) if unreadable else 0
 

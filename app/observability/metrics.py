@@ -86,7 +86,7 @@ class Metrics:
 
     def show_model(self, profile: Mapping[str, Any], *infos: ModelInfo) -> None:
         """Show a model, as each engine runs it, and count its predictions by ``profile``."""
-        self.predictions.show_model(infos[0], profile)
+        self.predictions.show_model(infos[0].checkpoint_sha256, profile)
         self._model.clear()
         for info in infos:
             self._model.labels(info.device).info(

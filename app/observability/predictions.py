@@ -15,8 +15,6 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from app.serving.classifier import ModelInfo
-
 SHOWN_DIGITS = 12  # of the SHA-256 of a checkpoint
 KEPT_MODELS = 3  # requests admitted before a reload are counted for the model that they used
 HISTOGRAMS = {
@@ -76,9 +74,13 @@ class PredictionCollector(Collector):
         self._models: OrderedDict[str, ModelCounts] = OrderedDict()
         self._current = ""
 
-    def show_model(self, info: ModelInfo, profile: Mapping[str, Any]) -> None:
-        """Count the predictions of a model, and show its reference, from now on."""
-        self._current = checkpoint = info.checkpoint_sha256[:SHOWN_DIGITS]
+    def show_model(self, sha256: str, profile: Mapping[str, Any]) -> None:
+        """Count the predictions of a model, and show its reference, from now on.
+
+        Args:
+            sha256: of its checkpoint.
+        """
+        self._current = checkpoint = sha256[:SHOWN_DIGITS]
         known = self._models.get(checkpoint)
         if known is None or known.profile != profile:
             self._models[checkpoint] = ModelCounts(profile)
