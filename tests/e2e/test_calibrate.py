@@ -25,6 +25,7 @@ from .conftest import Run, StartServer
 
 ONE_THREAD = ("--backend", "torch", "--streams", "1", "--precision", "float32")
 COUNT = 120
+alone = pytest.mark.one_process("these commands start no server")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,7 @@ def calibrate(run: Run, *arguments: object) -> str:
     return printed
 
 
+@alone
 @pytest.mark.quick
 def test_calibrate_stores_the_temperature_that_it_prints(
     run: Run, checkpoint: Path, original: Path, images: Path
@@ -98,6 +100,7 @@ def test_calibrate_stores_the_temperature_that_it_prints(
     assert f"temperature from {COUNT} images: calibration error" in shown
 
 
+@alone
 def test_calibrated_checkpoint_is_calibrated_again_from_raw_logits(
     run: Run, checkpoint: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +111,7 @@ def test_calibrated_checkpoint_is_calibrated_again_from_raw_logits(
     assert again["before"] == again["after"] == first["after"]
 
 
+@alone
 def test_evaluate_prints_the_same_figures(run: Run, checkpoint: Path, images: Path) -> None:
     figures = json.loads(calibrate(run, checkpoint, images, "--json"))
     for when, more in (("before", ["--temperature", "1"]), ("after", [])):
@@ -116,6 +120,7 @@ def test_evaluate_prints_the_same_figures(run: Run, checkpoint: Path, images: Pa
         assert figures["top_1"] == report["top_1"]
 
 
+@alone
 def test_raw_weights_are_calibrated_into_another_file(
     run: Run, checkpoint: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +143,7 @@ def test_raw_weights_are_calibrated_into_another_file(
     assert read_checkpoint(converted).spec == spec
 
 
+@alone
 def test_unreadable_image_is_reported_and_left_out(
     run: Run, checkpoint: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -154,6 +160,7 @@ def test_unreadable_image_is_reported_and_left_out(
     assert read_checkpoint(checkpoint).spec.temperature > 1
 
 
+@alone
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -175,6 +182,7 @@ def test_mistakes_are_one_line_and_change_nothing(
     assert not list(checkpoint.parent.glob("*.svg"))
 
 
+@alone
 def test_link_is_not_replaced(run: Run, checkpoint: Path, images: Path) -> None:
     link = checkpoint.with_name("current.safetensors")
     link.symlink_to(checkpoint)
