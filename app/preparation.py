@@ -39,7 +39,7 @@ def prepare_input(image: Input, spec: ModelSpec, max_pixels: int) -> Prepared:
 
 
 def measure(item: Prepared, found: Classification, spec: ModelSpec) -> Figures:
-    """What the metrics count of a classified item."""
+    """The numbers that the metrics count for a classified item."""
     return Figures(*figures_of(*item, found.logits, spec.temperature))
 
 

@@ -1,4 +1,4 @@
-"""What the alerts on drift make of changed traffic, seen by a real Prometheus.
+"""Changed traffic, and the alerts that it raises in a real Prometheus.
 
     python -m benchmarks.drift DATA
 
@@ -138,7 +138,7 @@ async def send(url: str, photos: Photos) -> None:
 
 
 async def observe(url: str, prometheus: Prometheus, photos: Photos, window: int) -> Seen:
-    """Send photos, and read what Prometheus makes of them and of all others in the window."""
+    """Send photos, and read the distances and alerts over all photos in the window."""
     begun = time.monotonic()
     await send(url, photos)
     await asyncio.sleep(SETTLING)
@@ -151,7 +151,7 @@ async def observe(url: str, prometheus: Prometheus, photos: Photos, window: int)
 async def measure(
     checkpoint: Path, photos: Photos, changes: Sequence[Change], window: int, directory: Path
 ) -> list[Seen]:
-    """What Prometheus makes of each change, one after the other, on one server."""
+    """Observe each change, one after the other, on one server."""
     found: list[Seen] = []
     async with started_server(checkpoint) as url:
         with running_prometheus(directory, url.removeprefix("http://"), window) as prometheus:

@@ -37,7 +37,7 @@ MIN_IMAGES_PER_CLASS = 20
 
 
 class Figures(NamedTuple):
-    """What is counted of the prediction for one image.
+    """The numbers that are counted for one classified image.
 
     Attributes:
         score: probability of the best class.
@@ -203,7 +203,7 @@ def shown_classes(labels: Sequence[str], reference: Reference | None) -> dict[in
 
 
 def profile(labels: Sequence[str], reference: Reference | None) -> dict[str, Any]:
-    """What the metrics count by, and the reference, as JSON.
+    """The classes and buckets of the metrics, and the reference, as JSON.
 
     Returns:
         ``bounds`` of the buckets by distribution; ``classes``, the id and name of each class that

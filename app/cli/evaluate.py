@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
             checkpoint = read_checkpoint(checkpoint_path(settings), overrides(settings))
             target = args.out or in_place(args.checkpoint, checkpoint)
             check_writable(target)
-        paths = choose_paths(args.data, args.holdout, labelled=not args.unlabelled)
         classifier = load_for_command(settings)
         spec = classifier.spec
+        paths = choose_paths(args.data, args.holdout, labelled=not args.unlabelled)
         if target:
             check_reference(args.data, len(paths), spec.num_classes)
         found = evaluate_images(

@@ -36,7 +36,7 @@ class ModelCounts:
     """Predictions of one model.
 
     Args:
-        profile: what they are counted by; see `model.drift.profile`.
+        profile: names the classes and the bounds of the buckets; see `model.drift.profile`.
     """
 
     def __init__(self, profile: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ class SharedModel:
 
     Attributes:
         spec: its description for workers, as JSON.
-        profile: what its predictions are counted by; see `model.drift.profile`.
+        profile: classes and buckets of the metrics of predictions; see `model.drift.profile`.
         begin, slot_bytes: where the slots are in the shared memory.
         keys: names of API keys by hash, valid while the model serves.
         weight_bytes: of its weights.

@@ -37,7 +37,7 @@ class ModelInfo:
 
 
 class Figures(NamedTuple):
-    """What the metrics count of the prediction for one image; see `model.drift.Figures`."""
+    """The numbers that the metrics count for one image; see `model.drift.Figures`."""
 
     class_id: int
     score: float
@@ -98,7 +98,7 @@ class Classifier(Protocol):
 
     @property
     def profile(self) -> Mapping[str, Any]:
-        """What predictions are counted by; see `model.drift.profile`."""
+        """Classes and buckets of the metrics of predictions; see `model.drift.profile`."""
 
     @property
     def streams(self) -> int:
@@ -138,4 +138,4 @@ class Classifier(Protocol):
         """
 
     def figures(self, item: Any, found: Classification) -> Figures:
-        """What the metrics count of a classified item."""
+        """The numbers that the metrics count for a classified item."""

@@ -37,7 +37,7 @@ class Timings:
         phases: total seconds by phase.
         intervals: phase, start and end of each summand.
         batches: the batches that classified the request's images.
-        predictions: the SHA-256 of the model's checkpoint and what is counted, for each of them.
+        predictions: for each classified image, the SHA-256 of the checkpoint and its figures.
     """
 
     started: float = field(default_factory=time.monotonic)

@@ -14,7 +14,7 @@ from model.inference.classifier import Classifier
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """What is known about a model after it has classified a folder of images.
+    """The results of a model on a folder of images.
 
     Attributes:
         report: ``None`` if the images are not labelled.
@@ -28,7 +28,7 @@ class Evaluation:
 
 
 def choose_paths(source: Path, holdout: int = 0, *, labelled: bool = True) -> list[PurePosixPath]:
-    """The images to evaluate on; raises `ModelError` if there are none.
+    """The images to evaluate on; raises `ModelError` without any.
 
     Args:
         holdout: choose the training images that a run with this ``--holdout`` kept out; 0 for the
