@@ -258,7 +258,7 @@ def test_prometheus_loads_all_rules_without_errors(run: Run) -> None:
     while True:  # until each has been evaluated
         groups = run.prometheus.ask("rules")["groups"]
         health = {
-            (rule["name"], str(rule["labels"])): rule["health"]
+            (rule["name"], str(rule.get("labels"))): rule["health"]
             for group in groups
             for rule in group["rules"]
         }
