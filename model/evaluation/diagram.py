@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from model.checkpoint import replacing
 from model.errors import ModelError
 from model.evaluation.reliability import BINS, Reliability
+from model.files import replacing
 
 SIDE, MARGIN, GAP = 240, 56, 48  # pixels of a panel, around both, and between them
 COUNTS = 48  # height of the bars that count images

@@ -44,6 +44,7 @@ class Overrides:
         preprocess: fields of `PreprocessSpec`.
         hyperparameters: keyword arguments of the family's network that weights do not determine.
         temperature: see `ModelSpec`.
+        headless: whether a backbone without its classifier is accepted.
     """
 
     labels: Path | None = None
@@ -51,6 +52,7 @@ class Overrides:
     preprocess: Mapping[str, Any] | None = None
     hyperparameters: Mapping[str, Any] | None = None
     temperature: float | None = None
+    headless: bool = False
 
     @property
     def all_preprocess(self) -> Mapping[str, Any]:
@@ -87,7 +89,7 @@ def describe_raw(
     facts = Facts()
     preprocess = asdict(PreprocessSpec(image_size=DEFAULT_IMAGE_SIZE))
     facts.learn("default", version="1", temperature=1.0, preprocess=preprocess)
-    inferred = learn_from_weights(facts, path, family, state)
+    inferred = learn_from_weights(facts, path, family, state, headless=overrides.headless)
     learn_from_names(facts, path, variant)
     if family.name == "published":
         learn_from_timm(facts, path, root)
@@ -122,7 +124,7 @@ def describe_itself(
         )
     facts = Facts()
     facts.learn("default", temperature=1.0)
-    inferred = learn_from_weights(facts, path, family, state)
+    inferred = learn_from_weights(facts, path, family, state, headless=overrides.headless)
     reference = document.pop("reference", None)
     facts.learn("metadata", **_checked_document(path, document))
     described = _build_description(path, facts, family, inferred, overrides)
