@@ -46,6 +46,7 @@ class ModelCounts:
         self.sums = dict.fromkeys(self.bounds, 0.0)
         names = dict(profile["classes"])
         self._places = {class_id: place for place, class_id in enumerate(names)}
+        self._other = len(names) if profile["other"] else None
         self.classes = [*names.values(), *([OTHER] if profile["other"] else [])]
         self.predicted = [0] * len(self.classes)
 
@@ -58,8 +59,9 @@ class ModelCounts:
         self._add("brightness", brightness)
         if pixels is not None:
             self._add("pixels", pixels)
-        if self.classes:
-            self.predicted[self._places.get(class_id, len(self.classes) - 1)] += 1
+        place = self._places.get(class_id, self._other)
+        if place is not None:
+            self.predicted[place] += 1
 
     def _add(self, name: str, value: float) -> None:
         counts = self.counts[name]

@@ -26,6 +26,7 @@ from model.drift import (
 )
 from model.errors import CheckpointError
 from model.scores import softmax
+from tests.dashboard import DEPLOY
 
 RANDOM = np.random.default_rng(0)
 
@@ -175,6 +176,15 @@ def test_stability_index_of_known_distributions() -> None:
     assert stability_index([100, 0], [90, 10]) == pytest.approx(
         0.1 * math.log(1 / 0.9) + 0.099 * math.log(0.1 / 0.001)
     )
+
+
+@pytest.mark.parametrize(
+    ("seen", "index"), [([2, 4, 4], 0.1792), ([6, 3, 1], 1.792), ([1, 9, 0], 4.491)]
+)
+def test_stability_index_is_that_of_the_rules(seen: list[int], index: float) -> None:
+    """The numbers are those of ``deploy/prometheus/drift.test.yml``."""
+    assert f"{index}" in (DEPLOY / "prometheus/drift.test.yml").read_text()
+    assert stability_index([100, 300, 600], seen) == pytest.approx(index, rel=1e-3)
 
 
 def test_reference_of_more_classes_needs_more_images() -> None:
