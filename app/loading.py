@@ -143,6 +143,7 @@ class ServedClassifier:
             image_size=spec.preprocess.image_size,
             heads=self.classifier.explainer.heads,
             temperature=spec.temperature,
+            gap_temperatures=spec.gap_temperatures,
             images_per_second=round(self.classifier.images_per_second, 1),
         )
 

@@ -40,7 +40,7 @@ def prepare_input(image: Input, spec: ModelSpec, max_pixels: int) -> Prepared:
 
 def measure(item: Prepared, found: Classification, spec: ModelSpec) -> Figures:
     """The numbers that the metrics count for a classified item."""
-    return Figures(*figures_of(*item, found.logits, spec.temperature))
+    return Figures(*figures_of(*item, found.logits, spec.temperatures))
 
 
 class RemotePreparer:

@@ -195,12 +195,13 @@ def cost(side: int, classes: int, trials: int = 2000) -> dict[str, float]:
     pixels = chance.integers(0, 256, (side, side, 3), np.uint8)
     logits = chance.standard_normal(classes).astype(np.float32)
     sha256 = "0" * 64
+    temperatures = (1.6, ((2.7, 0.6), (4.0, 0.2)))  # a calibrated checkpoint
     collector = PredictionCollector()
     names = [f"class_{i}" for i in range(classes)]
     collector.show_model(sha256, profile(names, None))
 
     def figures() -> Figures:
-        return Figures(*figures_of(pixels, 1024, logits, 1.0))
+        return Figures(*figures_of(pixels, 1024, logits, temperatures))
 
     found = [(sha256, figures())]
 

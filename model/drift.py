@@ -8,13 +8,13 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import CheckpointError, show
-from model.scores import Logits
+from model.scores import ONE, Logits, Temperatures, scaled, steps_from_json
 
 VERSION = 1  # of the buckets; a reference of another version is not used
 _TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -53,9 +53,9 @@ class Figures(NamedTuple):
     pixels: int | None
 
 
-def scores_of(logits: Logits, temperature: float) -> tuple[float, float]:
+def scores_of(logits: Logits, temperatures: Temperatures) -> tuple[float, float]:
     """The score and the entropy in `Figures` of logits ``(classes,)``."""
-    below = (logits - np.maximum.reduce(logits)) / temperature
+    below = scaled(logits, temperatures)
     powers = np.exp(below)
     total = float(np.add.reduce(powers))
     if len(logits) == 1:
@@ -76,10 +76,10 @@ def brightness_of(pixels: NDArray[Any]) -> float:
 
 
 def figures_of(
-    seen: NDArray[Any], pixels: int | None, logits: Logits, temperature: float
+    seen: NDArray[Any], pixels: int | None, logits: Logits, temperatures: Temperatures
 ) -> Figures:
     """The figures of an image from the model's input, the size of its file, and its logits."""
-    score, entropy = scores_of(logits, temperature)
+    score, entropy = scores_of(logits, temperatures)
     return Figures(int(logits.argmax()), score, entropy, brightness_of(seen), pixels)
 
 
@@ -94,12 +94,12 @@ class Reference:
     """The distributions over the images of a validation folder.
 
     Attributes:
-        temperature: of the scores; see `model.spec.ModelSpec`.
+        temperatures: of the scores; see `model.spec.ModelSpec`.
         counts: images in each bucket, by distribution.
         classes: images by predicted class.
     """
 
-    temperature: float
+    temperatures: Temperatures
     counts: Mapping[str, Sequence[int]]
     classes: Sequence[int]
 
@@ -111,20 +111,23 @@ class Reference:
         """The JSON object that `read_reference` reads."""
         return {
             "buckets": VERSION,
-            "temperature": self.temperature,
+            "temperature": self.temperatures[0],
+            "gap_temperatures": [[*step] for step in self.temperatures[1]],
             "counts": {name: [*counts] for name, counts in self.counts.items()},
             "classes": [*self.classes],
         }
 
 
-def make_reference(figures: Sequence[Figures], classes: int, temperature: float) -> Reference:
+def make_reference(
+    figures: Sequence[Figures], classes: int, temperatures: Temperatures = ONE
+) -> Reference:
     """The distributions of the figures of a model with ``classes`` classes."""
     counts = {}
     for name, bounds in BOUNDS.items():
         found = Counter(bucket_of(name, getattr(each, name)) for each in figures)
         counts[name] = [found[number] for number in range(len(bounds))]
     predicted = Counter(each.class_id for each in figures)
-    return Reference(temperature, counts, [predicted[number] for number in range(classes)])
+    return Reference(temperatures, counts, [predicted[number] for number in range(classes)])
 
 
 def distances(reference: Reference, seen: Reference) -> dict[str, float]:
@@ -163,7 +166,6 @@ def read_reference(content: Mapping[str, Any], classes: int) -> Reference:
     expected = {name: len(bounds) for name, bounds in BOUNDS.items()}
     counts: Any = content.get("counts")
     predicted: Any = content.get("classes")
-    temperature: Any = content.get("temperature")
     if not isinstance(counts, dict) or counts.keys() != expected.keys():
         raise CheckpointError(f"its reference has no counts of {', '.join(expected)}")
     sizes = {**expected, "classes": classes}
@@ -175,11 +177,22 @@ def read_reference(content: Mapping[str, Any], classes: int) -> Reference:
                 f"its reference is damaged: {name} must be {sizes[name]} numbers of images"
             )
         totals.add(sum(numbers))
-    if len(totals) > 1 or 0 in totals or type(temperature) not in (int, float):
+    if len(totals) > 1 or 0 in totals:
         raise CheckpointError(
             "its reference is damaged: each distribution must count the same images"
         )
-    return Reference(float(temperature), counts, predicted)
+    return Reference(_read_temperatures(content), counts, predicted)
+
+
+def _read_temperatures(content: Mapping[str, Any]) -> Temperatures:
+    first, steps = content.get("temperature"), content.get("gap_temperatures")
+    numbers = [first]
+    if isinstance(steps, list):
+        steps = steps_from_json(steps)
+        numbers += [n for step in steps for n in (step if isinstance(step, tuple) else [None])]
+    if not isinstance(steps, tuple) or any(type(n) not in (int, float) for n in numbers):
+        raise CheckpointError("its reference is damaged: its temperatures must be numbers")
+    return cast(Temperatures, (first, steps))
 
 
 def shown_classes(labels: Sequence[str], reference: Reference | None) -> dict[int, str]:

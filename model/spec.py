@@ -4,10 +4,12 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from model.drift import Reference
 from model.errors import CheckpointError, show
+from model.scores import Steps, Temperatures
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -23,6 +25,7 @@ UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
 REORDERING = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
 
 Triple = tuple[float, float, float]
+MAX_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +74,16 @@ class ModelSpec:
 
     ``hyperparameters`` are the keyword arguments of the family's network. ``labels`` and
     ``synsets`` (WordNet ids, where known) are in the order of the logits. ``provenance`` is free
-    text by topic, such as data, recipe and accuracy. The scores are the softmax of the logits over
-    ``temperature``, which is 1 unless the checkpoint is calibrated. ``reference`` holds the
-    distributions of predictions on a validation folder.
+    text by topic, such as data, recipe and accuracy. ``reference`` holds the distributions of
+    predictions on a validation folder.
+
+    The scores are the softmax of the logits over ``temperature``, which is 1 unless the checkpoint
+    is calibrated. ``gap_temperatures`` are pairs of a distance to the best logit and the
+    temperature that applies beyond it.
 
     Raises:
-        CheckpointError: a text is empty, too long, or contains control characters; or the
-            temperature is out of range.
+        CheckpointError: a text is empty, too long, or contains control characters; or a temperature
+            is out of range.
     """
 
     name: str
@@ -89,6 +95,7 @@ class ModelSpec:
     synsets: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     temperature: float = 1.0
+    gap_temperatures: Steps = ()
     reference: Reference | None = None
 
     def __post_init__(self) -> None:
@@ -101,16 +108,37 @@ class ModelSpec:
         ):
             for number, text in enumerate(texts):
                 check_text(f"{name} {number}, counted from 0,", text, MAX_LABEL)
-        value = self.temperature
-        if not _is_number(value) or not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
-            raise CheckpointError(
-                f"temperature is {show(value)}; "
-                f"it must be a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
-            )
+        _check_temperatures(self.temperature, self.gap_temperatures)
 
     @property
     def num_classes(self) -> int:
         return len(self.labels)
+
+    @property
+    def temperatures(self) -> Temperatures:
+        return self.temperature, self.gap_temperatures
+
+
+def _check_temperatures(temperature: Any, steps: Any) -> None:
+    if not _is_temperature(temperature):
+        raise CheckpointError(
+            f"temperature is {show(temperature)}; "
+            f"it must be a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+        )
+    pairs = [step for step in steps if isinstance(step, tuple) and len(step) == 2]
+    gaps = [gap for gap, _ in pairs if _is_number(gap)]
+    rising = all(low < high for low, high in pairwise((0, *gaps)))
+    if len(steps) > MAX_STEPS or not len(steps) == len(pairs) == len(gaps) or not rising:
+        raise CheckpointError(
+            f"gap_temperatures is {show(steps)}; expected at most {MAX_STEPS} pairs of a gap, "
+            "rising from above 0, and a temperature"
+        )
+    for _, value in pairs:
+        _check_temperatures(value, ())
+
+
+def _is_temperature(value: Any) -> bool:
+    return _is_number(value) and MIN_TEMPERATURE <= value <= MAX_TEMPERATURE
 
 
 def check_text(what: str, text: Any, longest: int) -> None:

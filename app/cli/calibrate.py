@@ -27,10 +27,10 @@ AGAIN = "make it again with xcit-serve evaluate --reference"
 
 def add_arguments(parser: Parser) -> None:
     parser.description = (
-        "Fit a temperature to images in folders named after their class, by label or synset, and "
-        "store it in the checkpoint: logits are divided by it before the softmax, so that a score "
-        "says how often such an answer is right. The order of the classes stays. If the folder or "
-        "tar has train/ and test/ (or val/), only the test images are used."
+        "Fit temperatures to images in folders named after their class, by label or synset, and "
+        "store them in the checkpoint: logits are divided by them before the softmax, so that "
+        "scores show how often such answers are right. The order of the classes stays. If the "
+        "folder or tar has train/ and test/ (or val/), only the test images are used."
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument("data", type=Path, metavar="DIR", help="image folder, or a tar of one")
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         return complain(str(error))
     lines = (str(found), f"temperature stored in {target}", f"reliability diagram in {plot}")
     show(*([json.dumps(found.as_json(), indent=2, ensure_ascii=False)] if args.json else lines))
-    if checkpoint.spec.reference and found.spec.temperature != checkpoint.spec.temperature:
+    if checkpoint.spec.reference and found.spec.temperatures != checkpoint.spec.temperatures:
         complain(f"{target}: the reference is removed, because the scores have changed; {AGAIN}")
     unreadable = found.after.report.unreadable
     return complain(*unreadable) if unreadable else 0

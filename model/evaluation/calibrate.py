@@ -14,7 +14,7 @@ from model.evaluation.dataset import list_split
 from model.evaluation.evaluate import Answers, Report, classify, rank, report
 from model.evaluation.holdout import held_out
 from model.evaluation.reliability import BINS, Reliability, reliability
-from model.evaluation.temperature import fit_temperature
+from model.evaluation.temperature import fit_temperature, fit_temperatures
 from model.inference.classifier import Classifier
 from model.metadata.description import self_description
 from model.spec import MAX_TEMPERATURE, MIN_TEMPERATURE, ModelSpec
@@ -22,7 +22,6 @@ from model.weights.container import METADATA_KEY
 
 MIN_IMAGES = 100
 FIGURES = {
-    "temperature": "temperature",
     "negative log-likelihood": "negative_log_likelihood",
     f"calibration error, {BINS} bins": "calibration_error",
     "Brier score": "brier_score",
@@ -39,10 +38,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """A fitted temperature, and figures over the same images before and after.
+    """Fitted temperatures, and figures over the same images before and after.
 
     Attributes:
-        spec: that of the model, with the temperature and a line of provenance.
+        spec: that of the model, with the temperatures and a line of provenance.
         classes: the number of classes that have images.
     """
 
@@ -60,21 +59,21 @@ class Calibration:
         for title, name in FIGURES.items():
             old, new = getattr(before, name), getattr(after, name)
             rows.append(f"{title:<26}{old:>8.4f}{new:>9.4f}")
+        rows.append(f"temperature before: {before.shown_temperatures}")
+        rows.append(f"temperature after: {after.shown_temperatures}")
         return "\n".join(rows)
 
     @property
     def panels(self) -> tuple[tuple[str, Reliability], ...]:
         """Those of a reliability diagram, with their titles."""
-        return tuple(
-            (f"{when}, temperature {measured.report.temperature:g}", measured.bins)
-            for when, measured in (("before", self.before), ("after", self.after))
-        )
+        return ("before", self.before.bins), ("after", self.after.bins)
 
     def as_json(self) -> Mapping[str, Any]:
         """The table, and lines for images that could not be decoded, as a JSON object."""
         after = self.after.report
+        names = ("temperature", "gap_temperatures", *FIGURES.values())
         figures = {
-            when: {name: getattr(measured.report, name) for name in FIGURES.values()}
+            when: {name: getattr(measured.report, name) for name in names}
             for when, measured in (("before", self.before), ("after", self.after))
         }
         counts = {"images": after.images, "classes": self.classes, "top_1": after.top_1}
@@ -143,9 +142,11 @@ def calibrate(
             f"{MIN_IMAGES} ({before.report.unreadable[0]})"
         )
     classes = np.concatenate([part.classes for part in parts])
-    temperature = fit_temperature(np.concatenate([part.logits for part in parts]), classes)
-    _check(source, temperature, before.report)
-    spec = replace(classifier.spec, temperature=temperature)
+    logits = np.concatenate([part.logits for part in parts])
+    best = fit_temperature(logits, classes)
+    _check(source, best, before.report)
+    first, later = fit_temperatures(logits, classes, best)
+    spec = replace(classifier.spec, temperature=first, gap_temperatures=later)
     after = _measure(parts, spec)
     text = (
         f"temperature from {images} images: calibration error {before.report.calibration_error:.4f}"
@@ -156,7 +157,7 @@ def calibrate(
 
 
 def _measure(parts: Sequence[Answers], spec: ModelSpec) -> Measured:
-    results = [rank(part, spec.temperature) for part in parts]
+    results = [rank(part, spec.temperatures) for part in parts]
     best, ranks = (
         np.concatenate([getattr(part, name) for part in results]) for name in ("best", "ranks")
     )

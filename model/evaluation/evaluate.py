@@ -18,7 +18,7 @@ from model.evaluation.dataset import list_split, read_images
 from model.evaluation.reliability import reliability
 from model.images.preprocess import prepare
 from model.inference.classifier import Classifier
-from model.scores import Logits, best_classes
+from model.scores import Logits, Steps, Temperatures, best_classes, show_temperatures
 from model.spec import ModelSpec
 
 SHOWN = 20
@@ -31,7 +31,7 @@ class Report:
     """Figures over a set of images.
 
     Attributes:
-        temperature: see `ModelSpec`.
+        temperature, gap_temperatures: see `ModelSpec`.
         calibration_error: see `Reliability.error`.
         brier_score: the mean over images of the squared distance between the scores of all classes
             and 1 for the true class, 0 for the others.
@@ -43,11 +43,17 @@ class Report:
     top_1: float
     top_5: float
     temperature: float
+    gap_temperatures: Steps
     negative_log_likelihood: float
     calibration_error: float
     brier_score: float
     by_class: dict[str, float]
     unreadable: list[str]
+
+    @property
+    def shown_temperatures(self) -> str:
+        """See `show_temperatures`."""
+        return show_temperatures((self.temperature, self.gap_temperatures))
 
     def __str__(self) -> str:
         """A table; with many classes, only those with the lowest accuracy."""
@@ -56,7 +62,7 @@ class Report:
         return "\n".join(
             (
                 f"{self.images} images: top-1 {self.top_1:.2%}, top-5 {self.top_5:.2%}",
-                f"temperature {self.temperature:g}",
+                f"temperature {self.shown_temperatures}",
                 f"negative log-likelihood {self.negative_log_likelihood:.4f}",
                 f"calibration error {self.calibration_error:.4f}",
                 f"Brier score {self.brier_score:.4f}",
@@ -124,7 +130,7 @@ def evaluate(
         classifier,
         source,
         list_split(source, split),
-        lambda answers: rank(answers, spec.temperature),
+        lambda answers: rank(answers, spec.temperatures),
         workers=workers,
         batch_size=batch_size,
         quiet=quiet,
@@ -212,15 +218,15 @@ def classify_batch(
     if not np.isfinite(logits).all():
         raise ModelError("the network's output is NaN or infinite")
     figures = (
-        figures_of(*item, row, spec.temperature) for item, row in zip(items, logits, strict=True)
+        figures_of(*item, row, spec.temperatures) for item, row in zip(items, logits, strict=True)
     )
     return Answers(truth, logits, tuple(unreadable), tuple(figures))
 
 
-def rank(answers: Answers, temperature: float) -> Results:
-    """The results of some images with the scores at a temperature."""
+def rank(answers: Answers, temperatures: Temperatures) -> Results:
+    """The results of some images with the scores at these temperatures."""
     truth = answers.classes
-    found, ids = best_classes(answers.logits, answers.logits.shape[1], temperature)
+    found, ids = best_classes(answers.logits, answers.logits.shape[1], temperatures)
     scores = found.astype(float)
     ranks = (ids == truth[:, None]).argmax(1)
     true = np.take_along_axis(scores, ranks[:, None], 1)[:, 0]
@@ -244,6 +250,7 @@ def report(results: Sequence[Results], spec: ModelSpec) -> Report:
         top_1=right.mean().item(),
         top_5=(ranks < 5).mean().item(),
         temperature=spec.temperature,
+        gap_temperatures=spec.gap_temperatures,
         negative_log_likelihood=-np.log(np.maximum(true, smallest)).mean().item(),
         calibration_error=reliability(best, right).error,
         brier_score=(squares - 2 * true + 1).mean().item(),

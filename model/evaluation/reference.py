@@ -64,7 +64,7 @@ def evaluate_images(
     spec = classifier.spec
 
     def use(answers: Answers) -> tuple[Results | None, tuple[Figures, ...], tuple[str, ...]]:
-        results = rank(answers, spec.temperature) if labelled else None
+        results = rank(answers, spec.temperatures) if labelled else None
         return results, answers.figures, answers.unreadable
 
     parts = [
@@ -86,7 +86,7 @@ def evaluate_images(
     ranked = [results for results, _, _ in parts if results]
     return Evaluation(
         report(ranked, spec) if labelled else None,
-        make_reference(figures, spec.num_classes, spec.temperature),
+        make_reference(figures, spec.num_classes, spec.temperatures),
         unreadable,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model.scores import Logits, Scores, best_classes, softmax
+from model.scores import ONE, Logits, Scores, Temperatures, best_classes, softmax
 from model.spec import ModelSpec
 
 SCORE_DIGITS = 6
@@ -34,36 +34,32 @@ class Classification:
     Attributes:
         predictions: the best classes, best first.
         logits: the logits of all classes, ``(classes,)``.
-        temperature: see `ModelSpec`.
+        temperatures: those of the scores; see `ModelSpec`.
         embedding: the class token before the classifier, ``(dim,)``, if it was asked for.
     """
 
     predictions: Sequence[Prediction]
     logits: Logits
-    temperature: float
+    temperatures: Temperatures = ONE
     embedding: Embedding | None = None
 
     @property
     def probabilities(self) -> Scores:
         """The probabilities of all classes, ``(classes,)``."""
-        return softmax(self.logits, self.temperature)
+        return softmax(self.logits, self.temperatures)
 
 
 def label_and_embed(outputs: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:
     """Classify each row of logits and embedding, ``(images, classes + dim)``."""
     classes = spec.num_classes
     logits, embeddings = outputs[:, :classes], outputs[:, classes:]
-    found = (
-        label(logits, top_k, spec)
-        if classes
-        else [Classification([], row, spec.temperature) for row in logits]
-    )
+    found = label(logits, top_k, spec) if classes else [Classification([], row) for row in logits]
     return [replace(each, embedding=row) for each, row in zip(found, embeddings, strict=True)]
 
 
 def label(logits: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:
     """Classify each row of logits ``(images, classes)``."""
-    scores, class_ids = best_classes(logits, top_k, spec.temperature)
+    scores, class_ids = best_classes(logits, top_k, spec.temperatures)
     synsets = spec.synsets or (None,) * len(spec.labels)
     predictions = [
         [
@@ -78,6 +74,6 @@ def label(logits: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:
         for row_ids, row_scores in zip(class_ids.tolist(), scores.tolist(), strict=True)
     ]
     return [
-        Classification(rows, row, spec.temperature)
+        Classification(rows, row, spec.temperatures)
         for rows, row in zip(predictions, logits, strict=True)
     ]

@@ -26,10 +26,12 @@ from model.metadata.facts import (
 )
 from model.metadata.reference import usable_reference
 from model.metadata.sidecar import parse_json, read_labels
+from model.scores import ONE, steps_from_json
 from model.spec import ModelSpec, PreprocessSpec
 
 FORMAT_VERSION = 1
 DEFAULT_IMAGE_SIZE = 224
+OPTIONAL = {"synsets", "provenance", "temperature", "gap_temperatures"}  # of the metadata
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class Overrides:
         image_size: pixels per side, for networks whose positions fit any grid.
         preprocess: fields of `PreprocessSpec`.
         hyperparameters: keyword arguments of the family's network that weights do not determine.
-        temperature: see `ModelSpec`.
+        temperature: of the scores, at any distance to the best logit.
         headless: whether a backbone without its classifier is accepted.
     """
 
@@ -136,6 +138,7 @@ def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]
     """The fields of a `ModelSpec` in the metadata, checked for their types."""
     kinds: dict[str, Any] = dict.fromkeys(("name", "version", "family"), str)
     kinds |= {"labels": list, "synsets": list, "temperature": int | float}
+    kinds["gap_temperatures"] = list
     kinds |= dict.fromkeys(("hyperparameters", "preprocess", "provenance"), dict)
     for name, value in document.items():
         if name not in kinds or not isinstance(value, kinds[name]):
@@ -143,22 +146,22 @@ def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]
                 f"{path}: its metadata is not the description of a model: {show(name)} is "
                 f"{show(value)}; expected {', '.join(kinds)}"
             )
-    for name in kinds.keys() - {"synsets", "temperature", "provenance"}:
+    for name in kinds.keys() - OPTIONAL:
         if name not in document:
             raise CheckpointError(
                 f"{path}: its metadata is not the description of a model: {name} is missing"
             )
     whole = {"synsets": (), **document}
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in whole.items()}
+    return {n: steps_from_json(v) if isinstance(v, list) else v for n, v in whole.items()}
 
 
 def self_description(spec: ModelSpec) -> str:
     """The metadata that `describe_itself` reads; without a reference of another temperature."""
     document = {"format_version": FORMAT_VERSION, **asdict(spec)}
-    # Older releases have no temperature and no reference, and can read files without.
-    if spec.temperature == 1:
-        del document["temperature"]
-    if spec.reference and spec.reference.temperature == spec.temperature:
+    # Older releases have no temperatures and no reference, and can read files without.
+    if spec.temperatures == ONE:
+        del document["temperature"], document["gap_temperatures"]
+    if spec.reference and spec.reference.temperatures == spec.temperatures:
         document["reference"] = spec.reference.to_json()
     else:
         del document["reference"]
@@ -175,7 +178,7 @@ def _build_description(
         preprocess=overrides.all_preprocess,
     )
     if overrides.temperature is not None:
-        facts.learn("settings", temperature=overrides.temperature)
+        facts.learn("settings", temperature=overrides.temperature, gap_temperatures=())
     if overrides.labels:
         facts.learn(str(overrides.labels), labels=read_labels(overrides.labels), synsets=())
     _check_hyperparameters(path, facts, family, inferred)

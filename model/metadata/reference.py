@@ -8,6 +8,7 @@ from typing import Any
 
 from model.drift import OtherBuckets, Reference, read_reference
 from model.errors import CheckpointError, show
+from model.scores import show_temperatures
 from model.spec import ModelSpec
 
 AGAIN = "it is not used; make it again with xcit-serve evaluate --reference"
@@ -48,8 +49,9 @@ def usable_reference(
 
 def _mismatch(reference: Reference, document: Mapping[str, Any], spec: ModelSpec) -> str | None:
     """The difference between the model that the reference was made with and ``spec``."""
-    if reference.temperature != spec.temperature:
-        return f"temperature {reference.temperature:g}, and the scores now use {spec.temperature:g}"
+    if reference.temperatures != spec.temperatures:
+        made, used = map(show_temperatures, (reference.temperatures, spec.temperatures))
+        return f"temperature {made}, and the scores now use {used}"
     now = {**asdict(spec.preprocess), **spec.hyperparameters}
     for name, value in {**document["preprocess"], **document["hyperparameters"]}.items():
         current = [*now[name]] if isinstance(now[name], tuple) else now[name]

@@ -27,7 +27,7 @@ def with_reference(classes: int, predicted: list[int]) -> dict[str, Any]:
     """The profile of a model whose reference has one image of each predicted class."""
     figures = [ModelFigures(i, 0.85, 0.25, 0.45, 1024) for i in predicted]
     labels = [f"class_{i}" for i in range(classes)]
-    return profile(labels, make_reference(figures, classes, 1.0))
+    return profile(labels, make_reference(figures, classes))
 
 
 def counts(read: Callable[..., float], name: str, *bounds: str) -> list[float]:

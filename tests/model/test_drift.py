@@ -25,10 +25,11 @@ from model.drift import (
     stability_index,
 )
 from model.errors import CheckpointError
-from model.scores import softmax
+from model.scores import ONE, Temperatures, softmax
 from tests.dashboard import DEPLOY
 
 RANDOM = np.random.default_rng(0)
+WARM: Temperatures = (1.5, ((2.0, 0.7), (4.0, 3.0)))
 
 
 def figures(class_id: int = 0, score: float = 0.5, **others: Any) -> Figures:
@@ -40,20 +41,22 @@ def figures(class_id: int = 0, score: float = 0.5, **others: Any) -> Figures:
 
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_score_and_entropy_are_those_of_the_probabilities(classes: int, temperature: float) -> None:
+@pytest.mark.parametrize("temperatures", [(0.5, ()), ONE, (3.0, ()), WARM])
+def test_score_and_entropy_are_those_of_the_probabilities(
+    classes: int, temperatures: Temperatures
+) -> None:
     logits = (5 * RANDOM.standard_normal(classes)).astype(np.float32)
-    probabilities = softmax(logits / temperature).astype(float)
-    score, entropy = scores_of(logits, temperature)
+    probabilities = softmax(logits, temperatures).astype(float)
+    score, entropy = scores_of(logits, temperatures)
     assert score == pytest.approx(probabilities.max(), rel=1e-5)
     expected = -(probabilities * np.log(probabilities + 1e-30)).sum() / math.log(classes)
     assert entropy == pytest.approx(expected, abs=1e-5)
 
 
 def test_score_and_entropy_of_extreme_logits_are_finite() -> None:
-    assert scores_of(np.zeros(10, np.float32), 1.0) == pytest.approx((0.1, 1.0))
-    assert scores_of(np.array([1e4, -1e4, 0], np.float32), 0.05) == pytest.approx((1.0, 0.0))
-    assert scores_of(np.array([3.0], np.float32), 1.0) == (1.0, 0.0)
+    assert scores_of(np.zeros(10, np.float32), ONE) == pytest.approx((0.1, 1.0))
+    assert scores_of(np.array([1e4, -1e4, 0], np.float32), (0.05, ())) == pytest.approx((1.0, 0.0))
+    assert scores_of(np.array([3.0], np.float32), ONE) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("side", [1, 2, 31, 32, 33, 224, 500])
@@ -94,14 +97,14 @@ def test_bounds_ascend() -> None:
 
 
 def test_reference_survives_json() -> None:
-    made = make_reference([figures(2), figures(0, 0.95), figures(2)], 3, 1.5)
-    assert (made.images, made.classes, made.temperature) == (3, [1, 0, 2], 1.5)
+    made = make_reference([figures(2), figures(0, 0.95), figures(2)], 3, WARM)
+    assert (made.images, made.classes, made.temperatures) == (3, [1, 0, 2], WARM)
     assert sum(made.counts["score"]) == 3
     assert read_reference(made.to_json(), 3) == made
 
 
 def damaged(**changes: Any) -> dict[str, Any]:
-    return {**make_reference([figures(1)], 3, 1.0).to_json(), **changes}
+    return {**make_reference([figures(1)], 3).to_json(), **changes}
 
 
 COUNTS = damaged()["counts"]
@@ -117,8 +120,10 @@ COUNTS = damaged()["counts"]
         (damaged(counts={**COUNTS, "score": [1] * 12}), "must count the same images"),
         (damaged(classes=[0, 1]), "classes must be 3 numbers of images"),
         (damaged(classes=["1", 0, 0]), "classes must be 3 numbers of images"),
-        (damaged(temperature="1"), "is damaged"),
-        (make_reference([], 3, 1.0).to_json(), "must count the same images"),
+        (damaged(temperature="1"), "its temperatures must be numbers"),
+        (damaged(gap_temperatures=[[1.0], "x"]), "its temperatures must be numbers"),
+        (damaged(gap_temperatures=7), "its temperatures must be numbers"),
+        (make_reference([], 3).to_json(), "must count the same images"),
     ],
 )
 def test_damaged_reference_is_refused(content: dict[str, Any], reason: str) -> None:
@@ -133,7 +138,7 @@ def test_reference_of_other_buckets_names_both_versions() -> None:
 
 def reference(classes: list[int]) -> Reference:
     return make_reference(
-        [figures(i) for i, n in enumerate(classes) for _ in range(n)], len(classes), 1.0
+        [figures(i) for i, n in enumerate(classes) for _ in range(n)], len(classes)
     )
 
 
@@ -192,6 +197,6 @@ def test_reference_of_more_classes_needs_more_images() -> None:
 
 
 def test_figures_come_from_image_and_logits() -> None:
-    found = figures_of(np.full((4, 4, 3), 51, np.uint8), 99, np.array([0, 2, 1], np.float32), 1.0)
+    found = figures_of(np.full((4, 4, 3), 51, np.uint8), 99, np.array([0, 2, 1], np.float32), ONE)
     assert (found.class_id, found.pixels) == (1, 99)
     assert found.brightness == pytest.approx(0.2)

@@ -101,7 +101,7 @@ def test_figures_of_scores_are_those_of_their_definitions(spec: ModelSpec) -> No
     scores = powers / powers.sum(1, keepdims=True)
     true = scores[range(4), classes]
     parts = [Answers(classes[part], logits[part]) for part in (slice(1), slice(1, 4))]
-    result = report([rank(part, 1.5) for part in parts], replace(spec, temperature=1.5))
+    result = report([rank(part, (1.5, ())) for part in parts], replace(spec, temperature=1.5))
     assert result.temperature == 1.5
     assert result.top_1 == 0.5
     assert result.negative_log_likelihood == pytest.approx(-np.log(true).mean())

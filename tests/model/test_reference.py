@@ -30,9 +30,9 @@ State = dict[str, Tensor]
 AGAIN = "it is not used; make it again with xcit-serve evaluate --reference"
 
 
-def reference(temperature: float = 1.0) -> Reference:
+def reference() -> Reference:
     figures = [Figures(i % 3, 0.2 + i / 20, 0.5, 0.5, 100) for i in range(10)]
-    return make_reference(figures, 3, temperature)
+    return make_reference(figures, 3)
 
 
 @pytest.fixture
@@ -141,8 +141,8 @@ def test_folder_gives_accuracy_and_the_figures_of_the_server(
             continue
         image = prepare((folder / path).read_bytes(), spec.preprocess)
         assert image.pixels in (400, 420)
-        figures.append(figures_of(*image, classifier.logits([image.seen])[0], spec.temperature))
-    assert found.seen == make_reference(figures, 3, 1.0)
+        figures.append(figures_of(*image, classifier.logits([image.seen])[0], spec.temperatures))
+    assert found.seen == make_reference(figures, 3)
     assert set(distances(found.seen, found.seen).values()) == {0.0}
 
 

@@ -1,6 +1,6 @@
 """The answers of the service as dataclasses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -47,6 +47,7 @@ class ServedModel:
 
     Attributes:
         temperature: divides the logits before their softmax; 1 if the scores are not calibrated.
+        gap_temperatures: pairs of a distance to the best logit and the temperature beyond it.
         images_per_second: the highest throughput of the model alone, measured at the start of the
             service; 0 from a service that does not say.
     """
@@ -65,6 +66,7 @@ class ServedModel:
     image_size: int
     heads: int
     temperature: float = 1.0
+    gap_temperatures: Sequence[Sequence[float]] = ()
     images_per_second: float = 0.0
 
 
