@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
+from model.drift import Reference
 from model.errors import CheckpointError, show
 from model.scores import Steps, Temperatures
 
@@ -73,7 +74,8 @@ class ModelSpec:
 
     ``hyperparameters`` are the keyword arguments of the family's network. ``labels`` and
     ``synsets`` (WordNet ids, where known) are in the order of the logits. ``provenance`` is free
-    text by topic, such as data, recipe and accuracy.
+    text by topic, such as data, recipe and accuracy. ``reference`` holds the distributions of
+    predictions on a validation folder.
 
     The scores are the softmax of the logits over ``temperature``, which is 1 unless the checkpoint
     is calibrated. ``gap_temperatures`` are pairs of a distance to the best logit and the
@@ -94,6 +96,7 @@ class ModelSpec:
     provenance: Mapping[str, str] = field(default_factory=dict)
     temperature: float = 1.0
     gap_temperatures: Steps = ()
+    reference: Reference | None = None
 
     def __post_init__(self) -> None:
         check_text("name", self.name, MAX_NAME)

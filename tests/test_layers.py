@@ -40,6 +40,7 @@ ORDER = {
         "model.families",
         "model.images",
         "model.spec",
+        "model.drift",
         "model.scores",
         "model.files",
         "model.errors",

@@ -86,7 +86,7 @@ class Classifier:
         self.weight_bytes = weight_bytes
         self.explainer = explainer
         self.embeds = embeds
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
         self._clock = clock
         self._chosen = max_batch_size
         self.max_batch_size = max_batch_size or backend.largest_batch
@@ -101,7 +101,7 @@ class Classifier:
 
     def preprocess(self, data: bytes) -> Pixels:
         """Decode one image into the model's input ``(h, w, 3)``; raises `ImageError`."""
-        return preprocess(data, self.spec.preprocess, max_pixels=self._max_pixels)
+        return preprocess(data, self.spec.preprocess, max_pixels=self.max_pixels)
 
     def unnormalise(self, tensor: memoryview | bytes) -> FloatPixels:
         """Convert a normalised image, ``(3, h, w)`` 32-bit floats, to the model's input ``(h, w,

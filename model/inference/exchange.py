@@ -1,7 +1,7 @@
 """Items and answers as bytes, for processes that share memory. Needs no PyTorch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,8 @@ def read_classification(buffer: Buffer, top_k: int, spec: ModelSpec) -> Classifi
 
 
 def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
-    """The description of a model as a JSON object."""
-    return asdict(spec)
+    """The description of a model as a JSON object, without the reference, which is not needed."""
+    return asdict(replace(spec, reference=None))
 
 
 def spec_from_json(content: Mapping[str, Any]) -> ModelSpec:

@@ -135,7 +135,7 @@ def test_raw_weights_are_calibrated_into_another_file(
     preprocess.write_text(json.dumps({"image_size": 16, "interpolation": "nearest"}))
     code, _, (complaint,) = run("calibrate", raw, images)
     assert code == 2
-    assert f"{raw} has no place for a temperature; write another file with --out" in complaint
+    assert f"{raw} does not describe itself; write another file with --out" in complaint
     calibrate(run, raw, images, "--out", out, "--plot", tmp_path / "plot.svg")
     spec = read_checkpoint(out).spec
     assert (spec.labels, spec.preprocess) == (known.spec.labels, known.spec.preprocess)
