@@ -1,0 +1,32 @@
+"""The modules under test, imported without the warnings of Ray Serve's own code."""
+
+import warnings
+
+with warnings.catch_warnings():
+    warnings.filterwarnings(
+        "ignore", "Using extra keyword arguments on `Field`", module=r"ray\.serve\._private\.config"
+    )
+    import ray
+    from ray import serve
+    from ray.serve import schema
+
+    from app.ray import Arguments, UserConfig, answers, arguments
+    from app.ray.application import build, build_with
+    from app.ray.replica import Replica
+    from app.ray.resources import Resources, apply, assigned
+
+__all__ = [
+    "Arguments",
+    "Replica",
+    "Resources",
+    "UserConfig",
+    "answers",
+    "apply",
+    "arguments",
+    "assigned",
+    "build",
+    "build_with",
+    "ray",
+    "schema",
+    "serve",
+]
