@@ -107,4 +107,5 @@ class Arguments(BaseModel):
             "graceful_shutdown_wait_loop_s": 0.5,
             "graceful_shutdown_timeout_s": settings.drain_timeout_s + STOP_SECONDS,
             "health_check_period_s": 2,
+            "logging_config": {"enable_access_log": False},  # the service has its own
         }

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config.process_plan import ProcessPlan
 from app.config.settings import DEFAULT_TOP_K, Settings
@@ -38,6 +39,7 @@ from app.serving.threads import TURN_SECONDS
 logger = logging.getLogger(__name__)
 
 Load = Callable[[Settings, int], Classifier]
+REQUEST_ID = b"x-request-id"
 LAST_ANSWERS = 1.0  # seconds after a failure in which open requests are answered
 
 
@@ -73,6 +75,7 @@ class Replica:
             on_loaded=keep_heap if self._alone else lambda: None,
             plan=ProcessPlan(reason="one process per replica of Ray Serve", cores=self._cores),
         )
+        self._app.add_middleware(WithoutRequestId)
         self._service: Service = self._app.state.service
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -185,3 +188,19 @@ class Replica:
         if not timeout_s > 0:
             raise InvalidParameter(f"timeout_s is {timeout_s!r}; it must be a number above 0")
         return self._service.pipeline.deadline(record.timings, timeout_s)
+
+
+class WithoutRequestId:
+    """Removes the header ``X-Request-ID`` of answers, because the proxy of Ray Serve adds it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_rest(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                rest = [header for header in message["headers"] if header[0] != REQUEST_ID]
+                message = {**message, "headers": rest}
+            await send(message)
+
+        await self._app(scope, receive, send_rest)

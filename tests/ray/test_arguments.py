@@ -92,9 +92,7 @@ def test_decoding_threads_follow_the_cores_of_the_replica() -> None:
 
 
 @pytest.mark.parametrize(("gpus", "device"), [(0.0, "cpu"), (1.0, "cuda"), (None, "auto")])
-def test_a_replica_uses_a_gpu_only_if_ray_has_assigned_one(
-    gpus: float | None, device: str
-) -> None:
+def test_a_replica_uses_a_gpu_only_if_ray_has_assigned_one(gpus: float | None, device: str) -> None:
     assert settings_for(Resources(1, gpus, alone=True)).device == device
 
 

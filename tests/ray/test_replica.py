@@ -4,7 +4,7 @@ import asyncio
 import pickle
 import time
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -248,7 +248,7 @@ def load_last(settings: Settings, cores: int) -> FakeClassifier:
 
 
 @pytest.fixture
-def handle(classifier: FakeClassifier) -> Iterator[Any]:
+def handle(classifier: FakeClassifier) -> Any:
     """A handle in local testing mode, in which Ray does not wait for `Replica.reconfigure`."""
     PLAYED.append(classifier)
     application = build_with(Arguments(), load_last)
@@ -262,7 +262,7 @@ def handle(classifier: FakeClassifier) -> Iterator[Any]:
             assert time.monotonic() < deadline
             time.sleep(0.01)
     classifier.batches.clear()
-    yield handle
+    return handle
 
 
 def test_python_callers_use_the_handle(handle: Any, classifier: FakeClassifier) -> None:

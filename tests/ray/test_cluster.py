@@ -1,0 +1,190 @@
+"""A real Ray cluster on this machine: HTTP and Python callers, a death and a new checkpoint.
+
+All tests share one cluster, and run in the order of this file.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.http.app import create_app
+from app.loading import load_model
+from app.serving.errors import UnsupportedMediaType
+from app.serving.lifecycle import Lifecycle, State
+from tests.app.conftest import make_settings, until
+from tests.documents import ROOT
+from tests.e2e.conftest import wait_for
+from tests.e2e.test_reload import put
+
+from .clusters import running_cluster
+from .library import Arguments, build, ray, serve
+
+PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
+SETTINGS = {"backend": "torch", "precision": "float32", "max_batch_size": 4, "streams": 1}
+CALLERS = 4
+
+
+@dataclass
+class Deployed:
+    """The running application."""
+
+    handle: Any
+    url: str
+    checkpoint: Path
+
+    def models(self) -> set[str]:
+        """The names of the models that answer, by several requests."""
+        found = [httpx.post(f"{self.url}/predict", content=PHOTO, timeout=30) for _ in range(8)]
+        return {response.json()["model"]["name"] for response in found}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    checkpoint = tmp_path_factory.mktemp("ray") / "served.safetensors"
+    put(checkpoint, "first")
+    with running_cluster() as port:
+        application = build(arguments(checkpoint))
+        handle = serve.run(application)
+        yield Deployed(handle, f"http://127.0.0.1:{port}", checkpoint)
+
+
+def arguments(checkpoint: Path) -> Arguments:
+    """Two replicas of one core each."""
+    return Arguments.model_validate(
+        {"checkpoint": str(checkpoint), "num_cpus": 1, "min_replicas": 2, "max_replicas": 2}
+        | SETTINGS
+    )
+
+
+def replicas() -> dict[str, str]:
+    """The namespaces of the replicas' actors, by name."""
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    found = {actor["name"]: actor["namespace"] for actor in actors}
+    return {name: space for name, space in found.items() if name.startswith("SERVE_REPLICA")}
+
+
+@dataclass
+class Calls:
+    """The requests of all callers: begin, end, and the model's name or the error of each."""
+
+    answers: list[tuple[float, float, str]] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def counts(self) -> Counter[str]:
+        return Counter(result for _, _, result in self.answers)
+
+
+@contextmanager
+def calling(url: str) -> Iterator[Calls]:
+    """Send requests from several threads until the end of the block."""
+    calls = Calls()
+
+    def call() -> None:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            while not calls.done.is_set():
+                begun = time.monotonic()
+                try:
+                    response = client.post("/predict", content=PHOTO)
+                    ok = response.status_code == 200
+                    result = response.json()["model"]["name"] if ok else str(response.status_code)
+                except httpx.HTTPError as error:
+                    result = type(error).__name__
+                calls.answers.append((begun, time.monotonic(), result))
+
+    threads = [threading.Thread(target=call) for _ in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield calls
+    finally:
+        calls.done.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.anyio
+async def test_answers_equal_those_of_the_plain_application(deployed: Deployed) -> None:
+    settings = make_settings(checkpoint=str(deployed.checkpoint), **SETTINGS)
+    lifecycle = Lifecycle()
+    app = create_app(settings, partial(load_model, settings, 1), lifecycle=lifecycle)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=deployed.url) as plain,
+        httpx.AsyncClient(base_url=deployed.url, timeout=30) as ours,
+    ):
+        await until(lambda: lifecycle.state is not State.LOADING)
+        expected = await plain.post("/predict?top_k=3", content=PHOTO)
+        found = await ours.post("/predict?top_k=3", content=PHOTO)
+        assert found.status_code == expected.status_code == 200
+        assert found.json() == expected.json()
+        assert await deployed.handle.predict.remote(PHOTO, top_k=3) == expected.json()
+        added = {"date", "server"}  # by the server below the application
+        assert found.headers.keys() - added == expected.headers.keys()
+        assert len(found.headers.get_list("x-request-id")) == 1
+        for path in ("/", "/openapi.json", "/v2/models/xcit", "/readyz", "/nothing"):
+            mine, theirs = await ours.get(path), await plain.get(path)
+            assert mine.status_code == theirs.status_code, path
+            assert mine.status_code == 404 or mine.content == theirs.content, path
+
+
+def test_errors_have_the_form_of_the_plain_server(deployed: Deployed) -> None:
+    ours = {"X-Request-ID": "mine"}
+    response = httpx.post(f"{deployed.url}/predict", content=b"not an image", headers=ours)
+    assert response.status_code == 415
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["request_id"] == response.headers["x-request-id"] == "mine"
+    with pytest.raises(UnsupportedMediaType):
+        deployed.handle.predict.remote(b"not an image").result()
+
+
+def test_replicas_use_the_cores_that_ray_assigns(deployed: Deployed) -> None:
+    health = httpx.get(f"{deployed.url}/healthz").json()
+    assert health["http_workers_reason"] == "one process per replica of Ray Serve"
+    assert health["model"]["streams"] == 1
+
+
+def test_a_new_user_config_swaps_the_checkpoint_and_loses_no_request(deployed: Deployed) -> None:
+    new = deployed.checkpoint.with_name("second.safetensors")
+    put(new, "second")
+    application = build(arguments(deployed.checkpoint))
+    with calling(deployed.url) as calls:
+        wait_for(lambda: calls.counts()["first"] > CALLERS, "answers of the first model")
+        deployment = application._bound_deployment
+        before = replicas()
+        application._bound_deployment = deployment.options(user_config={"checkpoint": str(new)})
+        serve.run(application)
+        assert replicas() == before
+        wait_for(lambda: calls.counts()["second"] > CALLERS, "answers of the second model")
+    assert calls.counts().keys() == {"first", "second"}
+    assert deployed.models() == {"second"}
+
+
+def test_a_killed_replica_loses_only_its_open_requests_and_is_replaced(
+    deployed: Deployed,
+) -> None:
+    before = replicas()
+    with calling(deployed.url) as calls:
+        wait_for(lambda: len(calls.answers) > CALLERS, "answers")
+        name, namespace = next(iter(before.items()))
+        killed = time.monotonic()
+        ray.kill(ray.get_actor(name, namespace))
+        wait_for(lambda: name not in replicas() and len(replicas()) == 2, "a new replica")
+        replaced = time.monotonic()
+        wait_for(lambda: calls.answers[-1][0] > replaced, "answers of the new replica")
+    lost = [call for call in calls.answers if not call[2].isalpha()]
+    assert all(begun < killed < ended for begun, ended, _ in lost)
+    assert len(lost) <= CALLERS
