@@ -4,10 +4,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from tests.e2e.conftest import free_port
+from tests.e2e.conftest import free_port, wait_for
 
-from .library import ray, serve
+from .library import context, ray, schema, serve
 
 OBJECT_STORE = 100 * 2**20  # bytes, nearly the least that Ray accepts
 
@@ -31,3 +32,24 @@ def running_cluster() -> Iterator[int]:
             serve.shutdown()
         finally:
             ray.shutdown()
+
+
+def deploy(application: dict[str, Any]) -> None:
+    """Deploy an application of a configuration file, as ``serve deploy`` does, and wait for it."""
+    config = schema.ServeDeploySchema.model_validate({"applications": [application]})
+    context._get_global_client().deploy_apps(config)
+    wait_for(lambda: is_running(application["name"]), "the application")
+
+
+def is_running(name: str) -> bool:
+    """Whether an application runs as configured; raises if it cannot."""
+    found = serve.status().applications[name]
+    assert found.status != "DEPLOY_FAILED", found.message
+    return found.status == "RUNNING"
+
+
+def replicas() -> dict[str, str]:
+    """The namespaces of the replicas' actors, by name."""
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    found = {actor["name"]: actor["namespace"] for actor in actors}
+    return {name: space for name, space in found.items() if name.startswith("SERVE_REPLICA")}

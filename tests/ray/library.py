@@ -8,7 +8,7 @@ with warnings.catch_warnings():
     )
     import ray
     from ray import serve
-    from ray.serve import schema
+    from ray.serve import context, schema
 
     from app.ray import Arguments, UserConfig, answers, arguments
     from app.ray.application import build, build_with
@@ -26,6 +26,7 @@ __all__ = [
     "assigned",
     "build",
     "build_with",
+    "context",
     "ray",
     "schema",
     "serve",

@@ -25,8 +25,8 @@ from tests.documents import ROOT
 from tests.e2e.conftest import wait_for
 from tests.e2e.test_reload import put
 
-from .clusters import running_cluster
-from .library import Arguments, build, ray, serve
+from .clusters import deploy, replicas, running_cluster
+from .library import ray, serve
 
 PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
 SETTINGS = {"backend": "torch", "precision": "float32", "max_batch_size": 4, "streams": 1}
@@ -40,6 +40,11 @@ class Deployed:
     handle: Any
     url: str
     checkpoint: Path
+
+    @property
+    def second(self) -> Path:
+        """The checkpoint that replaces the first one."""
+        return self.checkpoint.with_name("second.safetensors")
 
     def models(self) -> set[str]:
         """The names of the models that answer, by several requests."""
@@ -57,24 +62,25 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     checkpoint = tmp_path_factory.mktemp("ray") / "served.safetensors"
     put(checkpoint, "first")
     with running_cluster() as port:
-        application = build(arguments(checkpoint))
-        handle = serve.run(application)
-        yield Deployed(handle, f"http://127.0.0.1:{port}", checkpoint)
+        deploy(application(checkpoint))
+        yield Deployed(serve.get_app_handle("xcit"), f"http://127.0.0.1:{port}", checkpoint)
 
 
-def arguments(checkpoint: Path) -> Arguments:
+def application(first: Path, user_config: dict[str, str] | None = None) -> dict[str, Any]:
     """Two replicas of one core each."""
-    return Arguments.model_validate(
-        {"checkpoint": str(checkpoint), "num_cpus": 1, "min_replicas": 2, "max_replicas": 2}
-        | SETTINGS
-    )
+    replicas = {"num_cpus": 1, "min_replicas": 2, "max_replicas": 2}
+    return {
+        "name": "xcit",
+        "import_path": "app.ray:build",
+        "args": {"checkpoint": str(first)} | replicas | SETTINGS,
+        "deployments": [{"name": "xcit", "user_config": user_config or {}}],
+    }
 
 
-def replicas() -> dict[str, str]:
-    """The namespaces of the replicas' actors, by name."""
-    actors = ray.util.list_named_actors(all_namespaces=True)
-    found = {actor["name"]: actor["namespace"] for actor in actors}
-    return {name: space for name, space in found.items() if name.startswith("SERVE_REPLICA")}
+def count_others(name: str) -> int:
+    """The running replicas, without one that is ending."""
+    status = serve.status().applications["xcit"].deployments["xcit"]
+    return min(len(replicas().keys() - {name}), status.replica_states.get("RUNNING", 0))
 
 
 @dataclass
@@ -158,15 +164,11 @@ def test_replicas_use_the_cores_that_ray_assigns(deployed: Deployed) -> None:
 
 
 def test_a_new_user_config_swaps_the_checkpoint_and_loses_no_request(deployed: Deployed) -> None:
-    new = deployed.checkpoint.with_name("second.safetensors")
-    put(new, "second")
-    application = build(arguments(deployed.checkpoint))
+    put(deployed.second, "second")
     with calling(deployed.url) as calls:
         wait_for(lambda: calls.counts()["first"] > CALLERS, "answers of the first model")
-        deployment = application._bound_deployment
         before = replicas()
-        application._bound_deployment = deployment.options(user_config={"checkpoint": str(new)})
-        serve.run(application)
+        deploy(application(deployed.checkpoint, {"checkpoint": str(deployed.second)}))
         assert replicas() == before
         wait_for(lambda: calls.counts()["second"] > CALLERS, "answers of the second model")
     assert calls.counts().keys() == {"first", "second"}
@@ -182,9 +184,19 @@ def test_a_killed_replica_loses_only_its_open_requests_and_is_replaced(
         name, namespace = next(iter(before.items()))
         killed = time.monotonic()
         ray.kill(ray.get_actor(name, namespace))
-        wait_for(lambda: name not in replicas() and len(replicas()) == 2, "a new replica")
+        wait_for(lambda: count_others(name) == 2, "a new replica")
         replaced = time.monotonic()
         wait_for(lambda: calls.answers[-1][0] > replaced, "answers of the new replica")
-    lost = [call for call in calls.answers if not call[2].isalpha()]
+    lost = [call for call in calls.answers if call[2] != "second"]
     assert all(begun < killed < ended for begun, ended, _ in lost)
     assert len(lost) <= CALLERS
+
+
+def test_a_replica_that_is_removed_answers_its_open_requests(deployed: Deployed) -> None:
+    smaller = application(deployed.checkpoint, {"checkpoint": str(deployed.second)})
+    smaller["deployments"][0]["autoscaling_config"] = {"min_replicas": 1, "max_replicas": 1}
+    with calling(deployed.url) as calls:
+        wait_for(lambda: len(calls.answers) > CALLERS, "answers")
+        deploy(smaller)
+        wait_for(lambda: len(replicas()) == 1, "the end of a replica")
+    assert calls.counts().keys() == {"second"}

@@ -239,6 +239,19 @@ async def test_a_lost_device_fails_the_health_check(classifier: FakeClassifier) 
             await replica.check_health()
 
 
+async def test_a_failed_replica_ends_its_process_after_the_last_answers(
+    classifier: FakeClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr("app.ray.replica.LAST_ANSWERS", 0.01)
+    async with running(Loads(classifier)) as (replica, client):
+        monkeypatch.setattr(replica, "_alone", True)
+        assert (await client.post("/predict", content=b"broken")).status_code == 503
+        assert not ended
+        await until(lambda: ended == [1])
+
+
 PLAYED: list[FakeClassifier] = []
 
 
