@@ -21,7 +21,7 @@ from app.observability.optional_tracing import open_tracing
 from app.observability.record import RequestRecord
 from app.serving.classifier import Classifier
 from app.serving.engine_manager import EngineManager
-from app.serving.engines import Job, Replacement
+from app.serving.engines import Job, Replacement, keys_unusable
 from app.serving.errors import ReloadFailed, ServiceError
 from app.serving.held_bytes import HeldBytes
 from app.serving.lifecycle import Lifecycle
@@ -142,7 +142,7 @@ class Service:
             return self._keys.read_again()
         except KeysError as error:
             logger.warning("not reloaded: %s", error)
-            raise ReloadFailed(f"{error}; the keys and the model are unchanged") from error
+            raise keys_unusable(error) from error
 
 
 def build_service(

@@ -32,6 +32,7 @@ WORKER_SILENCE = 10.0  # seconds after which a worker that does not respond is k
 ENGINE_SILENCE = 30.0
 SIGNAL_SECONDS = 0.2  # within which all processes get a signal to all of them
 ENDING_SECONDS = 1.0  # for a worker that has closed its channels to end
+POLL_SECONDS = 0.01  # between looks at the status page
 STOP_SECONDS = 5.0  # for processes to end, beyond the timeout of the drain
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,11 @@ class Family:
             self._workers.append(None)
             if not self._stopping:
                 await self._start_worker(number)
+
+    async def all_workers_accept(self) -> None:
+        """Return when every worker accepts connections."""
+        while not all(worker.running for worker in self.page.each_worker()):
+            await asyncio.sleep(POLL_SECONDS)
 
     async def start(self) -> None:
         """Start all processes, and watch them."""
@@ -227,7 +233,9 @@ class Family:
         code = await worker.wait()
         number = worker.number
         self.page.worker(number).clear()
-        if self._stopping:
+        if code == -signal.SIGTERM:  # while it started; perhaps all processes got the signal
+            await asyncio.sleep(SIGNAL_SECONDS)
+        if self._stopping or (code == -signal.SIGTERM and self.page.state is State.DRAINING):
             return
         logger.error("worker %d %s", number, exit_reason(code))
         self._deaths.add()

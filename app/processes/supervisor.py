@@ -24,13 +24,14 @@ from app.processes.messages import Json, MalformedMessage, Message
 from app.processes.models import Models
 from app.processes.service_metrics import ServiceMetrics
 from app.server.listeners import close_all, open_listeners, url_of
-from app.serving.engines import Replacement, not_serving
-from app.serving.errors import (
-    ReloadFailed,
-    ReloadInProgress,
-    ServiceError,
-    StartupError,
+from app.serving.engines import (
+    Replacement,
+    keys_unusable,
+    model_unusable,
+    not_serving,
+    reload_in_progress,
 )
+from app.serving.errors import ServiceError, StartupError
 from app.serving.lifecycle import Lifecycle, State
 
 logger = logging.getLogger(__name__)
@@ -215,6 +216,7 @@ class Supervisor:
             self._plan,
             slot_bytes=model.slot_bytes,
         )
+        await self.family.all_workers_accept()
         if self.lifecycle.state is State.LOADING:
             self.lifecycle.become_ready()
 
@@ -228,7 +230,7 @@ class Supervisor:
         if not (old and self.lifecycle.serving):
             raise not_serving(self.lifecycle.state)
         if self._reloading:
-            raise ReloadInProgress("another model is being loaded; try again when it serves")
+            raise reload_in_progress()
         self._reloading = True
         try:
             path = self._settings.api_keys_file
@@ -237,11 +239,11 @@ class Supervisor:
         except KeysError as error:
             logger.warning("not reloaded: %s", error)
             self._metrics.reload_failed.set(1)
-            raise ReloadFailed(f"{error}; keys and model stay as they are") from error
+            raise keys_unusable(error) from error
         except StartupError as error:
             logger.warning("reload failed, %s is still served: %s", old.info.title, error)
             self._metrics.reload_failed.set(1)
-            raise ReloadFailed(f"{error}; {old.info.title} is still served") from error
+            raise model_unusable(error, old.info) from error
         finally:
             self._reloading = False
         self._metrics.reload_failed.set(0)

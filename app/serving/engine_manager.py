@@ -7,10 +7,16 @@ from collections.abc import Callable, Sequence
 from app.config.settings import Settings
 from app.serving.classifier import Classifier, ModelInfo
 from app.serving.engine import Engine, load_and_warm_up
-from app.serving.engines import EngineProgress, Job, Progress, Replacement, not_serving
+from app.serving.engines import (
+    EngineProgress,
+    Job,
+    Progress,
+    Replacement,
+    model_unusable,
+    not_serving,
+    reload_in_progress,
+)
 from app.serving.errors import (
-    ReloadFailed,
-    ReloadInProgress,
     StartupError,
 )
 from app.serving.lifecycle import Lifecycle, State
@@ -99,14 +105,14 @@ class EngineManager:
             NotReady, Draining: no model is served.
         """
         if self._reloading:
-            raise ReloadInProgress("another reload is in progress; try again when it has ended")
+            raise reload_in_progress()
         old = self.open
         self._reloading = True
         try:
             new = await self._load_in_time()
         except Exception as error:
             logger.warning("reload failed, %s is still served: %s", old.info.title, error)
-            raise ReloadFailed(f"{error}; {old.info.title} is still served") from error
+            raise model_unusable(error, old.info) from error
         finally:
             self._reloading = False
         self._use(new)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from app.serving.classifier import Classification, Input, ModelInfo
 from app.serving.entries import Outcome
-from app.serving.errors import Draining, NotReady
+from app.serving.errors import Draining, NotReady, ReloadFailed, ReloadInProgress
 from app.serving.lifecycle import State
 from app.serving.trace import Trace
 
@@ -18,6 +18,21 @@ def not_serving(state: State) -> NotReady | Draining:
     """The refusal of a request by a service that does not serve."""
     refusal = Draining if state is State.DRAINING else NotReady
     return refusal(f"the service is {state}", retry_after=RETRY_ELSEWHERE)
+
+
+def reload_in_progress() -> ReloadInProgress:
+    """The refusal of a second reload."""
+    return ReloadInProgress("another reload is in progress; try again when it has ended")
+
+
+def keys_unusable(error: Exception) -> ReloadFailed:
+    """The failure of a reload whose API keys cannot be used."""
+    return ReloadFailed(f"{error}; the keys and the model are unchanged")
+
+
+def model_unusable(error: Exception, served: ModelInfo) -> ReloadFailed:
+    """The failure of a reload whose model cannot be served."""
+    return ReloadFailed(f"{error}; {served.title} is still served")
 
 
 class Job(NamedTuple):

@@ -12,19 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .conftest import (
-    PATIENCE,
-    ROOT,
-    SERVE,
-    SLOW_SERVICE,
-    WORKERS,
-    Server,
-    StartServer,
-    environment,
-    wait_for,
-)
+from tests.server_process import PATIENCE, ROOT, SERVE, WORKERS, Server, environment, wait_for
 
-WORKER_UP = "xcit_worker_up{"
+from .conftest import SLOW_SERVICE, StartServer
 
 
 @pytest.mark.quick
@@ -57,7 +47,6 @@ def test_draining_shows_in_readyz_at_once_while_requests_are_served(
 def test_sigterm_to_all_processes_is_the_same_drain(start_server: StartServer) -> None:
     """As systemd stops a service."""
     server = start_server(*SLOW_SERVICE, drain_delay_s=1)
-    wait_for(lambda: count_running_workers(server) == WORKERS, "all workers serve")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, b"2.0")  # which ends after the drain delay
         wait_for(lambda: server.inflight() == 1, "it is admitted")
@@ -70,8 +59,21 @@ def test_sigterm_to_all_processes_is_the_same_drain(start_server: StartServer) -
     check_quiet(server.log.read_text())
 
 
-def count_running_workers(server: Server) -> float:
-    return sum(value for name, value in server.metrics().items() if name.startswith(WORKER_UP))
+@pytest.mark.skipif(not WORKERS, reason="only a worker starts again")
+def test_sigterm_to_all_processes_ends_a_starting_worker_quietly(
+    start_server: StartServer,
+) -> None:
+    server = start_server(*SLOW_SERVICE, drain_delay_s=1)
+    before = {*server.processes()}
+    _, _, worker = sorted(before, key=lambda process: int(process.name))[:3]
+    os.kill(int(worker.name), signal.SIGKILL)
+    wait_for(lambda: {*server.processes()} - before, "another worker starts")
+    for process in server.processes():
+        os.kill(int(process.name), signal.SIGTERM)
+    assert server.process.wait(PATIENCE) == 0
+    errors = [line for line in server.log.read_text().splitlines() if "ERROR" in line]
+    assert len(errors) == 1, errors
+    assert "was killed by SIGKILL" in errors[0]
 
 
 def test_keyboard_interrupt_skips_the_drain_delay(start_server: StartServer) -> None:
