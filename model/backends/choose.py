@@ -30,7 +30,7 @@ from model.backends.torch import (
     visible_devices,
 )
 from model.errors import CheckpointError, ModelError
-from model.scores import Scores
+from model.scores import Logits, Scores
 
 STREAMS = {"cuda": 2}  # by kind of device, for devices other than the CPU; default 1
 MAX_REASON = 200  # characters quoted from an error
@@ -65,6 +65,7 @@ def choose_backend(
     expected: Scores,
     options: BackendOptions,
     overhead: Callable[[], float] | None = None,
+    embeddings: Logits | None = None,
 ) -> Choice:
     """The first candidate that works and agrees with 32-bit PyTorch, in order of expected speed.
 
@@ -75,6 +76,7 @@ def choose_backend(
         expected: probabilities ``(b, classes)`` of `self_test_images` by 32-bit PyTorch.
         overhead: measures the CPU seconds that an image takes outside the network, if that work
             runs on the same cores.
+        embeddings: of `self_test_images` by 32-bit PyTorch, if the network's outputs end with them.
 
     Raises:
         CheckpointError: the network cannot be built.
@@ -86,7 +88,7 @@ def choose_backend(
             refused.append(_without_compiling(options, device))
         for candidate in _candidates(options, device):
             build = partial(_build, candidate, network, image_size, options, overhead)
-            found = _attempt(build, expected, image_size)
+            found = _attempt(build, lambda b: disagreement(b, expected, image_size, embeddings))
             if not isinstance(found, str):
                 reasons = (
                     _first_reason(options, candidate),
@@ -99,11 +101,11 @@ def choose_backend(
     raise ModelError(f"no backend can run this model: {'; '.join(refused)}")
 
 
-def _attempt(build: Callable[[], Backend], expected: Scores, image_size: int) -> Backend | str:
+def _attempt(build: Callable[[], Backend], check: Callable[[Backend], str | None]) -> Backend | str:
     """The backend, or why it cannot be used; a rejected backend leaves no memory behind."""
     try:
         backend = build()
-        return disagreement(backend, expected, image_size) or backend
+        return check(backend) or backend
     except CheckpointError:
         raise  # no other backend would help
     except Exception as error:
