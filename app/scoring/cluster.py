@@ -5,6 +5,7 @@ arrive in order, so shards, manifest and resuming are those of `app.scoring.run`
 """
 
 import logging
+import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -40,10 +41,10 @@ from app.scoring.summary import Summary
 from app.serving.errors import StartupError
 
 CONNECT_SECONDS = 5.0
-TOKEN = "if the cluster requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+HINT = "if the cluster requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
 # Shares of a core that Ray reserves; decoding and the model use what is free.
 READER, DECODER, MODEL, MODEL_ON_GPU = 0.05, 0.25, 0.7, 0.5
-IN_FLIGHT = 4  # chunks per model actor
+AT_ONCE = 8  # chunks that a model actor gets
 
 Load = Callable[[Settings, int], ScoringClassifier]
 
@@ -175,31 +176,36 @@ def pipeline(
     context.target_max_block_size = 1  # a block is a chunk: the unit of parallel work
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    whole: dict[str, Any] = {"batch_size": 1, "batch_format": "numpy"}
+    numpy = "numpy"  # a table is a dictionary of arrays
 
     def chunks(start: int) -> Iterator[Chunk]:
         rows = (
             ray.data.from_items([{"start": start}])
-            .map_batches(cast(Any, read), fn_kwargs={"source": source}, num_cpus=READER, **whole)
+            .map_batches(
+                cast(Any, read),
+                fn_kwargs={"source": source},
+                num_cpus=READER,
+                batch_size=1,
+                batch_format=numpy,
+            )
             .map_batches(
                 Decode,
                 fn_constructor_args=(model.spec, settings),
                 compute=ray.data.ActorPoolStrategy(size=plan.decoders),
                 num_cpus=DECODER,
-                **whole,
+                batch_size=1,
+                batch_format=numpy,
             )
             .map_batches(
                 Classify,
                 fn_constructor_args=(load, options, settings),
-                compute=ray.data.ActorPoolStrategy(
-                    size=plan.models, max_tasks_in_flight_per_actor=IN_FLIGHT
-                ),
-                max_concurrency=IN_FLIGHT,
+                compute=ray.data.ActorPoolStrategy(size=plan.models),
+                batch_size=AT_ONCE,
+                batch_format=numpy,
                 **plan.resources,
-                **whole,
             )
         )
-        for table in rows.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        for table in rows.iter_batches(batch_size=None, batch_format=numpy, prefetch_batches=0):
             yield from unpack(cast(Table, table))
 
     return chunks
@@ -228,14 +234,22 @@ def write_shards(
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Be a driver of a cluster; raises `SettingsError` if it cannot be reached."""
+    """Connect this process to a cluster, unless it is connected to one.
+
+    Raises:
+        SettingsError: it cannot be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
     check_address(address)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is an exception too
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SettingsError(f"--ray={address}: {first_line(error)}; {TOKEN}") from error
+        raise SettingsError(f"--ray={address}: {first_line(error)}; {HINT}") from error
     try:
         yield
     finally:

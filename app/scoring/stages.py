@@ -102,7 +102,7 @@ class Decode:
 
 
 class Classify:
-    """Runs the model on an engine, for several chunks at once, so that batches are full."""
+    """Runs the model on an engine, on several chunks at a time, so that batches are full."""
 
     def __init__(
         self, load: Callable[[], ScoringClassifier], options: RunOptions, settings: Settings
@@ -114,12 +114,15 @@ class Classify:
 
     async def __call__(self, table: Table) -> AsyncIterator[dict[str, list[bytes]]]:
         scorer = await self._loaded()
-        for chunk in unpack(table):
-            rows = await scorer.rows(chunk.records, chunk.items)
+        chunks = [*unpack(table)]
+        found = await asyncio.gather(*(scorer.rows(each.records, each.items) for each in chunks))
+        for chunk, rows in zip(chunks, found, strict=True):
             yield pack(replace(chunk, records=(), items=(), rows=rows))
 
     async def _loaded(self) -> Scorer:
         async with self._lock:
-            if not self._scorer:
-                _, self._scorer = await self._stack.enter_async_context(self._scoring())
-            return self._scorer
+            if self._scorer:
+                return self._scorer
+            _, scorer = await self._stack.enter_async_context(self._scoring())
+            self._scorer = scorer
+            return scorer

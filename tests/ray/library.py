@@ -14,6 +14,7 @@ with warnings.catch_warnings():
     from app.ray.application import build, build_with
     from app.ray.replica import Replica
     from app.ray.resources import Resources, apply, assigned
+    from app.scoring import cluster
 
 __all__ = [
     "Arguments",
@@ -26,6 +27,7 @@ __all__ = [
     "assigned",
     "build",
     "build_with",
+    "cluster",
     "context",
     "ray",
     "schema",

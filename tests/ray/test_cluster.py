@@ -3,6 +3,7 @@
 All tests share one cluster, and run in the order of this file.
 """
 
+import asyncio
 import threading
 import time
 from collections import Counter
@@ -17,16 +18,20 @@ import httpx
 import pytest
 
 from app.http.app import create_app
-from app.loading import load_model
+from app.loading import load_for_scoring, load_model
+from app.scoring.output import open_output
+from app.scoring.run import RunOptions, run
+from app.scoring.sources import SourceOptions, open_source
 from app.serving.errors import UnsupportedMediaType
 from app.serving.lifecycle import Lifecycle, State
 from tests.app.conftest import make_settings, until
+from tests.app.scoring.runs import Killed, Watching, rows
 from tests.documents import ROOT
 from tests.e2e.conftest import wait_for
 from tests.e2e.test_reload import put
 
 from .clusters import deploy, replicas, running_cluster
-from .library import ray, serve
+from .library import cluster, ray, serve
 
 PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
 SETTINGS = {"backend": "torch", "precision": "float32", "max_batch_size": 4, "streams": 1}
@@ -200,3 +205,38 @@ def test_a_replica_that_is_removed_answers_its_open_requests(deployed: Deployed)
         deploy(smaller)
         wait_for(lambda: len(replicas()) == 1, "the end of a replica")
     assert calls.counts().keys() == {"second"}
+
+
+def score(folder: Path, out: Path, progress: Watching, address: str | None) -> list[dict[str, Any]]:
+    """The rows of a run: on the cluster, or in this process if there is no address."""
+    settings = make_settings(**SETTINGS)
+    options = RunOptions(top_k=lambda classes: 3, embeddings=False, shard_size=40)
+    source = open_source([str(folder)], SourceOptions(max_bytes=settings.max_body_bytes))
+    load = partial(load_for_scoring, embeds=False)
+    with open_output(out) as output:
+        if address:
+            cluster.run_on_cluster(address, load, source, output, options, settings, progress)
+        else:
+            here = partial(load, settings, 1)
+            asyncio.run(run(here, source, output, options, settings, progress))
+    return rows(out)
+
+
+def test_interrupted_scoring_on_the_cluster_resumes_and_gives_the_rows_of_this_machine(
+    deployed: Deployed, tmp_path: Path
+) -> None:
+    serve.delete("xcit")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(300):
+        whole = number % 50 != 7
+        (folder / f"{number:03}.jpg").write_bytes(PHOTO if whole else PHOTO[:200])
+    out = tmp_path / "cluster"
+    with pytest.raises(Killed):
+        score(folder, out, Watching(100), "auto")
+    resumed = Watching()
+    found = score(folder, out, resumed, "auto")
+    assert resumed.started_with == 80
+    assert resumed.done == 300 - 80
+    assert found == score(folder, tmp_path / "here", Watching(), None)
+    assert sum(row["error_kind"] is not None for row in found) == 6
