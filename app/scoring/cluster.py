@@ -28,6 +28,8 @@ from app.scoring.scorer import RESUME
 from app.scoring.shards import Shard, Shards
 from app.scoring.sources import Source
 from app.scoring.stages import (
+    CHUNKS,
+    TABLES,
     Chunk,
     Classify,
     Decode,
@@ -44,7 +46,6 @@ CONNECT_SECONDS = 5.0
 HINT = "if the cluster requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
 # Shares of a core that Ray reserves; decoding and the model use what is free.
 READER, DECODER, MODEL, MODEL_ON_GPU = 0.05, 0.25, 0.7, 0.5
-AT_ONCE = 8  # chunks that a model actor gets
 
 Load = Callable[[Settings, int], ScoringClassifier]
 
@@ -199,8 +200,10 @@ def pipeline(
             .map_batches(
                 Classify,
                 fn_constructor_args=(load, options, settings),
-                compute=ray.data.ActorPoolStrategy(size=plan.models),
-                batch_size=AT_ONCE,
+                compute=ray.data.ActorPoolStrategy(
+                    size=plan.models, max_tasks_in_flight_per_actor=TABLES
+                ),
+                batch_size=CHUNKS,
                 batch_format=numpy,
                 **plan.resources,
             )

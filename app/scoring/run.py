@@ -103,9 +103,17 @@ async def run(
 
 @asynccontextmanager
 async def scoring(
-    load: Callable[[], ScoringClassifier], options: RunOptions, settings: Settings
+    load: Callable[[], ScoringClassifier],
+    options: RunOptions,
+    settings: Settings,
+    *,
+    prepared: int = 0,
 ) -> AsyncIterator[tuple[ScoringClassifier, Scorer]]:
-    """A classifier, and a scorer that runs it as the server would, with full batches."""
+    """A classifier, and a scorer that runs it as the server would, with full batches.
+
+    Args:
+        prepared: images that may wait in calls of `Scorer.rows`.
+    """
     loaded, threads = await load_and_warm_up(load)
     classifier = cast(ScoringClassifier, loaded)
     keep_heap()
@@ -120,7 +128,7 @@ async def scoring(
     engine_settings = settings.model_copy(
         update={
             "max_batch_delay_ms": BATCH_DELAY_MS,
-            "max_queue_size": limits.images_in_memory + CHUNK,
+            "max_queue_size": limits.images_in_memory + CHUNK + prepared,
         }
     )
     engine = Engine(

@@ -25,6 +25,8 @@ from app.serving.classifier import ModelInfo
 from app.serving.worker_pool import WorkerPool
 
 RECORDS = 32  # per chunk; each chunk costs Ray milliseconds
+CHUNKS = 8  # per table of `Classify`
+TABLES = 2  # that `Classify` gets at a time
 COLUMN = "chunk"
 
 Table = Mapping[str, Sequence[Any]]  # a batch of Ray: values by column
@@ -107,7 +109,8 @@ class Classify:
     def __init__(
         self, load: Callable[[], ScoringClassifier], options: RunOptions, settings: Settings
     ) -> None:
-        self._scoring = partial(scoring, load, options, settings)
+        prepared = TABLES * CHUNKS * RECORDS
+        self._scoring = partial(scoring, load, options, settings, prepared=prepared)
         self._lock = asyncio.Lock()
         self._stack = AsyncExitStack()
         self._scorer: Scorer | None = None

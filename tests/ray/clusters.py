@@ -1,13 +1,11 @@
 """A Ray cluster of two cores on this machine, whose processes all end with it."""
 
-import os
-import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.e2e.conftest import free_port, wait_for
+from tests.server_process import free_port, wait_for
 
 from .library import context, ray, schema, serve
 
@@ -17,9 +15,6 @@ OBJECT_STORE = 100 * 2**20  # bytes, nearly the least that Ray accepts
 @contextmanager
 def running_cluster() -> Iterator[int]:
     """A cluster; yields the port of Ray Serve's proxy."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # otherwise one is written to the home
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as path:
         ray.init(

@@ -1,6 +1,13 @@
 """The modules under test, imported without the warnings of Ray Serve's own code."""
 
+import os
+import secrets
 import warnings
+
+# Ray reads these when it is imported. Without a token, it writes one to the home directory.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 with warnings.catch_warnings():
     warnings.filterwarnings(
@@ -8,6 +15,7 @@ with warnings.catch_warnings():
     )
     import ray
     from ray import serve
+    from ray.exceptions import RayActorError, RayTaskError
     from ray.serve import context, schema
 
     from app.ray import Arguments, UserConfig, answers, arguments
@@ -18,6 +26,8 @@ with warnings.catch_warnings():
 
 __all__ = [
     "Arguments",
+    "RayActorError",
+    "RayTaskError",
     "Replica",
     "Resources",
     "UserConfig",

@@ -27,8 +27,8 @@ from app.serving.lifecycle import Lifecycle, State
 from tests.app.conftest import make_settings, until
 from tests.app.scoring.runs import Killed, Watching, rows
 from tests.documents import ROOT
-from tests.e2e.conftest import wait_for
 from tests.e2e.test_reload import put
+from tests.server_process import wait_for
 
 from .clusters import deploy, replicas, running_cluster
 from .library import cluster, ray, serve

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError, RayTaskError
 
 from app.config.settings import SettingsError
 from app.scoring.records import Failure, Record, ScoringError
@@ -22,7 +21,7 @@ from tests.app.conftest import make_settings
 from tests.app.scoring.runs import Fake, Watching
 from tests.app.scoring.sources import opened, write_tar
 
-from .library import cluster
+from .library import RayActorError, RayTaskError, cluster
 
 OPTIONS = RunOptions(top_k=lambda classes: 2, embeddings=False, shard_size=5)
 
