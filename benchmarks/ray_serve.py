@@ -117,13 +117,11 @@ def over_handle(handle: Any, images: Sequence[bytes], callers: int) -> Send:
 
 
 @contextmanager
-def cluster(cores: int) -> Iterator[int]:
-    """A Ray cluster on this machine; yields the port of the proxy."""
+def started_ray(cores: int) -> Iterator[None]:
+    """A Ray cluster on this machine, whose processes are descendants of this one."""
     import ray
-    from ray import serve
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    port = free_port()
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as path:
         ray.init(
             num_cpus=cores,
@@ -133,11 +131,21 @@ def cluster(cores: int) -> Iterator[int]:
             _temp_dir=path,
         )
         try:
-            serve.start(http_options={"host": "127.0.0.1", "port": port})
-            yield port
-            serve.shutdown()
+            yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def started_serve(cores: int) -> Iterator[int]:
+    """Ray Serve on such a cluster; yields the port of the proxy."""
+    with started_ray(cores):
+        from ray import serve
+
+        port = free_port()
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        yield port
+        serve.shutdown()
 
 
 @asynccontextmanager
@@ -174,7 +182,7 @@ async def benchmark(args: argparse.Namespace) -> None:
             return await served_model(url)
 
     served = await measure_plain()
-    with cluster(args.cpus) as port:
+    with started_serve(args.cpus) as port:
         http = over_http(f"http://127.0.0.1:{port}", images, args.callers)
         async with deployed(args) as handle:
             ways["Ray Serve, HTTP"] = await measure(http, args)

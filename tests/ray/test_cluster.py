@@ -208,7 +208,7 @@ def test_a_replica_that_is_removed_answers_its_open_requests(deployed: Deployed)
 
 
 def score(folder: Path, out: Path, progress: Watching, address: str | None) -> list[dict[str, Any]]:
-    """The rows of a run: on the cluster, or in this process if there is no address."""
+    """The rows of a run on the cluster; without an address, in this process."""
     settings = make_settings(**SETTINGS)
     options = RunOptions(top_k=lambda classes: 3, embeddings=False, shard_size=40)
     source = open_source([str(folder)], SourceOptions(max_bytes=settings.max_body_bytes))
