@@ -119,9 +119,11 @@ def over_handle(handle: Any, images: Sequence[bytes], callers: int) -> Send:
 @contextmanager
 def started_ray(cores: int) -> Iterator[None]:
     """A Ray cluster on this machine, whose processes are descendants of this one."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # 15 by default: the load generator would come first.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     import ray
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as path:
         ray.init(
             num_cpus=cores,

@@ -6,6 +6,8 @@ import warnings
 
 # Ray reads these when it is imported. Without a token, it writes one to the home directory.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# With the default of 15, its processes starve on a busy machine.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
