@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(f"--shard-size={args.shard_size}: must be from 1 to {MOST_ROWS:,}")
     with extra("score"):
         from app.scoring.output import open_output
-        from app.scoring.records import ScoringError
+        from app.scoring.records import RESUME, ScoringError
         from app.scoring.sources import SourceOptions, open_source
 
     options = SourceOptions(
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     except (ScoringError, StartupError) as error:
         return complain(str(error))
     except KeyboardInterrupt:
-        return complain("interrupted; run the same command again to resume", code=INTERRUPTED)
+        return complain(f"interrupted; {RESUME}", code=INTERRUPTED)
     show(*map(printable, summary.lines()), f"written to {args.out}")
     if summary.problems:
         return complain(*summary.problems)

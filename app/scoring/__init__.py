@@ -3,9 +3,9 @@
 A run goes through these parts, which do not know each other:
 
 - `sources.open_source` turns the arguments into a `Source`: `records` in a fixed order, from any
-  position, and a description that tells two sources apart. The kinds are in `files`, `archives` and
-  `tables`.
-- `records.Record` is one image: an id, and its bytes, its path or the reason why it has none.
+  position, and a description to recognise the same source by. The kinds are in `files`, `archives`
+  and `tables`.
+- `records.Record` is one image: an id with its bytes, its path or a failure.
 - `prepare.prepare` reads and decodes a record; needs only `Classifier.preprocess`.
 - `scorer.Scorer` runs records through the server's decoding threads and engine, and returns a
   `rows.Row` for each, in order.

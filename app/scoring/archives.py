@@ -65,7 +65,7 @@ class TarSource:
 
 
 def _check(path: Path) -> dict[str, Any]:
-    """What identifies an archive; raises `ScoringError` if it is none."""
+    """The properties that identify an archive; raises `ScoringError` if it cannot be read."""
     try:
         status = path.stat()
         with Archive(path):

@@ -25,9 +25,12 @@ class FolderSource:
         self._folder = folder
         digest = hashlib.sha256()
         self.total = 0
-        for record in self.records():
-            digest.update(record.id.encode() + b"\0")
-            self.total += 1
+        try:
+            for record in self.records():
+                digest.update(record.id.encode() + b"\0")
+                self.total += 1
+        except OSError as error:
+            raise ScoringError(f"{folder}: cannot be read: {error.strerror}") from error
         if not self.total:
             raise ScoringError(f"{folder}: no images; expected files ending in {_suffixes()}")
         self.description: dict[str, Any] = {

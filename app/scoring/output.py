@@ -9,7 +9,7 @@ from pathlib import Path
 from platform import python_version
 from typing import Any
 
-from app.scoring.records import ScoringError
+from app.scoring.records import RESUME, ScoringError
 from model.files import replacing
 
 MANIFEST = "_manifest.json"  # readers of parquet folders skip names that begin with _
@@ -63,8 +63,12 @@ class Output:
 
     def _write(self) -> None:
         text = json.dumps(self._manifest, indent=2)  # in ASCII: names may not be valid Unicode
-        with replacing(self.directory / MANIFEST) as partial:
-            partial.write_text(f"{text}\n")
+        path = self.directory / MANIFEST
+        try:
+            with replacing(path) as partial:
+                partial.write_text(f"{text}\n")
+        except OSError as error:
+            raise ScoringError(f"{path}: cannot be written: {error.strerror}; {RESUME}") from error
 
 
 @contextmanager

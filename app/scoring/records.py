@@ -11,9 +11,11 @@ UNREADABLE = "unreadable"
 NO_IMAGE = "no_image"
 TOO_LARGE = BodyTooLarge.reason()
 
+RESUME = "run the same command again to resume"
+
 
 class ScoringError(Exception):
-    """A run that cannot start or go on; the message is one line."""
+    """A run cannot start or continue; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Record:
     """One image.
 
     Attributes:
-        image: the encoded bytes, the path of a file, or the reason why there is no image.
+        image: the encoded bytes, the path of a file, or a failure.
         file: name of the archive or table that contains it.
     """
 

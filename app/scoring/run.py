@@ -12,9 +12,9 @@ from typing import Any, Protocol, cast
 from app.config.cpu_quota import usable_cores
 from app.config.settings import Settings
 from app.scoring.output import Output
-from app.scoring.records import ScoringError
+from app.scoring.records import RESUME, ScoringError
 from app.scoring.rows import Row, schema
-from app.scoring.scorer import CHUNK, RESUME, Limits, Scorer
+from app.scoring.scorer import CHUNK, Limits, Scorer
 from app.scoring.shards import Shard, Shards
 from app.scoring.sources import Source
 from app.scoring.summary import Summary, summarise
@@ -52,7 +52,7 @@ class Described(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What the rows hold.
+    """The content of the rows, and their number per shard.
 
     Attributes:
         top_k: chooses the number of classes per row, given the number of classes of the model.

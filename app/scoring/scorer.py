@@ -8,7 +8,7 @@ from functools import partial
 from math import inf
 
 from app.scoring.prepare import Item, defect, prepare
-from app.scoring.records import Failure, Record, ScoringError
+from app.scoring.records import RESUME, Failure, Record, ScoringError
 from app.scoring.rows import Row, failed
 from app.serving.batcher import BatcherClosed
 from app.serving.classifier import Classification
@@ -22,7 +22,6 @@ CHUNK = 8  # records per step, which share its overhead
 CHUNK_BYTES = 16 * 2**20
 PATIENCE = 120.0  # seconds for the decoding of an image
 WATCH_SECONDS = 5.0
-RESUME = "run the same command again to resume"
 
 Report = Callable[[Sequence[Row]], None]
 
@@ -86,8 +85,11 @@ class Scorer:
 
     async def _read(self, records: Iterator[Record]) -> AsyncIterator[list[Record]]:
         loop = asyncio.get_running_loop()
-        while chunk := await loop.run_in_executor(self._reader, next_chunk, records):
-            yield chunk
+        try:
+            while chunk := await loop.run_in_executor(self._reader, next_chunk, records):
+                yield chunk
+        except Exception as error:  # a file that was there at the start
+            raise ScoringError(f"the source cannot be read further: {error}; {RESUME}") from error
 
     async def _score_chunk(self, chunk: list[Record], report: Report) -> list[Row]:
         images, size = len(chunk), size_of(chunk)
@@ -152,7 +154,7 @@ class Room:
         self._used = 0
 
     async def take(self, images: int, size: int) -> None:
-        """Wait until there is room for so many images and bytes; for one caller at a time."""
+        """Wait until there is room for more images and bytes; for one caller at a time."""
         while self._used and (images > self._images or size > self._bytes):
             self._waiting.clear()
             await self._waiting.wait()
@@ -202,12 +204,8 @@ def _row(record: Record, outcome: Item | Failure | Outcome[Classification] | Bas
 
 
 def _first(errors: ExceptionGroup[Exception]) -> Exception:
-    """The first error of a group, as a `ScoringError` if the run could not prevent it."""
-    for error in errors.exceptions:
-        found = _first(error) if isinstance(error, ExceptionGroup) else error
-        if isinstance(found, OSError):
-            return ScoringError(f"the source cannot be read: {found}; {RESUME}")
-        if isinstance(found, DeviceFailure | BatcherClosed):
-            return ScoringError(f"inference failed: {found}; {RESUME}")
-        return found
-    raise AssertionError
+    """The first error of a group; that of a lost device as a `ScoringError`."""
+    found = errors.exceptions[0]
+    if isinstance(found, DeviceFailure | BatcherClosed):
+        return ScoringError(f"inference failed: {found}; {RESUME}")
+    return _first(found) if isinstance(found, ExceptionGroup) else found

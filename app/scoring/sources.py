@@ -25,7 +25,7 @@ class Source(Protocol):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What tells this source apart from others, as JSON."""
+        """The properties that identify this source, as JSON."""
 
     @property
     def total(self) -> int | None:

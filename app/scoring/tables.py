@@ -108,7 +108,7 @@ def _values(file: pq.ParquetFile, group: int, table: dict[str, Any]) -> Iterator
 
 
 def _check(path: Path, column: str | None, id_column: str | None) -> dict[str, Any]:
-    """What identifies a file, and its columns."""
+    """The properties that identify a file, and its columns; raises `ScoringError`."""
     try:
         status = path.stat()
         with pq.ParquetFile(path) as file:

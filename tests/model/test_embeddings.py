@@ -71,6 +71,7 @@ def test_network_without_classes_returns_the_same_embedding(family: str) -> None
         assert torch.equal(headless(images), embedding)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("run", [on_openvino, on_torch])
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.04)])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -105,7 +106,7 @@ def test_backend_with_other_embeddings_is_refused() -> None:
     assert "an embedding is off by nan" in str(disagreement(backend, probabilities, 32, nothing))
 
 
-@pytest.mark.parametrize("backend", ["openvino", "torch"])
+@pytest.mark.parametrize("backend", [pytest.param("openvino", marks=pytest.mark.thorough), "torch"])
 def test_backbone_without_a_head_gives_embeddings_only(save: Save, backend: str) -> None:
     state = build("published").state_dict()
     whole = save(state)

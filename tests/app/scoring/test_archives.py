@@ -72,6 +72,7 @@ def test_shards_are_read_one_after_the_other(tmp_path: Path, suffix: str, mode: 
     check_starts(source)
 
 
+@pytest.mark.thorough
 def test_truncated_archive_keeps_its_images_and_says_where_it_ends(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "s.tar", IMAGES)
     whole = path.read_bytes()
@@ -127,6 +128,7 @@ def test_empty_archive_and_other_files_are_no_error_of_tarfile(tmp_path: Path) -
         opened(tmp_path / "x.tar")
 
 
+@pytest.mark.thorough
 def test_archive_is_read_in_constant_memory(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "s.tar", [(f"{i:05}.jpg", bytes(600)) for i in range(4000)])
     source = opened(path)

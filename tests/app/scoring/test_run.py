@@ -13,6 +13,7 @@ from app.scoring import run, scorer
 from app.scoring.output import open_output
 from app.scoring.records import ScoringError
 from app.scoring.shards import Shards
+from app.scoring.sources import Source
 from app.serving.classifier import Input
 
 from .runs import Fake, Watching, killed_after, rows, score
@@ -23,8 +24,9 @@ pytestmark = pytest.mark.one_process("scoring has no server")
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last batch of a shard does not wait long for further images."""
+    """The last batch of a shard does not wait long, and the heap is that of the tests."""
     monkeypatch.setattr(run, "BATCH_DELAY_MS", 1.0)
+    monkeypatch.setattr(run, "keep_heap", lambda: None)
 
 
 @pytest.fixture
@@ -130,6 +132,7 @@ def test_partial_file_of_a_killed_run_is_replaced(photos: Path, tmp_path: Path) 
     assert not [*out.glob("*.partial")]
 
 
+@pytest.mark.thorough
 def test_damaged_or_foreign_shard_is_named(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     score(Fake(), out, photos)
@@ -145,6 +148,7 @@ def test_damaged_or_foreign_shard_is_named(photos: Path, tmp_path: Path) -> None
     assert shard.read_bytes() == data
 
 
+@pytest.mark.thorough
 def test_directory_of_another_run_is_refused(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     score(Fake(), out, photos)
@@ -211,6 +215,25 @@ def test_full_disk_ends_the_run_with_one_line_and_it_resumes(
         )
     score(Fake(), out, photos)
     assert len(rows(out)) == 23
+
+
+def test_source_that_disappears_ends_the_run_and_it_resumes(tmp_path: Path) -> None:
+    for number in range(2):
+        files = [(f"{number}{n}.jpg", b"1") for n in range(6)]
+        write_tar(tmp_path / f"{number}.tar", files)
+    moved = tmp_path / "1.tar"
+
+    class Moving(Watching):
+        def start(self, source: Source, done: int) -> None:
+            moved.rename(tmp_path / "moved")
+
+    tars = f"{tmp_path}/{{0..1}}.tar"
+    told = refusal(Fake(), tmp_path / "out", tars, progress=Moving())
+    assert told.startswith("the source cannot be read further: [Errno 2] No such file or directory")
+    assert told.endswith("; run the same command again to resume")
+    (tmp_path / "moved").rename(moved)
+    assert len(rows(tmp_path / "out")) == 5
+    assert score(Fake(), tmp_path / "out", tars).images == 12
 
 
 def test_lost_device_ends_the_run_and_it_resumes(photos: Path, tmp_path: Path) -> None:
