@@ -147,7 +147,7 @@ def started_serve(cores: int) -> Iterator[int]:
         port = free_port()
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         yield port
-        serve.shutdown()
+        serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 @asynccontextmanager
@@ -169,7 +169,7 @@ async def deployed(args: argparse.Namespace, ongoing: int | None = None) -> Asyn
     application = build(Arguments.model_validate(given))
     if ongoing:
         bound = application._bound_deployment.options(max_ongoing_requests=ongoing)
-        application = bound.bind(*bound.init_args, **bound.init_kwargs)
+        application = bound.bind(*bound.init_args)
     yield await asyncio.to_thread(serve.run, application)
 
 

@@ -21,10 +21,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from app.config.settings import Settings, SettingsError
 from app.scoring.output import Output
-from app.scoring.records import Record, ScoringError
+from app.scoring.records import RESUME, Record, ScoringError
 from app.scoring.rows import Row
 from app.scoring.run import Progress, RunOptions, ScoringClassifier, begin, finish, write
-from app.scoring.scorer import RESUME
 from app.scoring.shards import Shard, Shards
 from app.scoring.sources import Source
 from app.scoring.stages import (

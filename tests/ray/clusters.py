@@ -27,7 +27,7 @@ def running_cluster() -> Iterator[int]:
         try:
             serve.start(http_options={"host": "127.0.0.1", "port": port})
             yield port
-            serve.shutdown()
+            serve.shutdown()  # type: ignore[no-untyped-call]
         finally:
             ray.shutdown()
 
@@ -35,7 +35,9 @@ def running_cluster() -> Iterator[int]:
 def deploy(application: dict[str, Any]) -> None:
     """Deploy an application of a configuration file, as ``serve deploy`` does, and wait for it."""
     config = schema.ServeDeploySchema.model_validate({"applications": [application]})
-    context._get_global_client().deploy_apps(config)
+    client = context._get_global_client()
+    assert client
+    client.deploy_apps(config)
     wait_for(lambda: is_running(application["name"]), "the application")
 
 

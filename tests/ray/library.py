@@ -19,6 +19,7 @@ with warnings.catch_warnings():
     from ray import serve
     from ray.exceptions import RayActorError, RayTaskError
     from ray.serve import context, schema
+    from ray.serve._private.common import ReplicaState
 
     from app.ray import Arguments, UserConfig, answers, arguments
     from app.ray.application import build, build_with
@@ -26,7 +27,10 @@ with warnings.catch_warnings():
     from app.ray.resources import Resources, apply, assigned
     from app.scoring import cluster
 
+RUNNING = ReplicaState.RUNNING
+
 __all__ = [
+    "RUNNING",
     "Arguments",
     "RayActorError",
     "RayTaskError",

@@ -31,7 +31,7 @@ from tests.e2e.test_reload import put
 from tests.server_process import wait_for
 
 from .clusters import deploy, replicas, running_cluster
-from .library import cluster, ray, serve
+from .library import RUNNING, cluster, ray, serve
 
 PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
 SETTINGS = {"backend": "torch", "precision": "float32", "max_batch_size": 4, "streams": 1}
@@ -91,7 +91,7 @@ def application(first: Path, user_config: dict[str, str] | None = None) -> dict[
 def count_others(name: str) -> int:
     """The running replicas, without one that is ending."""
     status = serve.status().applications["xcit"].deployments["xcit"]
-    return min(len(replicas().keys() - {name}), status.replica_states.get("RUNNING", 0))
+    return min(len(replicas().keys() - {name}), status.replica_states.get(RUNNING, 0))
 
 
 @dataclass

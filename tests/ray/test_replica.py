@@ -92,7 +92,7 @@ async def test_answers_of_the_handle_equal_those_of_http(classifier: FakeClassif
     assert found["model"] == answers["model"]
     first, second = answers["results"]
     assert found["results"][0]["predictions"] == first["predictions"]
-    error = found["results"][1]["error"]
+    error: Any = found["results"][1]["error"]
     same = {"type", "title", "status", "detail"}
     assert {name: error[name] for name in same} == {name: second["error"][name] for name in same}
 

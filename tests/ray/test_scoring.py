@@ -5,8 +5,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +14,7 @@ from app.scoring.records import Failure, Record, ScoringError
 from app.scoring.rows import Row, schema
 from app.scoring.run import RunOptions
 from app.scoring.shards import Shards
+from app.scoring.sources import Source
 from app.scoring.stages import COLUMN, Chunk, Classify, Decode, describe, pack, read, unpack
 from app.serving.errors import StartupError
 from tests.app.conftest import make_settings
@@ -85,7 +85,7 @@ def chunk_of(numbers: Sequence[int]) -> Chunk:
 
 
 def test_rows_become_shards_of_equal_size_whatever_the_chunks(tmp_path: Path) -> None:
-    followed = cluster.Followed(SimpleNamespace())  # type: ignore[arg-type]
+    followed = cluster.Followed(cast(Source, None))
     shards = Shards(tmp_path, schema(10, 0, files=False), "run")
     done = [shards.write(0, chunk_of(range(5)).rows)]
     progress = Watching()
@@ -156,9 +156,9 @@ def test_an_address_without_a_cluster_is_refused_within_seconds() -> None:
 def test_errors_of_a_stage_are_one_line(
     cause: Exception, kind: type[Exception], message: str
 ) -> None:
-    inner = RayTaskError("describe", "a long trace", cause)
+    inner = RayTaskError("describe", "a long trace", cause)  # type: ignore[no-untyped-call]
     with pytest.raises(kind) as caught, cluster.cluster_errors():
-        raise inner.as_instanceof_cause()
+        raise inner.as_instanceof_cause()  # type: ignore[no-untyped-call]
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
