@@ -252,7 +252,8 @@ def connected(address: str) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SettingsError(f"--ray={address}: {first_line(error)}; {HINT}") from error
+        message = " ".join(str(error).split())
+        raise SettingsError(f"--ray={address}: {message}; {HINT}") from error
     try:
         yield
     finally:

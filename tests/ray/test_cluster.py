@@ -3,7 +3,6 @@
 All tests share one cluster, and run in the order of this file.
 """
 
-import asyncio
 import threading
 import time
 from collections import Counter
@@ -18,20 +17,16 @@ import httpx
 import pytest
 
 from app.http.app import create_app
-from app.loading import load_for_scoring, load_model
-from app.scoring.output import open_output
-from app.scoring.run import RunOptions, run
-from app.scoring.sources import SourceOptions, open_source
+from app.loading import load_model
 from app.serving.errors import UnsupportedMediaType
 from app.serving.lifecycle import Lifecycle, State
 from tests.app.conftest import make_settings, until
-from tests.app.scoring.runs import Killed, Watching, rows
 from tests.documents import ROOT
 from tests.e2e.test_reload import put
 from tests.server_process import wait_for
 
-from .clusters import deploy, replicas, running_cluster
-from .library import RUNNING, cluster, ray, serve
+from .clusters import deploy, replicas, running_serve
+from .library import RUNNING, ray, serve
 
 PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
 SETTINGS = {"backend": "torch", "precision": "float32", "max_batch_size": 4, "streams": 1}
@@ -63,18 +58,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """A cluster, and the port of its proxy."""
-    with running_cluster() as port:
-        yield port
-
-
-@pytest.fixture(scope="module")
-def deployed(port: int, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     checkpoint = tmp_path_factory.mktemp("ray") / "served.safetensors"
     put(checkpoint, "first")
-    deploy(application(checkpoint))
-    return Deployed(serve.get_app_handle("xcit"), f"http://127.0.0.1:{port}", checkpoint)
+    with running_serve() as port:
+        deploy(application(checkpoint))
+        yield Deployed(serve.get_app_handle("xcit"), f"http://127.0.0.1:{port}", checkpoint)
 
 
 def application(first: Path, user_config: dict[str, str] | None = None) -> dict[str, Any]:
@@ -211,39 +200,3 @@ def test_a_replica_that_is_removed_answers_its_open_requests(deployed: Deployed)
         deploy(smaller)
         wait_for(lambda: len(replicas()) == 1, "the end of a replica")
     assert calls.counts().keys() == {"second"}
-
-
-def score(folder: Path, out: Path, progress: Watching, address: str | None) -> list[dict[str, Any]]:
-    """The rows of a run on the cluster; without an address, in this process."""
-    settings = make_settings(**SETTINGS)
-    options = RunOptions(top_k=lambda classes: 3, embeddings=False, shard_size=40)
-    source = open_source([str(folder)], SourceOptions(max_bytes=settings.max_body_bytes))
-    load = partial(load_for_scoring, embeds=False)
-    with open_output(out) as output:
-        if address:
-            cluster.run_on_cluster(address, load, source, output, options, settings, progress)
-        else:
-            here = partial(load, settings, 1)
-            asyncio.run(run(here, source, output, options, settings, progress))
-    return rows(out)
-
-
-def test_interrupted_scoring_on_the_cluster_resumes_and_gives_the_rows_of_this_machine(
-    port: int, tmp_path: Path
-) -> None:
-    if "xcit" in serve.status().applications:
-        serve.delete("xcit")
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(300):
-        whole = number % 50 != 7
-        (folder / f"{number:03}.jpg").write_bytes(PHOTO if whole else PHOTO[:200])
-    out = tmp_path / "cluster"
-    with pytest.raises(Killed):
-        score(folder, out, Watching(100), "auto")
-    resumed = Watching()
-    found = score(folder, out, resumed, "auto")
-    assert resumed.started_with == 80
-    assert resumed.done == 300 - 80
-    assert found == score(folder, tmp_path / "here", Watching(), None)
-    assert sum(row["error_kind"] is not None for row in found) == 6
