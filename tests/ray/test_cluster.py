@@ -26,7 +26,7 @@ from tests.e2e.test_reload import put
 from tests.server_process import wait_for
 
 from .clusters import deploy, replicas, running_serve
-from .library import RUNNING, ray, serve
+from .library import RUNNING, Resources, assigned, ray, serve
 
 PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
 SETTINGS = {"backend": "torch", "precision": "float32", "max_batch_size": 4, "streams": 1}
@@ -157,12 +157,6 @@ def test_errors_have_the_form_of_the_plain_server(deployed: Deployed) -> None:
         deployed.handle.predict.remote(b"not an image").result()
 
 
-def test_replicas_use_the_cores_that_ray_assigns(deployed: Deployed) -> None:
-    health = httpx.get(f"{deployed.url}/healthz").json()
-    assert health["http_workers_reason"] == "one process per replica of Ray Serve"
-    assert health["model"]["streams"] == 1
-
-
 def test_a_new_user_config_swaps_the_checkpoint_and_loses_no_request(deployed: Deployed) -> None:
     put(deployed.second, "second")
     with calling(deployed.url) as calls:
@@ -200,3 +194,15 @@ def test_a_replica_that_is_removed_answers_its_open_requests(deployed: Deployed)
         deploy(smaller)
         wait_for(lambda: len(replicas()) == 1, "the end of a replica")
     assert calls.counts().keys() == {"second"}
+
+
+class Probe:
+    """An actor that reads its resources as a replica does."""
+
+    def assigned(self) -> Resources:
+        return assigned()
+
+
+def test_a_replica_has_the_cores_that_ray_assigns(deployed: Deployed) -> None:
+    probe = ray.remote(num_cpus=1)(Probe).remote()
+    assert ray.get(probe.assigned.remote()) == Resources(1, 0, alone=True)
