@@ -18,9 +18,10 @@ from model.errors import (
     ModelError,
     OutOfMemory,
 )
+from model.images.calibration import request_seconds
 from model.images.preprocess import AnyPixels
 from model.inference import classifier as model_classifier
-from model.inference.classifier import load_classifier, request_seconds
+from model.inference.classifier import load_classifier
 from model.inference.exchange import exchange_bytes, read_item, spec_to_json, write_logits
 from model.inference.prediction import Classification
 from model.inference.views import Views, views_from_bytes
@@ -50,6 +51,7 @@ def backend_options(
         serving=serving,
         cache_dir=settings.cache_dir,
         compile=settings.compile,
+        deterministic=settings.deterministic,
     )
 
 
@@ -86,7 +88,12 @@ def load_served(settings: Settings, cores: int) -> model_classifier.Classifier:
 def load_for_command(
     settings: Settings, *, streams: int | None = None, max_batch_size: int | None = None
 ) -> model_classifier.Classifier:
-    """The classifier for a command that runs without a server; raises `ModelError`."""
+    """The classifier for a command that runs without a server; raises `ModelError`.
+
+    In deterministic mode it computes what a server with these settings does.
+    """
+    if settings.deterministic:
+        max_batch_size = settings.max_batch_size
     return load_classifier(
         checkpoint_path(settings),
         overrides(settings),
@@ -110,7 +117,6 @@ class ServedClassifier:
         self.padded_size = classifier.padded_size
         self.time_batches = classifier.time_batches
         self.choose_batch_size = classifier.choose_batch_size
-        self.warm_up = classifier.warm_up
 
     @property
     def info(self) -> ModelInfo:
@@ -129,12 +135,19 @@ class ServedClassifier:
             num_classes=spec.num_classes,
             image_size=spec.preprocess.image_size,
             heads=self.classifier.explainer.heads,
+            deterministic=self.classifier.proof is not None,
             images_per_second=round(self.classifier.images_per_second, 1),
         )
 
     def open(self) -> None:
         try:
             self.classifier.open()
+        except ModelError as error:
+            raise errors.StartupError(str(error)) from error
+
+    def warm_up(self) -> None:
+        try:
+            self.classifier.warm_up()
         except ModelError as error:
             raise errors.StartupError(str(error)) from error
 

@@ -10,6 +10,7 @@ class ModelInfo:
     """The model that is served and how it runs; ``model`` in the answer of ``/healthz``.
 
     Attributes:
+        deterministic: whether an image's logits do not depend on its batch.
         images_per_second: the highest throughput of the model alone, measured at the start.
     """
 
@@ -26,6 +27,7 @@ class ModelInfo:
     num_classes: int
     image_size: int
     heads: int
+    deterministic: bool = False
     images_per_second: float = 0.0
 
     @property
@@ -98,7 +100,7 @@ class Classifier(Protocol):
         """Choose the maximum batch size from the measurements of all threads."""
 
     def warm_up(self) -> None:
-        """Run every batch size that will be used."""
+        """Run every batch size that will be used; raises `StartupError` if that shows a fault."""
 
     def self_test(self) -> None:
         """Classify a blank image; raises `DeviceFailure` if that fails."""

@@ -139,10 +139,7 @@ def evaluate_batch(
     truth = np.array(classes, np.int64)
     if not items:
         return Results(truth, truth, np.empty(0), np.empty(0), tuple(unreadable))
-    logits = classifier.backend.logits(np.stack(items))
-    if not np.isfinite(logits).all():
-        raise ModelError("the network's output is NaN or infinite")
-    scores, ids = best_classes(logits, classifier.spec.num_classes)
+    scores, ids = best_classes(classifier.logits(items), classifier.spec.num_classes)
     ranks = (ids == truth[:, None]).argmax(1)
     true = np.take_along_axis(scores, ranks[:, None], 1)[:, 0]
     return Results(truth, ranks, scores[:, 0].astype(float), true.astype(float), tuple(unreadable))

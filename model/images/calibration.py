@@ -14,6 +14,7 @@ from model.spec import PreprocessSpec
 WIDTH, HEIGHT = 500, 375  # typical of ImageNet
 GRAIN = 14  # of 255; makes the file about 100 KB
 TRIALS = 5
+REQUEST_SECONDS = 1.1e-3  # CPU time per request apart from decoding and inference
 
 
 def preprocess_seconds(spec: PreprocessSpec) -> float:
@@ -23,6 +24,11 @@ def preprocess_seconds(spec: PreprocessSpec) -> float:
     """
     work = partial(preprocess, calibration_image(), spec)
     return min(timeit.repeat(work, timer=time.thread_time, number=1, repeat=TRIALS))
+
+
+def request_seconds(spec: PreprocessSpec) -> float:
+    """CPU seconds of a request with one image, apart from inference, by measurement."""
+    return preprocess_seconds(spec) + REQUEST_SECONDS
 
 
 def calibration_image() -> bytes:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from model.backends.agreement import probabilities
-from model.backends.base import Backend, BackendOptions
+from model.backends.base import Backend, BackendOptions, batch_sizes
 from model.backends.choose import choose_backend, describe
+from model.backends.determinism import Proof
 from model.backends.timing import Clock
 from model.checkpoint import NO_OVERRIDES, read_checkpoint
 from model.errors import ModelError, OutOfMemory
 from model.families.registry import FAMILIES
 from model.families.simplify import baseline
-from model.images.calibration import preprocess_seconds
+from model.images.calibration import request_seconds
 from model.images.preprocess import (
     DEFAULT_MAX_PIXELS,
     AnyPixels,
@@ -39,7 +41,7 @@ from model.inference.tuning import (
 )
 from model.metadata.description import Overrides
 from model.scores import Logits
-from model.spec import ModelSpec, PreprocessSpec
+from model.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,6 @@ DEFAULT_BACKEND = BackendOptions()
 MAX_BATCH_SECONDS = 0.25
 SLOW_PASSES = 3  # in a row, since a momentarily busy machine may slow down one
 WARM_UP_PASSES = 2
-REQUEST_SECONDS = 1.1e-3  # CPU time per request apart from decoding and inference
 
 
 class Classifier:
@@ -62,6 +63,7 @@ class Classifier:
         max_batch_size: the largest batch, in images; see `choose_batch_size`.
         images_per_second: the highest throughput that `choose_batch_size` found; 0 before.
         explainer: draws attention maps.
+        proof: batch sizes for deterministic mode.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Classifier:
         weight_bytes: int = 0,
         max_batch_size: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        proof: Proof | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:
         self.spec = spec
@@ -86,27 +89,25 @@ class Classifier:
         self._max_pixels = max_pixels
         self._clock = clock
         self._chosen = max_batch_size
+        self.proof = proof
         self.max_batch_size = max_batch_size or backend.largest_batch
+        if proof:
+            self.max_batch_size = min(self.max_batch_size, max(proof.sizes))
         self.images_per_second = 0.0
         self._passes: Sequence[Passes] = ()
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Batch sizes to warm up: powers of two, and the maximum itself."""
-        powers = (1 << i for i in range(self.max_batch_size.bit_length()))
-        return tuple(sorted({*powers, self.max_batch_size}))
+        """Batch sizes to warm up."""
+        sizes = self.proof.sizes if self.proof else batch_sizes(self.max_batch_size)
+        return tuple(size for size in sizes if size <= self.max_batch_size)
 
     def preprocess(self, data: bytes) -> Pixels:
         """Decode one image into the model's input ``(h, w, 3)``; raises `ImageError`."""
         return preprocess(data, self.spec.preprocess, max_pixels=self._max_pixels)
 
     def unnormalise(self, tensor: memoryview | bytes) -> FloatPixels:
-        """Convert a normalised image, ``(3, h, w)`` 32-bit floats, to the model's input ``(h, w,
-        3)``.
-
-        Raises:
-            InvalidTensor: the size is wrong, or the numbers are not normalised pixels.
-        """
+        """The input ``(h, w, 3)`` of a normalised ``(3, h, w)`` tensor; raises `InvalidTensor`."""
         return unnormalise(tensor, self.spec.preprocess)
 
     def open(self) -> None:
@@ -148,11 +149,7 @@ class Classifier:
         return all(2 * self._time_batch(bucket) > MAX_BATCH_SECONDS for _ in range(SLOW_PASSES))
 
     def self_test(self) -> None:
-        """Classify a blank image in the calling thread.
-
-        Raises:
-            ModelError: the device, the backend and the weights do not work together.
-        """
+        """Classify a blank image in the calling thread; raises `ModelError`."""
         self.predict([self._blank()], 1)
 
     def time_batches(self) -> dict[int, float]:
@@ -183,9 +180,12 @@ class Classifier:
     def warm_up(self) -> None:
         """Run every possible batch size, so that no request waits for the first pass of a new size.
 
-        `open` has run the buckets; a backend that pads needs no other sizes.
+        `open` has run the buckets; a backend that pads needs no other sizes. In deterministic mode
+        the proof is repeated, by all threads at once; raises `ModelError`.
         """
-        if not self.backend.pads:
+        if self.proof:
+            self.proof.check(self.backend, self.buckets)
+        elif not self.backend.pads:
             for size in range(1, self.max_batch_size + 1):
                 for _ in range(WARM_UP_PASSES):
                     self._time_batch(size)
@@ -207,18 +207,21 @@ class Classifier:
 
     def _divide(self, count: int) -> Passes:
         """The passes in which ``count`` items are computed."""
-        if not self.backend.pads:
+        if not self.backend.pads and not self.proof:
             return (count,)
         if count < len(self._passes):
             return self._passes[count]
-        return (next(bucket for bucket in self.buckets if bucket >= count),)
+        *_, largest = buckets = self.buckets
+        if count > largest:
+            return (largest, *self._divide(count - largest))
+        return (next(bucket for bucket in buckets if bucket >= count),)
 
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
         """Classify each item and return its ``top_k`` best classes; raises as `logits` does."""
         return label(self.logits(items), top_k, self.spec)
 
     def logits(self, items: Sequence[AnyPixels]) -> Logits:
-        """Compute the logits of each item, ``(items, classes)``.
+        """The logits of each item, ``(items, classes)``.
 
         Raises:
             ModelError: the network's output is not finite.
@@ -236,11 +239,6 @@ class Classifier:
         if not np.isfinite(logits).all():
             raise ModelError("the network's output is NaN or infinite for an image of this batch")
         return logits
-
-
-def request_seconds(preprocess: PreprocessSpec) -> float:
-    """CPU seconds of a request with one image, apart from inference, by measurement."""
-    return preprocess_seconds(preprocess) + REQUEST_SECONDS
 
 
 def load_classifier(
@@ -265,11 +263,11 @@ def load_classifier(
     found = read_checkpoint(checkpoint, overrides)
     spec, preprocess = found.spec, found.spec.preprocess
     family = FAMILIES[spec.family]
-    backend, reason = choose_backend(
+    backend, reason, proof = choose_backend(
         lambda: family.simplify(found.build(), preprocess),
         preprocess.image_size,
         probabilities(baseline(found.build(), preprocess), preprocess.image_size),
-        options,
+        replace(options, largest_batch=max_batch_size),
         partial(request_seconds, preprocess) if options.serving else None,
     )
     logger.info(
@@ -297,4 +295,5 @@ def load_classifier(
         weight_bytes=sum(tensor.nbytes for tensor in found.state.values()),
         max_batch_size=max_batch_size,
         max_pixels=max_pixels,
+        proof=proof,
     )

@@ -42,6 +42,9 @@ class FakeBackend:
     def keep(self, sizes: Collection[int]) -> None:
         self.kept = sizes
 
+    def kernels(self, size: int) -> list[str]:
+        return ["mean"]
+
     def logits(self, pixels: AnyPixels) -> Logits:
         self.sizes.append(len(pixels))
         bright = pixels.mean((1, 2, 3)) / 255
