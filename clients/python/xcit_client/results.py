@@ -46,6 +46,7 @@ class ServedModel:
     """The served model, its device and backend.
 
     Attributes:
+        deterministic: whether an image's logits do not depend on its batch.
         images_per_second: the highest throughput of the model alone, measured at the start of the
             service; 0 from a service that does not say.
     """
@@ -63,6 +64,7 @@ class ServedModel:
     num_classes: int
     image_size: int
     heads: int
+    deterministic: bool = False
     images_per_second: float = 0.0
 
 
