@@ -136,6 +136,7 @@ class ServedClassifier:
             image_size=spec.preprocess.image_size,
             heads=self.classifier.explainer.heads,
             deterministic=self.classifier.proof is not None,
+            fingerprint=self.classifier.proof.fingerprint if self.classifier.proof else "",
             images_per_second=round(self.classifier.images_per_second, 1),
         )
 

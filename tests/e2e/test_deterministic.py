@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -79,6 +80,7 @@ def test_healthz_the_log_and_the_command_agree(server: Server, shape: str, run: 
     reason = model["backend_reason"].rpartition("; ")[2]
     assert reason.startswith("deterministic in batches of 1")
     assert reason in server.log.read_text()
+    assert re.fullmatch("[0-9a-f]{16}", model["fingerprint"])
     if shape == "one process":
         assert (model["max_batch_size"], reason) == (1, "deterministic in batches of 1")
 

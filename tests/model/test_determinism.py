@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from itertools import count
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from app.loading import ServedClassifier
+from app.processes.models import check_fingerprints
 from app.serving.errors import StartupError
 from model.backends import determinism
 from model.backends.agreement import probabilities
@@ -148,7 +150,7 @@ def test_every_batch_size_of_openvino_gives_the_same_bits(
 def test_number_of_streams_does_not_change_a_bit(backend: str) -> None:
     """Engines and commands differ in it."""
     pixels = images(0, 1, SIZE)
-    found = set()
+    found, fingerprints = set(), set()
     for streams, cores in ((1, 1), (2, 2), (1, 4)):
         choice = chosen(
             vit, backend=backend, precision=PRECISIONS[-1], streams=streams, cores=cores
@@ -156,7 +158,9 @@ def test_number_of_streams_does_not_change_a_bit(backend: str) -> None:
         assert choice.backend.threads == 1
         choice.backend.open()
         found.add(choice.backend.logits(pixels).tobytes())
-    assert len(found) == 1
+        assert choice.proof is not None
+        fingerprints.add(choice.proof.fingerprint)
+    assert len(found) == len(fingerprints) == 1
 
 
 # --- Backends with faults -------------------------------------------------------------------------
@@ -366,9 +370,20 @@ def test_thread_that_computes_other_bits_ends_the_start(spec: ModelSpec) -> None
 
 def test_info_says_whether_the_model_is_deterministic(spec: ModelSpec) -> None:
     served, backend = proven(spec, (1, 2))
-    assert ServedClassifier(served).info.deterministic
-    plain = Classifier(spec, "0" * 64, backend, Explainer(nn.Identity, spec))
-    assert not ServedClassifier(plain).info.deterministic
+    info = ServedClassifier(served).info
+    assert (info.deterministic, len(info.fingerprint)) == (True, 16)
+    plain = ServedClassifier(Classifier(spec, "0" * 64, backend, Explainer(nn.Identity, spec)))
+    assert (plain.info.deterministic, plain.info.fingerprint) == (False, "")
+
+
+def test_engines_with_other_logits_end_the_start(spec: ModelSpec) -> None:
+    served, _ = proven(spec, (1, 2))
+    info = ServedClassifier(served).info
+    check_fingerprints([info])
+    check_fingerprints([info, info])
+    other = replace(info, device="cuda:1", fingerprint="0" * 16)
+    with pytest.raises(StartupError, match=r"^not deterministic: engine 1 \(fake on cuda:1\) com"):
+        check_fingerprints([info, other])
 
 
 def test_libraries_of_a_gpu_repeat_their_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
