@@ -19,6 +19,7 @@ ORDER = {
     "app": [
         "app.__main__",
         "app.cli",
+        "app.ray",
         "app.scoring",
         "app.processes",
         "app.loading",
