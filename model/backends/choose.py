@@ -31,7 +31,7 @@ from model.backends.torch import (
     visible_devices,
 )
 from model.errors import CheckpointError, ModelError
-from model.scores import Scores
+from model.scores import Logits, Scores
 
 STREAMS = {"cuda": 2}  # by kind of device, for devices other than the CPU; default 1
 MAX_REASON = 200  # characters quoted from an error
@@ -67,6 +67,7 @@ def choose_backend(
     expected: Scores,
     options: BackendOptions,
     overhead: Callable[[], float] | None = None,
+    embeddings: Logits | None = None,
 ) -> Choice:
     """The first candidate that works and agrees with 32-bit PyTorch, in order of expected speed.
 
@@ -77,6 +78,7 @@ def choose_backend(
         expected: probabilities ``(b, classes)`` of `self_test_images` by 32-bit PyTorch.
         overhead: measures the CPU seconds that an image takes outside the network, if that work
             runs on the same cores.
+        embeddings: of `self_test_images` by 32-bit PyTorch, if the network's outputs end with them.
 
     Raises:
         CheckpointError: the network cannot be built.
@@ -88,7 +90,8 @@ def choose_backend(
             refused.append(_without_compiling(options, device))
         for candidate in _candidates(options, device):
             build = partial(_build, candidate, network, image_size, options, overhead)
-            found = _attempt(build, expected, image_size, options)
+            check = partial(disagreement, expected=expected, image_size=image_size)
+            found = _attempt(build, partial(check, embeddings=embeddings), image_size, options)
             if not isinstance(found, str):
                 reasons = (_first_reason(options, candidate), *refused, found.reason)
                 return found._replace(reason="; ".join(reasons))
@@ -98,12 +101,15 @@ def choose_backend(
 
 
 def _attempt(
-    build: Callable[[], Backend], expected: Scores, image_size: int, options: BackendOptions
+    build: Callable[[], Backend],
+    check: Callable[[Backend], str | None],
+    image_size: int,
+    options: BackendOptions,
 ) -> Choice | str:
     """The backend, or why it cannot be used; a rejected backend leaves no memory behind."""
     try:
         backend = build()
-        if fault := disagreement(backend, expected, image_size):
+        if fault := check(backend):
             return fault
         agrees = "agrees with 32-bit PyTorch"
         if not options.deterministic:

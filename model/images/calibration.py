@@ -26,11 +26,6 @@ def preprocess_seconds(spec: PreprocessSpec) -> float:
     return min(timeit.repeat(work, timer=time.thread_time, number=1, repeat=TRIALS))
 
 
-def request_seconds(spec: PreprocessSpec) -> float:
-    """CPU seconds of a request with one image, apart from inference, by measurement."""
-    return preprocess_seconds(spec) + REQUEST_SECONDS
-
-
 def calibration_image() -> bytes:
     """A JPEG with soft colours and sensor grain; always the same bytes."""
     chance = np.random.default_rng(0)
@@ -40,3 +35,8 @@ def calibration_image() -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+def request_seconds(spec: PreprocessSpec) -> float:
+    """CPU seconds of a request with one image, apart from inference, by measurement."""
+    return preprocess_seconds(spec) + REQUEST_SECONDS

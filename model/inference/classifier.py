@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from model.backends.agreement import probabilities
+from model.backends.agreement import reference
 from model.backends.base import Backend, BackendOptions, batch_sizes
 from model.backends.choose import choose_backend, describe
 from model.backends.determinism import Proof
@@ -30,7 +30,7 @@ from model.images.preprocess import (
     unnormalise,
 )
 from model.images.resize import SIMD, WITHOUT_SIMD
-from model.inference.prediction import Classification, label
+from model.inference.prediction import Classification, label, label_and_embed
 from model.inference.saliency import Explainer
 from model.inference.tuning import (
     Passes,
@@ -63,6 +63,7 @@ class Classifier:
         max_batch_size: the largest batch, in images; see `choose_batch_size`.
         images_per_second: the highest throughput that `choose_batch_size` found; 0 before.
         explainer: draws attention maps.
+        embeds: whether the network's outputs are logits followed by the embedding.
         proof: batch sizes for deterministic mode.
     """
 
@@ -77,6 +78,7 @@ class Classifier:
         weight_bytes: int = 0,
         max_batch_size: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        embeds: bool = False,
         proof: Proof | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:
@@ -86,13 +88,13 @@ class Classifier:
         self.reason = reason
         self.weight_bytes = weight_bytes
         self.explainer = explainer
+        self.embeds = embeds
         self._max_pixels = max_pixels
         self._clock = clock
         self._chosen = max_batch_size
         self.proof = proof
-        self.max_batch_size = max_batch_size or backend.largest_batch
-        if proof:
-            self.max_batch_size = min(self.max_batch_size, max(proof.sizes))
+        largest = max_batch_size or backend.largest_batch
+        self.max_batch_size = max(proof.sizes) if proof else largest
         self.images_per_second = 0.0
         self._passes: Sequence[Passes] = ()
 
@@ -218,10 +220,11 @@ class Classifier:
 
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
         """Classify each item and return its ``top_k`` best classes; raises as `logits` does."""
-        return label(self.logits(items), top_k, self.spec)
+        answer = label_and_embed if self.embeds else label
+        return answer(self.logits(items), top_k, self.spec)
 
     def logits(self, items: Sequence[AnyPixels]) -> Logits:
-        """The logits of each item, ``(items, classes)``.
+        """The logits of each item, ``(items, classes)``; with the embedding if it ``embeds``.
 
         Raises:
             ModelError: the network's output is not finite.
@@ -248,6 +251,7 @@ def load_classifier(
     *,
     max_batch_size: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    embeds: bool = False,
 ) -> Classifier:
     """Read a checkpoint and move it to a device. Call `Classifier.open` next.
 
@@ -255,33 +259,29 @@ def load_classifier(
         checkpoint, overrides: see `read_checkpoint`.
         options: backend options.
         max_batch_size: maximum images per batch; measured if not given.
+        embeds: whether predictions have an embedding; accepts a backbone without classes, too.
 
     Raises:
         CheckpointError: the file is missing, corrupt or of an unknown kind.
         ModelError: the device cannot be used.
     """
-    found = read_checkpoint(checkpoint, overrides)
+    found = read_checkpoint(checkpoint, replace(overrides, headless=embeds))
     spec, preprocess = found.spec, found.spec.preprocess
     family = FAMILIES[spec.family]
+    whole = baseline(found.build(embeds=embeds), preprocess)
+    expected, embeddings = reference(whole, preprocess.image_size, spec.num_classes)
     backend, reason, proof = choose_backend(
-        lambda: family.simplify(found.build(), preprocess),
+        lambda: family.simplify(found.build(embeds=embeds), preprocess),
         preprocess.image_size,
-        probabilities(baseline(found.build(), preprocess), preprocess.image_size),
+        expected,
         replace(options, largest_batch=max_batch_size),
         partial(request_seconds, preprocess) if options.serving else None,
+        embeddings,
     )
     logger.info(
         "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s, %d streams of %d threads: %s",
-        spec.name,
-        spec.family,
-        spec.num_classes,
-        preprocess.image_size,
-        found.sha256,
-        backend.device,
-        backend.name,
-        backend.precision,
-        backend.streams,
-        backend.threads,
+        *(spec.name, spec.family, spec.num_classes, preprocess.image_size, found.sha256),
+        *(backend.device, backend.name, backend.precision, backend.streams, backend.threads),
         reason,
     )
     if not SIMD:
@@ -295,5 +295,6 @@ def load_classifier(
         weight_bytes=sum(tensor.nbytes for tensor in found.state.values()),
         max_batch_size=max_batch_size,
         max_pixels=max_pixels,
+        embeds=embeds,
         proof=proof,
     )

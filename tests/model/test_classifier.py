@@ -265,7 +265,7 @@ def test_network_leaves_cores_for_decoding(
 ) -> None:
     path = tmp_path / "small.safetensors"
     write_checkpoint(path, spec, network.state_dict())
-    monkeypatch.setattr("model.inference.classifier.preprocess_seconds", lambda spec: 9.0)
+    monkeypatch.setattr("model.images.calibration.preprocess_seconds", lambda spec: 9.0)
     monkeypatch.setattr("model.backends.streams.throughput", lambda *_: 100.0)
     options = BackendOptions(device="cpu", cores=2, serving=serving)
     assert load_classifier(path, options=options).backend.streams == streams
