@@ -11,8 +11,8 @@ class ModelInfo:
 
     Attributes:
         deterministic: whether an image's logits do not depend on its batch.
-        fingerprint: digest of the logits of test images in deterministic mode, else empty. Servers
-            with equal ones compute the same bits.
+        fingerprint: digest of the logits of test images in deterministic mode, else empty; equal on
+            servers that compute the same bits.
         images_per_second: the highest throughput of the model alone, measured at the start.
     """
 

@@ -1,14 +1,14 @@
-"""Deterministic mode: an image's logits are the same bits in whatever batch it is computed.
+"""Deterministic mode: an image has the same logits, bit for bit, in every batch.
 
-The numbers that a kernel adds are the same for every row of a batch, but their order may depend on
-the batch size and on the row. So one batch size is the reference: on a CPU a single image, which
-cannot depend on others. Further sizes are used only if they give the same bits. Images are compared
-alone and among others, at every position. In 32 bits nearly every image shows another order of
-addition. In 16 bits rounding hides it in most of them, so the kernels must be the same, too; a
-backend that does not name them runs the reference only.
+A kernel adds the same numbers for every row of a batch, but their order may depend on the batch
+size and on the row. So one batch size is the reference. On a CPU it is a single image, which cannot
+depend on others. Other sizes are used only if they give the same bits for images alone and among
+others, at every position. In 32 bits nearly every image shows a different order. In 16 bits
+rounding hides it in most images, so the kernels must be the same, too; a backend that does not
+report them runs the reference only.
 
-No measurement decides: neither the sizes nor the threads of a pass depend on timing, so every start
-and every process computes the same.
+Neither the sizes nor the threads of a pass depend on timing, so every start and every process
+computes the same.
 """
 
 import os
@@ -32,12 +32,12 @@ REFERENCE_ON_GPU = 16  # images, by default; a single one takes a GPU half as lo
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What was found for a backend.
+    """The batch sizes in which a backend gives the same bits.
 
     Attributes:
-        sizes: batch sizes that give the same bits, ascending.
-        reference: the batch size whose bits these are.
-        images, expected: the images of the comparison, and their logits.
+        sizes: in ascending order.
+        reference: the size that defines the bits.
+        images, expected: the compared images, and their logits.
     """
 
     sizes: tuple[int, ...]
@@ -47,7 +47,7 @@ class Proof:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the logits: backends with equal ones compute the same bits."""
+        """A digest of the logits, equal on backends that compute the same bits."""
         return sha256(self.expected.tobytes()).hexdigest()[:16]
 
     def __str__(self) -> str:
@@ -56,18 +56,14 @@ class Proof:
         return f"deterministic in batches of {sizes}"
 
     def check(self, backend: Backend, sizes: Collection[int]) -> None:
-        """Repeat the comparison in the calling thread.
-
-        Raises:
-            ModelError: an image has other logits than in `prove`.
-        """
+        """Repeat the comparison in the calling thread; raises `ModelError` if logits differ."""
         for size in sizes:
             if fault := difference(backend, size, self):
                 raise ModelError(f"not deterministic: {fault}")
 
 
 def prove(backend: Backend, image_size: int, largest: int | None = None) -> Proof | str:
-    """Find the batch sizes that give the bits of the reference; a text if not even that one does.
+    """Find the batch sizes that give the same bits; the reason if not even the reference does.
 
     Args:
         largest: the largest batch size to try, and the reference on a GPU; by default the backend's
@@ -89,7 +85,7 @@ def prove(backend: Backend, image_size: int, largest: int | None = None) -> Proo
 
 
 def may_be_same(backend: Backend, size: int, reference: int) -> bool:
-    """Whether equal logits of a few images are evidence that those of all images are equal."""
+    """Whether the logits of all images are likely equal if those of a few are."""
     if backend.precision == "float32":
         return True
     kernels = backend.kernels(size)
@@ -97,7 +93,7 @@ def may_be_same(backend: Backend, size: int, reference: int) -> bool:
 
 
 def difference(backend: Backend, size: int, proof: Proof) -> str | None:
-    """Where an image in a batch of this size has other logits than the reference, if anywhere."""
+    """Describe the first image whose logits in a batch of this size differ from the reference."""
     order = np.random.default_rng(size)
     for _ in range(PASSES):
         rows = np.resize(order.permutation(len(proof.images)), size)

@@ -1,10 +1,10 @@
-"""Deterministic mode: the same bits for an image in whatever batch, on each backend of a CPU."""
+"""Deterministic mode: an image has the same bits in every batch, on each backend of a CPU."""
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from itertools import count
+from itertools import count, product
 
 import numpy as np
 import pytest
@@ -54,6 +54,22 @@ BF16 = fastest_precision(torch.device("cpu")) == "bfloat16"
 PRECISIONS = ["float32", *(["bfloat16"] if BF16 else [])]
 
 
+CASES = [
+    *(
+        pytest.param(
+            family,
+            backend,
+            precision,
+            marks=() if (family, precision) == ("vit", PRECISIONS[-1]) else pytest.mark.thorough,
+        )
+        for family, backend, precision in product(
+            ("vit", "published"), ("openvino", "torch"), PRECISIONS
+        )
+    ),
+    pytest.param("bundled", "openvino", PRECISIONS[-1], marks=pytest.mark.thorough),
+]
+
+
 def vit(**shape: int) -> nn.Sequential:
     network = XCiT(**(WIDE | shape)).eval()
     network.load_state_dict(realistic_weights(network.state_dict()))
@@ -72,10 +88,10 @@ def chosen(network: Callable[[], nn.Sequential], **options: object) -> Choice:
 
 
 @cache
-def classifier(family: str, backend: str, precision: str) -> Classifier:
+def classifier(family: str, backend: str, precision: str, device: str = "cpu") -> Classifier:
     """A classifier in deterministic mode, opened and measured as at the start of a server."""
     options = BackendOptions(
-        backend=backend, device="cpu", precision=precision, deterministic=True, streams=1
+        backend=backend, device=device, precision=precision, deterministic=True, streams=1
     )
     if family == "bundled":
         found = load_classifier(BUNDLED_CHECKPOINT, options=options)
@@ -109,22 +125,28 @@ def images(seed: int, amount: int, size: int) -> Pixels:
     return pixels
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("backend", ["openvino", "torch"])
-@pytest.mark.parametrize(
-    "family",
-    [
-        "vit",
-        pytest.param("published", marks=pytest.mark.thorough),
-        pytest.param("bundled", marks=pytest.mark.thorough),
-    ],
-)
-@settings(max_examples=4, deadline=None)
+@pytest.mark.parametrize(("family", "backend", "precision"), CASES)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**32), cuts=st.lists(st.integers(1, MOST), min_size=1, max_size=4))
 def test_logits_are_the_same_bits_in_any_batch_at_any_position(
     family: str, backend: str, precision: str, seed: int, cuts: list[int]
 ) -> None:
-    served = classifier(family, backend, precision)
+    check_bits(classifier(family, backend, precision), seed, cuts)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), cuts=st.lists(st.integers(1, MOST), min_size=1, max_size=4))
+def test_logits_on_a_gpu_are_the_same_bits_in_any_batch_at_any_position(
+    precision: str, seed: int, cuts: list[int]
+) -> None:
+    check_bits(classifier("bundled", "torch", precision, "cuda"), seed, cuts)
+
+
+def check_bits(served: Classifier, seed: int, cuts: Sequence[int]) -> None:
+    """Compare images alone and in batches of the sizes ``cuts``, at random positions."""
     items = list(images(seed, MOST, served.spec.preprocess.image_size))
     alone = [served.logits([item])[0].tobytes() for item in items]
     order = np.random.default_rng(seed)
@@ -134,6 +156,7 @@ def test_logits_are_the_same_bits_in_any_batch_at_any_position(
         assert [row.tobytes() for row in together] == [alone[row] for row in rows]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("network", [vit, published])
 def test_every_batch_size_of_openvino_gives_the_same_bits(
@@ -250,6 +273,7 @@ def test_sizes_need_the_same_kernels_in_16_bits(
     assert proof.sizes == (1, 2, 4, 8)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not BF16, reason="the kernels differ with AMX")
 def test_narrow_class_layers_use_other_kernels_for_one_image() -> None:
     proof = chosen(partial(vit, dim=40, dim_head=8), backend="openvino", precision="bfloat16").proof
@@ -319,7 +343,7 @@ def test_named_backend_that_is_not_deterministic_is_refused() -> None:
         chosen(vit, backend="openvino", precision="float32")
     options = BackendOptions(backend="openvino", device="cpu", precision="float32")
     choice = choose_backend(vit, SIZE, probabilities(vit(), SIZE), options)
-    assert choice.proof is None, "nobody asked"
+    assert choice.proof is None, "the mode is off by default"
 
 
 # --- The classifier -------------------------------------------------------------------------------
