@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ BACKENDS = ("openvino", "torch")
 PRECISIONS = ("bfloat16", "float32")
 DETERMINISTIC = "--deterministic"
 BATCHES = (2, 4, 8)
+HEAD = ("server", "images/s", "ratio", "alone, ms", "ratio", "largest batch", "streams")
 
 
 @dataclass(slots=True)
@@ -120,26 +122,26 @@ def differing(backend: Backend, batch: int, images: int, size: int) -> tuple[int
 
 
 async def benchmark(args: argparse.Namespace) -> None:
+    """Print each row once it is measured."""
     print(provenance(), end="\n\n")
     print(f"## Cost\n\nBest of {args.rounds} rounds in turn, {CALLERS} callers, then one.\n")
-    rows = []
+    print(table(HEAD, []), flush=True)
     for checkpoint in args.checkpoints:
         for backend in args.backends:
             flags = (f"--backend={backend}", "--device=cpu")
-            rows += await compare(args, checkpoint, *flags)
+            show(await compare(args, checkpoint, *flags))
             if backend == "torch":
-                rows += await compare(args, checkpoint, *flags, "--precision=float32")
-    head = ("server", "images/s", "ratio", "alone, ms", "ratio", "largest batch", "streams")
-    print(table(head, rows), flush=True)
+                show(await compare(args, checkpoint, *flags, "--precision=float32"))
     print("\n## Images whose logits in a batch differ from those alone, and by how much at most\n")
     print("Without deterministic mode; noise of any contrast.\n")
-    compared = [
-        differences(checkpoint, backend, precision, args.compared)
-        for checkpoint in args.checkpoints
-        for backend in BACKENDS
-        for precision in PRECISIONS
-    ]
-    print(table(("model", "images", *(f"batches of {size}" for size in BATCHES)), compared))
+    print(table(("model", "images", *(f"batches of {size}" for size in BATCHES)), []))
+    for checkpoint, backend, precision in product(args.checkpoints, BACKENDS, PRECISIONS):
+        show([differences(checkpoint, backend, precision, args.compared)])
+
+
+def show(rows: Sequence[Sequence[str]]) -> None:
+    for cells in rows:
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
