@@ -11,6 +11,7 @@ another one over it, never in place.
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from model.metadata.description import (
 from model.sources.source import Source, find_weights
 from model.spec import ModelSpec
 from model.weights.container import METADATA_KEY, Contents, read_contents
+from model.weights.header import copy_with_metadata
 from model.weights.search import COUNTER, as_state, find_network
 
 NO_OVERRIDES = Overrides()
@@ -142,6 +144,26 @@ def write_checkpoint(
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
+
+
+def rewrite_metadata(source: Path, target: Path, changes: Mapping[str, str | None]) -> None:
+    """Copy a safetensors file with changed metadata; see `copy_with_metadata`.
+
+    Args:
+        target: replaced whole or not at all; may be ``source``.
+        changes: for the description of the model, `METADATA_KEY` and a `self_description`.
+
+    Raises:
+        CheckpointError: ``source`` is not a safetensors file, or a file cannot be read or written.
+    """
+    try:
+        with replacing(target) as partial:
+            copy_with_metadata(source, partial, changes)
+            partial.chmod(0o644)
+    except OSError as error:
+        failed = "read" if error.filename == str(source) else "written"
+        path = source if failed == "read" else target
+        raise CheckpointError(f"{path}: cannot be {failed}: {error.strerror}") from error
 
 
 def _cast(path: Path, key: str, tensor: Tensor, dtype: str) -> Tensor:

@@ -10,6 +10,8 @@ class ModelInfo:
     """The model that is served and how it runs; ``model`` in the answer of ``/healthz``.
 
     Attributes:
+        temperature: divides the logits before their softmax; 1 for scores that are not calibrated.
+        gap_temperatures: pairs of a distance to the best logit and the temperature beyond it.
         deterministic: whether an image's logits do not depend on its batch.
         fingerprint: digest of the logits of test images in deterministic mode, else empty; equal on
             servers that compute the same bits.
@@ -29,6 +31,8 @@ class ModelInfo:
     num_classes: int
     image_size: int
     heads: int
+    temperature: float = 1.0
+    gap_temperatures: Sequence[Sequence[float]] = ()
     deterministic: bool = False
     fingerprint: str = ""
     images_per_second: float = 0.0

@@ -95,13 +95,16 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
         ModelError: there are no images, or ``source`` cannot be read.
     """
     try:
-        paths = _choose(sorted(_list_images(source)), split)
+        found = sorted(_list_images(source))
     except OSError as error:
         raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
+    labelled = [path for path in found if len(path.parts) > 1]
+    paths = _choose(labelled, split)
     if not paths:
-        raise ModelError(
-            f"{source}: no images for split {split!r}; expected files such as LABEL/IMAGE.jpg"
-        )
+        reason = f"no images for split {split!r}"
+        if found and not labelled:
+            reason = f"its {len(found)} images are in no folder"
+        raise ModelError(f"{source}: {reason}; expected files such as LABEL/IMAGE.jpg")
     return paths
 
 
@@ -144,7 +147,6 @@ def _list_images(source: Path) -> Iterator[PurePosixPath]:
         name
         for name in names
         if name.suffix.lower() in SUFFIXES
-        and len(name.parts) > 1
         and not any(part.startswith(".") and part != "." for part in name.parts)
     )
 
