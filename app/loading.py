@@ -55,6 +55,7 @@ def backend_options(
         serving=serving,
         cache_dir=settings.cache_dir,
         compile=settings.compile,
+        deterministic=settings.deterministic,
     )
 
 
@@ -99,7 +100,12 @@ def load_served(
 def load_for_command(
     settings: Settings, *, streams: int | None = None, max_batch_size: int | None = None
 ) -> model_classifier.Classifier:
-    """The classifier for a command that runs without a server; raises `ModelError`."""
+    """The classifier for a command that runs without a server; raises `ModelError`.
+
+    In deterministic mode it computes what a server with these settings does.
+    """
+    if settings.deterministic:
+        max_batch_size = settings.max_batch_size
     return load_classifier(
         checkpoint_path(settings),
         overrides(settings),
@@ -123,7 +129,6 @@ class ServedClassifier:
         self.padded_size = classifier.padded_size
         self.time_batches = classifier.time_batches
         self.choose_batch_size = classifier.choose_batch_size
-        self.warm_up = classifier.warm_up
 
     @property
     def info(self) -> ModelInfo:
@@ -144,12 +149,20 @@ class ServedClassifier:
             heads=self.classifier.explainer.heads,
             temperature=spec.temperature,
             gap_temperatures=spec.gap_temperatures,
+            deterministic=self.classifier.proof is not None,
+            fingerprint=self.classifier.proof.fingerprint if self.classifier.proof else "",
             images_per_second=round(self.classifier.images_per_second, 1),
         )
 
     def open(self) -> None:
         try:
             self.classifier.open()
+        except ModelError as error:
+            raise errors.StartupError(str(error)) from error
+
+    def warm_up(self) -> None:
+        try:
+            self.classifier.warm_up()
         except ModelError as error:
             raise errors.StartupError(str(error)) from error
 

@@ -34,6 +34,8 @@ class InstantBackend:
 
     def keep(self, sizes: Collection[int]) -> None: ...
 
+    def kernels(self, size: int) -> None: ...
+
     def logits(self, pixels: AnyPixels) -> Logits:
         return self._logits[: len(pixels)]
 

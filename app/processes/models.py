@@ -86,6 +86,8 @@ class Models:
         await asyncio.wait(loading)
         try:
             found = [task.result() for task in loading]
+            infos = [ModelInfo(**each["info"]) for each in found]
+            check_fingerprints(infos)
         except StartupError:
             for engine in self._engines:  # some may have loaded it
                 engine.send(retire=generation)
@@ -94,7 +96,7 @@ class Models:
         begin, slot_bytes = self._make_room(round_up(size, 64))
         return SharedModel(
             generation,
-            infos=[ModelInfo(**each["info"]) for each in found],
+            infos=infos,
             spec=found[0]["spec"],
             profile=found[0]["profile"],
             begin=begin,
@@ -184,3 +186,15 @@ async def tell(worker: WorkerChild, model: SharedModel) -> None:
         keys={digest.hex(): name for digest, name in model.keys.items()},
     )
     await asyncio.gather(known, return_exceptions=True)
+
+
+def check_fingerprints(infos: Sequence[ModelInfo]) -> None:
+    """Raise `StartupError` if engines in deterministic mode compute different logits."""
+    first, *others = infos
+    for number, other in enumerate(others, 1):
+        if other.fingerprint != first.fingerprint:
+            raise StartupError(
+                f"not deterministic: engine {number} ({other.backend} on {other.device}) computes "
+                f"other logits than engine 0 ({first.backend} on {first.device}); set XCIT_ENGINES "
+                "to 1 or use equal devices"
+            )

@@ -12,6 +12,9 @@ class ModelInfo:
     Attributes:
         temperature: divides the logits before their softmax; 1 for scores that are not calibrated.
         gap_temperatures: pairs of a distance to the best logit and the temperature beyond it.
+        deterministic: whether an image's logits do not depend on its batch.
+        fingerprint: digest of the logits of test images in deterministic mode, else empty; equal on
+            servers that compute the same bits.
         images_per_second: the highest throughput of the model alone, measured at the start.
     """
 
@@ -30,6 +33,8 @@ class ModelInfo:
     heads: int
     temperature: float = 1.0
     gap_temperatures: Sequence[Sequence[float]] = ()
+    deterministic: bool = False
+    fingerprint: str = ""
     images_per_second: float = 0.0
 
     @property
@@ -121,7 +126,7 @@ class Classifier(Protocol):
         """Choose the maximum batch size from the measurements of all threads."""
 
     def warm_up(self) -> None:
-        """Run every batch size that will be used."""
+        """Run every batch size that will be used; raises `StartupError` if that shows a fault."""
 
     def self_test(self) -> None:
         """Classify a blank image; raises `DeviceFailure` if that fails."""

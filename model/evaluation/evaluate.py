@@ -213,10 +213,7 @@ def classify_batch(
     if not items:
         logits = np.empty((0, spec.num_classes), np.float32)
         return Answers(truth, logits, tuple(unreadable))
-    batch: Any = np.stack([item.seen for item in items])
-    logits = classifier.backend.logits(batch)
-    if not np.isfinite(logits).all():
-        raise ModelError("the network's output is NaN or infinite")
+    logits = classifier.logits([item.seen for item in items])
     figures = (
         figures_of(*item, row, spec.temperatures) for item, row in zip(items, logits, strict=True)
     )
