@@ -273,16 +273,3 @@ def test_mistakes_get_one_line(
     assert found == code
     (line,) = told
     assert line.startswith(f"xcit-serve: {message}")
-
-
-def test_missing_pyarrow_is_reported_with_the_extra(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [name for name in sys.modules if name.startswith(("app.scoring", "pyarrow"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    code, _, told = run("score", tmp_path, "--out", tmp_path / "out")
-    assert (code, told) == (
-        1,
-        ["xcit-serve: pyarrow is not installed; pip install 'xcit-serve[score]' installs it"],
-    )
