@@ -19,6 +19,7 @@ ORDER = {
     "app": [
         "app.__main__",
         "app.cli",
+        "app.ray",
         "app.scoring",
         "app.processes",
         "app.loading",
@@ -39,8 +40,9 @@ ORDER = {
         "model.weights",
         "model.families",
         "model.images",
-        "model.scores",
         "model.spec",
+        "model.drift",
+        "model.scores",
         "model.files",
         "model.errors",
     ],

@@ -68,6 +68,11 @@ def add_arguments(parser: Parser) -> None:
         metavar="NAME",
         help="parquet column of ids [id; else the path or the number]",
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="score on a Ray cluster: auto, or HOST:PORT of its head; needs the extra ray",
+    )
     settings = ("streams", "max_batch_size", "preprocess_workers", "max_pixels")
     add_settings(parser, ("checkpoint", *CHECKPOINT_SETTINGS, *DEVICE_SETTINGS, *settings))
 
@@ -115,10 +120,16 @@ def score(
         embeddings=args.embeddings,
         shard_size=args.shard_size,
     )
-    load = partial(load_for_scoring, settings, usable_cores(), embeds=args.embeddings)
+    load = partial(load_for_scoring, embeds=args.embeddings)
     sys.setswitchinterval(TURN_SECONDS)
     with Bar() as bar:
-        return asyncio.run(run_scoring(load, source, output, options, settings, bar))
+        if args.ray is not None:
+            with extra("ray"):
+                from app.scoring.cluster import run_on_cluster
+
+            return run_on_cluster(args.ray, load, source, output, options, settings, bar)
+        load_here = partial(load, settings, usable_cores())
+        return asyncio.run(run_scoring(load_here, source, output, options, settings, bar))
 
 
 def choose_top_k(requested: int | None, classes: int) -> int:

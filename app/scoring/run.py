@@ -18,7 +18,7 @@ from app.scoring.scorer import CHUNK, Limits, Scorer
 from app.scoring.shards import Shard, Shards
 from app.scoring.sources import Source
 from app.scoring.summary import Summary, summarise
-from app.serving.classifier import Classifier
+from app.serving.classifier import Classifier, ModelInfo
 from app.serving.engine import Engine, load_and_warm_up
 from app.serving.heap import keep_heap
 from app.serving.worker_pool import WorkerPool
@@ -29,6 +29,19 @@ STUCK_AFTER = 60.0  # CPU seconds of a chunk
 
 class ScoringClassifier(Classifier, Protocol):
     """See `app.loading.ScoringClassifier`."""
+
+    @property
+    def embedding_size(self) -> int: ...
+
+    @property
+    def spec(self) -> dict[str, Any]: ...
+
+
+class Described(Protocol):
+    """A classifier, or its description from another process."""
+
+    @property
+    def info(self) -> ModelInfo: ...
 
     @property
     def embedding_size(self) -> int: ...
@@ -78,27 +91,29 @@ async def run(
     """
     output.check("source", source.description)
     async with scoring(load, options, settings) as (classifier, scorer):
-        shards = _begin(classifier, scorer.limits.top_k, source, output, options)
+        shards = begin(classifier, scorer.limits.top_k, source, output, options)
         done = shards.complete()
         skipped = sum(shard.rows for shard in done)
         progress.start(source, skipped)
         records = source.records(skipped)
         while rows := await scorer.score(islice(records, options.shard_size), progress.add):
-            try:
-                done.append(await asyncio.to_thread(shards.write, len(done), rows))
-            except OSError as error:
-                path = shards.path(len(done))
-                raise ScoringError(
-                    f"{path}: cannot be written: {error.strerror}; {RESUME}"
-                ) from error
-        return _finish(output, done, source)
+            done.append(await asyncio.to_thread(write, shards, len(done), rows))
+        return finish(output, done, source)
 
 
 @asynccontextmanager
 async def scoring(
-    load: Callable[[], ScoringClassifier], options: RunOptions, settings: Settings
+    load: Callable[[], ScoringClassifier],
+    options: RunOptions,
+    settings: Settings,
+    *,
+    prepared: int = 0,
 ) -> AsyncIterator[tuple[ScoringClassifier, Scorer]]:
-    """A classifier, and a scorer that runs it as the server would, with full batches."""
+    """A classifier, and a scorer that runs it as the server would, with full batches.
+
+    Args:
+        prepared: images that may wait in calls of `Scorer.rows`.
+    """
     loaded, threads = await load_and_warm_up(load)
     classifier = cast(ScoringClassifier, loaded)
     keep_heap()
@@ -113,7 +128,7 @@ async def scoring(
     engine_settings = settings.model_copy(
         update={
             "max_batch_delay_ms": BATCH_DELAY_MS,
-            "max_queue_size": limits.images_in_memory + CHUNK,
+            "max_queue_size": limits.images_in_memory + CHUNK + prepared,
         }
     )
     engine = Engine(
@@ -133,8 +148,8 @@ async def scoring(
         await engine.close()
 
 
-def _begin(
-    classifier: ScoringClassifier, top_k: int, source: Source, output: Output, options: RunOptions
+def begin(
+    classifier: Described, top_k: int, source: Source, output: Output, options: RunOptions
 ) -> Shards:
     """Write the manifest of the run; raises `ScoringError` if the directory is of another one."""
     info = classifier.info
@@ -167,7 +182,17 @@ def _begin(
     return Shards(output.directory, columns, run_id)
 
 
-def _finish(output: Output, done: Sequence[Shard], source: Source) -> Summary:
+def write(shards: Shards, number: int, rows: Sequence[Row]) -> Shard:
+    """Write a shard; raises `ScoringError` if it cannot be written."""
+    try:
+        return shards.write(number, rows)
+    except OSError as error:
+        path = shards.path(number)
+        raise ScoringError(f"{path}: cannot be written: {error.strerror}; {RESUME}") from error
+
+
+def finish(output: Output, done: Sequence[Shard], source: Source) -> Summary:
+    """Complete the manifest; raises `ScoringError` if the source has no images."""
     if not done:
         raise ScoringError("; ".join((*source.problems, "the source has no images")))
     summary = summarise(output.directory, done, [*source.problems])

@@ -101,7 +101,12 @@ class Scorer:
         return rows
 
     async def _rows(self, chunk: Sequence[Record]) -> list[Row]:
-        items = await self._prepare(chunk)
+        preprocess = self._engine.classifier.preprocess
+        work = partial(prepare, preprocess=preprocess, max_bytes=self.limits.max_bytes)
+        return await self.rows(chunk, await prepare_in_time(self._decoders, work, chunk))
+
+    async def rows(self, chunk: Sequence[Record], items: Sequence[Item | Failure]) -> list[Row]:
+        """A row for each record, from what `prepare` made of it; raises as `score` does."""
         entries = {
             number: self._engine.enqueue(Job(item.pixels, self.limits.top_k), inf)
             for number, item in enumerate(items)
@@ -116,22 +121,27 @@ class Scorer:
             for number, (record, item) in enumerate(zip(chunk, items, strict=True))
         ]
 
-    async def _prepare(self, chunk: Sequence[Record]) -> list[Item | Failure]:
-        """The decoded images. If they take too long, each is tried alone."""
-        work = partial(prepare, chunk, self._engine.classifier.preprocess, self.limits.max_bytes)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                return (await self._decoders.run(work)).result
-        except TimeoutError:
-            if len(chunk) == 1:
-                return [Failure("timeout", f"not decoded within {PATIENCE:g} s")]
-            return [item for record in chunk for item in await self._prepare([record])]
-
     async def _watch(self) -> None:
         """Replace stuck decoding threads, also while no new work arrives."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             self._decoders.count_stuck()
+
+
+async def prepare_in_time(
+    decoders: WorkerPool,
+    work: Callable[[Sequence[Record]], list[Item | Failure]],
+    chunk: Sequence[Record],
+) -> list[Item | Failure]:
+    """The decoded images. If they take too long, each is tried alone."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return (await decoders.run(partial(work, chunk))).result
+    except TimeoutError:
+        if len(chunk) == 1:
+            return [Failure("timeout", f"not decoded within {PATIENCE:g} s")]
+        alone = [await prepare_in_time(decoders, work, [record]) for record in chunk]
+        return [item for items in alone for item in items]
 
 
 class Room:
@@ -160,14 +170,14 @@ class Room:
         self._bytes -= size
 
 
-def next_chunk(records: Iterator[Record]) -> list[Record]:
-    """Some of the next records; empty at the end."""
+def next_chunk(records: Iterator[Record], most: int = CHUNK) -> list[Record]:
+    """Some of the next records, at most ``most``; empty at the end."""
     chunk: list[Record] = []
     size = 0
     for record in records:
         chunk.append(record)
         size += size_of([record])
-        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+        if len(chunk) == most or size >= CHUNK_BYTES:
             break
     return chunk
 
