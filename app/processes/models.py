@@ -19,6 +19,7 @@ class SharedModel:
 
     Attributes:
         spec: its description for workers, as JSON.
+        profile: classes and buckets of the metrics of predictions; see `model.drift.profile`.
         begin, slot_bytes: where the slots are in the shared memory.
         keys: names of API keys by hash, valid while the model serves.
         weight_bytes: of its weights.
@@ -28,6 +29,7 @@ class SharedModel:
     generation: int
     infos: Sequence[ModelInfo]
     spec: Mapping[str, Any]
+    profile: Mapping[str, Any]
     begin: int
     slot_bytes: int
     keys: Mapping[bytes, str]
@@ -96,6 +98,7 @@ class Models:
             generation,
             infos=infos,
             spec=found[0]["spec"],
+            profile=found[0]["profile"],
             begin=begin,
             slot_bytes=slot_bytes,
             keys=keys,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,16 @@ class ModelInfo:
     def title(self) -> str:
         """Name and version, for messages."""
         return f"{self.name} {self.version}"
+
+
+class Figures(NamedTuple):
+    """The numbers that the metrics count for one image; see `model.drift.Figures`."""
+
+    class_id: int
+    score: float
+    entropy: float
+    brightness: float
+    pixels: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,10 @@ class Classifier(Protocol):
         """The model that is served; final once `choose_batch_size` has been called."""
 
     @property
+    def profile(self) -> Mapping[str, Any]:
+        """Classes and buckets of the metrics of predictions; see `model.drift.profile`."""
+
+    @property
     def streams(self) -> int:
         """The number of threads that should run batches in parallel."""
 
@@ -134,3 +148,6 @@ class Classifier(Protocol):
 
         Raises `DeviceFailure` if the device is lost, `OutOfMemory` if there are too many items.
         """
+
+    def figures(self, item: Any, found: Classification) -> Figures:
+        """The numbers that the metrics count for a classified item."""

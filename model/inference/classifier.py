@@ -89,7 +89,7 @@ class Classifier:
         self.weight_bytes = weight_bytes
         self.explainer = explainer
         self.embeds = embeds
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
         self._clock = clock
         self._chosen = max_batch_size
         self.proof = proof
@@ -106,7 +106,7 @@ class Classifier:
 
     def preprocess(self, data: bytes) -> Pixels:
         """Decode one image into the model's input ``(h, w, 3)``; raises `ImageError`."""
-        return preprocess(data, self.spec.preprocess, max_pixels=self._max_pixels)
+        return preprocess(data, self.spec.preprocess, max_pixels=self.max_pixels)
 
     def unnormalise(self, tensor: memoryview | bytes) -> FloatPixels:
         """The input ``(h, w, 3)`` of a normalised ``(3, h, w)`` tensor; raises `InvalidTensor`."""
