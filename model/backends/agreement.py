@@ -27,18 +27,21 @@ def probabilities(network: nn.Module, image_size: int) -> Scores:
         return softmax(network(torch.from_numpy(self_test_images(image_size))).numpy())
 
 
-def disagreement(backend: Backend, expected: Scores, image_size: int) -> str | None:
+def disagreement(
+    backend: Backend, expected: Scores, image_size: int, tolerance: float | None = None
+) -> str | None:
     """How a backend's answers differ, run in the calling thread; ``None`` if they agree.
 
-    Every probability must be within `TOLERANCE`, and the best class must be the same unless the two
-    best are closer to each other than that.
+    Every probability must be within ``tolerance``, and the best class must be the same unless the
+    two best are closer to each other than that.
 
     Args:
         expected: the `probabilities` of the same network, ``(4, classes)``.
+        tolerance: by default that of the backend's precision in `TOLERANCE`.
     """
     backend.open()
     found = softmax(backend.logits(self_test_images(image_size)))
-    tolerance = TOLERANCE[backend.precision]
+    tolerance = tolerance or TOLERANCE[backend.precision]
     distance = np.abs(found - expected).max()
     if not distance <= tolerance:  # also true for NaN
         return f"a probability is off by {distance:.2g}, more than {tolerance:g}"

@@ -7,7 +7,7 @@ not work, that is an error.
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -30,10 +30,12 @@ from model.backends.torch import (
     visible_devices,
 )
 from model.errors import CheckpointError, ModelError
+from model.metadata.quantisation import Quantisation
 from model.scores import Scores
 
 STREAMS = {"cuda": 2}  # by kind of device, for devices other than the CPU; default 1
 MAX_REASON = 200  # characters quoted from an error
+INT8 = "int8"
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +51,16 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A backend by name, with its device and precision."""
+    """A backend by name, with its device and precision.
+
+    Attributes:
+        quantisation: the layers to compute in integers, if the precision is `INT8`.
+    """
 
     name: str
     device: torch.device
     precision: str
+    quantisation: Quantisation | None = None
 
     def __str__(self) -> str:
         return f"{self.name} in {self.precision} on {self.device}"
@@ -65,6 +72,7 @@ def choose_backend(
     expected: Scores,
     options: BackendOptions,
     overhead: Callable[[], float] | None = None,
+    quantisation: Quantisation | None = None,
 ) -> Choice:
     """The first candidate that works and agrees with 32-bit PyTorch, in order of expected speed.
 
@@ -75,18 +83,22 @@ def choose_backend(
         expected: probabilities ``(b, classes)`` of `self_test_images` by 32-bit PyTorch.
         overhead: measures the CPU seconds that an image takes outside the network, if that work
             runs on the same cores.
+        quantisation: of the checkpoint; the network then runs in integers, unless the options name
+            another precision.
 
     Raises:
         CheckpointError: the network cannot be built.
         ModelError: a named device or backend is not available, or no candidate works.
     """
     refused: list[str] = []
+    if quantisation and options.precision == "auto":
+        options = _in_int8(options)
     for device in _devices(options, refused):
         if options.compile and device.type != "cuda":
             refused.append(_without_compiling(options, device))
-        for candidate in _candidates(options, device):
+        for candidate in _candidates(options, device, quantisation):
             build = partial(_build, candidate, network, image_size, options, overhead)
-            found = _attempt(build, expected, image_size)
+            found = _attempt(build, expected, image_size, candidate.quantisation)
             if not isinstance(found, str):
                 reasons = (
                     _first_reason(options, candidate),
@@ -99,11 +111,17 @@ def choose_backend(
     raise ModelError(f"no backend can run this model: {'; '.join(refused)}")
 
 
-def _attempt(build: Callable[[], Backend], expected: Scores, image_size: int) -> Backend | str:
+def _attempt(
+    build: Callable[[], Backend],
+    expected: Scores,
+    image_size: int,
+    quantisation: Quantisation | None,
+) -> Backend | str:
     """The backend, or why it cannot be used; a rejected backend leaves no memory behind."""
+    tolerance = quantisation.tolerance if quantisation else None
     try:
         backend = build()
-        return disagreement(backend, expected, image_size) or backend
+        return disagreement(backend, expected, image_size, tolerance) or backend
     except CheckpointError:
         raise  # no other backend would help
     except Exception as error:
@@ -141,9 +159,30 @@ def _devices(options: BackendOptions, refused: list[str]) -> Iterator[torch.devi
             yield device
 
 
-def _candidates(options: BackendOptions, device: torch.device) -> Iterator[Candidate]:
+def _in_int8(options: BackendOptions) -> BackendOptions:
+    """The options for a quantised checkpoint; raises `ModelError` if they name another backend."""
+    named = [
+        name
+        for name, served in ((options.backend, "openvino"), (options.device, "cpu"))
+        if name not in {"auto", served}
+    ]
+    if named:
+        raise ModelError(
+            f"the checkpoint is quantised to int8, which openvino on cpu runs, not "
+            f"{' on '.join(named)}; set backend to openvino, or set precision to float32, bfloat16 "
+            "or float16 to run the original weights"
+        )
+    return replace(options, backend="openvino", device="cpu", precision=INT8)
+
+
+def _candidates(
+    options: BackendOptions, device: torch.device, quantisation: Quantisation | None
+) -> Iterator[Candidate]:
     """The candidates for a device, in order of expected speed."""
     names = _names(options, device)
+    if options.precision == INT8:
+        yield Candidate("openvino", device, INT8, quantisation)
+        return
     precision = fastest_precision(device) if options.precision == "auto" else options.precision
     precisions = dict.fromkeys((precision, "float32"))
     for name in names:
@@ -180,6 +219,8 @@ def _without_compiling(options: BackendOptions, device: torch.device) -> str:
 
 def _first_reason(options: BackendOptions, chosen: Candidate) -> str:
     """The first part of the reason for a choice."""
+    if chosen.precision == INT8:
+        return "the checkpoint is quantised"
     if options.backend != "auto":
         return f"{options.backend} was requested"
     if chosen.device.type == "cpu" and not openvino_is_installed():
@@ -227,11 +268,15 @@ def _builder(
     if candidate.name == "openvino":
         from model.backends.openvino import OpenVINOBackend  # an optional dependency
         from model.backends.openvino_graph import cached_graph
+        from model.backends.openvino_int8 import quantise_graph
 
         cache = open_cache(options.cache_dir) if options.cache_dir else None
-        graph = cached_graph(network(), image_size, cache)
+        graph, rest = cached_graph(network(), image_size, cache), precision
+        if candidate.quantisation:
+            graph = quantise_graph(graph, candidate.quantisation.layers)
+            rest = fastest_precision(device)
         return lambda streams, threads: OpenVINOBackend(
-            graph, precision, streams=streams, threads=threads, cache_dir=cache
+            graph, precision, streams=streams, threads=threads, rest=rest, cache_dir=cache
         )
     module: nn.Module = cast(network(), precision)
     if candidate.name == "torch-compile-cudagraphs":

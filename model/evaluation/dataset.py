@@ -105,6 +105,21 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
     return paths
 
 
+def list_images(source: Path) -> list[PurePosixPath]:
+    """All images of a directory or tar archive, at any depth, in a stable order.
+
+    Raises:
+        ModelError: there are none, or ``source`` cannot be read.
+    """
+    try:
+        paths = sorted(_list_images(source, depth=1))
+    except OSError as error:
+        raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
+    if not paths:
+        raise ModelError(f"{source}: no images; expected files such as IMAGE.jpg")
+    return paths
+
+
 def check_labels(source: Path) -> list[str]:
     """The labels in order; raises `ModelError` unless both splits have the same, at least two."""
     train, test = (
@@ -134,7 +149,8 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def _list_images(source: Path) -> Iterator[PurePosixPath]:
+def _list_images(source: Path, *, depth: int = 2) -> Iterator[PurePosixPath]:
+    """The images with at least ``depth`` parts in their paths."""
     if source.is_dir():
         names = _files_below(source)
     else:
@@ -144,7 +160,7 @@ def _list_images(source: Path) -> Iterator[PurePosixPath]:
         name
         for name in names
         if name.suffix.lower() in SUFFIXES
-        and len(name.parts) > 1
+        and len(name.parts) >= depth
         and not any(part.startswith(".") and part != "." for part in name.parts)
     )
 

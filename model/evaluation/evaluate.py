@@ -15,6 +15,7 @@ from model.errors import ImageError, ModelError
 from model.evaluation.dataset import list_split, read_images
 from model.inference.classifier import Classifier
 from model.scores import best_classes
+from model.spec import ModelSpec
 
 BINS = 15
 SHOWN = 20
@@ -89,7 +90,7 @@ def evaluate(
         ModelError: there are no images, or a folder matches none of the classes.
     """
     paths = list_split(source, split)
-    classes = dict(zip(paths, match_classes(classifier, source, paths), strict=True))
+    classes = dict(zip(paths, match_classes(classifier.spec, source, paths), strict=True))
 
     def evaluate_images(images: Sequence[tuple[PurePosixPath, bytes]]) -> Results:
         return evaluate_batch(classifier, [(path, data, classes[path]) for path, data in images])
@@ -105,11 +106,8 @@ def evaluate(
     return report(found, classifier.spec.labels)
 
 
-def match_classes(
-    classifier: Classifier, source: Path, paths: Iterable[PurePosixPath]
-) -> list[int]:
+def match_classes(spec: ModelSpec, source: Path, paths: Iterable[PurePosixPath]) -> list[int]:
     """The class of each image, by the name of its folder."""
-    spec = classifier.spec
     known = {name: i for i, name in enumerate(spec.labels)}
     known |= {synset: i for i, synset in enumerate(spec.synsets)}
     found = []

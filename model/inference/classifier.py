@@ -264,13 +264,13 @@ def load_classifier(
     """
     found = read_checkpoint(checkpoint, overrides)
     spec, preprocess = found.spec, found.spec.preprocess
-    family = FAMILIES[spec.family]
     backend, reason = choose_backend(
-        lambda: family.simplify(found.build(), preprocess),
+        lambda: FAMILIES[spec.family].simplify(found.build(), preprocess),
         preprocess.image_size,
         probabilities(baseline(found.build(), preprocess), preprocess.image_size),
         options,
         partial(request_seconds, preprocess) if options.serving else None,
+        found.quantisation,
     )
     logger.info(
         "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s, %d streams of %d threads: %s",
