@@ -179,6 +179,20 @@ def rewrite_metadata(source: Path, target: Path, changes: Mapping[str, str | Non
         raise CheckpointError(f"{path}: cannot be {failed}: {error.strerror}") from error
 
 
+def write_quantised(path: Path, checkpoint: Checkpoint, quantisation: Quantisation) -> None:
+    """Write a copy of a checkpoint that is quantised; all other metadata stays.
+
+    Raises:
+        CheckpointError: a file cannot be read or written.
+    """
+    entry = {QUANTISATION_KEY: quantisation.to_json(checkpoint.state)}
+    if checkpoint.self_describing:
+        changes = {METADATA_KEY: self_description(checkpoint.spec), **entry}
+        rewrite_metadata(checkpoint.path, path, changes)
+    else:
+        write_checkpoint(path, checkpoint.spec, checkpoint.state, extras=entry)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write, which replaces ``path`` at the end, or is removed after an error."""

@@ -17,6 +17,7 @@ from app.cli import (
     inspect,
     key,
     predict,
+    quantize,
     serve,
     train,
     variants,
@@ -35,6 +36,7 @@ COMMANDS = {
     "inspect": (inspect, "describe a checkpoint"),
     "convert": (convert, "write a checkpoint that describes itself"),
     "evaluate": (evaluate, "measure a checkpoint on labelled images"),
+    "quantize": (quantize, "compute a checkpoint in 8-bit integers"),
     "train": (train, "train a model on a folder of images"),
     "bench": (bench, "measure a server under load"),
 }
