@@ -1,6 +1,6 @@
 """How a checkpoint is quantised to 8-bit integers: an entry in the metadata of its file.
 
-The file keeps the original weights. The entry holds the interval of the input of each layer that is
+The file keeps the original weights. The entry holds the largest input of each layer that is
 computed in integers, from which the backend builds its graph. So the file contains numbers only,
 and a server can compare the quantised network with the original one.
 """
@@ -23,10 +23,8 @@ QUANTISATION_KEY = "xcit_int8"
 FORMAT_VERSION = 1
 MAX_LAYERS = 2000
 MAX_TOLERANCE = 0.25
-BOUND = 3e38  # of an interval, which is stored in 32 bits
+SMALLEST, LARGEST = 1e-6, 1e6  # inputs
 DIGITS = 64  # of a SHA-256
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +32,7 @@ class Quantisation:
     """The layers that are computed in 8-bit integers, and how they were chosen.
 
     Attributes:
-        layers: the interval of the input of each layer, by its name; it contains 0.
+        layers: the magnitude of the largest input of each layer, by its name; greater ones are cut.
         tolerance: the greatest distance of a probability from that of the original network, on the
             images of the self-test.
         images: number of calibration images.
@@ -43,7 +41,7 @@ class Quantisation:
         versions: of the libraries, by name.
     """
 
-    layers: Mapping[str, Interval]
+    layers: Mapping[str, float]
     tolerance: float
     images: int
     images_sha256: str
@@ -108,7 +106,7 @@ def _check(document: Mapping[str, Any]) -> Quantisation:
         raise CheckpointError(f"images is {show(images)}; expected a whole number above 0")
     check_text("images_sha256", document["images_sha256"], DIGITS)
     return Quantisation(
-        layers={_name(name): _interval(name, value) for name, value in layers.items()},
+        layers={name: _largest(name, value) for name, value in layers.items()},
         tolerance=tolerance,
         images=images,
         images_sha256=document["images_sha256"],
@@ -117,25 +115,18 @@ def _check(document: Mapping[str, Any]) -> Quantisation:
     )
 
 
-def _name(name: str) -> str:
+def _largest(name: str, value: Any) -> float:
     check_text("the name of a layer", name, MAX_NAME)
-    return name
-
-
-def _interval(name: str, value: Any) -> Interval:
-    match value:
-        case [low, high] if (
-            _is_number(low) and _is_number(high) and low <= 0 <= high and low < high
-        ):
-            return float(low), float(high)
-    raise CheckpointError(
-        f"the interval of layer {show(name)} is {show(value)}; "
-        "expected two numbers, at most 0 and at least 0"
-    )
+    if not _is_number(value) or not SMALLEST <= value <= LARGEST:
+        raise CheckpointError(
+            f"the largest input of layer {show(name)} is {show(value)}; it must be a number from "
+            f"{SMALLEST:g} to {LARGEST:g}"
+        )
+    return float(value)
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < BOUND
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _texts(what: str, value: Any) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Finding the interval of the input of each linear layer on calibration images, with NNCF."""
+"""Finding the largest input of each linear layer on calibration images, with NNCF."""
 
 import contextlib
 import io
@@ -10,7 +10,6 @@ import numpy as np
 from model.backends.openvino_int8 import linear_layers
 from model.backends.openvino_runtime import TELEMETRY, hidden, openvino
 from model.images.preprocess import Pixels
-from model.metadata.quantisation import Interval
 
 with hidden(TELEMETRY):  # NNCF then sends none
     import nncf
@@ -18,8 +17,8 @@ with hidden(TELEMETRY):  # NNCF then sends none
 PASSING = {"Reshape", "Transpose"}  # operations that do not change numbers
 
 
-def find_intervals(graph: openvino.Model, images: Pixels) -> dict[str, Interval]:
-    """The interval of the input of each layer of `linear_layers` that NNCF quantises.
+def find_largest_inputs(graph: openvino.Model, images: Pixels) -> dict[str, float]:
+    """The magnitude of the largest input of each layer of `linear_layers` that NNCF quantises.
 
     Args:
         images: pixels ``(n, h, w, 3)``; passed one by one.
@@ -39,6 +38,7 @@ def find_intervals(graph: openvino.Model, images: Pixels) -> dict[str, Interval]
         quantised = nncf.quantize(
             graph,
             nncf.Dataset([image[None].astype(np.float32) for image in images]),
+            preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(images),
             ignored_scope=nncf.IgnoredScope(names=others),
@@ -49,10 +49,10 @@ def find_intervals(graph: openvino.Model, images: Pixels) -> dict[str, Interval]
         )
     rounded = {operation.get_friendly_name(): operation for operation in quantised.get_ops()}
     names = {name: layer.get_friendly_name() for name, layer in layers.items()}
-    return _intervals({name: rounded[known] for name, known in names.items()})
+    return _largest_inputs({name: rounded[known] for name, known in names.items()})
 
 
-def _intervals(layers: Mapping[str, openvino.Node]) -> dict[str, Interval]:
+def _largest_inputs(layers: Mapping[str, openvino.Node]) -> dict[str, float]:
     found = {}
     for name, layer in layers.items():
         source = layer.input_value(0).get_node()
@@ -60,5 +60,5 @@ def _intervals(layers: Mapping[str, openvino.Node]) -> dict[str, Interval]:
             source = source.input_value(0).get_node()
         if source.get_type_name() == "FakeQuantize":
             low, high = (source.input_value(port).get_node().get_data() for port in (1, 2))
-            found[name] = min(low.min().item(), 0.0), max(high.max().item(), 0.0)
+            found[name] = max(-low.min().item(), high.max().item())
     return found

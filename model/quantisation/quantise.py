@@ -20,8 +20,8 @@ from model.errors import ModelError
 from model.families.registry import FAMILIES
 from model.families.simplify import baseline
 from model.images.preprocess import Pixels
-from model.metadata.quantisation import MAX_TOLERANCE, Interval, Quantisation
-from model.quantisation.calibrate import find_intervals
+from model.metadata.quantisation import MAX_TOLERANCE, Quantisation
+from model.quantisation.calibrate import find_largest_inputs
 from model.quantisation.differences import Differences, all_logits, compare
 from model.quantisation.images import read_images
 from model.quantisation.speed import Speed, measure_speed
@@ -31,7 +31,7 @@ RANKED = 100  # images on which layers are ranked
 MARGIN = 0.02  # of a probability: other processors round in another order
 LIBRARIES = ("xcit-serve", "nncf", "openvino", "torch")
 
-Layers = dict[str, Interval]
+Layers = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +112,14 @@ def quantise(
             f"{source}: the model gives every image the class "
             f"{spec.labels[before[0].argmax()]!r}; expected images of several classes"
         )
-    intervals = find_intervals(graph, images.calibration)
+    inputs = find_largest_inputs(graph, images.calibration)
 
     def measure(layers: Layers, count: int | None = None) -> Differences:
         after = run(quantise_graph(graph, layers), "int8", images.measured[:count])
         classes = None if images.classes is None else images.classes[:count]
         return compare(before[:count], after, classes)
 
-    layers, differences = choose_layers(intervals, measure, max_drop, quiet=quiet)
+    layers, differences = choose_layers(inputs, measure, max_drop, quiet=quiet)
     quantised = quantise_graph(graph, layers)
     backends = {
         name: _backend(quantised if name == "int8" else graph, name, rest, 1)
@@ -155,7 +155,7 @@ def _backend(graph: openvino.Model, precision: str, rest: str, threads: int) -> 
 
 
 def choose_layers(
-    intervals: Layers, measure: Callable[..., Differences], max_drop: float, *, quiet: bool = False
+    inputs: Layers, measure: Callable[..., Differences], max_drop: float, *, quiet: bool = False
 ) -> tuple[Layers, Differences]:
     """All layers, or else all but the fewest of the most harmful ones that keep to ``max_drop``.
 
@@ -167,17 +167,17 @@ def choose_layers(
     Raises:
         ModelError: no layer can be quantised.
     """
-    found = every = measure(intervals)
+    found = every = measure(inputs)
     if found.drop <= max_drop:
-        return intervals, found
-    names = tqdm(intervals, desc="rank layers", unit="layer", disable=quiet)
-    harm = {name: measure({name: intervals[name]}, RANKED).mean_change for name in names}
-    ranked = sorted(intervals, key=lambda name: harm[name])
+        return inputs, found
+    names = tqdm(inputs, desc="rank layers", unit="layer", disable=quiet)
+    harm = {name: measure({name: inputs[name]}, RANKED).mean_change for name in names}
+    ranked = sorted(inputs, key=lambda name: harm[name])
     chosen: Layers = {}
     allowed, refused = 0, len(ranked)  # numbers of layers
     while refused - allowed > 1:
         middle = (allowed + refused) // 2
-        layers = {name: intervals[name] for name in ranked[:middle]}
+        layers = {name: inputs[name] for name in ranked[:middle]}
         differences = measure(layers)
         if differences.drop <= max_drop:
             allowed, chosen, found = middle, layers, differences
@@ -188,7 +188,7 @@ def choose_layers(
             f"no layer can be computed in int8: all of them lose {every.drop:.2f} points, and each "
             f"number of them more than {max_drop:g}; raise the maximum, or serve the original"
         )
-    return {name: chosen[name] for name in intervals if name in chosen}, found
+    return {name: chosen[name] for name in inputs if name in chosen}, found
 
 
 def _tolerance(checkpoint: Checkpoint, backend: OpenVINOBackend) -> float:
