@@ -105,18 +105,22 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
     return paths
 
 
-def list_images(source: Path) -> list[PurePosixPath]:
+def list_images(source: Path, *, labelled: bool) -> list[PurePosixPath]:
     """All images of a directory or tar archive, at any depth, in a stable order.
+
+    Args:
+        labelled: whether each is in a folder, which is its label.
 
     Raises:
         ModelError: there are none, or ``source`` cannot be read.
     """
     try:
-        paths = sorted(_list_images(source, depth=1))
+        paths = sorted(_list_images(source, depth=1 + labelled))
     except OSError as error:
         raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
     if not paths:
-        raise ModelError(f"{source}: no images; expected files such as IMAGE.jpg")
+        name = "LABEL/IMAGE.jpg" if labelled else "IMAGE.jpg"
+        raise ModelError(f"{source}: no images; expected files such as {name}")
     return paths
 
 

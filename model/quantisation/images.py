@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from model.errors import ModelError
-from model.evaluation.dataset import list_images, list_split, load_images
+from model.evaluation.dataset import list_images, load_images
 from model.evaluation.evaluate import match_classes
 from model.images.preprocess import Pixels
 from model.quantisation.differences import Classes
@@ -42,7 +42,7 @@ def read_images(spec: ModelSpec, source: Path, *, labelled: bool, quiet: bool) -
     Raises:
         ModelError: there are too few, one does not decode, or the labels do not fit.
     """
-    paths = sorted(list_split(source, "any") if labelled else list_images(source), key=_digest)
+    paths = sorted(list_images(source, labelled=labelled), key=_digest)
     if len(paths) < LEAST:
         raise ModelError(
             f"{source}: {len(paths)} images; at least {LEAST} are needed, better "
@@ -50,10 +50,7 @@ def read_images(spec: ModelSpec, source: Path, *, labelled: bool, quiet: bool) -
         )
     if labelled:
         _check_labels(spec, source, paths)
-    calibration = paths[:CALIBRATION]
-    others = paths[CALIBRATION : CALIBRATION + MEASURED]
-    if len(others) < LEAST:
-        others = calibration + others
+    calibration, others = divide(paths)
     chosen = list(dict.fromkeys(calibration + others))
     found = load_images(source, chosen, spec.preprocess, "decode images", quiet=quiet)
     pixels = found.pixels.numpy()
@@ -62,6 +59,19 @@ def read_images(spec: ModelSpec, source: Path, *, labelled: bool, quiet: bool) -
     digest = hashlib.sha256("\n".join(map(str, calibration)).encode("utf-8", "surrogateescape"))
     digest.update(pixels[:count].tobytes())
     return Images(pixels[:count], pixels[-len(others) :], classes, digest.hexdigest())
+
+
+def divide(paths: Sequence[PurePosixPath]) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
+    """The images for calibration, and those to measure: others, unless there are too few.
+
+    If folders separate train from test (or val), they are taken from there.
+    """
+    train = [path for path in paths if "train" in path.parts[:-1]]
+    test = [path for path in paths if {"test", "val"} & set(path.parts[:-1])]
+    if len(train) >= LEAST and len(test) >= LEAST:
+        return train[:CALIBRATION], test[:MEASURED]
+    calibration, others = [*paths[:CALIBRATION]], [*paths[CALIBRATION : CALIBRATION + MEASURED]]
+    return calibration, others if len(others) >= LEAST else calibration + others
 
 
 def _check_labels(spec: ModelSpec, source: Path, paths: Sequence[PurePosixPath]) -> None:

@@ -10,6 +10,7 @@ from model.backends.agreement import self_test_images
 from model.backends.base import Backend
 from model.backends.openvino_runtime import openvino
 from model.backends.timing import Effort, steady_seconds
+from model.images.preprocess import Pixels
 
 SIZES = (1, 2, 4, 8)  # images per batch
 EFFORT = Effort(rounds=5, seconds=1.0, limit=4.0)
@@ -56,7 +57,16 @@ def measure_speed(
         layers: the quantised layers.
     """
     side = graph.inputs[0].partial_shape[1].get_length()
-    images = np.concatenate([self_test_images(side)] * (max(SIZES) // 4))
+    by_size = rates_by_size(backends, side)
+    rates = {name: max(by_size[name, size] for size in SIZES) for name in backends}
+    return Speed(rates, linear_share(graph, layers))
+
+
+def rates_by_size(
+    backends: Mapping[str, Backend], image_size: int, effort: Effort = EFFORT
+) -> dict[tuple[str, int], float]:
+    """Images per second of each backend and batch size, measured in turn."""
+    images = np.concatenate([self_test_images(image_size)] * (max(SIZES) // 4))
 
     def measure(_: int) -> dict[tuple[str, int], float]:
         return {
@@ -68,12 +78,10 @@ def measure_speed(
     for backend in backends.values():
         backend.open()
     measure(0)  # compiles
-    found = steady_seconds(measure, EFFORT)
-    rates = {name: max(size / found[name, size] for size in SIZES) for name in backends}
-    return Speed(rates, linear_share(graph, layers))
+    return {key: key[1] / seconds for key, seconds in steady_seconds(measure, effort).items()}
 
 
-def _seconds(backend: Backend, pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> float:
+def _seconds(backend: Backend, pixels: Pixels) -> float:
     begun = time.perf_counter()
     backend.logits(pixels)
     return time.perf_counter() - begun

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from model.families.registry import FAMILIES
 from model.families.simplify import baseline
 from model.metadata.quantisation import MAX_TOLERANCE, QUANTISATION_KEY, Quantisation
 from model.quantisation.differences import Differences, compare
+from model.quantisation.images import divide
 from model.quantisation.quantise import Report, choose_layers, quantise
 from model.quantisation.speed import Speed
 
@@ -68,7 +69,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     original = write_original(directory / "original.safetensors", images)
     checkpoint = read_checkpoint(original)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.quantisation.speed.EFFORT", Effort(rounds=2, limit=0.1))
+        quick = (Effort(rounds=2, limit=0.1),)
+        patch.setattr("model.quantisation.speed.rates_by_size.__defaults__", quick)
         quantisation, report = quantise(checkpoint, images, max_drop=5, labelled=False, quiet=True)
     path = directory / "quantised.safetensors"
     write_quantised(path, checkpoint, quantisation)
@@ -251,7 +253,7 @@ def test_unlabelled_images_are_refused_where_labels_are_needed(made: Made, tmp_p
     for image in made.images.rglob("*.png"):
         shutil.copy(image, tmp_path)
     message = refused(made, tmp_path, labelled=True)
-    assert message.endswith("no images for split 'any'; expected files such as LABEL/IMAGE.jpg")
+    assert message.endswith("no images; expected files such as LABEL/IMAGE.jpg")
 
 
 def test_folder_that_is_no_class_is_refused(made: Made, tmp_path: Path) -> None:
@@ -283,6 +285,19 @@ def test_images_that_all_get_the_same_class_are_refused(made: Made, tmp_path: Pa
 def test_quantised_checkpoint_is_not_quantised_again(made: Made) -> None:
     with pytest.raises(ModelError, match="already quantised; give the original checkpoint"):
         quantise(read_checkpoint(made.path), made.images, max_drop=5, labelled=False)
+
+
+def test_calibration_and_measured_images_differ_where_there_are_enough() -> None:
+    def paths(folder: str, count: int) -> list[PurePosixPath]:
+        return [PurePosixPath(f"{folder}/ant/{number}.png") for number in range(count)]
+
+    calibration, measured = divide(paths("x", 2000))
+    assert (len(calibration), len(measured)) == (300, 1000)
+    assert not set(calibration) & set(measured)
+    assert divide(paths("x", 350)) == (paths("x", 300), paths("x", 350))
+    calibration, measured = divide(paths("test", 500) + paths("train", 400))
+    assert calibration == paths("train", 300)
+    assert measured == paths("test", 500)
 
 
 def differences(agreement: float, change: float = 0.0) -> Differences:
