@@ -1,5 +1,6 @@
 """Loads the model and adapts it to the service."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,10 @@ from model.errors import (
     ModelError,
     OutOfMemory,
 )
+from model.images.calibration import request_seconds
 from model.images.preprocess import AnyPixels
 from model.inference import classifier as model_classifier
-from model.inference.classifier import load_classifier, request_seconds
+from model.inference.classifier import load_classifier
 from model.inference.exchange import exchange_bytes, read_item, spec_to_json, write_logits
 from model.inference.prediction import Classification
 from model.inference.views import Views, views_from_bytes
@@ -69,7 +71,14 @@ def load_model(settings: Settings, cores: int) -> "ServedClassifier":
     return ServedClassifier(classifier)
 
 
-def load_served(settings: Settings, cores: int) -> model_classifier.Classifier:
+def load_for_scoring(settings: Settings, cores: int, *, embeds: bool) -> "ScoringClassifier":
+    """As `load_model`, for `app.scoring`; ``embeds`` adds embeddings to the predictions."""
+    return ScoringClassifier(load_served(settings, cores, embeds=embeds))
+
+
+def load_served(
+    settings: Settings, cores: int, *, embeds: bool = False
+) -> model_classifier.Classifier:
     """The classifier that serves with these settings; raises `StartupError`."""
     try:
         return load_classifier(
@@ -78,6 +87,7 @@ def load_served(settings: Settings, cores: int) -> model_classifier.Classifier:
             backend_options(settings, cores, serving=True),
             max_batch_size=settings.max_batch_size,
             max_pixels=settings.max_pixels,
+            embeds=embeds,
         )
     except ModelError as error:
         raise errors.StartupError(str(error)) from error
@@ -160,6 +170,33 @@ class ServedClassifier:
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
         with device_errors():
             return self.classifier.predict(items, top_k)
+
+
+class ScoringClassifier(ServedClassifier):
+    """Predicts in passes of one size, so that no result depends on the rest of its batch."""
+
+    def __init__(self, classifier: model_classifier.Classifier) -> None:
+        super().__init__(classifier)
+        self._limit = math.inf  # lower after the device was out of memory
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers of an embedding; 0 without embeddings."""
+        return int(self.classifier.spec.hyperparameters["dim"]) if self.classifier.embeds else 0
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The description of the model, as JSON."""
+        return spec_to_json(self.classifier.spec)
+
+    def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
+        size = int(min(self.classifier.max_batch_size, self._limit))
+        padding = [items[0]] * (size - len(items))
+        try:
+            return super().predict([*items, *padding], top_k)[: len(items)]
+        except errors.OutOfMemory:
+            self._limit = max(1, size // 2)
+            raise
 
 
 @contextmanager

@@ -10,7 +10,8 @@
 #
 # Variables:
 #   LIMIT    seconds for all parts together, plus 5 for the last one to end [480]
-#   PARTS    the parts to run [machine starting inputs tests large workers reloads bare-large bare compiled small]
+#   PARTS    the parts to run [machine starting inputs tests large workers engines reloads bare-large bare compiled small training]
+#   DATA     labelled images to train with: a folder or an archive; without it nothing is trained
 #   DEVICE   device of the service [cuda]
 #   CLIENTS  processes that send load [4]
 #   WORKERS  numbers of HTTP workers in the part `workers` [0 1 2 4 8 14]
@@ -34,10 +35,11 @@ out=$(cd "$1" && pwd)
 cd "$(dirname "$0")/.." || exit 2
 
 python=${PYTHON:-python3}
-parts=${PARTS:-machine starting inputs tests large workers reloads bare-large bare compiled small}
+parts=${PARTS:-machine starting inputs tests large workers engines reloads bare-large bare compiled small training}
 for name in $parts; do
   case $name in
-    machine | starting | inputs | tests | large | workers | reloads | bare-large | bare | compiled | small) ;;
+    machine | starting | inputs | tests | large | workers | engines) ;;
+    reloads | bare-large | bare | compiled | small | training) ;;
     *)
       echo "PARTS: unknown part '$name'" >&2
       exit 2
@@ -61,6 +63,7 @@ if $rehearse; then
   bare=(--only "torch, float32, 1 x" --batch-sizes 1 2 --rounds 1 --seconds 0.02)
   loads=(--closed 1 2 --share 0.8 --seconds 0.3 --warm-up 0.1)
   reloads=(--times 1 --callers 2 --settle 0.1)
+  training=(--depth 1 --dim 16 --heads 2 --batch-size 8 --holdout 4 --most-epochs 2 --average 0.8)
   workers=${WORKERS:-2} most=(--closed 2 --seconds 0.3 --warm-up 0.1) served=$bundled
 else
   limit=${LIMIT:-480} device=${DEVICE:-cuda} clients=${CLIENTS:-4} slowness=1 photo_count=32
@@ -68,6 +71,7 @@ else
   bare=(--only torch cudagraphs --rounds 1 --seconds 0.2)
   loads=(--closed 64 256 --share 0.8 --seconds 3 --warm-up 1)
   reloads=(--times 5 --callers 16 --on-device)
+  training=()
   workers=${WORKERS:-0 1 2 4 8 14} most=(--closed 256 --seconds 3 --warm-up 1) served=$large
 fi
 export XCIT_DEVICE=$device
@@ -162,6 +166,21 @@ for count in $workers; do
 done
 part workers $((40 * ${#by_workers[@]})) "$python" -m benchmarks.capacity --images "$photos" \
   --clients "$clients" "${most[@]}" "${by_workers[@]}" "$served"
+# One GPU against all of them; on a machine with one, there is nothing to compare.
+# shellcheck disable=SC2016
+part engines 80 bash -c "$in_shell"'
+  gpus=$("$python" -c "import torch; print(torch.cuda.device_count())")
+  if [ "$device" = cpu ]; then
+    servers=(--server=--engines=2)
+  elif ((gpus > 1)); then
+    servers=(--server=--device=cuda:0 --server=--device=auto)
+  else
+    echo "One GPU: one engine."
+    exit
+  fi
+  env -u XCIT_DEVICE "$python" "$@" "${servers[@]}"
+' part "$python" "$device" -m benchmarks.capacity --images "$photos" --clients "$clients" \
+  "${most[@]}" "$served"
 part reloads 90 "$python" -m benchmarks.reloads "$bundled" --images "$photos" "${reloads[@]}"
 executors=("$python" -m benchmarks.executors --device "$device" "${bare[@]}")
 $rehearse || part bare-large 50 "${executors[@]}" "$large"
@@ -169,6 +188,25 @@ part bare 40 "${executors[@]}" "$bundled"
 $rehearse || part compiled 150 "$python" -m benchmarks.executors --device "$device" \
   --only compiled "cudagraphs, bfloat16, 2" --batch-sizes 1 16 64 --rounds 1 --seconds 0.2 "$large"
 part small $load_seconds "${capacity[@]}" "$bundled"
+data=${DATA-}
+if $rehearse; then
+  data=$work/labelled
+  for class in train/first train/second test/first test/second; do
+    mkdir -p "$data/$class"
+    for copy in 1 2 3 4; do
+      for photo in "$photos"/*.jpg; do
+        cp "$photo" "$data/$class/$copy-${photo##*/}"
+      done
+    done
+  done
+fi
+# shellcheck disable=SC2016
+[ -z "$data" ] || part training 300 bash -c "$in_shell"'
+  status=0
+  printed=$(TRAIN_SECONDS=260 PYTHON=$python sh benchmarks/gpu_training.sh "$@") || status=$?
+  printf "\`\`\`text\n%s\n\`\`\`\n" "$printed"
+  exit $status
+' part "$python" "$device" "$data" "$out/training" "${training[@]}"
 
 if ((${#failed[@]})); then
   echo "failed: ${failed[*]}; see $log"

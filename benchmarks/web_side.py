@@ -39,6 +39,7 @@ class Answer:
     predictions: Sequence[Row] = (Row(),)
     logits: bytes = b""
     probabilities: bytes = b""
+    embedding: bytes | None = None
 
 
 class Nothing:

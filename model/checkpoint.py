@@ -11,8 +11,7 @@ another one over it, never in place.
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.errors import CheckpointError, one_line, show
-from model.families.registry import StateDict, build_network
+from model.families.registry import StateDict, add_embedding, build_network
+from model.files import replacing
 from model.metadata.description import (
     Description,
     Overrides,
@@ -71,15 +71,15 @@ class Checkpoint:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Reasons why the model is of no use although its file is valid."""
-        if self.spec.num_classes > 1:
+        if self.spec.num_classes != 1:
             return ()
         return ("the model has a single class: every image gets it with a score of 1",)
 
-    def build(self) -> nn.Module:
-        """The network with these weights, in evaluation mode."""
+    def build(self, *, embeds: bool = False) -> nn.Module:
+        """The network with these weights, in evaluation mode; ``embeds``: see `add_embedding`."""
         network = build_network(self.spec)
         network.load_state_dict(self.state, assign=True)
-        return network.eval()
+        return (add_embedding(network, self.spec.family) if embeds else network).eval()
 
 
 def read_checkpoint(checkpoint: str | Path, overrides: Overrides = NO_OVERRIDES) -> Checkpoint:
@@ -191,18 +191,6 @@ def write_quantised(path: Path, checkpoint: Checkpoint, quantisation: Quantisati
         rewrite_metadata(checkpoint.path, path, changes)
     else:
         write_checkpoint(path, checkpoint.spec, checkpoint.state, extras=entry)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which replaces ``path`` at the end, or is removed after an error."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _cast(path: Path, key: str, tensor: Tensor, dtype: str) -> Tensor:

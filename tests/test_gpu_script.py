@@ -11,7 +11,10 @@ pytestmark = [pytest.mark.thorough, pytest.mark.starts_first]
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
-PARTS = ("machine", "starting", "inputs", "tests", "workers", "reloads", "bare", "small")
+PARTS = (
+    *("machine", "starting", "inputs", "tests", "workers", "engines", "reloads", "bare", "small"),
+    "training",
+)
 
 
 def run_script(out: Path, *, rehearse: bool, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -56,9 +59,12 @@ def test_every_part_is_rehearsed_without_a_gpu(tmp_path: Path) -> None:
     assert "open loop" in found["small"]
     assert "--http-workers=2" in found["workers"]
     assert "| photos, closed loop of 2 |" in found["workers"]
+    assert "--engines=2" in found["engines"]
+    assert "| photos, closed loop of 2 |" in found["engines"]
     assert "| reload 1 |" in found["reloads"]
+    assert "epoch 2" in found["training"]
     assert "answered with 200" in found["reloads"]
-    assert {path.name for path in out.iterdir()} == {"tables.md", "log.txt"}
+    assert {path.name for path in out.iterdir()} == {"tables.md", "log.txt", "training"}
 
 
 def test_failing_part_is_reported_and_the_next_one_runs(tmp_path: Path) -> None:
@@ -79,11 +85,11 @@ def test_hanging_part_is_stopped_and_later_parts_are_skipped(
 ) -> None:
     out = tmp_path / "out"
     python = program(tmp_path, "trap 'echo so far; exit 130' INT; sleep 60 & wait")
-    variables = {"PYTHON": python, "PARTS": "starting bare", "LIMIT": "1"}
+    variables = {"PYTHON": python, "PARTS": "starting bare", "LIMIT": "3"}
     assert run_script(out, rehearse=rehearse, **variables).returncode == 1
     found = sections(out)
-    assert "so far\n\n**starting stopped after 1 s, its time limit" in found["starting"]
-    assert "**bare not run: the time limit of 1 s is used up" in found["bare"]
+    assert "so far\n\n**starting stopped after 3 s, its time limit" in found["starting"]
+    assert "**bare not run: the time limit of 3 s is used up" in found["bare"]
 
 
 def test_tests_that_are_stopped_leave_their_output(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import replacing
 from model.errors import ModelError
+from model.files import replacing
 from training.recipe import Recipe
 
 VERSION = 2  # of the saved states

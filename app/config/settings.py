@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from io import StringIO
 from pathlib import Path
 from types import NoneType
@@ -134,7 +134,8 @@ class Settings(BaseSettings):
     """Inference backend; auto selects OpenVINO on a CPU if it is installed, else PyTorch."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the forward pass; auto selects 16 bits if the hardware supports it, else 32."""
+    """Precision; auto selects 16 bits if the hardware has them, and int8 if the checkpoint is
+    quantised."""
 
     compile: bool = False
     """Compile the network on a CUDA device: faster inference, but the first start takes minutes."""
@@ -230,13 +231,23 @@ def read_settings(**flags: Any) -> Settings:
     Raises:
         SettingsError: a value is invalid, or ``.env`` cannot be read.
     """
+    return parse_settings(flags, flag_of)
+
+
+def parse_settings(given: Mapping[str, Any], name_of: Callable[[str], str]) -> Settings:
+    """As `read_settings`, with values from elsewhere in place of flags.
+
+    Args:
+        name_of: the name of a given setting, for messages.
+    """
     dotenv = read_dotenv()
     try:
-        return Settings(**flags)
+        return Settings(**given)
     except ValidationError as error:
         lines = []
         for detail in error.errors():
-            source = _source_of(str(detail["loc"][0]), flags, dotenv)
+            name = str(detail["loc"][0])
+            source = name_of(name) if name in given else _source_of(name, dotenv)
             lines.append(f"{source}={_shown(detail['input'])}: {_reason(detail)}")
         raise SettingsError("\n".join(lines)) from error
 
@@ -251,10 +262,8 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _source_of(name: str, flags: Collection[str], dotenv: Collection[str]) -> str:
-    """The flag or variable that set a setting; variables ignore case."""
-    if name in flags:
-        return flag_of(name)
+def _source_of(name: str, dotenv: Collection[str]) -> str:
+    """The variable that set a setting; its case is ignored."""
     variable = variable_of(name)
     only_there = variable in map(str.upper, dotenv) and variable not in map(str.upper, os.environ)
     return f"{DOTENV}: {variable}" if only_there else variable

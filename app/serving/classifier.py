@@ -62,7 +62,10 @@ class Prediction(Protocol):
 
 
 class Classification(Protocol):
-    """The result for one image; logits and probabilities are buffers of 32-bit floats."""
+    """The result for one image; logits and probabilities are buffers of 32-bit floats.
+
+    So is the embedding, which is ``None`` unless the classifier was loaded for it.
+    """
 
     @property
     def predictions(self) -> Sequence[Prediction]: ...
@@ -70,6 +73,8 @@ class Classification(Protocol):
     def logits(self) -> Any: ...
     @property
     def probabilities(self) -> Any: ...
+    @property
+    def embedding(self) -> Any: ...
 
 
 class Classifier(Protocol):

@@ -29,7 +29,8 @@ The internal errors are `StartupError` and `DeviceFailure`, which end the proces
 """
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
@@ -167,6 +168,10 @@ class Unavailable(ServiceError):
         super().__init__(detail)
         self.retry_after = retry_after
         self.headers = {"Retry-After": str(retry_after)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the keyword too, for callers in another process."""
+        return partial(type(self), retry_after=self.retry_after), self.args, self.__dict__
 
 
 class NotReady(Unavailable):

@@ -6,7 +6,7 @@ from torch import nn
 
 from model.backends.base import Backend
 from model.images.preprocess import Pixels
-from model.scores import Scores, softmax
+from model.scores import Logits, Scores, softmax
 
 # Maximum distance of a probability from that of 32-bit PyTorch.
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 4e-2}
@@ -23,25 +23,59 @@ def self_test_images(image_size: int) -> Pixels:
 
 def probabilities(network: nn.Module, image_size: int) -> Scores:
     """Probabilities ``(4, classes)`` of `self_test_images`, computed by eager PyTorch."""
+    return softmax(_outputs(network, image_size))
+
+
+def reference(network: nn.Module, image_size: int, classes: int) -> tuple[Scores, Logits | None]:
+    """Probabilities ``(4, classes)``, and the embeddings ``(4, dim)`` if they follow the logits.
+
+    They are computed by eager PyTorch, for `self_test_images`.
+    """
+    found = _outputs(network, image_size)
+    logits, embeddings = found[:, :classes], found[:, classes:]
+    return softmax(logits) if classes else logits, embeddings if embeddings.size else None
+
+
+def _outputs(network: nn.Module, image_size: int) -> Logits:
     with torch.inference_mode():
-        return softmax(network(torch.from_numpy(self_test_images(image_size))).numpy())
+        found: Logits = network(torch.from_numpy(self_test_images(image_size))).numpy()
+    return found
 
 
 def disagreement(
-    backend: Backend, expected: Scores, image_size: int, tolerance: float | None = None
+    backend: Backend,
+    expected: Scores,
+    image_size: int,
+    embeddings: Logits | None = None,
+    tolerance: float | None = None,
 ) -> str | None:
     """How a backend's answers differ, run in the calling thread; ``None`` if they agree.
 
     Every probability must be within ``tolerance``, and the best class must be the same unless the
-    two best are closer to each other than that.
+    two best are closer to each other than that. Embeddings must be within ``tolerance`` of their
+    length.
 
     Args:
         expected: the `probabilities` of the same network, ``(4, classes)``.
+        embeddings: those of the same network, ``(4, dim)``, if its outputs end with them.
         tolerance: by default that of the backend's precision in `TOLERANCE`.
     """
     backend.open()
-    found = softmax(backend.logits(self_test_images(image_size)))
+    found = backend.logits(self_test_images(image_size))
+    classes = expected.shape[1]
     tolerance = tolerance or TOLERANCE[backend.precision]
+    if classes and (reason := _class_difference(softmax(found[:, :classes]), expected, tolerance)):
+        return reason
+    if embeddings is None:
+        return None
+    errors = np.linalg.norm(found[:, classes:] - embeddings, axis=1)
+    distance = (errors / np.linalg.norm(embeddings, axis=1)).max()
+    if not distance <= tolerance:  # also true for NaN
+        return f"an embedding is off by {distance:.2g} of its length, more than {tolerance:g}"
+    return None
+
+
+def _class_difference(found: Scores, expected: Scores, tolerance: float) -> str | None:
     distance = np.abs(found - expected).max()
     if not distance <= tolerance:  # also true for NaN
         return f"a probability is off by {distance:.2g}, more than {tolerance:g}"

@@ -31,7 +31,7 @@ from model.backends.torch import (
 )
 from model.errors import CheckpointError, ModelError
 from model.metadata.quantisation import Quantisation
-from model.scores import Scores
+from model.scores import Logits, Scores
 
 STREAMS = {"cuda": 2}  # by kind of device, for devices other than the CPU; default 1
 MAX_REASON = 200  # characters quoted from an error
@@ -62,6 +62,11 @@ class Candidate:
     precision: str
     quantisation: Quantisation | None = None
 
+    @property
+    def tolerance(self) -> float | None:
+        """The tolerance of the self-test, if it is not that of the precision."""
+        return self.quantisation.tolerance if self.quantisation else None
+
     def __str__(self) -> str:
         return f"{self.name} in {self.precision} on {self.device}"
 
@@ -72,6 +77,7 @@ def choose_backend(
     expected: Scores,
     options: BackendOptions,
     overhead: Callable[[], float] | None = None,
+    embeddings: Logits | None = None,
     quantisation: Quantisation | None = None,
 ) -> Choice:
     """The first candidate that works and agrees with 32-bit PyTorch, in order of expected speed.
@@ -83,6 +89,7 @@ def choose_backend(
         expected: probabilities ``(b, classes)`` of `self_test_images` by 32-bit PyTorch.
         overhead: measures the CPU seconds that an image takes outside the network, if that work
             runs on the same cores.
+        embeddings: of `self_test_images` by 32-bit PyTorch, if the network's outputs end with them.
         quantisation: of the checkpoint; the network then runs in integers, unless the options name
             another precision.
 
@@ -98,7 +105,14 @@ def choose_backend(
             refused.append(_without_compiling(options, device))
         for candidate in _candidates(options, device, quantisation):
             build = partial(_build, candidate, network, image_size, options, overhead)
-            found = _attempt(build, expected, image_size, candidate.quantisation)
+            check = partial(
+                disagreement,
+                expected=expected,
+                image_size=image_size,
+                embeddings=embeddings,
+                tolerance=candidate.tolerance,
+            )
+            found = _attempt(build, check)
             if not isinstance(found, str):
                 reasons = (
                     _first_reason(options, candidate),
@@ -111,17 +125,11 @@ def choose_backend(
     raise ModelError(f"no backend can run this model: {'; '.join(refused)}")
 
 
-def _attempt(
-    build: Callable[[], Backend],
-    expected: Scores,
-    image_size: int,
-    quantisation: Quantisation | None,
-) -> Backend | str:
+def _attempt(build: Callable[[], Backend], check: Callable[[Backend], str | None]) -> Backend | str:
     """The backend, or why it cannot be used; a rejected backend leaves no memory behind."""
-    tolerance = quantisation.tolerance if quantisation else None
     try:
         backend = build()
-        return disagreement(backend, expected, image_size, tolerance) or backend
+        return check(backend) or backend
     except CheckpointError:
         raise  # no other backend would help
     except Exception as error:

@@ -32,7 +32,7 @@ class Family:
 
     Attributes:
         signature: a key that the state dicts of this family have, and those of no other family.
-        head: key of the classifier's weight, which a backbone lacks.
+        head: module of the classifier, whose weight a backbone lacks.
         not_in_weights: hyper-parameters that weights do not determine; ``infer`` gives usual
             values.
         build: builds the network from hyper-parameters.
@@ -56,6 +56,30 @@ def build_network(spec: ModelSpec) -> nn.Module:
     """The network that ``spec`` describes, on the meta device: shapes without memory or weights."""
     with torch.device("meta"):
         return FAMILIES[spec.family].build(**spec.hyperparameters)
+
+
+def add_embedding(network: nn.Module, family: str) -> nn.Module:
+    """Make a network return its logits and then the embedding: ``(b, classes + dim)``.
+
+    The embedding is the input of the classifier: the class token after the last norm. A network
+    without a classifier already returns it, and is not changed.
+    """
+    place = FAMILIES[family].head
+    classifier = network.get_submodule(place)
+    if isinstance(classifier, nn.Linear):
+        network.set_submodule(place, OutputAndInput(classifier))
+    return network
+
+
+class OutputAndInput(nn.Module):
+    """The output of a layer, followed by its input."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, values: Tensor) -> Tensor:
+        return torch.cat((self.layer(values), values), dim=-1)
 
 
 def infer_vit_pytorch(state: StateDict) -> Hyperparameters:
@@ -125,7 +149,8 @@ def _size(state: StateDict, key: str, dimension: int) -> int:
 
 
 def _count_classes(state: StateDict, head: str) -> int:
-    count = _size(state, head, 0)
+    """Number of classes; 0 for a backbone, which has no classifier."""
+    count = _size(state, head, 0) if head in state else 0
     if count > MAX_CLASSES:
         raise ValueError(f"{count} classes; at most {MAX_CLASSES} are allowed")
     return count
@@ -153,7 +178,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             name="vit_pytorch",
             signature="xcit_transformer.layers.0.0.scale",
-            head="mlp_head.1.weight",
+            head="mlp_head.1",
             build=XCiT,
             infer=infer_vit_pytorch,
             simplify=simplify_vit_pytorch,
@@ -161,7 +186,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             name="published",
             signature="blocks.0.local_mp.conv1.weight",
-            head="head.weight",
+            head="head",
             build=PublishedXCiT,
             infer=infer_published,
             simplify=simplify_published,

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 class XCiT(nn.Module):
     """Images ``(b, 3, image_size, image_size)`` to logits ``(b, num_classes)``.
 
+    Without classes, the output is the embedding ``(b, dim)``: the normalised class token.
+
     Args:
         image_size, patch_size: pixels per side; an image is divided into whole patches.
         dim: channels of a token. depth, cls_depth: layers over the patches; layers that update the
@@ -85,7 +87,8 @@ class XCiT(nn.Module):
             for layer in range(1, cls_depth + 1)
         )
         self.cls_transformer = Transformer(class_layers, layer_dropout)
-        self.mlp_head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes))
+        head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+        self.mlp_head = nn.Sequential(nn.LayerNorm(dim), head)
 
     def forward(self, images: Tensor) -> Tensor:
         patches = self.to_patch_embedding(images) + self.pos_embedding

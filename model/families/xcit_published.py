@@ -25,6 +25,8 @@ class PublishedXCiT(nn.Module):
     """Images ``(b, 3, height, width)``, multiples of the patch size, to logits ``(b,
     num_classes)``.
 
+    Without classes, the output is the embedding ``(b, dim)``: the normalised class token.
+
     Args:
         patch_size: 8 or 16 pixels per side.
         dim: channels of a token; a multiple of ``heads``. depth, cls_depth: blocks over the
@@ -59,7 +61,7 @@ class PublishedXCiT(nn.Module):
             ClassBlock(dim, heads, mlp_dim, tokens_norm=tokens_norm) for _ in range(cls_depth)
         )
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.head = nn.Linear(dim, num_classes)
+        self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         grid = self.patch_embed(images)

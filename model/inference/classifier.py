@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from model.backends.agreement import probabilities
+from model.backends.agreement import reference
 from model.backends.base import Backend, BackendOptions
 from model.backends.choose import choose_backend, describe
 from model.backends.timing import Clock
@@ -18,7 +19,7 @@ from model.checkpoint import NO_OVERRIDES, read_checkpoint
 from model.errors import ModelError, OutOfMemory
 from model.families.registry import FAMILIES
 from model.families.simplify import baseline
-from model.images.calibration import preprocess_seconds
+from model.images.calibration import request_seconds
 from model.images.preprocess import (
     DEFAULT_MAX_PIXELS,
     AnyPixels,
@@ -28,7 +29,7 @@ from model.images.preprocess import (
     unnormalise,
 )
 from model.images.resize import SIMD, WITHOUT_SIMD
-from model.inference.prediction import Classification, label
+from model.inference.prediction import Classification, label, label_and_embed
 from model.inference.saliency import Explainer
 from model.inference.tuning import (
     Passes,
@@ -39,7 +40,7 @@ from model.inference.tuning import (
 )
 from model.metadata.description import Overrides
 from model.scores import Logits
-from model.spec import ModelSpec, PreprocessSpec
+from model.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,6 @@ DEFAULT_BACKEND = BackendOptions()
 MAX_BATCH_SECONDS = 0.25
 SLOW_PASSES = 3  # in a row, since a momentarily busy machine may slow down one
 WARM_UP_PASSES = 2
-REQUEST_SECONDS = 1.1e-3  # CPU time per request apart from decoding and inference
 
 
 class Classifier:
@@ -62,6 +62,7 @@ class Classifier:
         max_batch_size: the largest batch, in images; see `choose_batch_size`.
         images_per_second: the highest throughput that `choose_batch_size` found; 0 before.
         explainer: draws attention maps.
+        embeds: whether the network's outputs are logits followed by the embedding.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Classifier:
         weight_bytes: int = 0,
         max_batch_size: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        embeds: bool = False,
         clock: Clock = time.perf_counter,
     ) -> None:
         self.spec = spec
@@ -83,6 +85,7 @@ class Classifier:
         self.reason = reason
         self.weight_bytes = weight_bytes
         self.explainer = explainer
+        self.embeds = embeds
         self._max_pixels = max_pixels
         self._clock = clock
         self._chosen = max_batch_size
@@ -215,10 +218,12 @@ class Classifier:
 
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
         """Classify each item and return its ``top_k`` best classes; raises as `logits` does."""
-        return label(self.logits(items), top_k, self.spec)
+        answer = label_and_embed if self.embeds else label
+        return answer(self.logits(items), top_k, self.spec)
 
     def logits(self, items: Sequence[AnyPixels]) -> Logits:
-        """Compute the logits of each item, ``(items, classes)``.
+        """Compute the logits of each item, ``(items, classes)``; with the embedding if it
+        ``embeds``.
 
         Raises:
             ModelError: the network's output is not finite.
@@ -238,11 +243,6 @@ class Classifier:
         return logits
 
 
-def request_seconds(preprocess: PreprocessSpec) -> float:
-    """CPU seconds of a request with one image, apart from inference, by measurement."""
-    return preprocess_seconds(preprocess) + REQUEST_SECONDS
-
-
 def load_classifier(
     checkpoint: str | Path,
     overrides: Overrides = NO_OVERRIDES,
@@ -250,6 +250,7 @@ def load_classifier(
     *,
     max_batch_size: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    embeds: bool = False,
 ) -> Classifier:
     """Read a checkpoint and move it to a device. Call `Classifier.open` next.
 
@@ -257,33 +258,29 @@ def load_classifier(
         checkpoint, overrides: see `read_checkpoint`.
         options: backend options.
         max_batch_size: maximum images per batch; measured if not given.
+        embeds: whether predictions have an embedding; accepts a backbone without classes, too.
 
     Raises:
         CheckpointError: the file is missing, corrupt or of an unknown kind.
         ModelError: the device cannot be used.
     """
-    found = read_checkpoint(checkpoint, overrides)
+    found = read_checkpoint(checkpoint, replace(overrides, headless=embeds))
     spec, preprocess = found.spec, found.spec.preprocess
+    whole = baseline(found.build(embeds=embeds), preprocess)
+    expected, embeddings = reference(whole, preprocess.image_size, spec.num_classes)
     backend, reason = choose_backend(
-        lambda: FAMILIES[spec.family].simplify(found.build(), preprocess),
+        lambda: FAMILIES[spec.family].simplify(found.build(embeds=embeds), preprocess),
         preprocess.image_size,
-        probabilities(baseline(found.build(), preprocess), preprocess.image_size),
+        expected,
         options,
         partial(request_seconds, preprocess) if options.serving else None,
+        embeddings,
         found.quantisation,
     )
     logger.info(
         "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s, %d streams of %d threads: %s",
-        spec.name,
-        spec.family,
-        spec.num_classes,
-        preprocess.image_size,
-        found.sha256,
-        backend.device,
-        backend.name,
-        backend.precision,
-        backend.streams,
-        backend.threads,
+        *(spec.name, spec.family, spec.num_classes, preprocess.image_size, found.sha256),
+        *(backend.device, backend.name, backend.precision, backend.streams, backend.threads),
         reason,
     )
     if not SIMD:
@@ -297,4 +294,5 @@ def load_classifier(
         weight_bytes=sum(tensor.nbytes for tensor in found.state.values()),
         max_batch_size=max_batch_size,
         max_pixels=max_pixels,
+        embeds=embeds,
     )

@@ -1,12 +1,17 @@
 """Predictions: the best classes of an image, with labels and scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from model.scores import Logits, Scores, best_classes, softmax
 from model.spec import ModelSpec
 
 SCORE_DIGITS = 6
+
+Embedding = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +34,25 @@ class Classification:
     Attributes:
         predictions: the best classes, best first.
         logits: the logits of all classes, ``(classes,)``.
+        embedding: the class token before the classifier, ``(dim,)``, if it was asked for.
     """
 
     predictions: Sequence[Prediction]
     logits: Logits
+    embedding: Embedding | None = None
 
     @property
     def probabilities(self) -> Scores:
         """The probabilities of all classes, ``(classes,)``."""
         return softmax(self.logits)
+
+
+def label_and_embed(outputs: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:
+    """Classify each row of logits and embedding, ``(images, classes + dim)``."""
+    classes = spec.num_classes
+    logits, embeddings = outputs[:, :classes], outputs[:, classes:]
+    found = label(logits, top_k, spec) if classes else [Classification([], row) for row in logits]
+    return [replace(each, embedding=row) for each, row in zip(found, embeddings, strict=True)]
 
 
 def label(logits: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:

@@ -42,12 +42,14 @@ class Overrides:
         image_size: pixels per side, for networks whose positions fit any grid.
         preprocess: fields of `PreprocessSpec`.
         hyperparameters: keyword arguments of the family's network that weights do not determine.
+        headless: whether a backbone without its classifier is accepted.
     """
 
     labels: Path | None = None
     image_size: int | None = None
     preprocess: Mapping[str, Any] | None = None
     hyperparameters: Mapping[str, Any] | None = None
+    headless: bool = False
 
     @property
     def all_preprocess(self) -> Mapping[str, Any]:
@@ -84,7 +86,7 @@ def describe_raw(
     facts = Facts()
     preprocess = asdict(PreprocessSpec(image_size=DEFAULT_IMAGE_SIZE))
     facts.learn("default", version="1", preprocess=preprocess)
-    inferred = learn_from_weights(facts, path, family, state)
+    inferred = learn_from_weights(facts, path, family, state, headless=overrides.headless)
     learn_from_names(facts, path, variant)
     if family.name == "published":
         learn_from_timm(facts, path, root)
@@ -118,7 +120,7 @@ def describe_itself(
             f"{path}: family is {show(document.get('family'))}; known are {', '.join(FAMILIES)}"
         )
     facts = Facts()
-    inferred = learn_from_weights(facts, path, family, state)
+    inferred = learn_from_weights(facts, path, family, state, headless=overrides.headless)
     facts.learn("metadata", **_checked_document(path, document))
     return _build_description(path, facts, family, inferred, overrides)
 

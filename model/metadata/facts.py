@@ -48,13 +48,18 @@ class Facts:
 
 
 def learn_from_weights(
-    facts: Facts, path: Path, family: Family, state: StateDict
+    facts: Facts, path: Path, family: Family, state: StateDict, *, headless: bool = False
 ) -> Hyperparameters:
-    """Learn from the shapes of the weights; nothing learned later may contradict them."""
-    if family.head not in state:
+    """Learn from the shapes of the weights; nothing learned later may contradict them.
+
+    Args:
+        headless: whether a backbone without its classifier is accepted.
+    """
+    if f"{family.head}.weight" not in state and not headless:
         raise CheckpointError(
-            f"{path}: a backbone without its classifier: key '{family.head}' is missing; "
-            "expected a checkpoint with its classification head"
+            f"{path}: a backbone without its classifier: key '{family.head}.weight' is missing; "
+            "expected a checkpoint with its classification head "
+            "(xcit-serve score --embeddings needs none)"
         )
     try:
         inferred = family.infer(state)
@@ -112,16 +117,16 @@ def learn_from_timm(facts: Facts, path: Path, root: Mapping[str, Any]) -> None:
             config.origin,
             hyperparameters=config.hyperparameters,
             preprocess=config.preprocess,
-            **config.labels,
+            **(config.labels if facts.hyperparameters["num_classes"] else {}),
         )
         if NAMELESS.fullmatch(facts.model["name"]):
             facts.learn(config.origin, name=config.name)
 
 
 def _is_of_this(facts: Facts, path: Path, config: TimmConfig) -> bool:
-    """Whether ``config`` has as many classes as the weights."""
+    """Whether ``config`` has as many classes as the weights, if these have a classifier."""
     classes = facts.hyperparameters["num_classes"]
-    if config.classes in {None, classes}:
+    if config.classes in {None, classes} or not classes:
         return True
     logger.warning(
         "%s: not used: it is for a model with %d classes, but %s has %d",

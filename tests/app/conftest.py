@@ -49,6 +49,7 @@ class FakePrediction:
 @dataclass(frozen=True)
 class FakeClassification:
     predictions: list[FakePrediction]
+    embedding: "array[float] | None" = None
 
     @property
     def logits(self) -> "array[float]":

@@ -6,8 +6,7 @@ import socket
 from dataclasses import dataclass
 
 from tests.hostile import encode, picture
-
-from .conftest import Server
+from tests.server_process import Server
 
 SILENCE = 0.2  # seconds of silence after which an answer is complete
 FIRST_BYTE = 30.0  # seconds until the first byte of an answer, at most

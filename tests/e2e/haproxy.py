@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs import find_program
-
-from .conftest import PATIENCE
+from tests.server_process import PATIENCE
 
 
 @contextmanager

@@ -16,8 +16,7 @@ import yaml
 from tests.dashboard import DEPLOY, fill_in
 from tests.kubernetes.queries import MONITOR
 from tests.programs import find_program
-
-from .conftest import PATIENCE, Server, free_port
+from tests.server_process import PATIENCE, Server, free_port
 
 ALERTS = DEPLOY / "prometheus/alerts.yml"
 CONFIG = DEPLOY / "prometheus/prometheus.yml"

@@ -5,7 +5,7 @@ import re
 import socket
 from contextlib import suppress
 
-from .conftest import Server
+from tests.server_process import Server
 
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.server.chunks import ANY_CHUNKS, MEAN_CHUNK
+from tests.server_process import Server
 from tests.yardstick import slowness
 
-from .conftest import SLOW_SERVICE, Server, StartServer
+from .conftest import SLOW_SERVICE, StartServer
 from .raw import ask, codes, problem, request
 
 LARGE = 2**20  # bytes, over what the service holds before the application reads it

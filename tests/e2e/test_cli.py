@@ -15,8 +15,7 @@ from PIL import Image, ImageChops
 from app.cli.main import main
 from app.config.settings import Settings
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoint
-
-from .conftest import ROOT, environment
+from tests.server_process import ROOT, environment
 
 pytestmark = pytest.mark.one_process("these commands start no server")
 

@@ -16,9 +16,10 @@ from PIL import Image
 from app.config.settings import CLIENT_KEY
 from app.config.unknown_variables import unknown_variables
 from app.http.api_keys import new_key
+from tests.server_process import ROOT, Server, environment, free_port
 from tests.servers import FixedPage
 
-from .conftest import ROOT, Run, Server, StartServer, environment, free_port
+from .conftest import Run, StartServer
 
 pytestmark = pytest.mark.one_process("about the client's side of HTTP")
 

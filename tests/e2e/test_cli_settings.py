@@ -14,8 +14,9 @@ from app.config.settings import Settings
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint
 from model.errors import ModelError
 from model.families.variants import VARIANTS
+from tests.server_process import ROOT, environment
 
-from .conftest import ROOT, Run, environment
+from .conftest import Run
 
 pytestmark = pytest.mark.one_process("these commands start no server")
 

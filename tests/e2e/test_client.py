@@ -19,7 +19,9 @@ from xcit_client import (
     Unreachable,
 )
 
-from .conftest import SLOW_SERVICE, Server, StartServer, free_port
+from tests.server_process import Server, free_port
+
+from .conftest import SLOW_SERVICE, StartServer
 
 pytestmark = pytest.mark.one_process("about the client's side of HTTP")
 

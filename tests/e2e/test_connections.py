@@ -7,7 +7,9 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from .conftest import WORKERS, Server, StartServer
+from tests.server_process import WORKERS, Server
+
+from .conftest import StartServer
 
 LIMITED = """
 import resource, runpy

@@ -12,8 +12,9 @@ from PIL import Image
 from model.checkpoint import BUNDLED_CHECKPOINT
 from model.inference.classifier import load_classifier
 from tests.pictures import bomb
+from tests.server_process import Server, free_port
 
-from .conftest import Server, StartServer, free_port
+from .conftest import StartServer
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (120, 90), image_format: str = "JPEG") -> bytes:

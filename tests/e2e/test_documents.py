@@ -12,8 +12,9 @@ import yaml
 from PIL import Image
 
 from tests.documents import ROOT, TUTORIAL, Block, blocks
+from tests.server_process import Server, free_port
 
-from .conftest import Server, StartServer, free_port
+from .conftest import StartServer
 from .prometheus import promtool
 
 pytestmark = pytest.mark.one_process("about the documents")

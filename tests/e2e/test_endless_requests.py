@@ -6,10 +6,11 @@ from contextlib import suppress
 
 import pytest
 
+from tests.server_process import Server
 from tests.yardstick import slowness
 
 from .attacks import FIRST_BYTE, FLOOD, IMAGE, connect, flood, post_head, read_all, send
-from .conftest import Server, with_quick
+from .conftest import with_quick
 
 OVERSIZE = {400, 414, 431}
 

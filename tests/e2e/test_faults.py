@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .conftest import PATIENCE, SLOW_SERVICE, WORKERS, Server, StartServer, wait_for
+from tests.server_process import PATIENCE, WORKERS, Server, wait_for
+
+from .conftest import SLOW_SERVICE, StartServer
 
 
 def post_together(server: Server, *bodies: bytes) -> list[int]:

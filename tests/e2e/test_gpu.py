@@ -13,8 +13,9 @@ import torch
 
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint
 from model.images.preprocess import preprocess
+from tests.server_process import Server
 
-from .conftest import Server, StartServer
+from .conftest import StartServer
 from .test_contract import picture
 
 pytestmark = [

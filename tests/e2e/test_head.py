@@ -2,7 +2,8 @@
 
 import pytest
 
-from .conftest import Server
+from tests.server_process import Server
+
 from .raw import ask, codes, problem, request
 
 PATHS = ["/", "/docs", "/openapi.json", "/livez", "/readyz", "/healthz", "/v2", "/v2/health/live"]

@@ -25,9 +25,10 @@ from tests.hostile import (
     picture,
     write,
 )
+from tests.server_process import PATIENCE, Server
 from tests.yardstick import slowness
 
-from .conftest import PATIENCE, Server, StartServer
+from .conftest import StartServer
 
 FORMATS = tuple(one.key for one in ALL_FORMATS)
 SMALL_LIMIT = 2_000_000  # pixels, so that memory per pixel shows

@@ -28,11 +28,12 @@ from tests.bodies import (
     filled,
 )
 from tests.hostile import LARGEST_KINDS, encode, largest
+from tests.server_process import PATIENCE, ROOT, Server, free_port
 from tests.servers import FixedPage
 from tests.yardstick import slowness
 
 from .callers import write
-from .conftest import PATIENCE, ROOT, Server, StartServer, free_port
+from .conftest import StartServer
 
 pytestmark = pytest.mark.one_process("about one event loop")
 

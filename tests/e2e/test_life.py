@@ -12,17 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .conftest import (
-    PATIENCE,
-    ROOT,
-    SERVE,
-    SLOW_SERVICE,
-    WORKERS,
-    Server,
-    StartServer,
-    environment,
-    wait_for,
-)
+from tests.server_process import PATIENCE, ROOT, SERVE, WORKERS, Server, environment, wait_for
+
+from .conftest import SLOW_SERVICE, StartServer
 
 
 @pytest.mark.quick

@@ -14,8 +14,9 @@ import pytest
 
 from app.config.settings import Settings
 from tests.documents import ROOT, blocks
+from tests.server_process import PATIENCE, Server, free_port, wait_for
 
-from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer, free_port, wait_for
+from .conftest import SLOW_SERVICE, StartServer
 from .haproxy import running_haproxy
 
 pytestmark = pytest.mark.one_process("about the balancer")

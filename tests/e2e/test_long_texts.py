@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from app.http.api_keys import new_key
+from tests.server_process import Server
 
-from .conftest import SLOW_SERVICE, Server, StartServer
+from .conftest import SLOW_SERVICE, StartServer
 from .raw import ask, codes, problem, request
 
 pytestmark = pytest.mark.one_process("about the texts of answers and logs")

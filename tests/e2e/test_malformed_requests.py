@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.server_process import Server
+
 from .attacks import IMAGE, connect, post_head, read_all, send
-from .conftest import SLOW_SERVICE, Server, StartServer, with_quick
+from .conftest import SLOW_SERVICE, StartServer, with_quick
 
 SANE_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
 

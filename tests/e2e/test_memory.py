@@ -19,8 +19,9 @@ from app.loading import load_model
 from model.checkpoint import BUNDLED_CHECKPOINT
 from tests.hostile.bitstreams import hevc
 from tests.hostile.heif import Heif
+from tests.server_process import ROOT, WORKERS
 
-from .conftest import ROOT, WORKERS, StartServer
+from .conftest import StartServer
 
 SIDE = 7071  # squared, nearly the permitted 50,000,000 pixels
 WORST: dict[str, tuple[str, dict[str, Any]]] = {

@@ -18,8 +18,9 @@ from benchmarks.client import post_image
 from benchmarks.load.generator import Load, Outcome, apply_load, closed_loop
 from tests.dashboard import DEPLOY, QUERIES, query
 from tests.kubernetes import queries as scaling
+from tests.server_process import PATIENCE
 
-from .conftest import PATIENCE, StartServer
+from .conftest import StartServer
 from .prometheus import (
     ALERTS,
     CONFIG,

@@ -13,8 +13,9 @@ from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint
 from model.families.simplify import baseline
 from model.images.preprocess import preprocess
 from model.scores import Logits
+from tests.server_process import Server
 
-from .conftest import Server, StartServer
+from .conftest import StartServer
 from .test_contract import picture
 
 triton = pytest.importorskip("tritonclient.http", reason="the development requirements have it")

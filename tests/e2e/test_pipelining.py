@@ -5,7 +5,9 @@ from contextlib import suppress
 
 import pytest
 
-from .conftest import SLOW_SERVICE, Server, StartServer
+from tests.server_process import Server
+
+from .conftest import SLOW_SERVICE, StartServer
 from .raw import GET, ask, codes, connect, problem, read_to_end, request
 
 FIELD = b"a:\r\n"

@@ -9,8 +9,9 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.programs import find_program
+from tests.server_process import Server, free_port
 
-from .conftest import SLOW_SERVICE, Server, StartServer, free_port
+from .conftest import SLOW_SERVICE, StartServer
 from .haproxy import running_haproxy
 from .page.actions import choose, result
 

@@ -12,9 +12,10 @@ from PIL import Image
 from safetensors.torch import save
 
 from model.families.xcit_published import PublishedXCiT
+from tests.server_process import ROOT, environment
 from tests.servers import Hub, Repository
 
-from .conftest import ROOT, StartServer, environment
+from .conftest import StartServer
 
 pytestmark = pytest.mark.one_process("about checkpoints from a hub")
 

@@ -8,8 +8,9 @@ import pytest
 
 from app.http.api_keys import new_key
 from app.server.protocol import LINGER
+from tests.server_process import PATIENCE, Server
 
-from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer, with_quick
+from .conftest import SLOW_SERVICE, StartServer, with_quick
 from .raw import GET, ask, codes, connect, problem, read_to_end, request
 
 PETABYTE = b"Content-Length: 1000000000000000"

@@ -9,8 +9,9 @@ import pytest
 
 from app.http.api_keys import new_key
 from app.serving.errors import rejection_reasons
+from tests.server_process import WORKERS, Server
 
-from .conftest import SLOW_SERVICE, WORKERS, Server, StartServer
+from .conftest import SLOW_SERVICE, StartServer
 from .raw import GET, ask, codes, connect, problem, read_to_end, request
 
 GROWTH = 5 * 2**20  # bytes; 300 heads of 64 KiB that stay would be four times as many

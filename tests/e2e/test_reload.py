@@ -17,8 +17,9 @@ from app.http.api_keys import new_key
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoint
 from model.families.xcit import XCiT
 from model.spec import ModelSpec, PreprocessSpec
+from tests.server_process import Server
 
-from .conftest import Server, StartServer
+from .conftest import StartServer
 from .test_contract import picture
 
 pytestmark = pytest.mark.starts_first

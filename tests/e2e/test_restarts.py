@@ -6,13 +6,9 @@ import time
 
 import pytest
 
-from .conftest import (
-    PATIENCE,
-    SERVE,
-    SLOW_SERVICE,
-    StartServer,
-    wait_for,
-)
+from tests.server_process import PATIENCE, SERVE, wait_for
+
+from .conftest import SLOW_SERVICE, StartServer
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from app.http.api_keys import new_key
 from app.http.app import create_app
 from app.http.parameters import TIMEOUT_HEADER
 from tests.app.conftest import FakeClassifier, make_settings
+from tests.server_process import Server
 
-from .conftest import Server, StartServer
+from .conftest import StartServer
 from .test_contract import picture
 
 pytestmark = pytest.mark.one_process("about the schema of the routes")

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from .conftest import PATIENCE, SLOW_SERVICE, Server, StartServer
+from tests.server_process import PATIENCE, Server
+
+from .conftest import SLOW_SERVICE, StartServer
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
 

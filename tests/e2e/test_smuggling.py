@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.server_process import Server
+
 from .attacks import (
     IMAGE,
     SILENCE,
@@ -15,7 +17,7 @@ from .attacks import (
     read_all,
     send,
 )
-from .conftest import Server, with_quick
+from .conftest import with_quick
 
 
 @pytest.fixture

@@ -10,16 +10,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import (
-    PATIENCE,
-    ROOT,
-    SERVE,
-    SLOW_SERVICE,
-    WORKERS,
-    StartServer,
-    environment,
-    free_port,
-)
+from tests.server_process import PATIENCE, ROOT, SERVE, WORKERS, environment, free_port
+
+from .conftest import SLOW_SERVICE, StartServer
 
 LOG_FORMATS = pytest.mark.parametrize("log_format", ["text", "json"])
 

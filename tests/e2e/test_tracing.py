@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.server_process import ROOT, environment
 from tests.servers import HANGS, Collector
 
-from .conftest import ROOT, SLOW_SERVICE, StartServer, environment
+from .conftest import SLOW_SERVICE, StartServer
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.documents import ROOT, TUTORIAL, blocks, read_blocks
+from tests.server_process import PATIENCE, Server
 
-from .conftest import PATIENCE, Server, StartServer
+from .conftest import StartServer
 from .test_documents import curl
 
 pytestmark = [pytest.mark.one_process("about the tutorial"), pytest.mark.slow]

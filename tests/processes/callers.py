@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from .service import PHOTO, WAIT, Service
+from tests.server_process import PATIENCE, PHOTO, Server
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Callers:
         failures: requests without an answer.
     """
 
-    def __init__(self, service: Service, count: int) -> None:
+    def __init__(self, service: Server, count: int) -> None:
         self._service = service
         self._ending = False
         self._threads = [threading.Thread(target=self._call) for _ in range(count)]
@@ -45,7 +45,7 @@ class Callers:
 
     def _call(self) -> None:
         while not self._ending:
-            connection = HTTPConnection("127.0.0.1", self._service.port, timeout=WAIT)
+            connection = HTTPConnection("127.0.0.1", self._service.port, timeout=PATIENCE)
             port, opened = 0, 0.0
             try:
                 connection.connect()

@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from app.observability.process_metrics import read_resources
+from tests.server_process import PATIENCE, Server, wait_for
 
 from .callers import Callers, ports_of_clients
-from .service import WAIT, Service, start, wait_for
+from .service import start
 
 pytestmark = [pytest.mark.thorough, pytest.mark.starts_first]
 
@@ -25,7 +26,7 @@ ANSWERED = 'xcit_requests_total{code="200",endpoint="/predict"}'
 
 
 @pytest.fixture
-def hurried(tmp_path: Path) -> Iterator[Service]:
+def hurried(tmp_path: Path) -> Iterator[Server]:
     """A service that replaces its workers at once."""
     service = start(tmp_path, "tests.processes.hurried")
     try:
@@ -36,14 +37,14 @@ def hurried(tmp_path: Path) -> Iterator[Service]:
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(200, marks=pytest.mark.slow)])
-def test_killed_workers_lose_only_their_own_requests(hurried: Service, kills: int) -> None:
+def test_killed_workers_lose_only_their_own_requests(hurried: Server, kills: int) -> None:
     chance = random.Random(0)
     with Callers(hurried, CALLERS) as callers:
         wait_for(lambda: len(callers.statuses) > 50)
         before = Held.of(hurried)
         for _ in range(kills):
             name = f"worker {chance.randrange(2)}"
-            victim = hurried.children()[name]
+            victim = hurried.roles()[name]
             seen = len(callers.failures)
             time.sleep(chance.uniform(0, 0.05))
             expected, looked = ports_of_clients(victim), time.monotonic()
@@ -65,10 +66,10 @@ def test_killed_workers_lose_only_their_own_requests(hurried: Service, kills: in
     check_that_counters_are_exact(hurried, counted)
 
 
-def is_replaced(service: Service, name: str, ended: int) -> bool:
+def is_replaced(service: Server, name: str, ended: int) -> bool:
     """Whether another worker serves in place of one that has ended."""
     number = name.split()[1]
-    found = service.children().get(name, ended)
+    found = service.roles().get(name, ended)
     return found != ended and service.metric(f'xcit_worker_up{{worker="{number}"}}') == 1
 
 
@@ -81,8 +82,8 @@ class Held:
     memory: int
 
     @classmethod
-    def of(cls, service: Service) -> "Held":
-        processes = [service.process.pid, service.children()["engine 0"]]
+    def of(cls, service: Server) -> "Held":
+        processes = [service.process.pid, service.roles()["engine 0"]]
         resources = [read_resources(process) for process in processes]
         threads = [len([*Path(f"/proc/{process}/task").iterdir()]) for process in processes]
         return cls(
@@ -92,17 +93,17 @@ class Held:
         )
 
 
-def check_that_counters_are_exact(service: Service, counted: float) -> None:
+def check_that_counters_are_exact(service: Server, counted: float) -> None:
     for _ in range(25):
-        with httpx.Client(timeout=WAIT) as client:
+        with httpx.Client(timeout=PATIENCE) as client:
             assert service.predict(client).status_code == 200
             assert service.predict(client).status_code == 200
     assert service.metric(ANSWERED) == counted + 50, "of all workers, at once"
 
 
-def test_stopped_worker_keeps_no_client_waiting_and_is_replaced(hurried: Service) -> None:
+def test_stopped_worker_keeps_no_client_waiting_and_is_replaced(hurried: Server) -> None:
     """A worker that stops reading just when connections arrive."""
-    stopped = hurried.children()["worker 1"]
+    stopped = hurried.roles()["worker 1"]
     usual = [seconds_of_new_connection(hurried) for _ in range(24)]
     os.kill(stopped, signal.SIGSTOP)
     beside: list[float] = []
@@ -115,10 +116,10 @@ def test_stopped_worker_keeps_no_client_waiting_and_is_replaced(hurried: Service
     assert hurried.metric("xcit_worker_restarts_total") == 1
 
 
-def test_requests_of_a_stopped_worker_fail_when_it_is_replaced(hurried: Service) -> None:
+def test_requests_of_a_stopped_worker_fail_when_it_is_replaced(hurried: Server) -> None:
     with Callers(hurried, CALLERS) as callers:
         wait_for(lambda: len(callers.statuses) > 50)
-        stopped = hurried.children()["worker 0"]
+        stopped = hurried.roles()["worker 0"]
         os.kill(stopped, signal.SIGSTOP)
         own = ports_of_clients(stopped)
         wait_for(lambda: is_replaced(hurried, "worker 0", stopped))
@@ -129,9 +130,9 @@ def test_requests_of_a_stopped_worker_fail_when_it_is_replaced(hurried: Service)
     wait_for(lambda: hurried.metric("xcit_inflight_requests") == 0)
 
 
-def seconds_of_new_connection(service: Service) -> float:
+def seconds_of_new_connection(service: Server) -> float:
     begun = time.monotonic()
-    with httpx.Client(timeout=WAIT) as client:
+    with httpx.Client(timeout=PATIENCE) as client:
         assert service.predict(client).status_code == 200
     return time.monotonic() - begun
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .service import WAIT, Service, start, wait_for
+from tests.server_process import PATIENCE, Server, wait_for
+
+from .service import start
 
 pytestmark = [pytest.mark.thorough, pytest.mark.anyio]
 
@@ -25,7 +27,7 @@ async def test_of_4096_requests_as_many_as_slots_are_admitted(tmp_path: Path) ->
         tmp_path,
         "tests.e2e.slow_service",
         max_queue_size=SLOTS,
-        request_timeout_s=2 * WAIT,
+        request_timeout_s=2 * PATIENCE,
         test_gate=gate,
     )
     try:
@@ -46,11 +48,11 @@ async def test_of_4096_requests_as_many_as_slots_are_admitted(tmp_path: Path) ->
         assert service.stop() == 0
 
 
-async def call(service: Service, connecting: asyncio.Semaphore, answers: Counter[int]) -> None:
+async def call(service: Server, connecting: asyncio.Semaphore, answers: Counter[int]) -> None:
     """Send a request on a new connection, and count its answer."""
     async with connecting:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(REQUEST)
-    line = await asyncio.wait_for(reader.readline(), 2 * WAIT)
+    line = await asyncio.wait_for(reader.readline(), 2 * PATIENCE)
     writer.close()
     answers[int(line.split()[1])] += 1

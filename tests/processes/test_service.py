@@ -13,26 +13,27 @@ import httpx
 import pytest
 
 from app.http.api_keys import new_key
+from tests.server_process import PATIENCE, PHOTO, Server, wait_for
 
-from .service import PHOTO, WAIT, Service, gone, start, wait_for
+from .service import gone, start
 
 pytestmark = [pytest.mark.thorough, pytest.mark.starts_first]
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+def service(tmp_path: Path) -> Iterator[Server]:
     service = start(tmp_path)
     try:
         yield service
     finally:
-        children = [*service.children().values()]
         if service.process.poll() is None:
+            children = [*service.roles().values()]
             assert service.stop() == 0
-        wait_for(lambda: gone(children), 5.0)
+            wait_for(lambda: gone(children), seconds=5.0)
 
 
-def test_all_requests_are_answered_and_counted_once(service: Service) -> None:
-    assert len(service.children()) == 3
+def test_all_requests_are_answered_and_counted_once(service: Server) -> None:
+    assert len(service.roles()) == 3
     with ThreadPoolExecutor(16) as pool:
         answers = [*pool.map(lambda _: service.predict(), range(200))]
     assert {answer.status_code for answer in answers} == {200}
@@ -46,8 +47,8 @@ def test_all_requests_are_answered_and_counted_once(service: Service) -> None:
     assert (health["images_total"], health["model"]["name"]) == (200, "xcit-cifar10")
 
 
-def test_every_kind_of_request_is_answered(service: Service) -> None:
-    with httpx.Client(base_url=service.url, timeout=WAIT) as client:
+def test_every_kind_of_request_is_answered(service: Server) -> None:
+    with httpx.Client(base_url=service.url, timeout=PATIENCE) as client:
         form = {"file": ("ship.jpg", PHOTO)}
         assert client.post("/predict", files=form).json()["predictions"][0]["label"] == "ship"
         batch = client.post("/predict/batch", files=[("file", PHOTO), ("file", b"no image")])
@@ -84,19 +85,19 @@ def test_connections_are_shared_evenly(tmp_path: Path) -> None:
         assert service.stop() == 0
 
 
-def test_worker_that_gets_sigterm_answers_its_requests_and_is_replaced(service: Service) -> None:
-    worker = service.children()["worker 0"]
+def test_worker_that_gets_sigterm_answers_its_requests_and_is_replaced(service: Server) -> None:
+    worker = service.roles()["worker 0"]
     with ThreadPoolExecutor(8) as pool:
         answers = pool.map(lambda _: service.predict().status_code, range(200))
         os.kill(worker, signal.SIGTERM)
         assert {*answers} == {200}
-    wait_for(lambda: service.children().get("worker 0", worker) != worker)
+    wait_for(lambda: service.roles().get("worker 0", worker) != worker)
     assert "worker 0 ended with exit code 0" in service.log.read_text()
 
 
 def test_a_killed_engine_ends_the_service(tmp_path: Path) -> None:
     service = start(tmp_path, "tests.e2e.slow_service", test_gate=tmp_path / "never")
-    children = service.children()
+    children = service.roles()
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(service.post, b"gate") for _ in range(8)]
         wait_for(lambda: service.metric("xcit_inflight_requests") == 8)
@@ -106,28 +107,28 @@ def test_a_killed_engine_ends_the_service(tmp_path: Path) -> None:
         assert time.monotonic() - killed < 1.0
     assert {answer.status_code for answer in answers} == {503}
     assert {answer.json()["detail"] for answer in answers} == {"the service is failing"}
-    assert service.process.wait(WAIT) == 1
-    wait_for(lambda: gone([*children.values()]), 5.0)
+    assert service.process.wait(PATIENCE) == 1
+    wait_for(lambda: gone([*children.values()]), seconds=5.0)
     assert "engine 0 was killed by SIGKILL" in service.log.read_text()
 
 
 def test_health_of_every_worker_names_the_failure(tmp_path: Path) -> None:
     service = start(tmp_path, drain_delay_s=3)
-    os.kill(service.children()["engine 0"], signal.SIGKILL)
-    wait_for(lambda: httpx.get(f"{service.url}/livez", timeout=WAIT).status_code == 503)
+    os.kill(service.roles()["engine 0"], signal.SIGKILL)
+    wait_for(lambda: httpx.get(f"{service.url}/livez", timeout=PATIENCE).status_code == 503)
 
     def failure() -> object:
-        return httpx.get(f"{service.url}/healthz", timeout=WAIT).json()["failure"]
+        return httpx.get(f"{service.url}/healthz", timeout=PATIENCE).json()["failure"]
 
     wait_for(failure)
     assert {failure() for _ in range(8)} == {"engine 0 was killed by SIGKILL"}
-    assert service.process.wait(WAIT) == 1
+    assert service.process.wait(PATIENCE) == 1
 
 
 def test_several_engines_share_the_images_and_a_reload(tmp_path: Path) -> None:
     service = start(tmp_path, engines=2, admin_token="secret")
     try:
-        assert {"engine 0", "engine 1"} < service.children().keys()
+        assert {"engine 0", "engine 1"} < service.roles().keys()
         with ThreadPoolExecutor(16) as pool:
             answers = [*pool.map(lambda _: service.predict(), range(200))]
         assert {answer.status_code for answer in answers} == {200}
@@ -136,13 +137,13 @@ def test_several_engines_share_the_images_and_a_reload(tmp_path: Path) -> None:
         assert sum(counts) == 200
         assert min(counts) >= 20, "an idle engine gets the next image"
         headers = {"Authorization": "Bearer secret"}
-        done = httpx.post(f"{service.url}/admin/reload", headers=headers, timeout=WAIT)
+        done = httpx.post(f"{service.url}/admin/reload", headers=headers, timeout=PATIENCE)
         assert done.json()["replaced"] == {"name": "xcit-cifar10", "version": "1"}
         assert service.predict().status_code == 200
-        children = service.children()
+        children = service.roles()
         os.kill(children["engine 1"], signal.SIGKILL)
-        assert service.process.wait(WAIT) == 1, "no half of the service is left"
-        wait_for(lambda: gone([*children.values()]), 5.0)
+        assert service.process.wait(PATIENCE) == 1, "no half of the service is left"
+        wait_for(lambda: gone([*children.values()]), seconds=5.0)
     finally:
         service.process.kill()
         service.process.wait()
@@ -152,7 +153,7 @@ def test_workers_are_added_as_the_engine_has_measured(tmp_path: Path) -> None:
     service = start(tmp_path, "tests.processes.growing", http_workers="auto", test_busy_workers=2.4)
     try:
         assert service.metric('xcit_worker_up{worker="2"}') == 1, "at once: the service is ready"
-        assert len(service.children()) == 4, "three workers and an engine"
+        assert len(service.roles()) == 4, "three workers and an engine"
         assert service.metric("xcit_http_workers") == 3
         for _ in range(12):  # connections reach all workers
             health = httpx.get(f"{service.url}/healthz").json()
@@ -165,21 +166,21 @@ def test_workers_are_added_as_the_engine_has_measured(tmp_path: Path) -> None:
         assert service.stop() == 0
 
 
-def test_a_killed_supervisor_leaves_no_process(service: Service) -> None:
-    children = service.children()
+def test_a_killed_supervisor_leaves_no_process(service: Server) -> None:
+    children = service.roles()
     assert len(children) == 3
     service.process.kill()
     service.process.wait()
-    wait_for(lambda: gone([*children.values()]), 2.0)
+    wait_for(lambda: gone([*children.values()]), seconds=2.0)
 
 
-def test_a_stop_under_load_loses_no_accepted_request(service: Service) -> None:
+def test_a_stop_under_load_loses_no_accepted_request(service: Server) -> None:
     statuses: list[int] = []
     refused = 0
 
     def call(_: int) -> None:
         nonlocal refused
-        with httpx.Client(timeout=WAIT) as client:
+        with httpx.Client(timeout=PATIENCE) as client:
             try:
                 statuses.append(service.predict(client).status_code)
             except httpx.ConnectError:
@@ -190,7 +191,7 @@ def test_a_stop_under_load_loses_no_accepted_request(service: Service) -> None:
         wait_for(lambda: len(statuses) > 50)
         service.process.terminate()
         assert len([*calls]) == 400
-    assert service.process.wait(WAIT) == 0
+    assert service.process.wait(PATIENCE) == 0
     assert set(statuses) <= {200, 503}
     assert refused > 0
     assert "Traceback" not in service.log.read_text()
@@ -198,9 +199,9 @@ def test_a_stop_under_load_loses_no_accepted_request(service: Service) -> None:
 
 def test_an_interrupt_of_the_whole_group_is_a_clean_stop(tmp_path: Path) -> None:
     service = start(tmp_path)
-    for process in (service.process.pid, *service.children().values()):
+    for process in (service.process.pid, *service.roles().values()):
         os.kill(process, signal.SIGINT)
-    assert service.process.wait(WAIT) == 0
+    assert service.process.wait(PATIENCE) == 0
     assert "Traceback" not in service.log.read_text()
 
 
@@ -210,7 +211,7 @@ def test_a_reload_switches_all_workers_and_their_keys(tmp_path: Path) -> None:
     service = start(tmp_path, api_keys_file=keys, admin_token="secret", metrics_need_key=False)
     admin = {"Authorization": "Bearer secret"}
     try:
-        with httpx.Client(base_url=service.url, timeout=WAIT) as client:
+        with httpx.Client(base_url=service.url, timeout=PATIENCE) as client:
             bob, line = new_key("bob")
             keys.write_text("nonsense")
             broken = client.post("/admin/reload", headers=admin)
@@ -226,11 +227,11 @@ def test_a_reload_switches_all_workers_and_their_keys(tmp_path: Path) -> None:
         assert service.stop() == 0
 
 
-def reaches(service: Service, key: str) -> bool:
+def reaches(service: Server, key: str) -> bool:
     """Whether a key is accepted; the same answer in a dozen connections."""
     statuses = set()
     for _ in range(12):
-        with httpx.Client(timeout=WAIT) as client:
+        with httpx.Client(timeout=PATIENCE) as client:
             answer = client.post(
                 f"{service.url}/predict", content=PHOTO, headers={"X-API-Key": key}
             )

@@ -13,7 +13,7 @@ from playwright.sync_api import (
     Page,
 )
 
-from ..conftest import PATIENCE, Server
+from tests.server_process import PATIENCE, Server
 
 NOTHING = "–"  # noqa: RUF001
 PLACES = 6  # of the slow server

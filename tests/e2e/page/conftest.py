@@ -16,8 +16,9 @@ from playwright.sync_api import (
 )
 
 from tests.programs import find_program
+from tests.server_process import Server
 
-from ..conftest import SLOW_SERVICE, Server, starting
+from ..conftest import SLOW_SERVICE, starting
 from .actions import PLACES, OpenPage
 
 expect.set_options(timeout=30_000)

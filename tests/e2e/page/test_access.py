@@ -10,9 +10,10 @@ from playwright.sync_api import (
 )
 
 from app.http.api_keys import new_key
+from tests.server_process import Server
 from tests.servers import FixedPage
 
-from ..conftest import SLOW_SERVICE, Server, StartServer
+from ..conftest import SLOW_SERVICE, StartServer
 from ..test_contract import picture
 from .actions import OpenPage, choose, complaint, file_of, number, result
 

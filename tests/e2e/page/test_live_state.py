@@ -9,7 +9,9 @@ from playwright.sync_api import (
     expect,
 )
 
-from ..conftest import SLOW_SERVICE, Server, StartServer
+from tests.server_process import Server
+
+from ..conftest import SLOW_SERVICE, StartServer
 from .actions import (
     NOTHING,
     PLACES,

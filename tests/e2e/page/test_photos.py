@@ -14,8 +14,8 @@ from playwright.sync_api import (
 from app.serving.timings import PHASES
 from tests.hostile import encode
 from tests.hostile import picture as hostile_picture
+from tests.server_process import Server
 
-from ..conftest import Server
 from ..test_contract import picture
 from .actions import (
     WAYS,

@@ -11,7 +11,8 @@ from playwright.sync_api import (
     expect,
 )
 
-from ..conftest import Server
+from tests.server_process import Server
+
 from ..test_contract import picture
 from .actions import OpenPage, choose, file_of, live, result
 

@@ -1,0 +1,1 @@
+"""Offline scoring, on a fake classifier."""
