@@ -34,7 +34,7 @@ from model.checkpoint import BUNDLED_CHECKPOINT, Checkpoint, read_checkpoint, wr
 from model.evaluation.evaluate import evaluate
 from model.families.registry import FAMILIES
 from model.inference.classifier import load_classifier
-from model.metadata.quantisation import MAX_TOLERANCE, Quantisation
+from model.metadata.quantisation import MAX_EMBEDDING_TOLERANCE, MAX_TOLERANCE, Quantisation
 from model.quantisation.calibrate import find_largest_inputs
 from model.quantisation.quantise import quantise
 from model.quantisation.speed import SIZES, linear_share, rates_by_size
@@ -63,6 +63,7 @@ def quantise_for_speed(path: Path, original: Path) -> None:
     found = Quantisation(
         layers=layers,
         tolerance=MAX_TOLERANCE,
+        embedding_tolerance=MAX_EMBEDDING_TOLERANCE,
         images=len(images),
         images_sha256="none",
         figures={},

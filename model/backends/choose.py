@@ -63,9 +63,10 @@ class Candidate:
     quantisation: Quantisation | None = None
 
     @property
-    def tolerance(self) -> float | None:
-        """The tolerance of the self-test, if it is not that of the precision."""
-        return self.quantisation.tolerance if self.quantisation else None
+    def tolerances(self) -> tuple[float, float] | None:
+        """The tolerances of the self-test, if they are not those of the precision."""
+        found = self.quantisation
+        return (found.tolerance, found.embedding_tolerance) if found else None
 
     def __str__(self) -> str:
         return f"{self.name} in {self.precision} on {self.device}"
@@ -105,12 +106,9 @@ def choose_backend(
             refused.append(_without_compiling(options, device))
         for candidate in _candidates(options, device, quantisation):
             build = partial(_build, candidate, network, image_size, options, overhead)
+            compare = partial(disagreement, tolerances=candidate.tolerances)
             check = partial(
-                disagreement,
-                expected=expected,
-                image_size=image_size,
-                embeddings=embeddings,
-                tolerance=candidate.tolerance,
+                compare, expected=expected, image_size=image_size, embeddings=embeddings
             )
             found = _attempt(build, check)
             if not isinstance(found, str):

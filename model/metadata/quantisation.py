@@ -23,6 +23,7 @@ QUANTISATION_KEY = "xcit_int8"
 FORMAT_VERSION = 1
 MAX_LAYERS = 2000
 MAX_TOLERANCE = 0.25
+MAX_EMBEDDING_TOLERANCE = 0.5
 SMALLEST, LARGEST = 1e-6, 1e6  # inputs
 DIGITS = 64  # of a SHA-256
 
@@ -34,7 +35,8 @@ class Quantisation:
     Attributes:
         layers: the magnitude of the largest input of each layer, by its name; greater ones are cut.
         tolerance: the greatest distance of a probability from that of the original network, on the
-            images of the self-test.
+            images of the self-test. embedding_tolerance: the same of an embedding, relative to its
+            length.
         images: number of calibration images.
         images_sha256: digest of the list of the calibration images.
         figures: the measured differences, by name, as text.
@@ -43,6 +45,7 @@ class Quantisation:
 
     layers: Mapping[str, float]
     tolerance: float
+    embedding_tolerance: float
     images: int
     images_sha256: str
     figures: Mapping[str, str]
@@ -95,19 +98,16 @@ def _check(document: Mapping[str, Any]) -> Quantisation:
     for name in document.keys() ^ names.keys():
         fault = "is unknown" if name in document else "is missing"
         raise CheckpointError(f"{show(name)} {fault}; expected {', '.join(names)}")
-    layers, tolerance, images = (document[key] for key in ("layers", "tolerance", "images"))
+    layers, images = document["layers"], document["images"]
     if not isinstance(layers, dict) or not 1 <= len(layers) <= MAX_LAYERS:
         raise CheckpointError(f"layers is {show(layers)}; expected 1 to {MAX_LAYERS} layers")
-    if not _is_number(tolerance) or not 0 < tolerance <= MAX_TOLERANCE:
-        raise CheckpointError(
-            f"tolerance is {show(tolerance)}; it must be above 0 and at most {MAX_TOLERANCE}"
-        )
     if type(images) is not int or images < 1:
         raise CheckpointError(f"images is {show(images)}; expected a whole number above 0")
     check_text("images_sha256", document["images_sha256"], DIGITS)
     return Quantisation(
         layers={name: _largest(name, value) for name, value in layers.items()},
-        tolerance=tolerance,
+        tolerance=_tolerance(document, "tolerance", MAX_TOLERANCE),
+        embedding_tolerance=_tolerance(document, "embedding_tolerance", MAX_EMBEDDING_TOLERANCE),
         images=images,
         images_sha256=document["images_sha256"],
         figures=_texts("figures", document["figures"]),
@@ -122,6 +122,13 @@ def _largest(name: str, value: Any) -> float:
             f"the largest input of layer {show(name)} is {show(value)}; it must be a number from "
             f"{SMALLEST:g} to {LARGEST:g}"
         )
+    return float(value)
+
+
+def _tolerance(document: Mapping[str, Any], name: str, greatest: float) -> float:
+    value = document[name]
+    if not _is_number(value) or not 0 < value <= greatest:
+        raise CheckpointError(f"{name} is {show(value)}; it must be above 0 and at most {greatest}")
     return float(value)
 
 

@@ -11,8 +11,11 @@ from model.backends.openvino_int8 import linear_layers
 from model.backends.openvino_runtime import TELEMETRY, hidden, openvino
 from model.images.preprocess import Pixels
 
+logger_class = logging.getLoggerClass()  # NNCF replaces it for the whole process
 with hidden(TELEMETRY):  # NNCF then sends none
     import nncf
+logging.setLoggerClass(logger_class)
+logging.getLogger("nncf").setLevel(logging.ERROR)
 
 PASSING = {"Reshape", "Transpose"}  # operations that do not change numbers
 
@@ -33,7 +36,6 @@ def find_largest_inputs(graph: openvino.Model, images: Pixels) -> dict[str, floa
         for operation in graph.get_ordered_ops()
         if operation.get_type_name() in products and operation.get_friendly_name() not in wanted
     ]
-    nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars
         quantised = nncf.quantize(
             graph,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from model.backends.agreement import probabilities, self_test_images
+from model.backends.agreement import embedding_distance, reference, self_test_images
 from model.backends.openvino import OpenVINOBackend
 from model.backends.openvino_graph import to_graph
 from model.backends.openvino_int8 import linear_layers, quantise_graph
@@ -20,7 +20,7 @@ from model.errors import ModelError
 from model.families.registry import FAMILIES
 from model.families.simplify import baseline
 from model.images.preprocess import Pixels
-from model.metadata.quantisation import MAX_TOLERANCE, Quantisation
+from model.metadata.quantisation import MAX_EMBEDDING_TOLERANCE, MAX_TOLERANCE, Quantisation
 from model.quantisation.calibrate import find_largest_inputs
 from model.quantisation.differences import Differences, all_logits, compare
 from model.quantisation.images import read_images
@@ -138,11 +138,11 @@ def quantise(
     )
     quantisation = Quantisation(
         layers=layers,
-        tolerance=_tolerance(checkpoint, backends["int8"]),
         images=len(images.calibration),
         images_sha256=images.sha256,
         figures=report.figures(),
         versions={name: version(name) for name in LIBRARIES},
+        **_tolerances(checkpoint, layers, rest),
     )
     return quantisation, report
 
@@ -191,17 +191,34 @@ def choose_layers(
     return {name: chosen[name] for name in inputs if name in chosen}, found
 
 
-def _tolerance(checkpoint: Checkpoint, backend: OpenVINOBackend) -> float:
-    """The tolerance of the self-test at start-up; raises `ModelError` if it would be too great."""
-    preprocess = checkpoint.spec.preprocess
-    size = preprocess.image_size
-    expected = probabilities(baseline(checkpoint.build(), preprocess), size)
-    found = softmax(backend.logits(self_test_images(size)))
-    distance = np.abs(found - expected).max().item()
-    tolerance = 2 * distance + MARGIN
-    if not tolerance <= MAX_TOLERANCE:
+def _tolerances(checkpoint: Checkpoint, layers: Layers, rest: str) -> dict[str, float]:
+    """The tolerances of the self-test at start-up, by name.
+
+    Raises:
+        ModelError: one of them would be too great.
+    """
+    spec, preprocess = checkpoint.spec, checkpoint.spec.preprocess
+    size, classes = preprocess.image_size, spec.num_classes
+    whole = baseline(checkpoint.build(embeds=True), preprocess)
+    expected, embeddings = reference(whole, size, classes)
+    assert embeddings is not None
+    network = FAMILIES[spec.family].simplify(checkpoint.build(embeds=True), preprocess)
+    backend = _backend(quantise_graph(to_graph(network, size), layers), "int8", rest, 1)
+    found = backend.logits(self_test_images(size))
+    change = np.abs(softmax(found[:, :classes]) - expected).max().item()
+    return {
+        "tolerance": _tolerance("probability", change, MAX_TOLERANCE),
+        "embedding_tolerance": _tolerance(
+            "embedding", embedding_distance(found[:, classes:], embeddings), MAX_EMBEDDING_TOLERANCE
+        ),
+    }
+
+
+def _tolerance(what: str, distance: float, greatest: float) -> float:
+    tolerance = round(2 * distance + MARGIN, 4)
+    if not tolerance <= greatest:
         raise ModelError(
-            f"int8 changes a probability of the self-test images by {distance:.3f}, more than "
-            f"{(MAX_TOLERANCE - MARGIN) / 2:.3f}; lower the maximum drop"
+            f"int8 changes the {what} of the self-test images by {distance:.3f}; at most "
+            f"{(greatest - MARGIN) / 2:.3f} is allowed; lower the maximum drop"
         )
-    return round(tolerance, 4)
+    return tolerance

@@ -218,6 +218,7 @@ def test_layers_of_another_network_are_refused(made: Made, tmp_path: Path) -> No
         ({"layers": {"a": True}}, "the largest input of layer 'a' is true"),
         ({"layers": {"a\n": 1}}, "the name of a layer contains the control character U+000A"),
         ({"tolerance": 1}, f"tolerance is 1; it must be above 0 and at most {MAX_TOLERANCE}"),
+        ({"embedding_tolerance": -1}, "embedding_tolerance is -1; it must be above 0"),
         ({"images": 0}, "images is 0; expected a whole number above 0"),
         ({"images_sha256": 5}, "images_sha256 is 5; expected text"),
         ({"figures": {"a": 1}}, "figures 'a' is 1; expected text"),
