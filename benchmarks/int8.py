@@ -39,7 +39,7 @@ from model.quantisation.calibrate import find_largest_inputs
 from model.quantisation.quantise import quantise
 from model.quantisation.speed import SIZES, linear_share, rates_by_size
 
-# What a processor has, as a limit for oneDNN, and the precision of what is not in int8.
+# Limits of oneDNN to the instructions of a processor, and the precision of layers not in int8.
 INSTRUCTIONS = {
     "AMX": ("DEFAULT", "bfloat16"),
     "AVX-512 with VNNI": ("AVX512_CORE_VNNI", "float32"),

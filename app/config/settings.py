@@ -134,8 +134,7 @@ class Settings(BaseSettings):
     """Inference backend; auto selects OpenVINO on a CPU if it is installed, else PyTorch."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision; auto selects 16 bits if the hardware has them, and int8 if the checkpoint is
-    quantised."""
+    """Precision; auto: int8 for a quantised checkpoint, else 16 bits if the hardware has them."""
 
     compile: bool = False
     """Compile the network on a CUDA device: faster inference, but the first start takes minutes."""

@@ -36,7 +36,7 @@ class Differences:
 
     @property
     def drop(self) -> float:
-        """The loss of accuracy in percentage points, or of agreement if there are no labels."""
+        """The loss of accuracy, or of agreement without labels, in percentage points."""
         if self.accuracy_before is None or self.accuracy_after is None:
             return round(100 * (1 - self.agreement), DIGITS)
         return round(100 * (self.accuracy_before - self.accuracy_after), DIGITS)

@@ -29,6 +29,7 @@ from model.scores import Logits, softmax
 
 RANKED = 100  # images on which layers are ranked
 MARGIN = 0.02  # of a probability: other processors round in another order
+SHOWN = 10  # names of layers
 LIBRARIES = ("xcit-serve", "nncf", "openvino", "torch")
 
 Layers = dict[str, float]
@@ -70,7 +71,8 @@ class Report:
             rows[f"images/s in {name}"] = f"{rate:.0f}"
         rows["layers in int8"] = f"{len(self.quantised)} of {len(self.quantised) + len(self.kept)}"
         if self.kept:
-            rows["layers kept"] = ", ".join(self.kept)
+            more = len(self.kept) - SHOWN
+            rows["layers kept"] = ", ".join(self.kept[:SHOWN]) + f" and {more} more" * (more > 0)
         rows["result"] = self.speed.verdict
         return rows
 
@@ -120,22 +122,7 @@ def quantise(
         return compare(before[:count], after, classes)
 
     layers, differences = choose_layers(inputs, measure, max_drop, quiet=quiet)
-    quantised = quantise_graph(graph, layers)
-    backends = {
-        name: _backend(quantised if name == "int8" else graph, name, rest, 1)
-        for name in dict.fromkeys(("float32", rest, "int8"))
-    }
-    known = linear_layers(graph)
-    report = Report(
-        differences,
-        measure_speed(backends, graph, layers),
-        tuple(layers),
-        tuple(name for name in known if name not in layers),
-        (
-            sum(int(np.prod(known[name].get_input_shape(1))) for name in layers),
-            sum(tensor.numel() for tensor in checkpoint.state.values()),
-        ),
-    )
+    report = _report(checkpoint, graph, layers, differences, rest)
     quantisation = Quantisation(
         layers=layers,
         images=len(images.calibration),
@@ -145,6 +132,29 @@ def quantise(
         **_tolerances(checkpoint, layers, rest),
     )
     return quantisation, report
+
+
+def _report(
+    checkpoint: Checkpoint,
+    graph: openvino.Model,
+    layers: Layers,
+    differences: Differences,
+    rest: str,
+) -> Report:
+    """Measure the speed and the size, and collect all figures."""
+    graphs = {"float32": graph, rest: graph, "int8": quantise_graph(graph, layers)}
+    backends = {name: _backend(each, name, rest, 1) for name, each in graphs.items()}
+    known = linear_layers(graph)
+    return Report(
+        differences,
+        measure_speed(backends, graph, layers),
+        tuple(layers),
+        tuple(name for name in known if name not in layers),
+        (
+            sum(int(np.prod(known[name].get_input_shape(1))) for name in layers),
+            sum(tensor.numel() for tensor in checkpoint.state.values()),
+        ),
+    )
 
 
 def _backend(graph: openvino.Model, precision: str, rest: str, threads: int) -> OpenVINOBackend:

@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from model.backends.agreement import probabilities
+from model.backends.agreement import probabilities, self_test_images
 from model.backends.base import BackendOptions
 from model.backends.choose import Choice, choose_backend
+from model.backends.openvino import OpenVINOBackend
+from model.backends.openvino_graph import to_graph
+from model.backends.openvino_int8 import quantise_graph
 from model.backends.timing import Effort
 from model.checkpoint import (
     Checkpoint,
@@ -26,14 +29,20 @@ from model.checkpoint import (
 )
 from model.errors import CheckpointError, ModelError
 from model.families.registry import FAMILIES
-from model.families.simplify import baseline
+from model.families.simplify import baseline, simplify_published
+from model.families.xcit_published import PublishedXCiT
+from model.inference.classifier import load_classifier
 from model.metadata.quantisation import MAX_TOLERANCE, QUANTISATION_KEY, Quantisation
+from model.quantisation.calibrate import find_largest_inputs
 from model.quantisation.differences import Differences, compare
 from model.quantisation.images import divide
 from model.quantisation.quantise import Report, choose_layers, quantise
 from model.quantisation.speed import Speed
+from model.scores import softmax
+from model.spec import PreprocessSpec
 
 from .conftest import HYPERPARAMETERS
+from .published import realistic_weights
 from .quantisable import write_images, write_original
 
 pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("_threads")]
@@ -120,6 +129,30 @@ def test_every_large_linear_layer_is_in_int8(made: Made) -> None:
         for name in ("0.to_qkv", "0.to_out.0", "2.net.1", "2.net.4")
     }
     assert set(made.quantisation.layers) == {"to_patch_embedding.2", *layers}
+
+
+def test_embeddings_in_int8_agree_with_the_original(made: Made) -> None:
+    options = BackendOptions(streams=1)
+    classifier = load_classifier(made.path, options=options, embeds=True)
+    assert classifier.backend.precision == "int8"
+
+
+def test_large_layers_of_published_networks_are_found_and_quantised() -> None:
+    hyperparameters = {"patch_size": 16, "num_classes": 3, "dim": 32, "depth": 1, "cls_depth": 1}
+    network = PublishedXCiT(**hyperparameters, heads=2, mlp_dim=64, tokens_norm=True).eval()
+    network.load_state_dict(realistic_weights(network.state_dict()))
+    pixels = self_test_images(64)
+    graph = to_graph(simplify_published(network, PreprocessSpec(64)), 64)
+    inputs = find_largest_inputs(graph, pixels)
+    blocks = {f"blocks.0.{name}" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    assert set(inputs) == {*blocks, *(f"patch_embed.proj.{place}" for place in (2, 4, 6))}
+    found = [
+        softmax(
+            OpenVINOBackend(each, precision, streams=1, threads=1, rest="float32").logits(pixels)
+        )
+        for each, precision in ((graph, "float32"), (quantise_graph(graph, inputs), "int8"))
+    ]
+    assert 0 < np.abs(found[1] - found[0]).max() < 0.05
 
 
 def test_weights_and_other_metadata_travel_along(made: Made) -> None:
