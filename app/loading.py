@@ -36,6 +36,7 @@ def overrides(settings: Settings) -> Overrides:
         image_size=settings.image_size,
         preprocess=settings.preprocess,
         hyperparameters=settings.hyperparameters,
+        temperature=settings.temperature,
     )
 
 
@@ -139,6 +140,8 @@ class ServedClassifier:
             num_classes=spec.num_classes,
             image_size=spec.preprocess.image_size,
             heads=self.classifier.explainer.heads,
+            temperature=spec.temperature,
+            gap_temperatures=spec.gap_temperatures,
             images_per_second=round(self.classifier.images_per_second, 1),
         )
 

@@ -4,6 +4,7 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from model.errors import CheckpointError, show
@@ -16,11 +17,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_IMAGE_SIZE = 2048  # pixels per side
 MAX_NAME = 256  # characters of a name or version
 MAX_LABEL = 1000
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 # Unicode's control characters, line and paragraph separators, and surrogates
 UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
 REORDERING = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
 
 Triple = tuple[float, float, float]
+Steps = tuple[tuple[float, float], ...]
+Temperatures = tuple[float, Steps]
+ONE: Temperatures = (1.0, ())
+MAX_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +77,13 @@ class ModelSpec:
     ``synsets`` (WordNet ids, where known) are in the order of the logits. ``provenance`` is free
     text by topic, such as data, recipe and accuracy.
 
+    The scores are the softmax of the logits over ``temperature``, which is 1 unless the checkpoint
+    is calibrated. ``gap_temperatures`` are pairs of a distance to the best logit and the
+    temperature that applies beyond it.
+
     Raises:
-        CheckpointError: a text is empty, too long, or contains control characters.
+        CheckpointError: a text is empty, too long, or contains control characters; or a temperature
+            is out of range.
     """
 
     name: str
@@ -83,6 +94,8 @@ class ModelSpec:
     labels: tuple[str, ...]
     synsets: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
+    temperature: float = 1.0
+    gap_temperatures: Steps = ()
 
     def __post_init__(self) -> None:
         check_text("name", self.name, MAX_NAME)
@@ -94,10 +107,49 @@ class ModelSpec:
         ):
             for number, text in enumerate(texts):
                 check_text(f"{name} {number}, counted from 0,", text, MAX_LABEL)
+        _check_temperatures(self.temperature, self.gap_temperatures)
 
     @property
     def num_classes(self) -> int:
         return len(self.labels)
+
+    @property
+    def temperatures(self) -> Temperatures:
+        return self.temperature, self.gap_temperatures
+
+
+def _check_temperatures(temperature: Any, steps: Any) -> None:
+    if not _is_temperature(temperature):
+        raise CheckpointError(
+            f"temperature is {show(temperature)}; "
+            f"it must be a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+        )
+    pairs = [step for step in steps if isinstance(step, tuple) and len(step) == 2]
+    gaps = [gap for gap, _ in pairs if _is_number(gap)]
+    rising = all(low < high for low, high in pairwise((0, *gaps)))
+    if len(steps) > MAX_STEPS or not len(steps) == len(pairs) == len(gaps) or not rising:
+        raise CheckpointError(
+            f"gap_temperatures is {show(steps)}; expected at most {MAX_STEPS} pairs of a gap, "
+            "rising from above 0, and a temperature"
+        )
+    for _, value in pairs:
+        _check_temperatures(value, ())
+
+
+def _is_temperature(value: Any) -> bool:
+    return _is_number(value) and MIN_TEMPERATURE <= value <= MAX_TEMPERATURE
+
+
+def steps_from_json(steps: Any) -> Any:
+    """The pairs of ``gap_temperatures``, which are lists in JSON; not checked."""
+    return tuple(tuple(step) if isinstance(step, list) else step for step in steps)
+
+
+def show_temperatures(temperatures: Temperatures) -> str:
+    """Temperatures for people: ``0.8``, or ``1.6 (from a gap of 2.7 on 0.6, of 3.8 on 0.2)``."""
+    first, later = temperatures
+    steps = ", ".join(f"of {gap:g} on {temperature:g}" for gap, temperature in later)
+    return f"{first:g} (from a gap {steps})" if later else f"{first:g}"
 
 
 def check_text(what: str, text: Any, longest: int) -> None:

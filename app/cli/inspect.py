@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
     """The properties of a checkpoint by name, and the origins of those that were inferred."""
+    from model.spec import show_temperatures
+
     spec = checkpoint.spec
     parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
     rows: dict[str, Any] = {
@@ -57,6 +59,7 @@ def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
         "weights": f"{parameters:,} numbers in {len(checkpoint.state)} tensors",
         **spec.hyperparameters,
         **{f"preprocess.{name}": value for name, value in asdict(spec.preprocess).items()},
+        "temperature": show_temperatures(spec.temperatures),
         "labels": "; ".join(spec.labels[:5]) + ("; …" if spec.num_classes > 5 else ""),
     }
     if quantisation := checkpoint.quantisation:

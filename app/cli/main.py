@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from app.cli import (
     bench,
+    calibrate,
     convert,
     evaluate,
     explain,
@@ -38,6 +39,7 @@ COMMANDS = {
     "inspect": (inspect, "describe a checkpoint"),
     "convert": (convert, "write a checkpoint that describes itself"),
     "evaluate": (evaluate, "measure a checkpoint on labelled images"),
+    "calibrate": (calibrate, "fit the temperature of a checkpoint's scores"),
     "quantize": (quantize, "compute a checkpoint in 8-bit integers"),
     "train": (train, "train a model on a folder of images"),
     "bench": (bench, "measure a server under load"),

@@ -1,9 +1,7 @@
 """Every setting, declared once: environment variable, flag, help text and documentation."""
 
-import json
 import logging
 import os
-import re
 from collections.abc import Callable, Collection, Mapping
 from io import StringIO
 from pathlib import Path
@@ -20,7 +18,9 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.config.values import JsonObject, check_device, check_root_path, check_workers
 
 ENV_PREFIX = "XCIT_"
 CLIENT_KEY = f"{ENV_PREFIX}CLIENT_KEY"  # not a setting: the API key that commands send to a server
@@ -28,7 +28,6 @@ CLIENT_KEY_FILE = f"{CLIENT_KEY}_FILE"  # the same, as the path of a file
 DEFAULT_TOP_K = 5  # not a setting: the classes in an answer if the client does not set top_k
 DOTENV = Path(".env")
 DOTENV_ENCODING = "utf-8-sig"  # Windows editors begin a file with a byte-order mark
-MAX_HTTP_WORKERS = 64
 MAX_ENGINES = 16
 SHOWN = 100  # characters of an invalid value in its message
 MESSAGES = {  # replace pydantic's messages, by error type
@@ -37,51 +36,10 @@ MESSAGES = {  # replace pydantic's messages, by error type
     "int_parsing": "must be a whole number",
     "string_too_short": "must not be empty",
 }
-ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~-]+)*", re.ASCII)
 
 
 class SettingsError(Exception):
     """Invalid settings; the message has one line for each."""
-
-
-def _check_device(value: str) -> str:
-    kind, _, index = value.partition(":")
-    if kind not in {"auto", "cpu", "cuda", "mps"} or (index and not index.isdigit()):
-        raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
-    return value
-
-
-def _check_workers(value: Any) -> Any:
-    text = str(value).strip()
-    if text == "auto":
-        return text
-    if not (text.isascii() and text.isdigit() and int(text) <= MAX_HTTP_WORKERS):
-        raise ValueError(f"must be auto or a whole number from 0 to {MAX_HTTP_WORKERS}")
-    return int(text)
-
-
-def _check_root_path(value: str) -> str:
-    path = value.removesuffix("/")
-    if not ROOT_PATH.fullmatch(path):
-        raise ValueError("must be a path of letters, digits and -._~, such as /models/xcit")
-    return path
-
-
-def parse_object(value: Any) -> Any:
-    """The object in a JSON text; any other value is returned unchanged."""
-    if not isinstance(value, str):
-        return value
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError("must be a JSON object")
-    return found
-
-
-# Parsed by the validator: pydantic-settings itself would parse only environment variables.
-JsonObject = Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(parse_object)]
 
 
 class Settings(BaseSettings):
@@ -109,7 +67,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 for any free port."""
 
-    root_path: Annotated[str, AfterValidator(_check_root_path)] = ""
+    root_path: Annotated[str, AfterValidator(check_root_path)] = ""
     """Path prefix under which a proxy publishes the service, such as /models/xcit."""
 
     checkpoint: str | None = None
@@ -127,7 +85,10 @@ class Settings(BaseSettings):
     hyperparameters: JsonObject = None
     """Hyper-parameters that cannot be inferred from the weights, as JSON: {"tokens_norm": true}."""
 
-    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    temperature: Annotated[float, Field(ge=0.05, le=20)] | None = None
+    """Divides the logits before the softmax; overrides the checkpoint's value, and 1 undoes it."""
+
+    device: Annotated[str, AfterValidator(check_device)] = "auto"
     """Device: auto (every CUDA GPU, else MPS, else the CPU), cpu, cuda, cuda:N or mps."""
 
     backend: Literal["auto", "torch", "openvino"] = "auto"
@@ -145,7 +106,7 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Path("~/.cache/xcit-serve")
     """Directory in which compiled models are cached between starts; empty for no cache."""
 
-    http_workers: Annotated[int | Literal["auto"], BeforeValidator(_check_workers)] = "auto"
+    http_workers: Annotated[int | Literal["auto"], BeforeValidator(check_workers)] = "auto"
     """Processes for HTTP and decoding: auto or a number; 0 for one process that does everything."""
 
     engines: Annotated[int, Field(ge=1, le=MAX_ENGINES)] | None = None

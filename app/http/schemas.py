@@ -80,7 +80,7 @@ class Model(BaseModel):
 
 
 class PredictionRow(BaseModel):
-    """A class with its softmax probability, and its WordNet synset if known."""
+    """A class with its probability, and its WordNet synset if known."""
 
     model_config = ConfigDict(from_attributes=True)
 

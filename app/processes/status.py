@@ -6,7 +6,8 @@ Every field has one writer. A write is a single store, so readers see the old or
 import time
 from collections.abc import Sequence
 
-from app.config.settings import MAX_ENGINES, MAX_HTTP_WORKERS
+from app.config.settings import MAX_ENGINES
+from app.config.values import MAX_HTTP_WORKERS
 from app.observability.batches import BUCKETS, bucket_of
 from app.processes.memory import SharedMemory
 from app.serving.engines import EngineProgress, Progress

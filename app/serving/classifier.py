@@ -10,6 +10,8 @@ class ModelInfo:
     """The model that is served and how it runs; ``model`` in the answer of ``/healthz``.
 
     Attributes:
+        temperature: divides the logits before their softmax; 1 for scores that are not calibrated.
+        gap_temperatures: pairs of a distance to the best logit and the temperature beyond it.
         images_per_second: the highest throughput of the model alone, measured at the start.
     """
 
@@ -26,6 +28,8 @@ class ModelInfo:
     num_classes: int
     image_size: int
     heads: int
+    temperature: float = 1.0
+    gap_temperatures: Sequence[Sequence[float]] = ()
     images_per_second: float = 0.0
 
     @property

@@ -94,14 +94,14 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
     Raises:
         ModelError: there are no images, or ``source`` cannot be read.
     """
-    try:
-        paths = _choose(sorted(_list_images(source)), split)
-    except OSError as error:
-        raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
+    found = _sorted_images(source)
+    labelled = [path for path in found if len(path.parts) > 1]
+    paths = _choose(labelled, split)
     if not paths:
-        raise ModelError(
-            f"{source}: no images for split {split!r}; expected files such as LABEL/IMAGE.jpg"
-        )
+        reason = f"no images for split {split!r}"
+        if found and not labelled:
+            reason = f"its {len(found)} images are in no folder"
+        raise ModelError(f"{source}: {reason}; expected files such as LABEL/IMAGE.jpg")
     return paths
 
 
@@ -114,14 +114,23 @@ def list_images(source: Path, *, labelled: bool) -> list[PurePosixPath]:
     Raises:
         ModelError: there are none, or ``source`` cannot be read.
     """
+    found = _sorted_images(source)
+    if labelled and found and all(len(path.parts) == 1 for path in found):
+        raise ModelError(
+            f"{source}: its {len(found)} images are in no folder; expected files such as "
+            "LABEL/IMAGE.jpg"
+        )
+    paths = [path for path in found if len(path.parts) > labelled]
+    if not paths:
+        raise ModelError(f"{source}: no images; expected files such as IMAGE.jpg")
+    return paths
+
+
+def _sorted_images(source: Path) -> list[PurePosixPath]:
     try:
-        paths = sorted(_list_images(source, depth=1 + labelled))
+        return sorted(_list_images(source))
     except OSError as error:
         raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
-    if not paths:
-        name = "LABEL/IMAGE.jpg" if labelled else "IMAGE.jpg"
-        raise ModelError(f"{source}: no images; expected files such as {name}")
-    return paths
 
 
 def check_labels(source: Path) -> list[str]:
@@ -153,8 +162,7 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def _list_images(source: Path, *, depth: int = 2) -> Iterator[PurePosixPath]:
-    """The images with at least ``depth`` parts in their paths."""
+def _list_images(source: Path) -> Iterator[PurePosixPath]:
     if source.is_dir():
         names = _files_below(source)
     else:
@@ -164,7 +172,6 @@ def _list_images(source: Path, *, depth: int = 2) -> Iterator[PurePosixPath]:
         name
         for name in names
         if name.suffix.lower() in SUFFIXES
-        and len(name.parts) >= depth
         and not any(part.startswith(".") and part != "." for part in name.parts)
     )
 

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,14 @@ from tqdm import tqdm
 
 from model.errors import ImageError, ModelError
 from model.evaluation.dataset import list_split, read_images
+from model.evaluation.reliability import reliability
 from model.inference.classifier import Classifier
-from model.scores import best_classes
-from model.spec import ModelSpec
+from model.scores import Logits, best_classes
+from model.spec import ModelSpec, Steps, Temperatures, show_temperatures
 
-BINS = 15
 SHOWN = 20
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,10 @@ class Report:
     """Figures over a set of images.
 
     Attributes:
-        calibration_error: expected calibration error (Guo et al. 2017): the mean distance between
-            score and accuracy over bins of the score, weighted by their share of images.
+        temperature, gap_temperatures: see `ModelSpec`.
+        calibration_error: see `Reliability.error`.
+        brier_score: the mean over images of the squared distance between the scores of all classes
+            and 1 for the true class, 0 for the others.
         by_class: top-1 accuracy of each class that has images.
         unreadable: a line for each image that could not be decoded; these are not counted.
     """
@@ -35,10 +40,18 @@ class Report:
     images: int
     top_1: float
     top_5: float
+    temperature: float
+    gap_temperatures: Steps
     negative_log_likelihood: float
     calibration_error: float
+    brier_score: float
     by_class: dict[str, float]
     unreadable: list[str]
+
+    @property
+    def shown_temperatures(self) -> str:
+        """See `show_temperatures`."""
+        return show_temperatures((self.temperature, self.gap_temperatures))
 
     def __str__(self) -> str:
         """A table; with many classes, only those with the lowest accuracy."""
@@ -47,11 +60,28 @@ class Report:
         return "\n".join(
             (
                 f"{self.images} images: top-1 {self.top_1:.2%}, top-5 {self.top_5:.2%}",
+                f"temperature {self.shown_temperatures}",
                 f"negative log-likelihood {self.negative_log_likelihood:.4f}",
                 f"calibration error {self.calibration_error:.4f}",
+                f"Brier score {self.brier_score:.4f}",
                 *(f"  {label:<24} {accuracy:.2%}" for label, accuracy in rows),
             )
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """The network's outputs for ``n`` images.
+
+    Attributes:
+        classes: the true classes ``(n,)``.
+        logits: of all classes, ``(n, classes)``.
+        unreadable: a line for each further image, which could not be decoded.
+    """
+
+    classes: NDArray[np.int64]
+    logits: Logits
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +90,16 @@ class Results:
 
     Attributes:
         classes: the true classes ``(n,)``.
-        ranks: rank of the true class, from 0, ``(n,)``. best, true: scores of the best class and of
-            the true class, ``(n,)``.
+        ranks: rank of the true class, from 0, ``(n,)``.
+        best, true: scores of the best class and of the true class, ``(n,)``.
+        squares: sums of the squared scores of all classes, ``(n,)``.
     """
 
     classes: NDArray[np.int64]
     ranks: NDArray[np.int64]
     best: NDArray[np.float64]
     true: NDArray[np.float64]
+    squares: NDArray[np.float64]
     unreadable: tuple[str, ...] = ()
 
 
@@ -89,21 +121,52 @@ def evaluate(
     Raises:
         ModelError: there are no images, or a folder matches none of the classes.
     """
-    paths = list_split(source, split)
+    spec = classifier.spec
+    results = classify(
+        classifier,
+        source,
+        list_split(source, split),
+        lambda answers: rank(answers, spec.temperatures),
+        workers=workers,
+        batch_size=batch_size,
+        quiet=quiet,
+    )
+    return report([*results], spec)
+
+
+def classify(
+    classifier: Classifier,
+    source: Path,
+    paths: Sequence[PurePosixPath],
+    use: Callable[[Answers], T],
+    *,
+    workers: int = 1,
+    batch_size: int = 16,
+    quiet: bool = False,
+) -> Iterator[T]:
+    """Classify labelled images in batches.
+
+    Args:
+        paths: the images in ``source``, each in a folder named after a label or its synset.
+        use: called in the threads with the answers of each batch; its results are returned.
+        workers: see `evaluate`.
+
+    Raises:
+        ModelError: a folder matches none of the classes.
+    """
     classes = dict(zip(paths, match_classes(classifier.spec, source, paths), strict=True))
 
-    def evaluate_images(images: Sequence[tuple[PurePosixPath, bytes]]) -> Results:
-        return evaluate_batch(classifier, [(path, data, classes[path]) for path, data in images])
+    def run(images: Sequence[tuple[PurePosixPath, bytes]]) -> tuple[int, T]:
+        named = [(path, data, classes[path]) for path, data in images]
+        return len(named), use(classify_batch(classifier, named))
 
     images = read_images(source, paths)
     batches = iter(lambda: list(islice(images, batch_size)), [])
-    found = []
     bar = tqdm(total=len(paths), desc="evaluate", unit="image", disable=quiet)
     with ThreadPoolExecutor(workers, initializer=classifier.backend.open) as pool, bar:
-        for results in _run_ahead(pool, evaluate_images, batches, 2 * workers):
-            found.append(results)
-            bar.update(len(results.classes) + len(results.unreadable))
-    return report(found, classifier.spec.labels)
+        for count, result in _run_ahead(pool, run, batches, 2 * workers):
+            yield result
+            bar.update(count)
 
 
 def match_classes(spec: ModelSpec, source: Path, paths: Iterable[PurePosixPath]) -> list[int]:
@@ -122,9 +185,9 @@ def match_classes(spec: ModelSpec, source: Path, paths: Iterable[PurePosixPath])
     return found
 
 
-def evaluate_batch(
+def classify_batch(
     classifier: Classifier, images: Sequence[tuple[PurePosixPath, bytes, int]]
-) -> Results:
+) -> Answers:
     """Decode and classify images, given as ``(path, bytes, true class)``."""
     items, classes, unreadable = [], [], []
     for path, data, true_class in images:
@@ -136,21 +199,30 @@ def evaluate_batch(
             classes.append(true_class)
     truth = np.array(classes, np.int64)
     if not items:
-        return Results(truth, truth, np.empty(0), np.empty(0), tuple(unreadable))
+        logits = np.empty((0, classifier.spec.num_classes), np.float32)
+        return Answers(truth, logits, tuple(unreadable))
     logits = classifier.backend.logits(np.stack(items))
     if not np.isfinite(logits).all():
         raise ModelError("the network's output is NaN or infinite")
-    scores, ids = best_classes(logits, classifier.spec.num_classes)
+    return Answers(truth, logits, tuple(unreadable))
+
+
+def rank(answers: Answers, temperatures: Temperatures) -> Results:
+    """The results of some images with the scores at these temperatures."""
+    truth = answers.classes
+    found, ids = best_classes(answers.logits, answers.logits.shape[1], temperatures)
+    scores = found.astype(float)
     ranks = (ids == truth[:, None]).argmax(1)
     true = np.take_along_axis(scores, ranks[:, None], 1)[:, 0]
-    return Results(truth, ranks, scores[:, 0].astype(float), true.astype(float), tuple(unreadable))
+    squares = (scores**2).sum(1)
+    return Results(truth, ranks, scores[:, 0], true, squares, answers.unreadable)
 
 
-def report(results: Sequence[Results], labels: Sequence[str]) -> Report:
+def report(results: Sequence[Results], spec: ModelSpec) -> Report:
     """Combine the results of all batches."""
-    classes, ranks, best, true = (
+    classes, ranks, best, true, squares = (
         np.concatenate([getattr(part, name) for part in results])
-        for name in ("classes", "ranks", "best", "true")
+        for name in ("classes", "ranks", "best", "true", "squares")
     )
     unreadable = [line for part in results for line in part.unreadable]
     if not len(classes):
@@ -161,30 +233,23 @@ def report(results: Sequence[Results], labels: Sequence[str]) -> Report:
         images=len(classes),
         top_1=right.mean().item(),
         top_5=(ranks < 5).mean().item(),
+        temperature=spec.temperature,
+        gap_temperatures=spec.gap_temperatures,
         negative_log_likelihood=-np.log(np.maximum(true, smallest)).mean().item(),
-        calibration_error=calibration_error(best, right),
-        by_class={labels[i]: right[classes == i].mean().item() for i in np.unique(classes)},
+        calibration_error=reliability(best, right).error,
+        brier_score=(squares - 2 * true + 1).mean().item(),
+        by_class={spec.labels[i]: right[classes == i].mean().item() for i in np.unique(classes)},
         unreadable=unreadable,
     )
 
 
-def calibration_error(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Expected calibration error of scores ``(n,)`` over bins of equal width."""
-    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
-    distance = np.bincount(bins, weights=scores - right, minlength=BINS)
-    return np.abs(distance).sum().item() / len(scores)
-
-
 def _run_ahead(
-    pool: ThreadPoolExecutor,
-    evaluate_images: Callable[[Sequence[tuple[PurePosixPath, bytes]]], Results],
-    batches: Iterable[Sequence[tuple[PurePosixPath, bytes]]],
-    ahead: int,
-) -> Iterator[Results]:
+    pool: ThreadPoolExecutor, run: Callable[[U], T], batches: Iterable[U], ahead: int
+) -> Iterator[T]:
     """Results in order, with no more than ``ahead`` batches in memory."""
-    waiting: deque[Future[Results]] = deque()
+    waiting: deque[Future[T]] = deque()
     for batch in batches:
-        waiting.append(pool.submit(evaluate_images, batch))
+        waiting.append(pool.submit(run, batch))
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
     while waiting:

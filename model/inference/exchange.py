@@ -8,7 +8,7 @@ import numpy as np
 
 from model.images.preprocess import AnyPixels
 from model.inference.prediction import Classification, label
-from model.spec import ModelSpec, PreprocessSpec
+from model.spec import ModelSpec, PreprocessSpec, steps_from_json
 
 Buffer = memoryview
 
@@ -55,5 +55,6 @@ def spec_from_json(content: Mapping[str, Any]) -> ModelSpec:
     preprocess = PreprocessSpec(
         **{**pixels, "mean": tuple(pixels["mean"]), "std": tuple(pixels["std"])}
     )
-    labels, synsets = tuple(content["labels"]), tuple(content["synsets"])
-    return ModelSpec(**{**content, "preprocess": preprocess, "labels": labels, "synsets": synsets})
+    tuples = {name: tuple(content[name]) for name in ("labels", "synsets")}
+    steps = steps_from_json(content["gap_temperatures"])
+    return ModelSpec(**{**content, **tuples, "preprocess": preprocess, "gap_temperatures": steps})

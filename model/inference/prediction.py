@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.scores import Logits, Scores, best_classes, softmax
-from model.spec import ModelSpec
+from model.spec import ONE, ModelSpec, Temperatures
 
 SCORE_DIGITS = 6
 
@@ -16,7 +16,7 @@ Embedding = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One row of an answer; ``score`` is a softmax probability with `SCORE_DIGITS` digits.
+    """One row of an answer; ``score`` is its probability with `SCORE_DIGITS` digits.
 
     ``synset`` is the WordNet id of the class, where it is known.
     """
@@ -34,17 +34,19 @@ class Classification:
     Attributes:
         predictions: the best classes, best first.
         logits: the logits of all classes, ``(classes,)``.
+        temperatures: those of the scores; see `ModelSpec`.
         embedding: the class token before the classifier, ``(dim,)``, if it was asked for.
     """
 
     predictions: Sequence[Prediction]
     logits: Logits
+    temperatures: Temperatures = ONE
     embedding: Embedding | None = None
 
     @property
     def probabilities(self) -> Scores:
         """The probabilities of all classes, ``(classes,)``."""
-        return softmax(self.logits)
+        return softmax(self.logits, self.temperatures)
 
 
 def label_and_embed(outputs: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:
@@ -57,7 +59,7 @@ def label_and_embed(outputs: Logits, top_k: int, spec: ModelSpec) -> list[Classi
 
 def label(logits: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:
     """Classify each row of logits ``(images, classes)``."""
-    scores, class_ids = best_classes(logits, top_k)
+    scores, class_ids = best_classes(logits, top_k, spec.temperatures)
     synsets = spec.synsets or (None,) * len(spec.labels)
     predictions = [
         [
@@ -71,4 +73,7 @@ def label(logits: Logits, top_k: int, spec: ModelSpec) -> list[Classification]:
         ]
         for row_ids, row_scores in zip(class_ids.tolist(), scores.tolist(), strict=True)
     ]
-    return [*map(Classification, predictions, logits)]
+    return [
+        Classification(rows, row, spec.temperatures)
+        for rows, row in zip(predictions, logits, strict=True)
+    ]

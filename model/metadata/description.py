@@ -25,10 +25,11 @@ from model.metadata.facts import (
     learn_from_weights,
 )
 from model.metadata.sidecar import parse_json, read_labels
-from model.spec import ModelSpec, PreprocessSpec
+from model.spec import ONE, ModelSpec, PreprocessSpec, steps_from_json
 
 FORMAT_VERSION = 1
 DEFAULT_IMAGE_SIZE = 224
+OPTIONAL = {"synsets", "provenance", "temperature", "gap_temperatures"}  # of the metadata
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Overrides:
         image_size: pixels per side, for networks whose positions fit any grid.
         preprocess: fields of `PreprocessSpec`.
         hyperparameters: keyword arguments of the family's network that weights do not determine.
+        temperature: of the scores, at any distance to the best logit.
         headless: whether a backbone without its classifier is accepted.
     """
 
@@ -49,6 +51,7 @@ class Overrides:
     image_size: int | None = None
     preprocess: Mapping[str, Any] | None = None
     hyperparameters: Mapping[str, Any] | None = None
+    temperature: float | None = None
     headless: bool = False
 
     @property
@@ -85,7 +88,7 @@ def describe_raw(
     """
     facts = Facts()
     preprocess = asdict(PreprocessSpec(image_size=DEFAULT_IMAGE_SIZE))
-    facts.learn("default", version="1", preprocess=preprocess)
+    facts.learn("default", version="1", temperature=1.0, preprocess=preprocess)
     inferred = learn_from_weights(facts, path, family, state, headless=overrides.headless)
     learn_from_names(facts, path, variant)
     if family.name == "published":
@@ -120,6 +123,7 @@ def describe_itself(
             f"{path}: family is {show(document.get('family'))}; known are {', '.join(FAMILIES)}"
         )
     facts = Facts()
+    facts.learn("default", temperature=1.0)
     inferred = learn_from_weights(facts, path, family, state, headless=overrides.headless)
     facts.learn("metadata", **_checked_document(path, document))
     return _build_description(path, facts, family, inferred, overrides)
@@ -127,7 +131,9 @@ def describe_itself(
 
 def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `ModelSpec` in the metadata, checked for their types."""
-    kinds = {"name": str, "version": str, "family": str, "labels": list, "synsets": list}
+    kinds: dict[str, Any] = dict.fromkeys(("name", "version", "family"), str)
+    kinds |= {"labels": list, "synsets": list, "temperature": int | float}
+    kinds["gap_temperatures"] = list
     kinds |= dict.fromkeys(("hyperparameters", "preprocess", "provenance"), dict)
     for name, value in document.items():
         if name not in kinds or not isinstance(value, kinds[name]):
@@ -135,18 +141,20 @@ def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]
                 f"{path}: its metadata is not the description of a model: {show(name)} is "
                 f"{show(value)}; expected {', '.join(kinds)}"
             )
-    for name in kinds.keys() - {"synsets", "provenance"}:
+    for name in kinds.keys() - OPTIONAL:
         if name not in document:
             raise CheckpointError(
                 f"{path}: its metadata is not the description of a model: {name} is missing"
             )
     whole = {"synsets": (), **document}
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in whole.items()}
+    return {n: steps_from_json(v) if isinstance(v, list) else v for n, v in whole.items()}
 
 
 def self_description(spec: ModelSpec) -> str:
     """The metadata that `describe_itself` reads."""
     document = {"format_version": FORMAT_VERSION, **asdict(spec)}
+    if spec.temperatures == ONE:  # older releases, without temperatures, can then read the file
+        del document["temperature"], document["gap_temperatures"]
     return json.dumps(document, ensure_ascii=False)
 
 
@@ -159,6 +167,8 @@ def _build_description(
         hyperparameters=overrides.hyperparameters or NOTHING,
         preprocess=overrides.all_preprocess,
     )
+    if overrides.temperature is not None:
+        facts.learn("settings", temperature=overrides.temperature, gap_temperatures=())
     if overrides.labels:
         facts.learn(str(overrides.labels), labels=read_labels(overrides.labels), synsets=())
     _check_hyperparameters(path, facts, family, inferred)

@@ -9,6 +9,7 @@ from model.backends.base import Backend
 from model.errors import ModelError
 from model.images.preprocess import Pixels
 from model.scores import Logits, softmax
+from model.spec import ONE, Temperatures
 
 DIGITS = 6  # of percentage points: 0.5 of 1,000 images is 0.5, not 0.5000000000000004
 
@@ -42,13 +43,16 @@ class Differences:
         return round(100 * (self.accuracy_before - self.accuracy_after), DIGITS)
 
 
-def compare(before: Logits, after: Logits, classes: Classes | None) -> Differences:
+def compare(
+    before: Logits, after: Logits, classes: Classes | None, temperatures: Temperatures = ONE
+) -> Differences:
     """Compare logits ``(n, classes)`` of the original network and of the quantised one.
 
     Args:
         classes: the true classes ``(n,)``, if known.
+        temperatures: of the probabilities; see `ModelSpec`.
     """
-    change = np.abs(softmax(after) - softmax(before))
+    change = np.abs(softmax(after, temperatures) - softmax(before, temperatures))
     best = before.argmax(1)
     ranks = (after > np.take_along_axis(after, best[:, None], 1)).sum(1)
     return Differences(

@@ -119,7 +119,7 @@ def quantise(
     def measure(layers: Layers, count: int | None = None) -> Differences:
         after = run(quantise_graph(graph, layers), "int8", images.measured[:count])
         classes = None if images.classes is None else images.classes[:count]
-        return compare(before[:count], after, classes)
+        return compare(before[:count], after, classes, spec.temperatures)
 
     layers, differences = choose_layers(inputs, measure, max_drop, quiet=quiet)
     report = _report(checkpoint, graph, layers, differences, rest)

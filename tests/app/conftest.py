@@ -34,6 +34,7 @@ INFO = ModelInfo(
     num_classes=10,
     image_size=2,
     heads=4,
+    temperature=1.5,
     images_per_second=50.0,
 )
 

@@ -30,6 +30,7 @@ async def test_state_and_model_are_reported(classifier: FakeClassifier) -> None:
         assert health["state"] == "ready"
         assert health["model"]["name"] == "fake"
         assert health["model"]["backend_reason"] == "there is no other"
+        assert health["model"]["temperature"] == 1.5
         lifecycle.drain()
         read = await scrape(client)
         assert [read("xcit_state", state=s) for s in ("ready", "draining")] == [0, 1]

@@ -49,10 +49,12 @@ async def test_server_and_model_metadata(classifier: FakeClassifier) -> None:
                     {"name": "logits", "datatype": "FP32", "shape": [-1, 10]},
                     {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
                 ],
+                "parameters": {"temperature": 1.5},
             }
             assert (await client.get(f"{path}/ready")).json()["ready"] is True
             config = (await client.get(f"{path}/config")).json()
             assert config["max_batch_size"] == 256
+            assert config["parameters"] == {"temperature": {"string_value": "1.5"}}
             assert config["input"] == [
                 {
                     "name": "input",

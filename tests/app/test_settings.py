@@ -135,7 +135,7 @@ def another_value(name: str) -> Any:
     if int in kinds:
         return (field.default or 6) + 1
     if float in kinds:
-        return field.default + 0.5
+        return (field.default or 1.0) + 0.5
     return {"crop_pct": 0.875, "text": "with = and spaces"}
 
 

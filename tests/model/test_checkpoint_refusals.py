@@ -198,6 +198,9 @@ def test_invalid_preprocessing_is_refused_with_the_reason(
         ),
         ({"labels": ["a"]}, "1 labels for the 3 classes"),
         ({"preprocess": 3}, "'preprocess' is 3; expected name, version"),
+        ({"temperature": 0}, "temperature is 0; it must be a number from 0.05 to 20"),
+        ({"temperature": True}, "temperature is true; it must be a number"),
+        ({"temperature": "1"}, "'temperature' is '1'; expected name, version"),
         ({"surprise": 1}, "is not the description of a model: 'surprise' is 1"),
     ],
 )

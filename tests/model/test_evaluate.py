@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 from model.backends.base import BackendOptions
 from model.checkpoint import BUNDLED_CHECKPOINT, read_checkpoint, write_checkpoint
 from model.errors import ModelError
-from model.evaluation.evaluate import Results, calibration_error, evaluate, report
+from model.evaluation.evaluate import Answers, Results, evaluate, rank, report
+from model.evaluation.reliability import reliability
 from model.families.xcit import XCiT
 from model.inference.classifier import Classifier, load_classifier
 from model.spec import ModelSpec
@@ -76,19 +78,38 @@ def test_only_the_test_folder_counts_if_there_is_one(
 
 def test_calibration_error_is_the_gap_between_score_and_accuracy() -> None:
     right = np.array([True, True, True, False])
-    assert calibration_error(np.full(4, 0.75), right) == pytest.approx(0)
-    assert calibration_error(np.full(4, 0.95), right) == pytest.approx(0.2)
-    assert calibration_error(np.array([1.0, 1.0, 1.0, 0.0]), right) == pytest.approx(0)
+    assert reliability(np.full(4, 0.75), right).error == pytest.approx(0)
+    assert reliability(np.full(4, 0.95), right).error == pytest.approx(0.2)
+    assert reliability(np.array([1.0, 1.0, 1.0, 0.0]), right).error == pytest.approx(0)
 
 
-def test_report_counts_by_rank_and_class() -> None:
-    first = Results(np.array([0, 1]), np.array([0, 4]), np.full(2, 0.5), np.array([0.5, 0.1]))
-    second = Results(np.array([1, 2]), np.array([0, 5]), np.full(2, 0.5), np.array([0.5, 0.0]))
-    result = report([first, second], ("ant", "bee", "cat", "dog"))
+def test_report_counts_by_rank_and_class(spec: ModelSpec) -> None:
+    half = np.full(2, 0.5)
+    first = Results(np.array([0, 1]), np.array([0, 4]), half, np.array([0.5, 0.1]), half)
+    second = Results(np.array([1, 2]), np.array([0, 5]), half, np.array([0.5, 0.0]), half)
+    result = report([first, second], replace(spec, labels=("ant", "bee", "cat", "dog")))
     assert (result.images, result.top_1, result.top_5) == (4, 0.5, 0.75)
     assert result.by_class == {"ant": 1, "bee": 0.5, "cat": 0}
     assert np.isfinite(result.negative_log_likelihood)
     assert "4 images: top-1 50.00%, top-5 75.00%" in str(result)
+
+
+def test_figures_of_scores_are_those_of_their_definitions(spec: ModelSpec) -> None:
+    logits = np.array([[2, 1, 0], [0, 1, 5], [1, 1, 0], [3, 0, 0]], np.float32)
+    classes = np.array([0, 1, 2, 0])
+    powers = np.exp(logits.astype(float) / 1.5)
+    scores = powers / powers.sum(1, keepdims=True)
+    true = scores[range(4), classes]
+    parts = [Answers(classes[part], logits[part]) for part in (slice(1), slice(1, 4))]
+    result = report([rank(part, (1.5, ())) for part in parts], replace(spec, temperature=1.5))
+    assert result.temperature == 1.5
+    assert result.top_1 == 0.5
+    assert result.negative_log_likelihood == pytest.approx(-np.log(true).mean())
+    assert result.brier_score == pytest.approx(((scores - np.eye(3)[classes]) ** 2).sum(1).mean())
+    right = np.array([True, False, False, True])
+    assert result.calibration_error == pytest.approx(reliability(scores.max(1), right).error)
+    for line in ("temperature 1.5", f"Brier score {result.brier_score:.4f}"):
+        assert line in str(result)
 
 
 def test_model_card_checkpoint_and_metrics_give_the_same_accuracy() -> None:

@@ -287,7 +287,9 @@ def test_unlabelled_images_are_refused_where_labels_are_needed(made: Made, tmp_p
     for image in made.images.rglob("*.png"):
         shutil.copy(image, tmp_path)
     message = refused(made, tmp_path, labelled=True)
-    assert message.endswith("no images; expected files such as LABEL/IMAGE.jpg")
+    assert message.endswith(
+        "its 120 images are in no folder; expected files such as LABEL/IMAGE.jpg"
+    )
 
 
 def test_folder_that_is_no_class_is_refused(made: Made, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The answers of the service as dataclasses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -14,7 +14,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One class. The score is a softmax probability; the synset is a WordNet id, if known."""
+    """One class. The score is its probability; the synset is a WordNet id, if known."""
 
     class_id: int
     label: str
@@ -46,6 +46,8 @@ class ServedModel:
     """The served model, its device and backend.
 
     Attributes:
+        temperature: divides the logits before their softmax; 1 if the scores are not calibrated.
+        gap_temperatures: pairs of a distance to the best logit and the temperature beyond it.
         images_per_second: the highest throughput of the model alone, measured at the start of the
             service; 0 from a service that does not say.
     """
@@ -63,6 +65,8 @@ class ServedModel:
     num_classes: int
     image_size: int
     heads: int
+    temperature: float = 1.0
+    gap_temperatures: Sequence[Sequence[float]] = ()
     images_per_second: float = 0.0
 
 

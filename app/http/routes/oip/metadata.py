@@ -1,5 +1,6 @@
 """Metadata, health and statistics routes of the Open Inference Protocol."""
 
+import json
 from functools import partial
 from importlib.metadata import version as installed_version
 from typing import Any
@@ -11,6 +12,7 @@ from app.http.problems import problems
 from app.http.routes.oip.models import Models, below_model, signatures
 from app.http.routes.oip.outputs import OUTPUTS
 from app.http.service import Service
+from app.serving.classifier import ModelInfo
 from app.serving.errors import Draining, NotReady
 
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
@@ -86,6 +88,7 @@ def add_model_metadata(routes: APIRouter, service: Service, models: Models) -> N
                 {"name": model.input, "datatype": model.datatype, "shape": [-1, *model.shape]}
             ],
             "outputs": [{"name": output, **output_type} for output in OUTPUTS],
+            "parameters": temperatures(info),
         }
 
     @below_model(routes.get, "/config")
@@ -104,6 +107,7 @@ def add_model_metadata(routes: APIRouter, service: Service, models: Models) -> N
             "output": [{"name": output, **output_type} for output in OUTPUTS],
             "dynamic_batching": {"preferred_batch_size": [info.max_batch_size]},
             "instance_group": [{"kind": kind, "count": info.streams}],
+            "parameters": {n: {"string_value": str(v)} for n, v in temperatures(info).items()},
         }
 
     @below_model(routes.get, "/stats")
@@ -112,3 +116,11 @@ def add_model_metadata(routes: APIRouter, service: Service, models: Models) -> N
         """Counts and durations. Inference and execution counts include all APIs."""
         model, info = models.find(request)
         return {"model_stats": [models.statistics_of(model.name, info)]}
+
+
+def temperatures(info: ModelInfo) -> dict[str, float | str]:
+    """The temperatures of the probabilities as parameters, which are numbers and texts."""
+    if not info.gap_temperatures:
+        return {"temperature": info.temperature}
+    steps = [[*step] for step in info.gap_temperatures]
+    return {"temperature": info.temperature, "gap_temperatures": json.dumps(steps)}

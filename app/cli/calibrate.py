@@ -1,0 +1,124 @@
+"""``xcit-serve calibrate``: fit the temperature of a checkpoint's scores."""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.cli.options import (
+    BATCH_SIZE,
+    CHECKPOINT,
+    CHECKPOINT_SETTINGS,
+    DEVICE_SETTINGS,
+    read_command_settings,
+)
+from app.cli.output import complain, show
+from app.cli.parser import Parser, add_settings
+from app.config.cpu_quota import usable_cores
+from app.config.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from model.checkpoint import Checkpoint
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.description = (
+        "Fit temperatures to images in folders named after their class, by label or synset, and "
+        "store them in the checkpoint: logits are divided by them before the softmax, so that "
+        "scores show how often such answers are right. The order of the classes stays. If the "
+        "folder or tar has train/ and test/ (or val/), only the test images are used."
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    parser.add_argument("data", type=Path, metavar="DIR", help="image folder, or a tar of one")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.safetensors",
+        help="write the calibrated checkpoint there [CHECKPOINT, if it describes itself]",
+    )
+    parser.add_argument(
+        "--holdout",
+        type=int,
+        default=0,
+        metavar="N",
+        help="use the training images that train --holdout N kept out of training",
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.svg",
+        help="write the reliability diagram there [NAME.reliability.svg next to the checkpoint]",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    settings = [name for name in CHECKPOINT_SETTINGS if name != "temperature"]
+    add_settings(parser, (*settings, *DEVICE_SETTINGS, "streams"))
+
+
+def run(args: argparse.Namespace) -> int:
+    from app.loading import checkpoint_path, load_for_command, overrides
+    from model.checkpoint import read_checkpoint
+    from model.errors import ModelError
+    from model.evaluation.calibrate import calibrate, choose_images, write_calibrated
+    from model.evaluation.diagram import write_diagram
+
+    check_suffix(args.out, ".safetensors")
+    check_suffix(args.plot, ".svg")
+    settings = replace_temperature(read_command_settings(args))
+    try:
+        checkpoint = read_checkpoint(checkpoint_path(settings), overrides(settings))
+        target = args.out or in_place(args.checkpoint, checkpoint)
+        plot = args.plot or target.with_name(f"{target.stem}.reliability.svg")
+        check_writable(target, plot)
+        images = choose_images(args.data, args.holdout)
+        found = calibrate(
+            load_for_command(settings),
+            *(args.data, images),
+            workers=usable_cores(),
+            batch_size=BATCH_SIZE,
+            quiet=not sys.stderr.isatty(),
+        )
+        write_diagram(plot, found.panels)
+        write_calibrated(checkpoint, target, found.spec)
+    except ModelError as error:
+        return complain(str(error))
+    lines = (str(found), f"temperature stored in {target}", f"reliability diagram in {plot}")
+    show(*([json.dumps(found.as_json(), indent=2, ensure_ascii=False)] if args.json else lines))
+    unreadable = found.after.report.unreadable
+    return complain(*unreadable) if unreadable else 0
+
+
+def check_suffix(path: Path | None, suffix: str) -> None:
+    """Raises `SettingsError` if the name of an output does not end in ``suffix``."""
+    if path and path.suffix != suffix:
+        raise SettingsError(f"{path}: the output's name must end in {suffix}")
+
+
+def replace_temperature(settings: Settings) -> Settings:
+    """The settings without a temperature, so that the file's own is the one that is replaced."""
+    return settings.model_copy(update={"temperature": None})
+
+
+def in_place(given: str, checkpoint: "Checkpoint") -> Path:
+    """The file of a checkpoint, to be replaced; raises `SettingsError` if it should not be."""
+    path = checkpoint.path
+    if not checkpoint.self_describing:
+        reason = "has no place for a temperature"
+    elif not Path(given).exists():
+        reason = "was downloaded into a cache"
+    elif path.is_symlink():
+        reason = "is a link"
+    else:
+        return path
+    raise SettingsError(f"{path} {reason}; write another file with --out FILE.safetensors")
+
+
+def check_writable(*paths: Path) -> None:
+    """Raises `SettingsError` if a file cannot be created there, before anything is measured."""
+    for path in paths:
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error
