@@ -4,7 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from app.cli.options import CHECKPOINT, CHECKPOINT_SETTINGS, extra, read_command_settings
+from app.cli.options import (
+    CHECKPOINT,
+    CHECKPOINT_SETTINGS,
+    check_suffix,
+    check_writable,
+    extra,
+    read_command_settings,
+)
 from app.cli.output import complain, printable, show
 from app.cli.parser import Parser, add_settings
 from app.config.cpu_quota import usable_cores
@@ -87,9 +94,7 @@ def parse_max_drop(text: str | None) -> float:
 
 def check_output(path: Path, checkpoint: str) -> None:
     """Refuse an output that cannot be written, before minutes of work; raises `SettingsError`."""
-    if path.suffix != ".safetensors":
-        raise SettingsError(f"--out={path}: the name must end in .safetensors")
+    check_suffix(path, ".safetensors")
     if path.exists() and Path(checkpoint).exists() and path.samefile(checkpoint):
-        raise SettingsError(f"--out={path}: is the checkpoint itself; name another file")
-    if not path.parent.is_dir():
-        raise SettingsError(f"--out={path}: {path.parent} is not a directory")
+        raise SettingsError(f"--out={path}: the checkpoint itself; name another file")
+    check_writable(path)

@@ -62,8 +62,8 @@ def test_quantised_checkpoint_is_served_in_int8(
 @pytest.mark.parametrize(
     ("out", "more", "told"),
     [
-        ("x.pt", (), "--out=x.pt: the name must end in .safetensors"),
-        ("no/x.safetensors", (), "--out=no/x.safetensors: no is not a directory"),
+        ("x.pt", (), "x.pt: the output's name must end in .safetensors"),
+        ("no/x.safetensors", (), "no/x.safetensors: cannot be written: No such file or directory"),
         ("x.safetensors", ("--max-drop", "-1"), "--max-drop=-1: must be a number from 0 to 100"),
         ("x.safetensors", ("--max-drop", "nan"), "--max-drop=nan: must be a number from 0 to 100"),
         ("x.safetensors", ("--max-drop", "few"), "--max-drop=few: must be a number from 0 to 100"),
@@ -81,7 +81,7 @@ def test_output_may_not_replace_the_original(files: Files, run: Run, tmp_path: P
     link.symlink_to(files.original)
     for out in (files.original, link):
         code, _, errors = run("quantize", files.original, files.images, "--out", out)
-        told = f"xcit-serve: --out={out}: is the checkpoint itself; name another file"
+        told = f"xcit-serve: --out={out}: the checkpoint itself; name another file"
         assert (code, errors) == (2, [told])
 
 
