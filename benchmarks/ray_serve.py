@@ -117,13 +117,13 @@ def over_handle(handle: Any, images: Sequence[bytes], callers: int) -> Send:
 
 
 @contextmanager
-def cluster(cores: int) -> Iterator[int]:
-    """A Ray cluster on this machine; yields the port of the proxy."""
-    import ray
-    from ray import serve
-
+def started_ray(cores: int) -> Iterator[None]:
+    """A Ray cluster on this machine, whose processes are descendants of this one."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    port = free_port()
+    # 15 by default: the load generator would come first.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+    import ray
+
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as path:
         ray.init(
             num_cpus=cores,
@@ -133,11 +133,21 @@ def cluster(cores: int) -> Iterator[int]:
             _temp_dir=path,
         )
         try:
-            serve.start(http_options={"host": "127.0.0.1", "port": port})
-            yield port
-            serve.shutdown()
+            yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def started_serve(cores: int) -> Iterator[int]:
+    """Ray Serve on such a cluster; yields the port of the proxy."""
+    with started_ray(cores):
+        from ray import serve
+
+        port = free_port()
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        yield port
+        serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 @asynccontextmanager
@@ -159,7 +169,7 @@ async def deployed(args: argparse.Namespace, ongoing: int | None = None) -> Asyn
     application = build(Arguments.model_validate(given))
     if ongoing:
         bound = application._bound_deployment.options(max_ongoing_requests=ongoing)
-        application = bound.bind(*bound.init_args, **bound.init_kwargs)
+        application = bound.bind(*bound.init_args)
     yield await asyncio.to_thread(serve.run, application)
 
 
@@ -174,7 +184,7 @@ async def benchmark(args: argparse.Namespace) -> None:
             return await served_model(url)
 
     served = await measure_plain()
-    with cluster(args.cpus) as port:
+    with started_serve(args.cpus) as port:
         http = over_http(f"http://127.0.0.1:{port}", images, args.callers)
         async with deployed(args) as handle:
             ways["Ray Serve, HTTP"] = await measure(http, args)

@@ -6,9 +6,11 @@
     python -m benchmarks.scoring memory --images 100000
 
 ``parts`` measures in turn, with all cores busy: reading and decoding alone, in as many threads as
-the run has; the model alone, in as many threads and with the same batches; and the run with both,
-including the output. Decoding and model share the cores, so the most that a run can reach is not
-the lower of the two rates but 1 / (1 / decode + 1 / model). Each figure is the best of all rounds.
+the run has; the model alone, in as many threads and with the same batches; these two side by side;
+and the run with both, including the output. Decoding and model share the cores, so the most that a
+run can reach is not the lower of the two rates but 1 / (1 / decode + 1 / model), and less if they
+displace each other's data from the caches, as side by side. Each figure is the best of all rounds.
+CPU time shows what the run adds to its parts, on a machine that does other work, too.
 """
 
 import argparse
@@ -20,13 +22,14 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -40,6 +43,7 @@ from app.scoring.rows import schema
 from app.scoring.run import RunOptions, scoring
 from app.scoring.scorer import CHUNK, Scorer
 from app.scoring.shards import Shards
+from app.serving.threads import TURN_SECONDS
 from benchmarks.machine import provenance
 from benchmarks.report import table
 
@@ -47,21 +51,35 @@ TOP_K = 5
 SAMPLES = 20  # of the memory, in the report
 
 
-def rate(count: int, work: Callable[[], object]) -> float:
-    """Images per second of work on ``count`` images."""
-    begun = time.perf_counter()
-    work()
-    return count / (time.perf_counter() - begun)
+class Cost(NamedTuple):
+    """Seconds per image: on the clock, and of all threads' CPU time."""
+
+    wall: float
+    cpu: float
 
 
-def decode_alone(classifier: ScoringClassifier, records: Sequence[Record], workers: int) -> float:
+@contextmanager
+def measured(count: int, costs: list[Cost]) -> Iterator[None]:
+    """Append the cost of a block that works on ``count`` images."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    costs.append(Cost(wall / count, cpu / count))
+
+
+def decode_alone(
+    classifier: ScoringClassifier, records: Sequence[Record], workers: int, costs: list[Cost]
+) -> None:
     chunks = [records[i : i + CHUNK] for i in range(0, len(records), CHUNK)]
     work = partial(prepare, preprocess=classifier.preprocess, max_bytes=10**9)
-    with ThreadPoolExecutor(workers) as pool:
-        return rate(len(records), lambda: [*pool.map(work, chunks)])
+    with ThreadPoolExecutor(workers) as pool, measured(len(records), costs):
+        for _ in pool.map(work, chunks):
+            pass
 
 
-def model_alone(classifier: ScoringClassifier, record: Record, count: int) -> float:
+def model_alone(
+    classifier: ScoringClassifier, record: Record, count: int, costs: list[Cost]
+) -> None:
     """Each stream runs its share of full batches."""
     assert isinstance(record.image, Path)
     size, streams = classifier.info.max_batch_size, classifier.streams
@@ -79,24 +97,35 @@ def model_alone(classifier: ScoringClassifier, record: Record, count: int) -> fl
     threads = [threading.Thread(target=run) for _ in range(streams)]
     for thread in threads:
         thread.start()
-    ready.wait()
-
-    def join() -> None:
+    with measured(batches * size * streams, costs):
+        ready.wait()
         for thread in threads:
             thread.join()
 
-    return rate(batches * size * streams, join)
+
+def side_by_side(
+    classifier: ScoringClassifier, records: Sequence[Record], workers: int, costs: list[Cost]
+) -> None:
+    """Decode and run the model at the same time, neither for the other."""
+    decoding = threading.Thread(target=decode_alone, args=(classifier, records, workers, []))
+    with measured(len(records), costs):
+        decoding.start()
+        model_alone(classifier, records[0], len(records), [])
+        decoding.join()
 
 
 async def score_all(
-    classifier: ScoringClassifier, scorer: Scorer, records: Sequence[Record], out: Path
-) -> float:
+    classifier: ScoringClassifier,
+    scorer: Scorer,
+    records: Sequence[Record],
+    out: Path,
+    costs: list[Cost],
+) -> None:
     columns = schema(classifier.info.num_classes, classifier.embedding_size, files=False)
-    begun = time.perf_counter()
-    rows = await scorer.score(iter(records), lambda rows: None)
-    Shards(out, columns, "benchmark").write(0, rows)
+    with measured(len(records), costs):
+        rows = await scorer.score(iter(records), lambda rows: None)
+        Shards(out, columns, "benchmark").write(0, rows)
     assert not any(row.failure for row in rows)
-    return len(records) / (time.perf_counter() - begun)
 
 
 async def measure_parts(args: argparse.Namespace) -> str:
@@ -106,32 +135,57 @@ async def measure_parts(args: argparse.Namespace) -> str:
     workers = usable_cores()
     load = partial(load_for_scoring, settings, workers, embeds=args.embeddings)
     options = RunOptions(top_k=lambda _: TOP_K, embeddings=args.embeddings, shard_size=args.images)
-    rounds: list[tuple[float, float, float]] = []
+    decode: list[Cost] = []
+    model: list[Cost] = []
+    together: list[Cost] = []
+    both: list[Cost] = []
     with tempfile.TemporaryDirectory() as out:
         async with scoring(load, options, settings) as (loaded, scorer):
             assert isinstance(loaded, ScoringClassifier)
             for _ in range(args.rounds):
-                decode = await asyncio.to_thread(decode_alone, loaded, records, workers)
-                model = await asyncio.to_thread(model_alone, loaded, records[0], args.images)
-                both = await score_all(loaded, scorer, records, Path(out))
-                rounds.append((decode, model, both))
+                await asyncio.to_thread(decode_alone, loaded, records, workers, decode)
+                await asyncio.to_thread(model_alone, loaded, records[0], args.images, model)
+                await asyncio.to_thread(side_by_side, loaded, records, workers, together)
+                await score_all(loaded, scorer, records, Path(out), both)
             info = loaded.info
-    decode, model, both = map(max, zip(*rounds, strict=True))
-    bound = 1 / (1 / decode + 1 / model)
-    within = [run * (1 / d + 1 / m) for d, m, run in rounds]
-    head = ("images/s, best of all rounds", "rate", "run / rate")
-    body = [
-        ("decode alone", f"{decode:.0f}", f"{both / decode:.2f}"),
-        ("model alone", f"{model:.0f}", f"{both / model:.2f}"),
-        ("bound: both share the cores", f"{bound:.0f}", f"{both / bound:.2f}"),
-        ("run", f"{both:.0f}", ""),
-    ]
     title = (
         f"{info.name} on {info.backend}, {info.precision}, {info.streams} streams, batches of "
         f"{info.max_batch_size}; {workers} decoding threads; {args.images} images per round."
     )
-    ratios = ", ".join(f"{ratio:.2f}" for ratio in within)
-    return f"{title}\n\n{table(head, body)}\n\nRun against the bound of its round: {ratios}."
+    rounds = zip(decode, model, both, strict=True)
+    ratios = ", ".join(f"{(d.wall + m.wall) / run.wall:.2f}" for d, m, run in rounds)
+    costs = costs_table(decode, model, together, both)
+    return f"{title}\n\n{costs}\n\nRun / bound, by round: {ratios}."
+
+
+def costs_table(
+    decode: Sequence[Cost], model: Sequence[Cost], together: Sequence[Cost], both: Sequence[Cost]
+) -> str:
+    """The best rate and CPU time of each part, and of the run compared with them."""
+    parts = {
+        "decode alone": best(decode),
+        "model alone": best(model),
+        "bound: their sum": Cost(*map(sum, zip(best(decode), best(model), strict=True))),
+        "both, side by side": best(together),
+        "run": best(both),
+    }
+    run = parts["run"]
+    head = ("best of all rounds", "images/s", "run / this", "CPU ms per image", "this / run")
+    body = [
+        (
+            name,
+            f"{1 / cost.wall:.0f}",
+            f"{cost.wall / run.wall:.2f}",
+            f"{1e3 * cost.cpu:.2f}",
+            f"{cost.cpu / run.cpu:.2f}",
+        )
+        for name, cost in parts.items()
+    ]
+    return table(head, body)
+
+
+def best(costs: Sequence[Cost]) -> Cost:
+    return Cost(*map(min, zip(*costs, strict=True)))
 
 
 def small_images(count: int) -> Iterator[bytes]:
@@ -196,6 +250,7 @@ def main() -> None:
     memory = commands.add_parser("memory")
     memory.add_argument("--images", type=int, default=100_000)
     args = parser.parse_args()
+    sys.setswitchinterval(TURN_SECONDS)  # as the command does
     found = asyncio.run(measure_parts(args)) if args.what == "parts" else measure_memory(args)
     print(f"{provenance()}\n\n{found}")
 

@@ -126,6 +126,12 @@ def check_pytest(words: list[str]) -> None:
     assert set(words[1].split()) - {"and", "not", "or"} <= markers
 
 
+def check_serve(words: list[str]) -> None:
+    """Ray Serve's command; `tests.ray.test_manifests` validates the file."""
+    assert words[0] == "deploy"
+    assert (ROOT / words[1]).exists()
+
+
 def check_nothing(words: list[str]) -> None:
     """Commands of the tutorial are run in `tests.e2e.test_tutorial`."""
 
@@ -139,6 +145,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "kubectl": check_kubectl,
     "pip": check_pip,
     "pytest": check_pytest,
+    "serve": check_serve,
     "curl": check_curl,
     "echo": check_curl,  # into curl
     "benchmarks/gpu.sh": check_gpu_script,
@@ -146,6 +153,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "kill": check_nothing,
     "mkdir": check_nothing,
     "mv": check_nothing,
+    "ray": check_nothing,
     "source": check_nothing,
 }
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
     """The properties of a checkpoint by name, and the origins of those that were inferred."""
-    from model.spec import show_temperatures
+    from model.scores import show_temperatures
 
     spec = checkpoint.spec
     parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
@@ -68,6 +68,8 @@ def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
         )
         rows |= {f"int8.{name}": text for name, text in quantisation.figures.items()}
     rows |= {topic: text for topic, text in spec.provenance.items() if topic not in rows}
+    if spec.reference:
+        rows["reference"] = f"{spec.reference.images:,} images"
     if checkpoint.warnings:
         rows["warning"] = "; ".join(checkpoint.warnings)
     return rows, {**checkpoint.description.origins, "weights": taken_from(checkpoint)}

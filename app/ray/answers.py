@@ -49,7 +49,7 @@ class ImageAnswer(TypedDict):
 
 
 class ImageError(TypedDict):
-    """A problem document, as RFC 9457 has it."""
+    """A problem document, in the format of RFC 9457."""
 
     type: str
     title: str

@@ -14,6 +14,6 @@ A run goes through these parts, which do not know each other:
 - `output.open_output` locks the directory, compares it with this run, and writes its manifest.
 - `run.run` connects them: it skips the rows of complete shards, and scores shard by shard.
 
-Another way to execute a run, such as a cluster, can replace `scorer` and `run`: every shard holds
-the records from ``number * shard_size`` on, so shards can be made in any order and by any process.
+`cluster.run_on_cluster` replaces `run.run` on a Ray cluster: `stages` holds the code that runs
+there, on the same records, with the same decoding and scorer, so that the rows are the same.
 """

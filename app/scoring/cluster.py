@@ -8,8 +8,8 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -21,10 +21,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from app.config.settings import Settings, SettingsError
 from app.scoring.output import Output
-from app.scoring.records import Record, ScoringError
+from app.scoring.records import RESUME, Record, ScoringError
 from app.scoring.rows import Row
 from app.scoring.run import Progress, RunOptions, ScoringClassifier, begin, finish, write
-from app.scoring.scorer import RESUME
 from app.scoring.shards import Shard, Shards
 from app.scoring.sources import Source
 from app.scoring.stages import (
@@ -146,7 +145,8 @@ def run_on_cluster(
         chunks = pipeline(
             partial(load, settings, plan.cores), source, model, options, settings, plan
         )
-        write_shards(chunks(skipped), followed, shards, done, options.shard_size, progress)
+        with closing(chunks(skipped)) as found:  # its actors end with it
+            write_shards(found, followed, shards, done, options.shard_size, progress)
         return finish(output, done, followed)
 
 
@@ -171,7 +171,7 @@ def pipeline(
     options: RunOptions,
     settings: Settings,
     plan: Plan,
-) -> Callable[[int], Iterator[Chunk]]:
+) -> Callable[[int], Generator[Chunk, None, None]]:
     """A function that yields the chunks from a number of an image on, in order."""
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # a block is a chunk: the unit of parallel work
@@ -179,7 +179,7 @@ def pipeline(
     context.enable_progress_bars = False
     numpy = "numpy"  # a table is a dictionary of arrays
 
-    def chunks(start: int) -> Iterator[Chunk]:
+    def chunks(start: int) -> Generator[Chunk, None, None]:
         rows = (
             ray.data.from_items([{"start": start}])
             .map_batches(
@@ -252,7 +252,8 @@ def connected(address: str) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SettingsError(f"--ray={address}: {first_line(error)}; {HINT}") from error
+        message = " ".join(str(error).split())
+        raise SettingsError(f"--ray={address}: {message}; {HINT}") from error
     try:
         yield
     finally:

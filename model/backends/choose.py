@@ -7,69 +7,38 @@ not work, that is an error.
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from model.backends.agreement import disagreement
-from model.backends.base import Backend, BackendOptions, Build
-from model.backends.cache import open_cache
-from model.backends.compiled import CompiledCudaBackend, keep_kernels
-from model.backends.cuda import CudaBackend
-from model.backends.streams import divide_cores
+from model.backends.base import Backend, BackendOptions
+from model.backends.build import Candidate, Network, build_backend
+from model.backends.determinism import Proof, prove
 from model.backends.torch import (
-    TorchBackend,
-    cast,
     choose_device,
     fastest_precision,
-    to_script,
     visible_devices,
 )
 from model.errors import CheckpointError, ModelError
 from model.metadata.quantisation import Quantisation
 from model.scores import Logits, Scores
 
-STREAMS = {"cuda": 2}  # by kind of device, for devices other than the CPU; default 1
 MAX_REASON = 200  # characters quoted from an error
 INT8 = "int8"
 
 logger = logging.getLogger(__name__)
 
-Network = Callable[[], nn.Sequential]
-
 
 class Choice(NamedTuple):
-    """A backend, and the reason why it was chosen."""
+    """A backend, the reason why it was chosen, and in deterministic mode, what was proved of it."""
 
     backend: Backend
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A backend by name, with its device and precision.
-
-    Attributes:
-        quantisation: the layers to compute in integers, if the precision is `INT8`.
-    """
-
-    name: str
-    device: torch.device
-    precision: str
-    quantisation: Quantisation | None = None
-
-    @property
-    def tolerances(self) -> tuple[float, float] | None:
-        """The tolerances of the self-test, if they are not those of the precision."""
-        found = self.quantisation
-        return (found.tolerance, found.embedding_tolerance) if found else None
-
-    def __str__(self) -> str:
-        return f"{self.name} in {self.precision} on {self.device}"
+    proof: Proof | None = None
 
 
 def choose_backend(
@@ -105,29 +74,36 @@ def choose_backend(
         if options.compile and device.type != "cuda":
             refused.append(_without_compiling(options, device))
         for candidate in _candidates(options, device, quantisation):
-            build = partial(_build, candidate, network, image_size, options, overhead)
-            compare = partial(disagreement, tolerances=candidate.tolerances)
-            check = partial(
-                compare, expected=expected, image_size=image_size, embeddings=embeddings
-            )
-            found = _attempt(build, check)
+            build = partial(build_backend, candidate, network, image_size, options, overhead)
+            check = partial(disagreement, expected=expected, tolerances=candidate.tolerances)
+            check = partial(check, image_size=image_size, embeddings=embeddings)
+            found = _attempt(build, check, image_size, options)
             if not isinstance(found, str):
-                reasons = (
-                    _first_reason(options, candidate),
-                    *refused,
-                    "agrees with 32-bit PyTorch",
-                )
-                return Choice(found, "; ".join(reasons))
+                reasons = (_first_reason(options, candidate), *refused, found.reason)
+                return found._replace(reason="; ".join(reasons))
             logger.warning("backend %s is not used: %s", candidate, found)
             refused.append(f"not {candidate}: {found}")
     raise ModelError(f"no backend can run this model: {'; '.join(refused)}")
 
 
-def _attempt(build: Callable[[], Backend], check: Callable[[Backend], str | None]) -> Backend | str:
+def _attempt(
+    build: Callable[[], Backend],
+    check: Callable[[Backend], str | None],
+    image_size: int,
+    options: BackendOptions,
+) -> Choice | str:
     """The backend, or why it cannot be used; a rejected backend leaves no memory behind."""
     try:
         backend = build()
-        return check(backend) or backend
+        if fault := check(backend):
+            return fault
+        agrees = "agrees with 32-bit PyTorch"
+        if not options.deterministic:
+            return Choice(backend, agrees)
+        proof = prove(backend, image_size, options.largest_batch)
+        if isinstance(proof, str):
+            return f"not deterministic: {proof}"
+        return Choice(backend, f"{agrees}; {proof}", proof)
     except CheckpointError:
         raise  # no other backend would help
     except Exception as error:
@@ -232,68 +208,3 @@ def _first_reason(options: BackendOptions, chosen: Candidate) -> str:
     if chosen.device.type == "cpu" and not openvino_is_installed():
         return "openvino is not installed"
     return f"first choice on {chosen.device.type}"
-
-
-def _build(
-    candidate: Candidate,
-    network: Network,
-    image_size: int,
-    options: BackendOptions,
-    overhead: Callable[[], float] | None,
-) -> Backend:
-    """The backend with the requested number of streams, or the best one for its device."""
-    build = _builder(candidate, network, image_size, options)
-    single_threaded = candidate.name == "torch" and options.serving
-    if options.streams:
-        threads = max(1, options.cores // options.streams)
-        if candidate.device.type == "cpu" and single_threaded and threads > 1:
-            _warn_of_shared_passes(options, threads)
-        return build(options.streams, threads)
-    if candidate.device.type != "cpu":
-        return build(STREAMS.get(candidate.device.type, 1), 1)
-    return divide_cores(build, image_size, options, overhead, single_threaded=single_threaded)
-
-
-def _warn_of_shared_passes(options: BackendOptions, threads: int) -> None:
-    logger.warning(
-        "%d streams on %d cores give PyTorch %d threads per pass; these wait for each other at "
-        "every operation, which is many times slower when other processes are busy; set streams "
-        "to %d to avoid it",
-        options.streams,
-        options.cores,
-        threads,
-        options.cores,
-    )
-
-
-def _builder(
-    candidate: Candidate, network: Network, image_size: int, options: BackendOptions
-) -> Build:
-    """A function that builds one kind of backend, given the numbers of streams and threads."""
-    device, precision = candidate.device, candidate.precision
-    if candidate.name == "openvino":
-        from model.backends.openvino import OpenVINOBackend  # an optional dependency
-        from model.backends.openvino_graph import cached_graph
-        from model.backends.openvino_int8 import quantise_graph
-
-        cache = open_cache(options.cache_dir) if options.cache_dir else None
-        graph, rest = cached_graph(network(), image_size, cache), precision
-        if candidate.quantisation:
-            graph = quantise_graph(graph, candidate.quantisation.layers)
-            rest = fastest_precision(device)
-        return lambda streams, threads: OpenVINOBackend(
-            graph, precision, streams=streams, threads=threads, rest=rest, cache_dir=cache
-        )
-    module: nn.Module = cast(network(), precision)
-    if candidate.name == "torch-compile-cudagraphs":
-        keep_kernels(options.cache_dir)
-        return lambda streams, threads: CompiledCudaBackend(
-            module, device, precision, streams=streams, workers=options.cores
-        )
-    if candidate.name == "torch-cudagraphs":
-        return lambda streams, threads: CudaBackend(module, device, precision, streams=streams)
-    if device.type == "cpu":
-        module = to_script(module, image_size)
-    return lambda streams, threads: TorchBackend(
-        module, device, precision, streams=streams, threads=threads
-    )

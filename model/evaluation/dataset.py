@@ -94,7 +94,7 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
     Raises:
         ModelError: there are no images, or ``source`` cannot be read.
     """
-    found = _sorted_images(source)
+    found = _list_images(source)
     labelled = [path for path in found if len(path.parts) > 1]
     paths = _choose(labelled, split)
     if not paths:
@@ -105,32 +105,11 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
     return paths
 
 
-def list_images(source: Path, *, labelled: bool) -> list[PurePosixPath]:
-    """All images of a directory or tar archive, at any depth, in a stable order.
-
-    Args:
-        labelled: whether each is in a folder, which is its label.
-
-    Raises:
-        ModelError: there are none, or ``source`` cannot be read.
-    """
-    found = _sorted_images(source)
-    if labelled and found and all(len(path.parts) == 1 for path in found):
-        raise ModelError(
-            f"{source}: its {len(found)} images are in no folder; expected files such as "
-            "LABEL/IMAGE.jpg"
-        )
-    paths = [path for path in found if len(path.parts) > labelled]
-    if not paths:
-        raise ModelError(f"{source}: no images; expected files such as IMAGE.jpg")
-    return paths
-
-
-def _sorted_images(source: Path) -> list[PurePosixPath]:
-    try:
-        return sorted(_list_images(source))
-    except OSError as error:
-        raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
+def list_unlabelled(source: Path) -> list[PurePosixPath]:
+    """All images at any depth, in a stable order; raises as `list_split` does."""
+    if paths := _list_images(source):
+        return paths
+    raise ModelError(f"{source}: no images; expected files such as IMAGE.jpg")
 
 
 def check_labels(source: Path) -> list[str]:
@@ -162,13 +141,17 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def _list_images(source: Path) -> Iterator[PurePosixPath]:
-    if source.is_dir():
-        names = _files_below(source)
-    else:
-        with _open_tar(source) as tar:
-            names = iter([PurePosixPath(member.name) for member in tar if member.isfile()])
-    return (
+def _list_images(source: Path) -> list[PurePosixPath]:
+    """All images, in a stable order; raises `ModelError` if ``source`` cannot be read."""
+    try:
+        if source.is_dir():
+            names = [*_files_below(source)]
+        else:
+            with _open_tar(source) as tar:
+                names = [PurePosixPath(member.name) for member in tar if member.isfile()]
+    except OSError as error:
+        raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
+    return sorted(
         name
         for name in names
         if name.suffix.lower() in SUFFIXES

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from model.backends.base import Backend
 from model.errors import ModelError
 from model.images.preprocess import Pixels
-from model.scores import Logits, softmax
-from model.spec import ONE, Temperatures
+from model.scores import ONE, Logits, Temperatures, softmax
 
 DIGITS = 6  # of percentage points: 0.5 of 1,000 images is 0.5, not 0.5000000000000004
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from model.errors import ModelError
-from model.evaluation.dataset import list_images, load_images
+from model.evaluation.dataset import list_unlabelled, load_images
 from model.evaluation.evaluate import match_classes
 from model.images.preprocess import Pixels
 from model.quantisation.differences import Classes
@@ -42,7 +42,13 @@ def read_images(spec: ModelSpec, source: Path, *, labelled: bool, quiet: bool) -
     Raises:
         ModelError: there are too few, one does not decode, or the labels do not fit.
     """
-    paths = sorted(list_images(source, labelled=labelled), key=_digest)
+    found = list_unlabelled(source)
+    paths = sorted((path for path in found if len(path.parts) > labelled), key=_digest)
+    if not paths:
+        raise ModelError(
+            f"{source}: its {len(found)} images are in no folder; expected files such as "
+            "LABEL/IMAGE.jpg"
+        )
     if len(paths) < LEAST:
         raise ModelError(
             f"{source}: {len(paths)} images; at least {LEAST} are needed, better "
@@ -52,8 +58,8 @@ def read_images(spec: ModelSpec, source: Path, *, labelled: bool, quiet: bool) -
         _check_labels(spec, source, paths)
     calibration, others = divide(paths)
     chosen = list(dict.fromkeys(calibration + others))
-    found = load_images(source, chosen, spec.preprocess, "decode images", quiet=quiet)
-    pixels = found.pixels.numpy()
+    dataset = load_images(source, chosen, spec.preprocess, "decode images", quiet=quiet)
+    pixels = dataset.pixels.numpy()
     classes = np.array(match_classes(spec, source, others)) if labelled else None
     count = len(calibration)
     digest = hashlib.sha256("\n".join(map(str, calibration)).encode("utf-8", "surrogateescape"))

@@ -179,7 +179,7 @@ def test_run_killed_five_times_at_random_moments_equals_an_undisturbed_one(
     many = tmp_path / "list.txt"
     names = sorted(str(path) for path in photos.rglob("*.*"))
     many.write_text("\n".join(names * 300))
-    options = ("--shard-size", 500)
+    options = ("--shard-size", 500, "--max-batch-size", 8)
     run("score", many, "--out", tmp_path / "whole", *options)
     command = (many, "--out", tmp_path / "out", *options)
     chance = random.Random(0)

@@ -115,7 +115,7 @@ def refused(made: Made, images: Path, *, labelled: bool = False, max_drop: float
 
 
 def test_quantised_checkpoint_runs_in_int8_and_agrees_with_its_original(made: Made) -> None:
-    backend, reason = chosen(read_checkpoint(made.path))
+    backend, reason, _ = chosen(read_checkpoint(made.path))
     assert (backend.name, backend.device, backend.precision) == ("openvino", "cpu", "int8")
     assert reason == "the checkpoint is quantised; agrees with 32-bit PyTorch"
     assert 0.9 <= made.report.differences.agreement <= 1

@@ -13,9 +13,8 @@ OBJECT_STORE = 100 * 2**20  # bytes, nearly the least that Ray accepts
 
 
 @contextmanager
-def running_cluster() -> Iterator[int]:
-    """A cluster; yields the port of Ray Serve's proxy."""
-    port = free_port()
+def running_ray() -> Iterator[None]:
+    """A cluster to which this process is connected."""
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as path:
         ray.init(
             num_cpus=2,
@@ -25,17 +24,27 @@ def running_cluster() -> Iterator[int]:
             _temp_dir=path,
         )
         try:
-            serve.start(http_options={"host": "127.0.0.1", "port": port})
-            yield port
-            serve.shutdown()
+            yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def running_serve() -> Iterator[int]:
+    """Ray Serve on a cluster; yields the port of its proxy."""
+    port = free_port()
+    with running_ray():
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        yield port
+        serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def deploy(application: dict[str, Any]) -> None:
     """Deploy an application of a configuration file, as ``serve deploy`` does, and wait for it."""
     config = schema.ServeDeploySchema.model_validate({"applications": [application]})
-    context._get_global_client().deploy_apps(config)
+    client = context._get_global_client()
+    assert client
+    client.deploy_apps(config)
     wait_for(lambda: is_running(application["name"]), "the application")
 
 

@@ -3,7 +3,6 @@
 All tests share one cluster, and run in the order of this file.
 """
 
-import asyncio
 import threading
 import time
 from collections import Counter
@@ -18,20 +17,16 @@ import httpx
 import pytest
 
 from app.http.app import create_app
-from app.loading import load_for_scoring, load_model
-from app.scoring.output import open_output
-from app.scoring.run import RunOptions, run
-from app.scoring.sources import SourceOptions, open_source
+from app.loading import load_model
 from app.serving.errors import UnsupportedMediaType
 from app.serving.lifecycle import Lifecycle, State
 from tests.app.conftest import make_settings, until
-from tests.app.scoring.runs import Killed, Watching, rows
 from tests.documents import ROOT
 from tests.e2e.test_reload import put
 from tests.server_process import wait_for
 
-from .clusters import deploy, replicas, running_cluster
-from .library import cluster, ray, serve
+from .clusters import deploy, replicas, running_serve
+from .library import RUNNING, Resources, assigned, ray, serve
 
 PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
 SETTINGS = {"backend": "torch", "precision": "float32", "max_batch_size": 4, "streams": 1}
@@ -66,7 +61,7 @@ def anyio_backend() -> str:
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     checkpoint = tmp_path_factory.mktemp("ray") / "served.safetensors"
     put(checkpoint, "first")
-    with running_cluster() as port:
+    with running_serve() as port:
         deploy(application(checkpoint))
         yield Deployed(serve.get_app_handle("xcit"), f"http://127.0.0.1:{port}", checkpoint)
 
@@ -85,7 +80,7 @@ def application(first: Path, user_config: dict[str, str] | None = None) -> dict[
 def count_others(name: str) -> int:
     """The running replicas, without one that is ending."""
     status = serve.status().applications["xcit"].deployments["xcit"]
-    return min(len(replicas().keys() - {name}), status.replica_states.get("RUNNING", 0))
+    return min(len(replicas().keys() - {name}), status.replica_states.get(RUNNING, 0))
 
 
 @dataclass
@@ -162,12 +157,6 @@ def test_errors_have_the_form_of_the_plain_server(deployed: Deployed) -> None:
         deployed.handle.predict.remote(b"not an image").result()
 
 
-def test_replicas_use_the_cores_that_ray_assigns(deployed: Deployed) -> None:
-    health = httpx.get(f"{deployed.url}/healthz").json()
-    assert health["http_workers_reason"] == "one process per replica of Ray Serve"
-    assert health["model"]["streams"] == 1
-
-
 def test_a_new_user_config_swaps_the_checkpoint_and_loses_no_request(deployed: Deployed) -> None:
     put(deployed.second, "second")
     with calling(deployed.url) as calls:
@@ -207,36 +196,13 @@ def test_a_replica_that_is_removed_answers_its_open_requests(deployed: Deployed)
     assert calls.counts().keys() == {"second"}
 
 
-def score(folder: Path, out: Path, progress: Watching, address: str | None) -> list[dict[str, Any]]:
-    """The rows of a run: on the cluster, or in this process if there is no address."""
-    settings = make_settings(**SETTINGS)
-    options = RunOptions(top_k=lambda classes: 3, embeddings=False, shard_size=40)
-    source = open_source([str(folder)], SourceOptions(max_bytes=settings.max_body_bytes))
-    load = partial(load_for_scoring, embeds=False)
-    with open_output(out) as output:
-        if address:
-            cluster.run_on_cluster(address, load, source, output, options, settings, progress)
-        else:
-            here = partial(load, settings, 1)
-            asyncio.run(run(here, source, output, options, settings, progress))
-    return rows(out)
+class Probe:
+    """An actor that reads its resources as a replica does."""
+
+    def assigned(self) -> Resources:
+        return assigned()
 
 
-def test_interrupted_scoring_on_the_cluster_resumes_and_gives_the_rows_of_this_machine(
-    deployed: Deployed, tmp_path: Path
-) -> None:
-    serve.delete("xcit")
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(300):
-        whole = number % 50 != 7
-        (folder / f"{number:03}.jpg").write_bytes(PHOTO if whole else PHOTO[:200])
-    out = tmp_path / "cluster"
-    with pytest.raises(Killed):
-        score(folder, out, Watching(100), "auto")
-    resumed = Watching()
-    found = score(folder, out, resumed, "auto")
-    assert resumed.started_with == 80
-    assert resumed.done == 300 - 80
-    assert found == score(folder, tmp_path / "here", Watching(), None)
-    assert sum(row["error_kind"] is not None for row in found) == 6
+def test_a_replica_has_the_cores_that_ray_assigns(deployed: Deployed) -> None:
+    probe = ray.remote(num_cpus=1)(Probe).remote()
+    assert ray.get(probe.assigned.remote()) == Resources(1, 0, alone=True)

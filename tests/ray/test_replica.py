@@ -1,8 +1,7 @@
-"""A replica on a fake classifier, and the same in Ray's local testing mode."""
+"""A replica on a fake classifier, as Ray Serve calls it."""
 
 import asyncio
 import pickle
-import time
 from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,7 +26,7 @@ from app.serving.errors import (
 )
 from tests.app.conftest import FakeClassifier, until
 
-from .library import Arguments, Replica, build_with, serve
+from .library import Arguments, Replica
 
 pytestmark = pytest.mark.anyio
 
@@ -93,7 +92,7 @@ async def test_answers_of_the_handle_equal_those_of_http(classifier: FakeClassif
     assert found["model"] == answers["model"]
     first, second = answers["results"]
     assert found["results"][0]["predictions"] == first["predictions"]
-    error = found["results"][1]["error"]
+    error: Any = found["results"][1]["error"]
     same = {"type", "title", "status", "detail"}
     assert {name: error[name] for name in same} == {name: second["error"][name] for name in same}
 
@@ -250,52 +249,3 @@ async def test_a_failed_replica_ends_its_process_after_the_last_answers(
         assert (await client.post("/predict", content=b"broken")).status_code == 503
         assert not ended
         await until(lambda: ended == [1])
-
-
-PLAYED: list[FakeClassifier] = []
-
-
-def load_last(settings: Settings, cores: int) -> FakeClassifier:
-    """The classifier of the current test: Ray pickles the arguments of a replica."""
-    return PLAYED[-1]
-
-
-@pytest.fixture
-def handle(classifier: FakeClassifier) -> Any:
-    """A handle in local testing mode, in which Ray does not wait for `Replica.reconfigure`."""
-    PLAYED.append(classifier)
-    application = build_with(Arguments(), load_last)
-    handle = serve.run(application, name="local", _local_testing_mode=True)
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            handle.predict.remote(b"0").result()
-            break
-        except NotReady:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    classifier.batches.clear()
-    return handle
-
-
-def test_python_callers_use_the_handle(handle: Any, classifier: FakeClassifier) -> None:
-    assert handle.predict.remote(b"3", top_k=1).result() == {
-        "model": {"name": "fake", "version": "3"},
-        "predictions": [{"class_id": 3, "label": "class_3", "score": 0.9}],
-    }
-    with pytest.raises(InvalidImage):
-        handle.predict.remote(b"bad").result()
-
-
-def test_calls_of_the_handle_form_batches(handle: Any, classifier: FakeClassifier) -> None:
-    classifier.gate.clear()
-    first = handle.predict.remote(b"1")
-    assert classifier.started.acquire(timeout=10)
-    assert classifier.started.acquire(timeout=10)
-    others = [handle.predict.remote(b"%d" % number) for number in range(2, 6)]
-    time.sleep(0.2)  # for the others to be decoded and queued
-    classifier.gate.set()
-    assert [call.result()["predictions"][0]["class_id"] for call in [first, *others]] == [
-        *range(1, 6)
-    ]
-    assert [len(batch) for batch in classifier.batches] == [1, 4]

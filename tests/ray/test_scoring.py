@@ -2,20 +2,33 @@
 
 import asyncio
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from app.cli.main import main
 from app.config.settings import SettingsError
 from app.scoring.records import Failure, Record, ScoringError
 from app.scoring.rows import Row, schema
 from app.scoring.run import RunOptions
 from app.scoring.shards import Shards
-from app.scoring.stages import COLUMN, Chunk, Classify, Decode, describe, pack, read, unpack
+from app.scoring.sources import Source
+from app.scoring.stages import (
+    COLUMN,
+    Chunk,
+    Classify,
+    Decode,
+    Description,
+    describe,
+    pack,
+    read,
+    unpack,
+)
 from app.serving.errors import StartupError
 from tests.app.conftest import make_settings
 from tests.app.scoring.runs import Fake, Watching
@@ -85,7 +98,7 @@ def chunk_of(numbers: Sequence[int]) -> Chunk:
 
 
 def test_rows_become_shards_of_equal_size_whatever_the_chunks(tmp_path: Path) -> None:
-    followed = cluster.Followed(SimpleNamespace())  # type: ignore[arg-type]
+    followed = cluster.Followed(cast(Source, None))
     shards = Shards(tmp_path, schema(10, 0, files=False), "run")
     done = [shards.write(0, chunk_of(range(5)).rows)]
     progress = Watching()
@@ -156,9 +169,9 @@ def test_an_address_without_a_cluster_is_refused_within_seconds() -> None:
 def test_errors_of_a_stage_are_one_line(
     cause: Exception, kind: type[Exception], message: str
 ) -> None:
-    inner = RayTaskError("describe", "a long trace", cause)
+    inner = RayTaskError("describe", "a long trace", cause)  # type: ignore[no-untyped-call]
     with pytest.raises(kind) as caught, cluster.cluster_errors():
-        raise inner.as_instanceof_cause()
+        raise inner.as_instanceof_cause()  # type: ignore[no-untyped-call]
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
@@ -167,3 +180,54 @@ def test_a_lost_actor_ends_the_run_with_one_line() -> None:
     message = r"the cluster failed: .+; run the same command again"
     with pytest.raises(ScoringError, match=message), cluster.cluster_errors():
         raise RayActorError
+
+
+def test_other_versions_of_ray_on_the_cluster_are_named_on_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(**_: object) -> None:
+        raise RuntimeError("Version mismatch: the cluster was started with:\n    Ray: 2.1\n")
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    message = "^--ray=auto: Version mismatch: the cluster was started with: Ray: 2.1; if the clust"
+    with pytest.raises(SettingsError, match=message), cluster.connected("auto"):
+        raise AssertionError("connected")
+
+
+def test_another_version_of_this_package_on_the_cluster_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = Description(Fake().info, 0, {}, "0.0.7")
+    task = SimpleNamespace(options=lambda **_: task, remote=lambda *_: None)
+    monkeypatch.setattr(cluster.ray, "remote", lambda function: task)
+    monkeypatch.setattr(cluster.ray, "get", lambda reference: found)
+    plan = cluster.Plan(1, 1, 1, {})
+    with pytest.raises(ScoringError, match=r"the cluster has xcit-serve 0\.0\.7 and this process"):
+        cluster.describe_on_cluster(Fake, OPTIONS, make_settings(), plan)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nowhere", "--ray=nowhere: must be auto, or HOST:PORT of the cluster's head"),
+        ("127.0.0.1:1", "--ray=127.0.0.1:1: cannot be reached: Connection refused"),
+    ],
+)
+def test_the_command_refuses_a_bad_address_with_one_line(
+    address: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    arguments = ["score", str(tmp_path), "--out", str(tmp_path / "out"), "--ray", address]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.splitlines() == [f"xcit-serve: {message}"]
+
+
+def test_the_command_names_the_missing_extra(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "app.scoring.cluster")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    main(["score", str(tmp_path), "--out", str(tmp_path / "out"), "--ray", "auto"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'xcit-serve[ray]' installs it" in line
