@@ -30,7 +30,7 @@ from app.ray.answers import (
 from app.ray.arguments import Arguments, UserConfig
 from app.ray.resources import apply, assigned
 from app.serving.classifier import Classifier
-from app.serving.errors import InternalError, InvalidParameter, ReloadFailed, ServiceError
+from app.serving.errors import InternalError, InvalidParameter, ReloadInProgress, ServiceError
 from app.serving.heap import keep_heap
 from app.serving.held_bytes import size_of_all
 from app.serving.lifecycle import Lifecycle, State
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 Load = Callable[[Settings, int], Classifier]
 REQUEST_ID = b"x-request-id"
+RETRY_SECONDS = 0.5
 LAST_ANSWERS = 1.0  # seconds after a failure in which open requests are answered
 
 
@@ -108,8 +109,9 @@ class Replica:
             await self.check_health()
             return
         try:
-            await self._service.reload()
-        except ReloadFailed as error:
+            while not await self._reloaded():
+                await asyncio.sleep(RETRY_SECONDS)
+        except ServiceError as error:
             logger.error("user_config %s is not applied: %s", config, error)
 
     async def check_health(self) -> None:
@@ -150,6 +152,14 @@ class Replica:
             answers = await pipeline.predict_many(given, top_k, record.deadline, record.timings)
             answers.raise_if_service_failed()
             return to_batch_answer(answers, record)
+
+    async def _reloaded(self) -> bool:
+        """Load the configured checkpoint, unless another reload is in progress."""
+        try:
+            await self._service.reload()
+        except ReloadInProgress:
+            return False
+        return True
 
     def _load_configured(self) -> Classifier:
         """Load the model in an inference thread, the first time only after `reconfigure`."""

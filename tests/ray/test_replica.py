@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import threading
 from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -46,12 +47,15 @@ class Loads:
 
     def __init__(self, classifier: FakeClassifier) -> None:
         self.checkpoints: list[str | None] = []
+        self.gate = threading.Event()
+        self.gate.set()
         self.cores = 0
         self._classifier = classifier
 
     def __call__(self, settings: Settings, cores: int) -> FakeClassifier:
         self.checkpoints.append(settings.checkpoint)
         self.cores = cores
+        assert self.gate.wait(10), "no test opened the gate"
         if settings.checkpoint == "bad":
             raise StartupError("bad: not a checkpoint")
         return self._classifier
@@ -214,6 +218,22 @@ async def test_a_checkpoint_that_cannot_be_served_leaves_the_old_one(
         await replica.check_health()
         await replica.reconfigure({"checkpoint": "good"})
         assert await metric(client, "xcit_reload_failed") == 0
+
+
+async def test_reconfigure_waits_for_a_reload_that_is_in_progress(
+    classifier: FakeClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.ray.replica.RETRY_SECONDS", 0.01)
+    loads = Loads(classifier)
+    async with running(loads, checkpoint="old") as (replica, _):
+        loads.gate.clear()
+        other = asyncio.create_task(replica._service.reload())
+        await until(lambda: len(loads.checkpoints) == 2)
+        ours = asyncio.create_task(replica.reconfigure({"checkpoint": "new"}))
+        await asyncio.sleep(0.05)
+        loads.gate.set()
+        await asyncio.gather(other, ours)
+        assert loads.checkpoints == ["old", "old", "new"]
 
 
 async def test_an_invalid_user_config_is_refused(classifier: FakeClassifier) -> None:

@@ -198,7 +198,8 @@ def test_another_version_of_this_package_on_the_cluster_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = Description(Fake().info, 0, {}, "0.0.7")
-    task = SimpleNamespace(options=lambda **_: task, remote=lambda *_: None)
+    remote = SimpleNamespace(remote=lambda *_: None)
+    task = SimpleNamespace(options=lambda **_: remote)
     monkeypatch.setattr(ray, "remote", lambda function: task)
     monkeypatch.setattr(ray, "get", lambda reference: found)
     plan = cluster.Plan(1, 1, 1, {})
