@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config.process_plan import ProcessPlan
@@ -86,17 +87,23 @@ class Replica:
     async def reconfigure(self, user_config: dict[str, Any] | None, rank: object = None) -> None:
         """Load the checkpoint of a configuration: at the start, and whenever it changes.
 
-        If a new checkpoint cannot be served, the old one still is; the log and the metric
-        ``xcit_reload_failed`` say so.
+        If a change cannot be applied, the old checkpoint is still served, because Ray would stop a
+        replica that raises. The log says so, and ``xcit_reload_failed`` if loading failed.
 
         Args:
             rank: makes Ray Serve call this method at the start without a configuration too.
 
         Raises:
-            ValueError: the configuration is invalid.
+            ValidationError: the first configuration is invalid.
             RuntimeError: the first model cannot be served.
         """
-        config = UserConfig.model_validate(user_config or {})
+        try:
+            config = UserConfig.model_validate(user_config or {})
+        except ValidationError as error:
+            if self._config is None:
+                raise
+            logger.error("user_config %s is not applied: %s", user_config, error)
+            return
         if config == self._config:
             return  # only the rank has changed
         first, self._config = self._config is None, config

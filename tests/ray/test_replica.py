@@ -236,10 +236,18 @@ async def test_reconfigure_waits_for_a_reload_that_is_in_progress(
         assert loads.checkpoints == ["old", "old", "new"]
 
 
-async def test_an_invalid_user_config_is_refused(classifier: FakeClassifier) -> None:
-    async with running(Loads(classifier)) as (replica, _):
-        with pytest.raises(ValueError, match="Extra inputs are not permitted"):
-            await replica.reconfigure({"top_k": 3})
+async def test_an_invalid_user_config_is_refused_at_the_start_and_not_applied_later(
+    classifier: FakeClassifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match="Extra inputs are not permitted"):
+        async with running(Loads(classifier), {"top_k": 3}):
+            raise AssertionError("the replica has started")
+    loads = Loads(classifier)
+    async with running(loads) as (replica, client):
+        await replica.reconfigure({"checkpont": "new"})
+        assert "user_config {'checkpont': 'new'} is not applied" in caplog.text
+        assert (await client.post("/predict", content=b"3")).status_code == 200
+    assert loads.checkpoints == [None]
 
 
 async def test_a_replica_whose_first_model_cannot_be_served_does_not_start(
