@@ -9,18 +9,20 @@ from typing import Any, NamedTuple
 from app.config.cpu_quota import usable_cores
 from app.config.memory import memory_limit, warn_of_memory
 from app.config.settings import Settings
-from app.preparation import image_errors
+from app.preparation import image_errors, measure, prepare_input
+from app.serving import classifier as service
 from app.serving import errors
-from app.serving.classifier import Input, ModelInfo, Tensor
+from app.serving.classifier import Figures, Input, ModelInfo
 from model.backends.base import BackendOptions
 from model.checkpoint import BUNDLED_CHECKPOINT
+from model.drift import profile
 from model.errors import (
     DeviceError,
     ModelError,
     OutOfMemory,
 )
 from model.images.calibration import request_seconds
-from model.images.preprocess import AnyPixels
+from model.images.preprocess import Prepared
 from model.inference import classifier as model_classifier
 from model.inference.classifier import load_classifier
 from model.inference.exchange import exchange_bytes, read_item, spec_to_json, write_logits
@@ -53,6 +55,7 @@ def backend_options(
         serving=serving,
         cache_dir=settings.cache_dir,
         compile=settings.compile,
+        deterministic=settings.deterministic,
     )
 
 
@@ -97,7 +100,12 @@ def load_served(
 def load_for_command(
     settings: Settings, *, streams: int | None = None, max_batch_size: int | None = None
 ) -> model_classifier.Classifier:
-    """The classifier for a command that runs without a server; raises `ModelError`."""
+    """The classifier for a command that runs without a server; raises `ModelError`.
+
+    In deterministic mode it computes what a server with these settings does.
+    """
+    if settings.deterministic:
+        max_batch_size = settings.max_batch_size
     return load_classifier(
         checkpoint_path(settings),
         overrides(settings),
@@ -121,7 +129,6 @@ class ServedClassifier:
         self.padded_size = classifier.padded_size
         self.time_batches = classifier.time_batches
         self.choose_batch_size = classifier.choose_batch_size
-        self.warm_up = classifier.warm_up
 
     @property
     def info(self) -> ModelInfo:
@@ -142,6 +149,8 @@ class ServedClassifier:
             heads=self.classifier.explainer.heads,
             temperature=spec.temperature,
             gap_temperatures=spec.gap_temperatures,
+            deterministic=self.classifier.proof is not None,
+            fingerprint=self.classifier.proof.fingerprint if self.classifier.proof else "",
             images_per_second=round(self.classifier.images_per_second, 1),
         )
 
@@ -151,17 +160,25 @@ class ServedClassifier:
         except ModelError as error:
             raise errors.StartupError(str(error)) from error
 
+    def warm_up(self) -> None:
+        try:
+            self.classifier.warm_up()
+        except ModelError as error:
+            raise errors.StartupError(str(error)) from error
+
     def self_test(self) -> None:
         try:
             self.classifier.self_test()
         except Exception as error:
             raise errors.DeviceFailure(f"the self-test failed: {error}") from error
 
-    def preprocess(self, image: Input) -> AnyPixels:
-        with image_errors():
-            if isinstance(image, Tensor):
-                return self.classifier.unnormalise(image.values)
-            return self.classifier.preprocess(image)
+    @property
+    def profile(self) -> dict[str, Any]:
+        spec = self.classifier.spec
+        return profile(spec.labels, spec.reference)
+
+    def preprocess(self, image: Input) -> Prepared:
+        return prepare_input(image, self.classifier.spec, self.classifier.max_pixels)
 
     def prepare_explanation(self, data: bytes) -> Views:
         with image_errors():
@@ -170,9 +187,12 @@ class ServedClassifier:
     def explain(self, item: Views, head: int | None) -> bytes:
         return self.classifier.explainer.draw(item, head)
 
-    def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
+    def predict(self, items: Sequence[Prepared], top_k: int) -> list[Classification]:
         with device_errors():
-            return self.classifier.predict(items, top_k)
+            return self.classifier.predict([item.seen for item in items], top_k)
+
+    def figures(self, item: Prepared, found: service.Classification) -> Figures:
+        return measure(item, found, self.classifier.spec)
 
 
 class ScoringClassifier(ServedClassifier):
@@ -192,7 +212,7 @@ class ScoringClassifier(ServedClassifier):
         """The description of the model, as JSON."""
         return spec_to_json(self.classifier.spec)
 
-    def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
+    def predict(self, items: Sequence[Prepared], top_k: int) -> list[Classification]:
         size = int(min(self.classifier.max_batch_size, self._limit))
         padding = [items[0]] * (size - len(items))
         try:

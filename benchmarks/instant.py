@@ -13,7 +13,7 @@ import numpy as np
 
 from app.config.settings import Settings
 from app.processes.roles import run_role
-from model.images.preprocess import AnyPixels
+from model.images.preprocess import AnyPixels, Prepared
 from model.scores import Logits
 
 PREPARE = "XCIT_INSTANT_PREPARE"
@@ -33,6 +33,8 @@ class InstantBackend:
     def open(self) -> None: ...
 
     def keep(self, sizes: Collection[int]) -> None: ...
+
+    def kernels(self, size: int) -> None: ...
 
     def logits(self, pixels: AnyPixels) -> Logits:
         return self._logits[: len(pixels)]
@@ -54,7 +56,7 @@ def prepare(spec: Mapping[str, Any], max_pixels: int) -> Any:
     preparer = RemotePreparer(spec, max_pixels)
     if os.environ.get(PREPARE):
         side = spec["preprocess"]["image_size"]
-        item = np.zeros((side, side, 3), np.uint8)
+        item = Prepared(np.zeros((side, side, 3), np.uint8), side * side)
         preparer.preprocess = lambda image: item  # type: ignore[method-assign]
     return preparer
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from app.serving.classifier import Classification, Figures
 from benchmarks.client import post_image
 from benchmarks.load.generator import Load, apply_load, closed_loop
 from benchmarks.machine import provenance
@@ -49,6 +50,9 @@ class Nothing:
 
     def __init__(self) -> None:
         from app.serving.classifier import ModelInfo
+        from model.drift import profile
+
+        self.profile = profile(["nothing"], None)
 
         self.info = ModelInfo(
             name="nothing",
@@ -91,6 +95,9 @@ class Nothing:
 
     def predict(self, items: Sequence[bytes], top_k: int) -> list[Answer]:
         return [Answer() for _ in items]
+
+    def figures(self, item: bytes, found: Classification) -> Figures:
+        return Figures(0, 1.0, 0.0, 0.5, 1)
 
 
 def serve() -> None:

@@ -2,15 +2,17 @@
 
 from functools import lru_cache
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.spec import ONE, Temperatures
-
 Logits = NDArray[np.float32]
 Scores = NDArray[np.float32]
 ClassIds = NDArray[np.int64]
+Steps = tuple[tuple[float, float], ...]
+Temperatures = tuple[float, Steps]  # the first, and pairs of a gap and the temperature beyond it
+ONE: Temperatures = (1.0, ())
 FAR = 1e30  # a gap beyond which all scores are 0
 
 
@@ -60,3 +62,19 @@ def best_classes(
     order = (-logits[rows, ids]).argsort(kind="stable")
     ids = ids[rows, order]
     return softmax(logits, temperatures)[rows, ids], ids
+
+
+def steps_from_json(steps: Any) -> Any:
+    """The pairs of ``gap_temperatures``, which are lists in JSON; not checked."""
+    return tuple(tuple(step) if isinstance(step, list) else step for step in steps)
+
+
+def show_temperatures(temperatures: Temperatures) -> str:
+    """Temperatures for people: ``0.8``, or ``1.6, then 0.6 beyond a gap of 2.7, 0.2 beyond 4``."""
+    first, later = temperatures
+    shown = f"{first:g}"
+    for gap, temperature in later[:1]:
+        shown += f", then {temperature:g} beyond a gap of {gap:g}"
+    for gap, temperature in later[1:]:
+        shown += f", {temperature:g} beyond {gap:g}"
+    return shown

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
+from model.drift import Reference
 from model.errors import CheckpointError, show
+from model.scores import Steps, Temperatures
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -23,9 +25,6 @@ UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
 REORDERING = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
 
 Triple = tuple[float, float, float]
-Steps = tuple[tuple[float, float], ...]
-Temperatures = tuple[float, Steps]
-ONE: Temperatures = (1.0, ())
 MAX_STEPS = 16
 
 
@@ -75,7 +74,8 @@ class ModelSpec:
 
     ``hyperparameters`` are the keyword arguments of the family's network. ``labels`` and
     ``synsets`` (WordNet ids, where known) are in the order of the logits. ``provenance`` is free
-    text by topic, such as data, recipe and accuracy.
+    text by topic, such as data, recipe and accuracy. ``reference`` holds the distributions of
+    predictions on a validation folder.
 
     The scores are the softmax of the logits over ``temperature``, which is 1 unless the checkpoint
     is calibrated. ``gap_temperatures`` are pairs of a distance to the best logit and the
@@ -96,6 +96,7 @@ class ModelSpec:
     provenance: Mapping[str, str] = field(default_factory=dict)
     temperature: float = 1.0
     gap_temperatures: Steps = ()
+    reference: Reference | None = None
 
     def __post_init__(self) -> None:
         check_text("name", self.name, MAX_NAME)
@@ -138,18 +139,6 @@ def _check_temperatures(temperature: Any, steps: Any) -> None:
 
 def _is_temperature(value: Any) -> bool:
     return _is_number(value) and MIN_TEMPERATURE <= value <= MAX_TEMPERATURE
-
-
-def steps_from_json(steps: Any) -> Any:
-    """The pairs of ``gap_temperatures``, which are lists in JSON; not checked."""
-    return tuple(tuple(step) if isinstance(step, list) else step for step in steps)
-
-
-def show_temperatures(temperatures: Temperatures) -> str:
-    """Temperatures for people: ``0.8``, or ``1.6 (from a gap of 2.7 on 0.6, of 3.8 on 0.2)``."""
-    first, later = temperatures
-    steps = ", ".join(f"of {gap:g} on {temperature:g}" for gap, temperature in later)
-    return f"{first:g} (from a gap {steps})" if later else f"{first:g}"
 
 
 def check_text(what: str, text: Any, longest: int) -> None:

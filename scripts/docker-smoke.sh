@@ -231,7 +231,8 @@ well_formed() { monitoring metrics | promtool check metrics; }
 
 check "the metrics are well-formed"     well_formed
 check "Prometheus config is valid"      promtool check config /etc/prometheus/prometheus.yml
-check "each alert fires when it should" promtool test rules /etc/prometheus/alerts.test.yml
+check "each alert fires when it should" promtool test rules /etc/prometheus/alerts.test.yml \
+  /etc/prometheus/drift.test.yml
 check "Prometheus scrapes the service"  eventually 30 monitoring scrape
 check "... and knows the alerts"        eventually 30 monitoring rules
 check "all metrics in use exist"        monitoring names

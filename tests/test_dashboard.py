@@ -18,21 +18,25 @@ from .app.conftest import make_settings
 from .dashboard import DASHBOARD, DEPLOY, PANELS, QUERIES, ROWS
 from .test_docs import OPERATIONS
 
-ALERTS: dict[str, dict[str, Any]] = {
-    rule["alert"]: rule
-    for group in yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())["groups"]
+RULES: list[dict[str, Any]] = [
+    rule
+    for name in ("alerts", "drift")
+    for group in yaml.safe_load((DEPLOY / f"prometheus/{name}.yml").read_text())["groups"]
     for rule in group["rules"]
-}
-EXPRESSIONS = [*(target["expr"] for _, target in QUERIES), *(a["expr"] for a in ALERTS.values())]
+]
+ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
+EXPRESSIONS = [*(target["expr"] for _, target in QUERIES), *(rule["expr"] for rule in RULES)]
+RECORDED = r"\bcheckpoint:\w+:\w+"  # names of series that rules record
 QUESTIONS = [
     "Is batching working?",
     "What is slow?",
     "Are we losing requests?",
     "How much room is left?",
+    "Is the model still right?",
 ]
 
 
-def test_each_of_four_questions_has_a_row_of_panels() -> None:
+def test_each_question_has_a_row_of_panels() -> None:
     assert [row["title"] for row in ROWS] == QUESTIONS
     ends = [row["gridPos"]["y"] for row in ROWS[1:]] + [10**6]
     for row, end in zip(ROWS, ends, strict=True):
@@ -95,8 +99,11 @@ def test_grafana_is_configured_with_the_scrape_interval_of_prometheus() -> None:
 
 @pytest.mark.parametrize("expression", [target["expr"] for _, target in QUERIES])
 def test_every_query_is_limited_to_the_selected_replicas(expression: str) -> None:
-    selectors = re.findall(r"\b(?:xcit|process)_\w+(\{.*?\})?|\bup(\{.*?\})", expression)
-    assert selectors
+    of_jobs = re.findall(RECORDED + r"(\{.*?\})?", expression)  # recorded for all replicas of a job
+    assert all(selector.endswith('job=~"$job"}') for selector in of_jobs)
+    raw = re.sub(RECORDED, "", expression)
+    selectors = re.findall(r"\b(?:xcit|process)_\w+(\{.*?\})?|\bup(\{.*?\})", raw)
+    assert selectors or of_jobs
     for selector in selectors:
         assert "".join(selector).endswith('job=~"$job", instance=~"$instance"}')
     assert set(re.findall(r"\[.*?\]", expression)) <= {"[$__rate_interval]"}
@@ -113,6 +120,9 @@ def test_queries_use_only_metrics_and_label_values_that_exist() -> None:
         }.get(family.type, ("",))
     }
     together = " ".join(EXPRESSIONS)
+    recorded = {rule["record"] for rule in RULES if "record" in rule}
+    assert set(re.findall(RECORDED, together)) == recorded
+    together = re.sub(RECORDED, "", together)
     assert set(re.findall(r"\b(?:xcit|process)_\w+", together)) <= samples
     reasons = "|".join(re.findall(r'reason=~?"(.*?)"', together)).split("|")
     assert set(reasons) <= set(rejection_reasons())
@@ -144,6 +154,9 @@ def test_the_endpoint_patterns_match_all_prediction_routes_and_no_others() -> No
         ("Share of lost requests", "XcitErrors"),
         ("Share of lost requests", "XcitOverloaded"),
         ("Queue in use", "XcitQueueNearBound"),
+        ("Distance from the reference", "XcitScoreDrift"),
+        ("Distance from the reference", "XcitClassDrift"),
+        ("Distance from the reference", "XcitImageDrift"),
     ],
 )
 def test_a_dashed_line_marks_the_threshold_of_an_alert(title: str, alert: str) -> None:
@@ -156,8 +169,17 @@ def test_a_dashed_line_marks_the_threshold_of_an_alert(title: str, alert: str) -
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_alert_has_tests_and_a_row_in_the_runbook(alert: str) -> None:
-    tests = yaml.safe_load((DEPLOY / "prometheus/alerts.test.yml").read_text())["tests"]
-    tried = [t for test in tests for t in test["alert_rule_test"] if t["alertname"] == alert]
+    tests = [
+        test
+        for name in ("alerts", "drift")
+        for test in yaml.safe_load((DEPLOY / f"prometheus/{name}.test.yml").read_text())["tests"]
+    ]
+    tried = [
+        each
+        for test in tests
+        for each in test.get("alert_rule_test", [])
+        if each["alertname"] == alert
+    ]
     assert any(t.get("exp_alerts") for t in tried), "no test in which it fires"
     assert sum("exp_alerts" not in t for t in tried) >= 4, (
         "tests without the alert: busy, idle, new, too early"

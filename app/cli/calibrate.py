@@ -22,6 +22,8 @@ from app.config.settings import Settings, SettingsError
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
 
+AGAIN = "make it again with xcit-serve evaluate --reference"
+
 
 def add_arguments(parser: Parser) -> None:
     parser.description = (
@@ -85,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         return complain(str(error))
     lines = (str(found), f"temperature stored in {target}", f"reliability diagram in {plot}")
     show(*([json.dumps(found.as_json(), indent=2, ensure_ascii=False)] if args.json else lines))
+    if checkpoint.spec.reference and found.spec.temperatures != checkpoint.spec.temperatures:
+        complain(f"{target}: the reference is removed, because the scores have changed; {AGAIN}")
     unreadable = found.after.report.unreadable
     return complain(*unreadable) if unreadable else 0
 
@@ -104,7 +108,7 @@ def in_place(given: str, checkpoint: "Checkpoint") -> Path:
     """The file of a checkpoint, to be replaced; raises `SettingsError` if it should not be."""
     path = checkpoint.path
     if not checkpoint.self_describing:
-        reason = "has no place for a temperature"
+        reason = "does not describe itself"
     elif not Path(given).exists():
         reason = "was downloaded into a cache"
     elif path.is_symlink():

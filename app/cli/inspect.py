@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
     """The properties of a checkpoint by name, and the origins of those that were inferred."""
-    from model.spec import show_temperatures
+    from model.scores import show_temperatures
 
     spec = checkpoint.spec
     parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
@@ -63,6 +63,8 @@ def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
         "labels": "; ".join(spec.labels[:5]) + ("; …" if spec.num_classes > 5 else ""),
     }
     rows |= {topic: text for topic, text in spec.provenance.items() if topic not in rows}
+    if spec.reference:
+        rows["reference"] = f"{spec.reference.images:,} images"
     if checkpoint.warnings:
         rows["warning"] = "; ".join(checkpoint.warnings)
     return rows, {**checkpoint.description.origins, "weights": taken_from(checkpoint)}

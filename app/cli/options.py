@@ -18,7 +18,7 @@ from app.config.unknown_variables import unknown_variables
 CHECKPOINT = "weight file, name of a published variant, or hf-hub:OWNER/NAME[@REVISION]"
 # Settings that other commands than serve have as flags, too.
 CHECKPOINT_SETTINGS = ("labels", "image_size", "preprocess", "hyperparameters", "temperature")
-DEVICE_SETTINGS = ("backend", "device", "precision", "compile", "cache_dir")
+DEVICE_SETTINGS = ("backend", "device", "precision", "compile", "deterministic", "cache_dir")
 SERVER_OPTIONS = ("api_key", "timeout", "concurrency")  # not settings: flags of commands with --url
 BATCH_SIZE = 16  # images per batch, in commands that classify files
 

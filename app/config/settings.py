@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     compile: bool = False
     """Compile the network on a CUDA device: faster inference, but the first start takes minutes."""
 
+    deterministic: bool = False
+    """Compute the same logits for an image in every batch, bit for bit, or fail to start."""
+
     streams: Annotated[int, Field(ge=1, le=256)] | None = None
     """Batches that run in parallel. Default: 2 on a GPU; on a CPU, the fastest by measurement."""
 

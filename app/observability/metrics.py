@@ -1,8 +1,7 @@
 """All metrics: names, units, labels and buckets."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,7 +19,9 @@ from prometheus_client.registry import Collector
 from app.config.cpu_quota import usable_cores
 from app.config.settings import Settings
 from app.observability.batches import BatchCollector, BatchCounts, LocalBatchCounts
+from app.observability.predictions import PredictionCollector
 from app.observability.record import RequestRecord
+from app.observability.worker_metrics import ConnectionMetrics, WorkerMetrics
 from app.serving.classifier import ModelInfo
 from app.serving.engines import Progress
 from app.serving.errors import ServiceError, rejection_reasons
@@ -57,7 +58,9 @@ class Metrics:
             ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        self.requests = RequestMetrics(registry)
+        self.predictions = PredictionCollector()
+        self.requests = RequestMetrics(registry, self.predictions)
+        registry.register(self.predictions)
         registry.register(BatchCollector(batches))
         self.serving = ServingMetrics(registry)
         self.connections = ConnectionMetrics(registry)
@@ -81,8 +84,9 @@ class Metrics:
         for state in State:
             self._state.labels(state.value).set(state is current)
 
-    def show_model(self, *infos: ModelInfo) -> None:
-        """Show a model, as each engine runs it."""
+    def show_model(self, profile: Mapping[str, Any], *infos: ModelInfo) -> None:
+        """Show a model, as each engine runs it, and count its predictions by ``profile``."""
+        self.predictions.show_model(infos[0].checkpoint_sha256, profile)
         self._model.clear()
         for info in infos:
             self._model.labels(info.device).info(
@@ -91,9 +95,10 @@ class Metrics:
 
 
 class RequestMetrics:
-    """Counts, durations and rejections of finished requests."""
+    """Counts, durations, rejections and predictions of finished requests."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, predictions: PredictionCollector) -> None:
+        self._predictions = predictions
         self._requests = Counter(
             "xcit_requests", "Finished requests.", ["endpoint", "code"], registry=registry
         )
@@ -140,6 +145,7 @@ class RequestMetrics:
         rejection: str | None,
         client: str | None,
         exemplar: dict[str, str] | None,
+        predictions: Sequence[tuple[str, Sequence[Any]]],
     ) -> None:
         """Count a finished request by its summary; see `RequestRecord.summary`."""
         code = str(status)
@@ -151,6 +157,8 @@ class RequestMetrics:
             self._rejected.labels(rejection).inc()
         if client is not None:
             self._client_requests.labels(client, code).inc()
+        if predictions:
+            self._predictions.count(predictions)
 
     def observe_refusal(self, error: ServiceError) -> None:
         """Count a request whose head was late, too large or invalid; called once per request."""
@@ -226,74 +234,3 @@ class ServingMetrics:
         self._max_queue_size.set(settings.max_queue_size)
         self._max_queue_bytes.set(settings.max_queue_bytes)
         self._cores.set(usable_cores())
-
-
-class ConnectionMetrics:
-    """Connections; the server sets these metrics."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.open = Gauge("xcit_connections", "Open connections.", registry=registry)
-        self.max = Gauge(
-            "xcit_max_connections",
-            "Maximum number of open connections; chosen at start-up from the limit on open files.",
-            registry=registry,
-        )
-        self.refused = Counter(
-            "xcit_connections_refused",
-            "Connections closed or refused because the maximum number was open.",
-            registry=registry,
-        )
-
-
-class WatchedWorker(Protocol):
-    """A worker that `WorkerMetrics` shows."""
-
-    @property
-    def connections(self) -> int: ...
-    @property
-    def running(self) -> bool: ...
-
-
-class WorkerMetrics:
-    """HTTP workers and engines, if the service has several processes."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._workers = Gauge(
-            "xcit_http_workers", "HTTP worker processes; 0 with one process.", registry=registry
-        )
-        self._connections = Gauge(
-            "xcit_worker_connections",
-            "Open connections of an HTTP worker.",
-            ["worker"],
-            registry=registry,
-        )
-        self._up = Gauge(
-            "xcit_worker_up",
-            "1 for an HTTP worker that serves, 0 for one that is being replaced.",
-            ["worker"],
-            registry=registry,
-        )
-        self._queues = Gauge(
-            "xcit_engine_queue_depth",
-            "Images waiting for a batch of an engine.",
-            ["engine"],
-            registry=registry,
-        )
-        self.restarts = Counter(
-            "xcit_worker_restarts", "HTTP workers that ended and were replaced.", registry=registry
-        )
-        self.dropped = Counter(
-            "xcit_dropped_messages",
-            "Messages between processes that were dropped, because they made no sense.",
-            registry=registry,
-        )
-
-    def watch(self, workers: Sequence[WatchedWorker], queues: Sequence[Callable[[], int]]) -> None:
-        """Read the connections of each worker and the queue of each engine at each scrape."""
-        self._workers.set(len(workers))
-        for number, worker in enumerate(workers):
-            label, read = str(number), partial(getattr, worker)
-            self._connections.labels(label).set_function(partial(read, "connections"))
-            self._up.labels(label).set_function(partial(read, "running"))
-        for number, queue in enumerate(queues):
-            self._queues.labels(str(number)).set_function(queue)

@@ -54,6 +54,7 @@ class RequestRecord:
             self.rejection,
             self.client,
             trace.ids if trace and trace.sampled else None,
+            self.timings.predictions,
         ]
 
 

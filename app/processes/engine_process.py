@@ -150,6 +150,7 @@ class EngineProcess:
             loaded=generation,
             info=asdict(engine.info),
             spec=classifier.spec,
+            profile=classifier.profile,
             slot_bytes=classifier.slot_bytes,
             weight_bytes=classifier.weight_bytes,
             busy_workers=classifier.busy_workers,

@@ -19,6 +19,7 @@ class SharedModel:
 
     Attributes:
         spec: its description for workers, as JSON.
+        profile: classes and buckets of the metrics of predictions; see `model.drift.profile`.
         begin, slot_bytes: where the slots are in the shared memory.
         keys: names of API keys by hash, valid while the model serves.
         weight_bytes: of its weights.
@@ -28,6 +29,7 @@ class SharedModel:
     generation: int
     infos: Sequence[ModelInfo]
     spec: Mapping[str, Any]
+    profile: Mapping[str, Any]
     begin: int
     slot_bytes: int
     keys: Mapping[bytes, str]
@@ -84,6 +86,8 @@ class Models:
         await asyncio.wait(loading)
         try:
             found = [task.result() for task in loading]
+            infos = [ModelInfo(**each["info"]) for each in found]
+            check_fingerprints(infos)
         except StartupError:
             for engine in self._engines:  # some may have loaded it
                 engine.send(retire=generation)
@@ -92,8 +96,9 @@ class Models:
         begin, slot_bytes = self._make_room(round_up(size, 64))
         return SharedModel(
             generation,
-            infos=[ModelInfo(**each["info"]) for each in found],
+            infos=infos,
             spec=found[0]["spec"],
+            profile=found[0]["profile"],
             begin=begin,
             slot_bytes=slot_bytes,
             keys=keys,
@@ -181,3 +186,15 @@ async def tell(worker: WorkerChild, model: SharedModel) -> None:
         keys={digest.hex(): name for digest, name in model.keys.items()},
     )
     await asyncio.gather(known, return_exceptions=True)
+
+
+def check_fingerprints(infos: Sequence[ModelInfo]) -> None:
+    """Raise `StartupError` if engines in deterministic mode compute different logits."""
+    first, *others = infos
+    for number, other in enumerate(others, 1):
+        if other.fingerprint != first.fingerprint:
+            raise StartupError(
+                f"not deterministic: engine {number} ({other.backend} on {other.device}) computes "
+                f"other logits than engine 0 ({first.backend} on {first.device}); set XCIT_ENGINES "
+                "to 1 or use equal devices"
+            )

@@ -11,7 +11,7 @@ from app.processes.messages import NO_SPAN, Status, Submit
 from app.processes.slots import Claim, SlotArea, Slots
 from app.processes.status import StatusPage
 from app.serving.batcher import BatcherClosed, QueueFull
-from app.serving.classifier import Classification, Input, ModelInfo
+from app.serving.classifier import Classification, Figures, Input, ModelInfo
 from app.serving.engines import Job, Progress, Replacement, not_serving
 from app.serving.entries import Outcome
 from app.serving.errors import DeviceFailure, OutOfMemory
@@ -38,6 +38,8 @@ class RemotePreparer(Protocol):
     def write(self, item: Any, slot: memoryview) -> bool: ...
 
     def read(self, slot: memoryview, top_k: int) -> Classification: ...
+
+    def figures(self, item: Any, found: Classification) -> Figures: ...
 
 
 class BatchSpans(Protocol):
@@ -117,6 +119,7 @@ class RemoteClassifier:
         self._engines = engines
         self.preprocess = model.preparer.preprocess
         self.prepare_explanation = model.preparer.prepare_explanation
+        self.figures = model.preparer.figures
 
     def explain(self, item: bytes, head: int | None) -> bytes:
         """Wait for the picture, in a thread."""

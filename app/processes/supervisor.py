@@ -201,7 +201,7 @@ class Supervisor:
             if not self._stopping:  # an engine that is stopped has not failed
                 self.lifecycle.fail(str(error))
             return
-        self._metrics.show_model(*model.infos)
+        self._metrics.show_model(model.profile, *model.infos)
         cores = usable_cores()
         if self._plan.grows:
             self._plan = self._plan.grown(cores, model.busy_workers)
@@ -247,7 +247,7 @@ class Supervisor:
         finally:
             self._reloading = False
         self._metrics.reload_failed.set(0)
-        self._metrics.show_model(*model.infos)
+        self._metrics.show_model(model.profile, *model.infos)
         logger.info("%s is served instead of %s", model.info.title, old.info.title)
         await self.models.retire(old)
         return Replacement(model.info, old.info)

@@ -22,7 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.config.process_plan import ONE_PROCESS, ProcessPlan
 from app.config.settings import Settings, SettingsError
 from app.http.app import create_app
-from app.observability.metrics import ConnectionMetrics, Metrics
+from app.observability.metrics import Metrics
+from app.observability.worker_metrics import ConnectionMetrics
 from app.server.connection_limit import (
     ConnectionLimit,
     choose_bound,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,6 +12,9 @@ class ModelInfo:
     Attributes:
         temperature: divides the logits before their softmax; 1 for scores that are not calibrated.
         gap_temperatures: pairs of a distance to the best logit and the temperature beyond it.
+        deterministic: whether an image's logits do not depend on its batch.
+        fingerprint: digest of the logits of test images in deterministic mode, else empty; equal on
+            servers that compute the same bits.
         images_per_second: the highest throughput of the model alone, measured at the start.
     """
 
@@ -30,12 +33,24 @@ class ModelInfo:
     heads: int
     temperature: float = 1.0
     gap_temperatures: Sequence[Sequence[float]] = ()
+    deterministic: bool = False
+    fingerprint: str = ""
     images_per_second: float = 0.0
 
     @property
     def title(self) -> str:
         """Name and version, for messages."""
         return f"{self.name} {self.version}"
+
+
+class Figures(NamedTuple):
+    """The numbers that the metrics count for one image; see `model.drift.Figures`."""
+
+    class_id: int
+    score: float
+    entropy: float
+    brightness: float
+    pixels: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +109,10 @@ class Classifier(Protocol):
         """The model that is served; final once `choose_batch_size` has been called."""
 
     @property
+    def profile(self) -> Mapping[str, Any]:
+        """Classes and buckets of the metrics of predictions; see `model.drift.profile`."""
+
+    @property
     def streams(self) -> int:
         """The number of threads that should run batches in parallel."""
 
@@ -107,7 +126,7 @@ class Classifier(Protocol):
         """Choose the maximum batch size from the measurements of all threads."""
 
     def warm_up(self) -> None:
-        """Run every batch size that will be used."""
+        """Run every batch size that will be used; raises `StartupError` if that shows a fault."""
 
     def self_test(self) -> None:
         """Classify a blank image; raises `DeviceFailure` if that fails."""
@@ -129,3 +148,6 @@ class Classifier(Protocol):
 
         Raises `DeviceFailure` if the device is lost, `OutOfMemory` if there are too many items.
         """
+
+    def figures(self, item: Any, found: Classification) -> Figures:
+        """The numbers that the metrics count for a classified item."""

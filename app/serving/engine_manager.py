@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from app.config.settings import Settings
 from app.serving.classifier import Classifier, ModelInfo
@@ -30,7 +31,7 @@ class EngineManager:
 
     Args:
         load: makes the classifier, in an inference thread; called again by `reload`.
-        on_model: called with each model when it starts to serve.
+        on_model: called with the profile and the description of each model when it starts to serve.
         on_loaded: called after ``on_model``, once the replaced model has been released.
         on_batch: see `Engine`.
     """
@@ -41,7 +42,7 @@ class EngineManager:
         lifecycle: Lifecycle,
         load: Callable[[], Classifier],
         *,
-        on_model: Callable[[ModelInfo], None] = lambda info: None,
+        on_model: Callable[[Mapping[str, Any], ModelInfo], None] = lambda profile, info: None,
         on_loaded: Callable[[], None] = lambda: None,
         on_batch: Callable[[Batch, int, Sequence[Job]], None] = lambda batch, padding, jobs: None,
     ) -> None:
@@ -155,7 +156,7 @@ class EngineManager:
 
     def _use(self, engine: Engine) -> None:
         self._engine = engine
-        self._on_model(engine.info)
+        self._on_model(engine.classifier.profile, engine.info)
 
     def _observe_batch(self, batch: Batch, padding: int, jobs: Sequence[Job]) -> None:
         if batch.error is None:

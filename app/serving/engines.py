@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from app.serving.classifier import Classification, Input, ModelInfo
+from app.serving.classifier import Classification, Figures, Input, ModelInfo
 from app.serving.entries import Outcome
 from app.serving.errors import Draining, NotReady, ReloadFailed, ReloadInProgress
 from app.serving.lifecycle import State
@@ -92,6 +92,8 @@ class Preparer(Protocol):
     def prepare_explanation(self, data: bytes) -> Any: ...
 
     def explain(self, item: Any, head: int | None) -> bytes: ...
+
+    def figures(self, item: Any, found: Classification) -> Figures: ...
 
 
 class ServingEngine(Protocol):

@@ -224,6 +224,8 @@ class Pipeline:
         timings.add("queue", batch.started - outcome.queue, batch.started)
         timings.add("inference", batch.started, batch.started + batch.seconds)
         timings.batches.append(batch)
+        figures = engine.classifier.figures(item, outcome.result)
+        timings.predictions.append((info.checkpoint_sha256, figures))
         return Answer(info, outcome.result.predictions[:top_k], outcome.result)
 
     async def _decode(

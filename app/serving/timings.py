@@ -1,9 +1,11 @@
-"""The time of one request by phase, for headers, logs, histograms and spans."""
+"""The time of one request by phase, and its predictions, for headers, logs, metrics and spans."""
 
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from app.serving.classifier import Figures
 
 PHASES = ("read", "preprocess", "queue", "inference")
 
@@ -35,12 +37,14 @@ class Timings:
         phases: total seconds by phase.
         intervals: phase, start and end of each summand.
         batches: the batches that classified the request's images.
+        predictions: for each classified image, the SHA-256 of the checkpoint and its figures.
     """
 
     started: float = field(default_factory=time.monotonic)
     phases: dict[str, float] = field(default_factory=dict)
     intervals: list[tuple[str, float, float]] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
+    predictions: list[tuple[str, Figures]] = field(default_factory=list)
 
     @property
     def batch_size(self) -> int | None:
@@ -63,7 +67,10 @@ class Timings:
             self.add(name, begun, time.monotonic())
 
     def take_longest(self, others: Iterable["Timings"]) -> None:
-        """Take each phase from the object in which it took longest: work that ran in parallel."""
+        """Take each phase from the object in which it took longest: work that ran in parallel.
+
+        Batches and predictions are taken from all.
+        """
         longest: dict[str, Timings] = {}
         batches: dict[Batch, None] = {}
         for other in others:
@@ -71,6 +78,7 @@ class Timings:
                 if name not in longest or seconds > longest[name].phases[name]:
                     longest[name] = other
             batches |= dict.fromkeys(other.batches)
+            self.predictions += other.predictions
         for name, other in longest.items():
             self.phases[name] = other.phases[name]
             self.intervals += [interval for interval in other.intervals if interval[0] == name]

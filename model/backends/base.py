@@ -1,6 +1,6 @@
 """The interface of a backend, which executes the forward pass, and the options to choose one."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,9 @@ class BackendOptions:
         serving: whether the same cores also receive, decode and answer requests.
         cache_dir: directory for compiled models, so that the next start need not compile.
         compile: whether to compile the network with Inductor on a CUDA device.
+        deterministic: whether an image's logits must not depend on its batch; see
+            `model.backends.determinism`.
+        largest_batch: the largest batch that will be used, if that is known.
     """
 
     backend: str = "auto"
@@ -33,6 +36,8 @@ class BackendOptions:
     serving: bool = False
     cache_dir: Path | None = None
     compile: bool = False
+    deterministic: bool = False
+    largest_batch: int | None = None
 
 
 class Backend(Protocol):
@@ -72,6 +77,15 @@ class Backend(Protocol):
 
     def keep(self, sizes: Collection[int]) -> None:
         """Release what was prepared for other batch sizes."""
+
+    def kernels(self, size: int) -> Sequence[str] | None:
+        """The kernels that compute a batch of this size, in order; ``None`` if they are unknown."""
+
+
+def batch_sizes(largest: int) -> tuple[int, ...]:
+    """The batch sizes to prepare: powers of two, and the largest itself."""
+    powers = (1 << i for i in range(largest.bit_length()))
+    return tuple(sorted({*powers, largest}))
 
 
 Build = Callable[[int, int], Backend]  # takes the number of streams, and of threads per stream

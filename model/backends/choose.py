@@ -20,6 +20,7 @@ from model.backends.base import Backend, BackendOptions, Build
 from model.backends.cache import open_cache
 from model.backends.compiled import CompiledCudaBackend, keep_kernels
 from model.backends.cuda import CudaBackend
+from model.backends.determinism import Proof, prove, repeat_algorithms
 from model.backends.streams import divide_cores
 from model.backends.torch import (
     TorchBackend,
@@ -41,10 +42,11 @@ Network = Callable[[], nn.Sequential]
 
 
 class Choice(NamedTuple):
-    """A backend, and the reason why it was chosen."""
+    """A backend, the reason why it was chosen, and in deterministic mode, what was proved of it."""
 
     backend: Backend
     reason: str
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +90,34 @@ def choose_backend(
             refused.append(_without_compiling(options, device))
         for candidate in _candidates(options, device):
             build = partial(_build, candidate, network, image_size, options, overhead)
-            found = _attempt(build, lambda b: disagreement(b, expected, image_size, embeddings))
+            check = partial(disagreement, expected=expected, image_size=image_size)
+            found = _attempt(build, partial(check, embeddings=embeddings), image_size, options)
             if not isinstance(found, str):
-                reasons = (
-                    _first_reason(options, candidate),
-                    *refused,
-                    "agrees with 32-bit PyTorch",
-                )
-                return Choice(found, "; ".join(reasons))
+                reasons = (_first_reason(options, candidate), *refused, found.reason)
+                return found._replace(reason="; ".join(reasons))
             logger.warning("backend %s is not used: %s", candidate, found)
             refused.append(f"not {candidate}: {found}")
     raise ModelError(f"no backend can run this model: {'; '.join(refused)}")
 
 
-def _attempt(build: Callable[[], Backend], check: Callable[[Backend], str | None]) -> Backend | str:
+def _attempt(
+    build: Callable[[], Backend],
+    check: Callable[[Backend], str | None],
+    image_size: int,
+    options: BackendOptions,
+) -> Choice | str:
     """The backend, or why it cannot be used; a rejected backend leaves no memory behind."""
     try:
         backend = build()
-        return check(backend) or backend
+        if fault := check(backend):
+            return fault
+        agrees = "agrees with 32-bit PyTorch"
+        if not options.deterministic:
+            return Choice(backend, agrees)
+        proof = prove(backend, image_size, options.largest_batch)
+        if isinstance(proof, str):
+            return f"not deterministic: {proof}"
+        return Choice(backend, f"{agrees}; {proof}", proof)
     except CheckpointError:
         raise  # no other backend would help
     except Exception as error:
@@ -198,9 +210,9 @@ def _build(
 ) -> Backend:
     """The backend with the requested number of streams, or the best one for its device."""
     build = _builder(candidate, network, image_size, options)
-    single_threaded = candidate.name == "torch" and options.serving
+    single_threaded = options.deterministic or (candidate.name == "torch" and options.serving)
     if options.streams:
-        threads = max(1, options.cores // options.streams)
+        threads = 1 if options.deterministic else max(1, options.cores // options.streams)
         if candidate.device.type == "cpu" and single_threaded and threads > 1:
             _warn_of_shared_passes(options, threads)
         return build(options.streams, threads)
@@ -235,6 +247,8 @@ def _builder(
         return lambda streams, threads: OpenVINOBackend(
             graph, precision, streams=streams, threads=threads, cache_dir=cache
         )
+    if options.deterministic and device.type == "cuda":
+        repeat_algorithms()
     module: nn.Module = cast(network(), precision)
     if candidate.name == "torch-compile-cudagraphs":
         keep_kernels(options.cache_dir)

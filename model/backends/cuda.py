@@ -141,6 +141,8 @@ class CudaBackend:
         self, sizes: Collection[int]
     ) -> None: ...  # recordings share memory, so there is nothing to release
 
+    def kernels(self, size: int) -> None: ...  # PyTorch chooses them as it runs
+
     def _recording(self, lane: Lane, shape: torch.Size) -> Recording:
         """The recording for batches of this shape, made on first use."""
         if shape not in lane.recordings:

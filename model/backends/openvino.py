@@ -14,6 +14,7 @@ from model.scores import Logits
 
 logger = logging.getLogger(__name__)
 
+COPIES = {"Const", "Input", "Output", "Concatenation"}
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -68,6 +69,9 @@ class OpenVINOBackend:
     def keep(self, sizes: Collection[int]) -> None:
         self._by_size = {size: kept for size, kept in self._by_size.items() if size in sizes}
 
+    def kernels(self, size: int) -> list[str]:
+        return self._compiled(size).kernels()
+
     def _compiled(self, size: int) -> "CompiledGraph":
         with self._one_compiles:
             if size not in self._by_size:
@@ -96,3 +100,15 @@ class CompiledGraph(threading.local):
     def __init__(self, model: openvino.CompiledModel) -> None:
         self._model = model
         self.request = model.create_infer_request()
+
+    def kernels(self) -> list[str]:
+        """The kernels of the graph in order, except those that only copy."""
+        found = [
+            operation.get_rt_info()
+            for operation in self._model.get_runtime_model().get_ordered_ops()
+        ]
+        return [
+            f"{info['layerType'].astype(str)} {info['primitiveType'].astype(str)}"
+            for info in found
+            if info["layerType"].astype(str) not in COPIES
+        ]

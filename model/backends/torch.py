@@ -65,6 +65,8 @@ class TorchBackend:
 
     def keep(self, sizes: Collection[int]) -> None: ...  # nothing is prepared per size
 
+    def kernels(self, size: int) -> None: ...  # PyTorch chooses them as it runs
+
 
 @contextmanager
 def device_errors(device: str) -> Iterator[None]:

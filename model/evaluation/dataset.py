@@ -94,10 +94,7 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
     Raises:
         ModelError: there are no images, or ``source`` cannot be read.
     """
-    try:
-        found = sorted(_list_images(source))
-    except OSError as error:
-        raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
+    found = _list_images(source)
     labelled = [path for path in found if len(path.parts) > 1]
     paths = _choose(labelled, split)
     if not paths:
@@ -106,6 +103,13 @@ def list_split(source: Path, split: str) -> list[PurePosixPath]:
             reason = f"its {len(found)} images are in no folder"
         raise ModelError(f"{source}: {reason}; expected files such as LABEL/IMAGE.jpg")
     return paths
+
+
+def list_unlabelled(source: Path) -> list[PurePosixPath]:
+    """All images at any depth, in a stable order; raises as `list_split` does."""
+    if paths := _list_images(source):
+        return paths
+    raise ModelError(f"{source}: no images; expected files such as IMAGE.jpg")
 
 
 def check_labels(source: Path) -> list[str]:
@@ -137,13 +141,17 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def _list_images(source: Path) -> Iterator[PurePosixPath]:
-    if source.is_dir():
-        names = _files_below(source)
-    else:
-        with _open_tar(source) as tar:
-            names = iter([PurePosixPath(member.name) for member in tar if member.isfile()])
-    return (
+def _list_images(source: Path) -> list[PurePosixPath]:
+    """All images, in a stable order; raises `ModelError` if ``source`` cannot be read."""
+    try:
+        if source.is_dir():
+            names = [*_files_below(source)]
+        else:
+            with _open_tar(source) as tar:
+                names = [PurePosixPath(member.name) for member in tar if member.isfile()]
+    except OSError as error:
+        raise ModelError(f"{error.filename or source}: cannot be read: {error.strerror}") from error
+    return sorted(
         name
         for name in names
         if name.suffix.lower() in SUFFIXES

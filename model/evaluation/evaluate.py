@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from model.drift import Figures, figures_of
 from model.errors import ImageError, ModelError
 from model.evaluation.dataset import list_split, read_images
 from model.evaluation.reliability import reliability
+from model.images.preprocess import prepare
 from model.inference.classifier import Classifier
-from model.scores import Logits, best_classes
-from model.spec import ModelSpec, Steps, Temperatures, show_temperatures
+from model.scores import Logits, Steps, Temperatures, best_classes, show_temperatures
+from model.spec import ModelSpec
 
 SHOWN = 20
 T = TypeVar("T")
@@ -76,12 +78,14 @@ class Answers:
     Attributes:
         classes: the true classes ``(n,)``.
         logits: of all classes, ``(n, classes)``.
+        figures: what the metrics of the server would count.
         unreadable: a line for each further image, which could not be decoded.
     """
 
     classes: NDArray[np.int64]
     logits: Logits
     unreadable: tuple[str, ...] = ()
+    figures: tuple[Figures, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,21 +144,25 @@ def classify(
     paths: Sequence[PurePosixPath],
     use: Callable[[Answers], T],
     *,
+    labelled: bool = True,
     workers: int = 1,
     batch_size: int = 16,
     quiet: bool = False,
 ) -> Iterator[T]:
-    """Classify labelled images in batches.
+    """Classify images in batches.
 
     Args:
-        paths: the images in ``source``, each in a folder named after a label or its synset.
+        paths: the images in ``source``.
+        labelled: whether each is in a folder named after its label or synset; otherwise the true
+            classes are 0.
         use: called in the threads with the answers of each batch; its results are returned.
         workers: see `evaluate`.
 
     Raises:
         ModelError: a folder matches none of the classes.
     """
-    classes = dict(zip(paths, match_classes(classifier, source, paths), strict=True))
+    known = match_classes(classifier, source, paths) if labelled else [0] * len(paths)
+    classes = dict(zip(paths, known, strict=True))
 
     def run(images: Sequence[tuple[PurePosixPath, bytes]]) -> tuple[int, T]:
         named = [(path, data, classes[path]) for path, data in images]
@@ -192,22 +200,24 @@ def classify_batch(
     classifier: Classifier, images: Sequence[tuple[PurePosixPath, bytes, int]]
 ) -> Answers:
     """Decode and classify images, given as ``(path, bytes, true class)``."""
+    spec = classifier.spec
     items, classes, unreadable = [], [], []
     for path, data, true_class in images:
         try:
-            items.append(classifier.preprocess(data))
+            items.append(prepare(data, spec.preprocess, max_pixels=classifier.max_pixels))
         except ImageError as error:
             unreadable.append(f"{path}: {error}")
         else:
             classes.append(true_class)
     truth = np.array(classes, np.int64)
     if not items:
-        logits = np.empty((0, classifier.spec.num_classes), np.float32)
+        logits = np.empty((0, spec.num_classes), np.float32)
         return Answers(truth, logits, tuple(unreadable))
-    logits = classifier.backend.logits(np.stack(items))
-    if not np.isfinite(logits).all():
-        raise ModelError("the network's output is NaN or infinite")
-    return Answers(truth, logits, tuple(unreadable))
+    logits = classifier.logits([item.seen for item in items])
+    figures = (
+        figures_of(*item, row, spec.temperatures) for item, row in zip(items, logits, strict=True)
+    )
+    return Answers(truth, logits, tuple(unreadable), tuple(figures))
 
 
 def rank(answers: Answers, temperatures: Temperatures) -> Results:

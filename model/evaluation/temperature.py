@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.scores import Logits, scaled
-from model.spec import MAX_TEMPERATURE, MIN_TEMPERATURE, Temperatures
+from model.scores import Logits, Temperatures, scaled
+from model.spec import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 CHUNK = 2**20  # logits that are computed at once, in 64 bits
 HALVINGS = 30  # of the range of logarithms, which is 6: to under 1e-8

@@ -1,7 +1,7 @@
 """Rewriting networks for inference: fewer operations, the same logits, for every backend.
 
-Batch norms, layer scales, normalisation and positions are merged into the weights. The functions
-modify the network in place.
+Batch norms, layer scales, normalisation, positions and the class token are merged into the weights.
+The functions modify the network in place.
 """
 
 import math
@@ -37,6 +37,9 @@ def simplify_vit_pytorch(network: XCiT, preprocess: PreprocessSpec) -> nn.Sequen
     patch_layers: Module = network.xcit_transformer.layers
     for layer in patch_layers:
         shrink_channels(layer[0].to_qkv, tokens)
+    class_layers: Module = network.cls_transformer.layers
+    for layer in class_layers[:1]:
+        merge_token(layer, layer[0].to_out[0], network.cls_token)
     network.to_patch_embedding[0] = nn.Identity()
     patch_size = preprocess.image_size // math.isqrt(tokens)
     return nn.Sequential(NormalisedPatches(preprocess, patch_size), network)
@@ -67,6 +70,9 @@ def simplify_published(network: PublishedXCiT, preprocess: PreprocessSpec) -> nn
             block.local_mp.conv2, batch_norm(block.local_mp.bn), grid
         )
         block.local_mp.bn = nn.Identity()
+    first: Module = parts.cls_attn_blocks[0]
+    scale_outputs(first.attn.proj, first.gamma1)
+    merge_token(first, first.attn.proj, parts.cls_token.flatten())
     return nn.Sequential(ChannelsFirst(), network)
 
 
@@ -80,6 +86,16 @@ def without_scale(branch: LayerScale) -> nn.Module:
     *_, last = (module for module in fn.modules() if isinstance(module, nn.Linear | nn.Conv2d))
     scale_outputs(last, branch.scale)
     return fn
+
+
+def merge_token(block: Module, last: Module, cls_token: Tensor) -> None:
+    """Add the class token in the bias of ``last``, not after the first class block's attention.
+
+    OpenVINO would add one constant row inside the matrix product, but the rows of a larger batch
+    after it, when bfloat16 has rounded the product: logits would depend on the batch size.
+    """
+    last.bias = frozen(last.bias + cls_token)
+    block.adds_token = False
 
 
 def batch_norm(norm: Module) -> Affine:

@@ -138,9 +138,12 @@ class PatchLayer(Layer):
 class ClassLayer(Layer):
     """Updates the class token ``(b, 1, d)`` from the patches ``(b, n, d)``, which do not change."""
 
+    adds_token = True  # False once the token is merged into the attention
+
     def forward(self, cls_token: Tensor, patches: Tensor) -> Tensor:
         attention, feed_forward = self
-        cls_token = cls_token + attention(cls_token, patches)
+        read = attention(cls_token, patches)
+        cls_token = cls_token + read if self.adds_token else read
         return cls_token + feed_forward(cls_token)
 
 

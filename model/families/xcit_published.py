@@ -209,6 +209,8 @@ class ClassBlock(nn.Module):
     and are doubled: the published weights were trained that way.
     """
 
+    adds_token = True  # False once token and ``gamma1`` are merged into the attention
+
     def __init__(self, dim: int, heads: int, mlp_dim: int, *, tokens_norm: bool) -> None:
         super().__init__()
         self.tokens_norm = tokens_norm
@@ -229,7 +231,7 @@ class ClassBlock(nn.Module):
     def read(self, cls_token: Tensor, normed_patches: Tensor) -> Tensor:
         """Update the class token only."""
         read = self.attn(self.norm1(cls_token), normed_patches)
-        cls_token = self.norm2(cls_token + self.gamma1 * read)
+        cls_token = self.norm2(cls_token + self.gamma1 * read if self.adds_token else read)
         return cls_token + self.gamma2 * self.mlp(cls_token)
 
 

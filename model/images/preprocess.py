@@ -4,6 +4,7 @@ Normalisation is the model's first operation, on the device, so that the CPU han
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from model.images.colour import to_srgb
 from model.images.decode import DECODER_ERRORS, Decoded, decode
 from model.images.formats import public_name, sniff_format
 from model.images.resize import resize
-from model.images.structure import read_structure
+from model.images.structure import Encoded, read_structure
 from model.spec import PreprocessSpec
 
 Pixels = NDArray[np.uint8]
@@ -22,6 +23,19 @@ FloatPixels = NDArray[np.float32]  # from 0 to 255 too, from clients that send t
 AnyPixels = Pixels | FloatPixels
 
 DEFAULT_MAX_PIXELS = 50_000_000
+
+
+class Prepared(NamedTuple):
+    """An image as the model sees it.
+
+    Attributes:
+        seen: the model's input ``(h, w, 3)``.
+        pixels: width times height of the image file; ``None`` for a tensor.
+    """
+
+    seen: AnyPixels
+    pixels: int | None
+
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,6 +71,14 @@ def preprocess(
     return pixels
 
 
+def prepare(data: bytes, spec: PreprocessSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Prepared:
+    """Like `preprocess`, with the size of the image file."""
+    image_format = sniff_format(data)
+    encoded = read_structure(data, image_format, max_pixels)
+    (seen,) = _decode_sizes(encoded, image_format, spec, (spec.image_size,))
+    return Prepared(seen, encoded.pixels)
+
+
 def preprocess_sizes(
     data: bytes,
     spec: PreprocessSpec,
@@ -67,6 +89,12 @@ def preprocess_sizes(
     """Like `preprocess`, at several sizes from one decode: pixels ``(size, size, 3)`` for each."""
     image_format = sniff_format(data)
     encoded = read_structure(data, image_format, max_pixels)
+    return _decode_sizes(encoded, image_format, spec, sizes)
+
+
+def _decode_sizes(
+    encoded: Encoded, image_format: str, spec: PreprocessSpec, sizes: Sequence[int]
+) -> list[Pixels]:
     try:
         decoded = decode(encoded, image_format, max(sizes))
         transposed = encoded.orientation in _TRANSPOSED

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from model.backends.agreement import reference
-from model.backends.base import Backend, BackendOptions
+from model.backends.base import Backend, BackendOptions, batch_sizes
 from model.backends.choose import choose_backend, describe
+from model.backends.determinism import Proof
 from model.backends.timing import Clock
 from model.checkpoint import NO_OVERRIDES, read_checkpoint
 from model.errors import ModelError, OutOfMemory
@@ -63,6 +64,7 @@ class Classifier:
         images_per_second: the highest throughput that `choose_batch_size` found; 0 before.
         explainer: draws attention maps.
         embeds: whether the network's outputs are logits followed by the embedding.
+        proof: batch sizes for deterministic mode.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Classifier:
         max_batch_size: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         embeds: bool = False,
+        proof: Proof | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:
         self.spec = spec
@@ -86,30 +89,27 @@ class Classifier:
         self.weight_bytes = weight_bytes
         self.explainer = explainer
         self.embeds = embeds
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
         self._clock = clock
         self._chosen = max_batch_size
-        self.max_batch_size = max_batch_size or backend.largest_batch
+        self.proof = proof
+        largest = max_batch_size or backend.largest_batch
+        self.max_batch_size = max(proof.sizes) if proof else largest
         self.images_per_second = 0.0
         self._passes: Sequence[Passes] = ()
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Batch sizes to warm up: powers of two, and the maximum itself."""
-        powers = (1 << i for i in range(self.max_batch_size.bit_length()))
-        return tuple(sorted({*powers, self.max_batch_size}))
+        """Batch sizes to warm up."""
+        sizes = self.proof.sizes if self.proof else batch_sizes(self.max_batch_size)
+        return tuple(size for size in sizes if size <= self.max_batch_size)
 
     def preprocess(self, data: bytes) -> Pixels:
         """Decode one image into the model's input ``(h, w, 3)``; raises `ImageError`."""
-        return preprocess(data, self.spec.preprocess, max_pixels=self._max_pixels)
+        return preprocess(data, self.spec.preprocess, max_pixels=self.max_pixels)
 
     def unnormalise(self, tensor: memoryview | bytes) -> FloatPixels:
-        """Convert a normalised image, ``(3, h, w)`` 32-bit floats, to the model's input ``(h, w,
-        3)``.
-
-        Raises:
-            InvalidTensor: the size is wrong, or the numbers are not normalised pixels.
-        """
+        """The input ``(h, w, 3)`` of a normalised ``(3, h, w)`` tensor; raises `InvalidTensor`."""
         return unnormalise(tensor, self.spec.preprocess)
 
     def open(self) -> None:
@@ -151,11 +151,7 @@ class Classifier:
         return all(2 * self._time_batch(bucket) > MAX_BATCH_SECONDS for _ in range(SLOW_PASSES))
 
     def self_test(self) -> None:
-        """Classify a blank image in the calling thread.
-
-        Raises:
-            ModelError: the device, the backend and the weights do not work together.
-        """
+        """Classify a blank image in the calling thread; raises `ModelError`."""
         self.predict([self._blank()], 1)
 
     def time_batches(self) -> dict[int, float]:
@@ -186,9 +182,12 @@ class Classifier:
     def warm_up(self) -> None:
         """Run every possible batch size, so that no request waits for the first pass of a new size.
 
-        `open` has run the buckets; a backend that pads needs no other sizes.
+        `open` has run the buckets; a backend that pads needs no other sizes. In deterministic mode
+        the proof is repeated, by all threads at once; raises `ModelError`.
         """
-        if not self.backend.pads:
+        if self.proof:
+            self.proof.check(self.backend, self.buckets)
+        elif not self.backend.pads:
             for size in range(1, self.max_batch_size + 1):
                 for _ in range(WARM_UP_PASSES):
                     self._time_batch(size)
@@ -210,11 +209,14 @@ class Classifier:
 
     def _divide(self, count: int) -> Passes:
         """The passes in which ``count`` items are computed."""
-        if not self.backend.pads:
+        if not self.backend.pads and not self.proof:
             return (count,)
         if count < len(self._passes):
             return self._passes[count]
-        return (next(bucket for bucket in self.buckets if bucket >= count),)
+        *_, largest = buckets = self.buckets
+        if count > largest:
+            return (largest, *self._divide(count - largest))
+        return (next(bucket for bucket in buckets if bucket >= count),)
 
     def predict(self, items: Sequence[AnyPixels], top_k: int) -> list[Classification]:
         """Classify each item and return its ``top_k`` best classes; raises as `logits` does."""
@@ -222,8 +224,7 @@ class Classifier:
         return answer(self.logits(items), top_k, self.spec)
 
     def logits(self, items: Sequence[AnyPixels]) -> Logits:
-        """Compute the logits of each item, ``(items, classes)``; with the embedding if it
-        ``embeds``.
+        """The logits of each item, ``(items, classes)``; with the embedding if it ``embeds``.
 
         Raises:
             ModelError: the network's output is not finite.
@@ -269,11 +270,11 @@ def load_classifier(
     family = FAMILIES[spec.family]
     whole = baseline(found.build(embeds=embeds), preprocess)
     expected, embeddings = reference(whole, preprocess.image_size, spec.num_classes)
-    backend, reason = choose_backend(
+    backend, reason, proof = choose_backend(
         lambda: family.simplify(found.build(embeds=embeds), preprocess),
         preprocess.image_size,
         expected,
-        options,
+        replace(options, largest_batch=max_batch_size),
         partial(request_seconds, preprocess) if options.serving else None,
         embeddings,
     )
@@ -295,4 +296,5 @@ def load_classifier(
         max_batch_size=max_batch_size,
         max_pixels=max_pixels,
         embeds=embeds,
+        proof=proof,
     )

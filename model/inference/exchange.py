@@ -1,14 +1,15 @@
 """Items and answers as bytes, for processes that share memory. Needs no PyTorch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from model.images.preprocess import AnyPixels
 from model.inference.prediction import Classification, label
-from model.spec import ModelSpec, PreprocessSpec, steps_from_json
+from model.scores import steps_from_json
+from model.spec import ModelSpec, PreprocessSpec
 
 Buffer = memoryview
 
@@ -45,8 +46,8 @@ def read_classification(buffer: Buffer, top_k: int, spec: ModelSpec) -> Classifi
 
 
 def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
-    """The description of a model as a JSON object."""
-    return asdict(spec)
+    """The description of a model as a JSON object, without the reference, which is not needed."""
+    return asdict(replace(spec, reference=None))
 
 
 def spec_from_json(content: Mapping[str, Any]) -> ModelSpec:

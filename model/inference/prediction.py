@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model.scores import Logits, Scores, best_classes, softmax
-from model.spec import ONE, ModelSpec, Temperatures
+from model.scores import ONE, Logits, Scores, Temperatures, best_classes, softmax
+from model.spec import ModelSpec
 
 SCORE_DIGITS = 6
 

@@ -9,7 +9,7 @@ overrides win over all of them, but nothing overrides the shapes of the weights.
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from model.metadata.facts import (
     learn_from_timm,
     learn_from_weights,
 )
+from model.metadata.reference import usable_reference
 from model.metadata.sidecar import parse_json, read_labels
-from model.spec import ONE, ModelSpec, PreprocessSpec, steps_from_json
+from model.scores import ONE, steps_from_json
+from model.spec import ModelSpec, PreprocessSpec
 
 FORMAT_VERSION = 1
 DEFAULT_IMAGE_SIZE = 224
@@ -125,8 +127,11 @@ def describe_itself(
     facts = Facts()
     facts.learn("default", temperature=1.0)
     inferred = learn_from_weights(facts, path, family, state, headless=overrides.headless)
+    reference = document.pop("reference", None)
     facts.learn("metadata", **_checked_document(path, document))
-    return _build_description(path, facts, family, inferred, overrides)
+    described = _build_description(path, facts, family, inferred, overrides)
+    usable = usable_reference(path, reference, document, described.spec)
+    return replace(described, spec=replace(described.spec, reference=usable))
 
 
 def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,10 +156,15 @@ def _checked_document(path: Path, document: Mapping[str, Any]) -> dict[str, Any]
 
 
 def self_description(spec: ModelSpec) -> str:
-    """The metadata that `describe_itself` reads."""
+    """The metadata that `describe_itself` reads; without a reference of another temperature."""
     document = {"format_version": FORMAT_VERSION, **asdict(spec)}
-    if spec.temperatures == ONE:  # older releases, without temperatures, can then read the file
+    # Older releases have no temperatures and no reference, and can read files without.
+    if spec.temperatures == ONE:
         del document["temperature"], document["gap_temperatures"]
+    if spec.reference and spec.reference.temperatures == spec.temperatures:
+        document["reference"] = spec.reference.to_json()
+    else:
+        del document["reference"]
     return json.dumps(document, ensure_ascii=False)
 
 

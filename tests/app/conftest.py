@@ -14,9 +14,10 @@ import pytest
 
 from app.config.settings import Settings
 from app.http.app import create_app
-from app.serving.classifier import Input, ModelInfo, Tensor
+from app.serving.classifier import Classification, Figures, Input, ModelInfo, Tensor
 from app.serving.errors import DeviceFailure, InvalidImage
 from app.serving.lifecycle import Lifecycle, State
+from model.drift import profile
 
 from .remote import use_remote_engines
 
@@ -66,12 +67,14 @@ class FakeClassification:
 class FakeClassifier:
     """Classifies ``b"3"`` as class 3 with score 0.9; the first number of a tensor is its class.
 
-    ``b"bad"`` cannot be decoded, a batch with ``b"poison"`` fails, and a batch with ``b"broken"``
-    loses the device.
+    The image of an item has as many pixels as bytes, and its brightness and entropy are its class
+    in tenths. ``b"bad"`` cannot be decoded, a batch with ``b"poison"`` fails, and a batch with
+    ``b"broken"`` loses the device.
     """
 
     def __init__(self, streams: int = 1, max_batch_size: int = 16) -> None:
         self.streams = streams
+        self.profile: Mapping[str, Any] = profile([f"class_{i}" for i in range(10)], None)
         self.info = replace(INFO, max_batch_size=max_batch_size)
         self.gate = threading.Event()
         self.gate.set()
@@ -121,6 +124,10 @@ class FakeClassifier:
         if b"poison" in items:
             raise RuntimeError("poison")
         return [FakeClassification(self.rows(item, top_k)) for item in items]
+
+    def figures(self, item: bytes, found: Classification) -> Figures:
+        best = found.predictions[0]
+        return Figures(best.class_id, best.score, best.class_id / 10, best.class_id / 10, len(item))
 
     @staticmethod
     def rows(item: bytes, top_k: int) -> list[FakePrediction]:

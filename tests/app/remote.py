@@ -45,6 +45,7 @@ class FakePreparer:
     def __init__(self, classifier: Any) -> None:
         self._classifier = classifier
         self.preprocess: Callable[[Input], Any] = classifier.preprocess
+        self.figures: Callable[[Any, Any], Any] = classifier.figures
         self.prepare_explanation: Callable[[bytes], bytes] = classifier.prepare_explanation
 
     def write(self, item: bytes, slot: memoryview) -> bool:

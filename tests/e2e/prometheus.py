@@ -19,6 +19,7 @@ from tests.programs import find_program
 from tests.server_process import PATIENCE, Server, free_port
 
 ALERTS = DEPLOY / "prometheus/alerts.yml"
+DRIFT = DEPLOY / "prometheus/drift.yml"
 CONFIG = DEPLOY / "prometheus/prometheus.yml"
 SCRAPE_INTERVAL = 0.5
 RATE_INTERVAL = "3s"
@@ -89,6 +90,9 @@ def running_prometheus(directory: Path, server: Server) -> Iterator[Prometheus]:
         text = text.replace(old, new)
     (directory / CONFIG.name).write_text(text)
     shutil.copy(ALERTS, directory)
+    rules = DRIFT.read_text()
+    assert rules.count("interval: 1m") == 1
+    (directory / DRIFT.name).write_text(rules.replace("interval: 1m", "interval: 1s"))
     port, log = free_port(), directory / "log"
     with log.open("w") as stderr:
         process = subprocess.Popen(

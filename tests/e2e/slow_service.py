@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from app.cli.serve import exit_with, serve_and_exit
 from app.config.cpu_quota import usable_cores
@@ -29,7 +29,7 @@ from app.config.process_plan import plan_processes
 from app.config.settings import read_settings
 from app.observability.logs import set_up_logs
 from app.serving import pipeline
-from app.serving.classifier import Input
+from app.serving.classifier import Figures, Input
 from app.serving.errors import (
     DeviceFailure,
     ImageTooLarge,
@@ -38,6 +38,7 @@ from app.serving.errors import (
     ServiceError,
     UnsupportedMediaType,
 )
+from model.drift import profile
 from tests.app.conftest import INFO, FakeClassification, FakePrediction
 from tests.app.remote import read_item, write_item
 
@@ -52,6 +53,7 @@ REFUSED: dict[bytes, type[ServiceError]] = {
 
 class SlowClassifier:
     streams = 1
+    profile: Mapping[str, Any] = profile(["only"], None)
 
     def __init__(self, max_batch_size: int) -> None:
         self.info = replace(INFO, max_batch_size=max_batch_size)
@@ -107,6 +109,9 @@ class SlowClassifier:
         times = {"hang": "3600", "heavy": "0", "gate": "0"}
         time.sleep(max(float(times.get(item, item)) for item in items))
         return [self.answer(item, top_k) for item in items]
+
+    def figures(self, item: str, found: object) -> Figures:
+        return Figures(0, 1.0, 0.0, 0.5, len(item))
 
     @staticmethod
     def answer(item: str, top_k: int) -> FakeClassification:

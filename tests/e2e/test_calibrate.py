@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from app.cli.calibrate import in_place
+from app.config.settings import SettingsError
 from model.checkpoint import read_checkpoint, write_checkpoint
 from model.families.simplify import baseline
 from model.families.xcit import XCiT
@@ -133,7 +135,7 @@ def test_raw_weights_are_calibrated_into_another_file(
     preprocess.write_text(json.dumps({"image_size": 16, "interpolation": "nearest"}))
     code, _, (complaint,) = run("calibrate", raw, images)
     assert code == 2
-    assert f"{raw} has no place for a temperature; write another file with --out" in complaint
+    assert f"{raw} does not describe itself; write another file with --out" in complaint
     calibrate(run, raw, images, "--out", out, "--plot", tmp_path / "plot.svg")
     spec = read_checkpoint(out).spec
     assert (spec.labels, spec.preprocess) == (known.spec.labels, known.spec.preprocess)
@@ -190,6 +192,12 @@ def test_link_is_not_replaced(run: Run, checkpoint: Path, images: Path) -> None:
     code, _, (complaint,) = run("calibrate", link, images)
     assert code == 2
     assert f"{link} is a link; write another file with --out FILE.safetensors" in complaint
+
+
+@alone
+def test_downloaded_file_is_not_replaced(checkpoint: Path) -> None:
+    with pytest.raises(SettingsError, match="was downloaded into a cache; write another file"):
+        in_place("hf-hub:owner/name", read_checkpoint(checkpoint))
 
 
 def test_served_scores_use_the_temperature_and_logits_stay_raw(

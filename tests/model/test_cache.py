@@ -78,7 +78,7 @@ def test_cache_below_a_file_is_disabled(
 ) -> None:
     (tmp_path / "file").touch()
     options = BackendOptions(backend="openvino", device="cpu", cache_dir=tmp_path / "file" / "x")
-    backend, reason = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
+    backend, reason, _ = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
     assert backend.name == "openvino"
     assert "compiled models are not cached" in caplog.text
     assert reason == "openvino was requested; agrees with 32-bit PyTorch"

@@ -102,7 +102,7 @@ def test_any_failure_falls_back_to_the_next_backend(
     fault: Exception,
 ) -> None:
     break_it(monkeypatch, fault)
-    backend, reason = chosen(whole, device="cpu", precision="float32")
+    backend, reason, _ = chosen(whole, device="cpu", precision="float32")
     assert backend.name == "torch"
     told = choose.describe(fault)
     assert told in caplog.text
@@ -193,7 +193,7 @@ def test_lost_gpu_falls_back_to_cpu_if_no_device_was_named(
     backend: str,
 ) -> None:
     lose_cuda(monkeypatch, when=when)
-    found, reason = chosen(whole, backend=backend)
+    found, reason, _ = chosen(whole, backend=backend)
     assert (found.name, found.device) == ({"auto": "openvino"}.get(backend, "torch"), "cpu")
     for text in (reason, caplog.text):
         assert "CUDA error: device lost" in text
@@ -209,7 +209,7 @@ def test_lost_gpu_that_was_named_is_an_error(
 
 
 def test_auto_chooses_openvino_on_cpu(whole: nn.Sequential) -> None:
-    backend, reason = chosen(whole, device="cpu", cores=2)
+    backend, reason, _ = chosen(whole, device="cpu", cores=2)
     assert backend.name == "openvino"
     assert backend.streams * backend.threads == 2
     assert reason == "first choice on cpu; agrees with 32-bit PyTorch"
@@ -217,7 +217,7 @@ def test_auto_chooses_openvino_on_cpu(whole: nn.Sequential) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_backend_precision_and_streams_can_be_chosen(whole: nn.Sequential, precision: str) -> None:
-    backend, reason = chosen(
+    backend, reason, _ = chosen(
         whole, backend="torch", device="cpu", precision=precision, cores=4, streams=2
     )
     assert (backend.name, backend.precision) == ("torch", precision)
@@ -235,7 +235,7 @@ def test_disagreeing_backend_is_replaced_and_logged(
 
     monkeypatch.setattr("model.backends.openvino.OpenVINOBackend", Wrong)
     caplog.set_level(logging.WARNING)
-    backend, reason = chosen(whole, device="cpu", precision="bfloat16")
+    backend, reason, _ = chosen(whole, device="cpu", precision="bfloat16")
     assert backend.name == "torch"
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(" is not used: a probability is")[0] for line in told] == [
@@ -266,6 +266,8 @@ def test_agreement_requires_every_probability_and_the_best_class() -> None:
 
         def keep(self, sizes: Collection[int]) -> None: ...
 
+        def kernels(self, size: int) -> None: ...
+
         def logits(self, pixels: AnyPixels) -> Logits:
             return np.log(self.found)
 
@@ -295,6 +297,6 @@ def test_missing_backend_is_refused_by_name(
     monkeypatch.setattr(choose, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"not installed: pip install 'xcit-serve\[openvino\]'"):
         chosen(whole, backend="openvino")
-    backend, reason = chosen(whole, device="cpu")
+    backend, reason, _ = chosen(whole, device="cpu")
     assert backend.name == "torch"
     assert reason == "openvino is not installed; agrees with 32-bit PyTorch"

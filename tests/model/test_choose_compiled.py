@@ -85,7 +85,7 @@ def chosen(whole: nn.Sequential) -> Choose:
 def test_compiled_network_is_the_first_choice_on_a_gpu(
     chosen: Choose, kept: list[Path | None], tmp_path: Path, device: str, backend: str
 ) -> None:
-    found, reason = chosen(
+    found, reason, _ = chosen(
         compile=True, device=device, backend=backend, cores=6, cache_dir=tmp_path
     )
     assert (found.name, found.streams) == (COMPILED, 2)
@@ -96,7 +96,7 @@ def test_compiled_network_is_the_first_choice_on_a_gpu(
 
 
 def test_network_is_not_compiled_by_default(chosen: Choose, kept: list[Path | None]) -> None:
-    found, _ = chosen(device="cuda")
+    found, _, _ = chosen(device="cuda")
     assert found.name == RECORDED
     assert not FakeCompiled.built
     assert not kept
@@ -107,7 +107,7 @@ def test_network_that_cannot_be_compiled_falls_back_to_cuda_graphs(
     chosen: Choose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(FakeCompiled, "fault", RuntimeError(NO_COMPILER))
-    found, reason = chosen(compile=True, device="cuda")
+    found, reason, _ = chosen(compile=True, device="cuda")
     assert found.name == RECORDED
     told = f"{COMPILED} in float32 on cuda"
     assert f"backend {told} is not used: {NO_COMPILER}" in caplog.text
@@ -122,7 +122,7 @@ def test_compiled_network_with_different_answers_is_replaced(
     monkeypatch.setattr(
         FakeCompiled, "logits", lambda self, pixels: np.roll(real(self, pixels), 1, axis=1)
     )
-    found, reason = chosen(compile=True, device="cuda")
+    found, reason, _ = chosen(compile=True, device="cuda")
     assert found.name == RECORDED
     assert f"not {COMPILED} in float32 on cuda: a probability is" in reason
 
@@ -131,7 +131,7 @@ def test_without_a_gpu_log_and_reason_say_that_compile_has_no_effect(
     chosen: Choose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(choose, "visible_devices", lambda: ("cpu",))
-    found, reason = chosen(compile=True)
+    found, reason, _ = chosen(compile=True)
     assert found.device == "cpu"
     for text in (caplog.text, reason):
         assert text.count("compile is for a CUDA device and has no effect on cpu") == 1

@@ -42,6 +42,9 @@ class FakeBackend:
     def keep(self, sizes: Collection[int]) -> None:
         self.kept = sizes
 
+    def kernels(self, size: int) -> list[str]:
+        return ["mean"]
+
     def logits(self, pixels: AnyPixels) -> Logits:
         self.sizes.append(len(pixels))
         bright = pixels.mean((1, 2, 3)) / 255
@@ -262,7 +265,7 @@ def test_network_leaves_cores_for_decoding(
 ) -> None:
     path = tmp_path / "small.safetensors"
     write_checkpoint(path, spec, network.state_dict())
-    monkeypatch.setattr("model.inference.classifier.preprocess_seconds", lambda spec: 9.0)
+    monkeypatch.setattr("model.images.calibration.preprocess_seconds", lambda spec: 9.0)
     monkeypatch.setattr("model.backends.streams.throughput", lambda *_: 100.0)
     options = BackendOptions(device="cpu", cores=2, serving=serving)
     assert load_classifier(path, options=options).backend.streams == streams

@@ -145,7 +145,7 @@ def test_disagreeing_16_bits_fall_back_to_32(
     expected = probabilities(whole, SIZE)
     monkeypatch.setitem(TOLERANCE, "bfloat16", 0.0)
     options = BackendOptions(device="cuda", precision="bfloat16")
-    backend, reason = choose_backend(lambda: deepcopy(whole), SIZE, expected, options)
+    backend, reason, _ = choose_backend(lambda: deepcopy(whole), SIZE, expected, options)
     assert (backend.name, backend.precision) == ("torch-cudagraphs", "float32")
     assert "not torch-cudagraphs in bfloat16 on cuda: a probability is" in reason
 
@@ -171,7 +171,7 @@ def test_lost_device_falls_back_to_cpu_unless_named(
     expected = probabilities(whole, SIZE)
     with pytest.raises(ModelError, match="torch-cudagraphs in float32 on cuda: CUDA error"):
         choose_backend(lambda: deepcopy(whole), SIZE, expected, BackendOptions(device="cuda"))
-    backend, reason = choose_backend(lambda: deepcopy(whole), SIZE, expected, BackendOptions())
+    backend, reason, _ = choose_backend(lambda: deepcopy(whole), SIZE, expected, BackendOptions())
     assert backend.device == "cpu"
     assert "torch-cudagraphs in float32 on cuda: CUDA error: device-side assert" in reason
 

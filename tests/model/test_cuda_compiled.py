@@ -102,7 +102,7 @@ options = BackendOptions(
     device="cuda", precision="bfloat16", compile=True, cores=8, cache_dir=Path(sys.argv[1])
 )
 begun = time.perf_counter()
-backend, reason = choose_backend(vit_pytorch, 16, expected, options)
+backend, reason, _ = choose_backend(vit_pytorch, 16, expected, options)
 seconds = time.perf_counter() - begun
 from torch._dynamo.utils import counters
 hits = counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]

@@ -53,7 +53,7 @@ def test_unusable_cache_directory_does_not_change_the_backend(
     if home is not None:
         monkeypatch.setenv("HOME", home)
     options = BackendOptions(device="cpu", cache_dir=Path(directory))
-    backend, _ = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
+    backend, _, _ = choose_backend(lambda: whole, SIZE, probabilities(whole, SIZE), options)
     assert backend.name == "openvino"
     assert f"compiled models are not cached in {directory}: " in caplog.text
     assert reason in caplog.text
@@ -75,7 +75,7 @@ network = baseline(XCiT(**HYPERPARAMETERS).eval(), PreprocessSpec(16)).eval()
 expected = probabilities(network, 16)
 {fault}
 options = BackendOptions(device="cpu", cache_dir=Path(sys.argv[1]))
-backend, reason = choose_backend(lambda: network, 16, expected, options)
+backend, reason, _ = choose_backend(lambda: network, 16, expected, options)
 print(backend.name, reason, sep=": ")
 """
 FULL_DISK = """

@@ -14,16 +14,8 @@ from hypothesis.extra.numpy import arrays
 from model.errors import CheckpointError
 from model.inference.exchange import read_classification, spec_from_json, spec_to_json
 from model.inference.prediction import label
-from model.scores import Logits, best_classes, softmax
-from model.spec import (
-    MAX_TEMPERATURE,
-    MIN_TEMPERATURE,
-    ONE,
-    ModelSpec,
-    PreprocessSpec,
-    Temperatures,
-    show_temperatures,
-)
+from model.scores import ONE, Logits, Temperatures, best_classes, show_temperatures, softmax
+from model.spec import MAX_TEMPERATURE, MIN_TEMPERATURE, ModelSpec, PreprocessSpec
 
 CLASSES = 7
 VALUES = st.floats(MIN_TEMPERATURE, MAX_TEMPERATURE)
@@ -122,4 +114,4 @@ def test_each_temperature_is_checked() -> None:
 def test_temperatures_are_shown_in_one_line() -> None:
     assert show_temperatures(ONE) == "1"
     shown = show_temperatures((1.6, ((2.5, 0.6), (4.0, 0.25))))
-    assert shown == "1.6 (from a gap of 2.5 on 0.6, of 4 on 0.25)"
+    assert shown == "1.6, then 0.6 beyond a gap of 2.5, 0.25 beyond 4"

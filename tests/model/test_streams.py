@@ -36,6 +36,8 @@ class Bare:
 
     def keep(self, sizes: Collection[int]) -> None: ...
 
+    def kernels(self, size: int) -> None: ...
+
     def logits(self, pixels: AnyPixels) -> Logits:
         return np.zeros((len(pixels), 3), np.float32)
 

@@ -1,5 +1,6 @@
 """The service with several processes, for real: started, loaded, killed, stopped."""
 
+import hashlib
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from app.http.api_keys import new_key
+from model.checkpoint import BUNDLED_CHECKPOINT
 from tests.server_process import PATIENCE, PHOTO, Server, wait_for
 
 from .service import gone, start
@@ -41,6 +43,10 @@ def test_all_requests_are_answered_and_counted_once(service: Server) -> None:
     name = 'xcit_requests_total{code="200",endpoint="/predict"}'
     assert service.metric(name) == 200, "at once, of all workers"
     assert service.metric("xcit_batch_size_sum") == 200
+    checkpoint = hashlib.sha256(BUNDLED_CHECKPOINT.read_bytes()).hexdigest()[:12]
+    of_model = f'checkpoint="{checkpoint}"'
+    assert service.metric(f"xcit_prediction_score_count{{{of_model}}}") == 200
+    assert service.metric(f'xcit_predicted_class_total{{{of_model},class="ship"}}') == 200
     wait_for(lambda: service.metric("xcit_inflight_requests") == 0)
     assert service.metric("xcit_held_bytes") == 0
     health = httpx.get(f"{service.url}/healthz").json()

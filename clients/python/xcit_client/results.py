@@ -48,6 +48,9 @@ class ServedModel:
     Attributes:
         temperature: divides the logits before their softmax; 1 if the scores are not calibrated.
         gap_temperatures: pairs of a distance to the best logit and the temperature beyond it.
+        deterministic: whether an image's logits do not depend on its batch.
+        fingerprint: digest of the logits of test images in deterministic mode, else empty; equal on
+            servers that compute the same bits.
         images_per_second: the highest throughput of the model alone, measured at the start of the
             service; 0 from a service that does not say.
     """
@@ -67,6 +70,8 @@ class ServedModel:
     heads: int
     temperature: float = 1.0
     gap_temperatures: Sequence[Sequence[float]] = ()
+    deterministic: bool = False
+    fingerprint: str = ""
     images_per_second: float = 0.0
 
 

@@ -99,6 +99,11 @@ class Encoded:
     mosaic: Mosaic | None = None
     block: int | None = None
 
+    @property
+    def pixels(self) -> int:
+        """Width times height of the picture."""
+        return self.work["pixel"]
+
 
 def rows_of_a_block(row: int, rows: int = 2**16) -> int:
     """Bytes of whole rows, about 64 KiB: at least one and at most ``rows`` rows of ``row`` bytes.
