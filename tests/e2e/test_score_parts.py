@@ -38,7 +38,7 @@ class Small:
 def test_batches_have_one_size_which_is_halved_when_memory_runs_out() -> None:
     model = Small()
     classifier = ScoringClassifier(model)  # type: ignore[arg-type]
-    items: Any = [1, 2, 3, 4]
+    items: Any = [SimpleNamespace(seen=number) for number in (1, 2, 3, 4)]
     with pytest.raises(errors.OutOfMemory):
         classifier.predict(items, 5)
     with pytest.raises(errors.OutOfMemory):
