@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.backends import choose
+from model.backends import build, choose
 from model.backends.agreement import disagreement, probabilities
 from model.backends.base import BackendOptions
 from model.backends.choose import Choice, choose_backend
@@ -172,7 +172,7 @@ def lose_cuda(monkeypatch: pytest.MonkeyPatch, *, when: str) -> None:
     monkeypatch.setattr(choose, "choose_device", choose_device)
     monkeypatch.setattr(choose, "fastest_precision", lambda device: "float32")
     lost = raising(DeviceError("cuda failed: CUDA error: device lost"))
-    monkeypatch.setattr(choose, "CudaBackend", lost)
+    monkeypatch.setattr(build, "CudaBackend", lost)
     real = TorchBackend
 
     def torch_backend(network: nn.Module, device: torch.device, *args: Any, **kw: Any) -> object:
@@ -180,7 +180,7 @@ def lose_cuda(monkeypatch: pytest.MonkeyPatch, *, when: str) -> None:
             raise DeviceError("cuda failed: CUDA error: device lost")
         return real(network, device, *args, **kw)
 
-    monkeypatch.setattr(choose, "TorchBackend", torch_backend)
+    monkeypatch.setattr(build, "TorchBackend", torch_backend)
 
 
 @pytest.mark.parametrize("when", ["asked", "used"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.backends import choose
+from model.backends import build, choose
 from model.backends.agreement import probabilities
 from model.backends.base import BackendOptions
 from model.backends.choose import Choice, choose_backend
@@ -62,11 +62,11 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
     monkeypatch.setattr(choose, "visible_devices", lambda: ("cuda", "cpu"))
     monkeypatch.setattr(choose, "choose_device", torch.device)
     monkeypatch.setattr(choose, "fastest_precision", lambda device: "float32")
-    monkeypatch.setattr(choose, "keep_kernels", directories.append)
+    monkeypatch.setattr(build, "keep_kernels", directories.append)
     for kind in (FakeCompiled, FakeRecorded):
         monkeypatch.setattr(kind, "built", [])
-    monkeypatch.setattr(choose, "CompiledCudaBackend", FakeCompiled)
-    monkeypatch.setattr(choose, "CudaBackend", FakeRecorded)
+    monkeypatch.setattr(build, "CompiledCudaBackend", FakeCompiled)
+    monkeypatch.setattr(build, "CudaBackend", FakeRecorded)
     return directories
 
 
