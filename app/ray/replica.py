@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config.process_plan import ProcessPlan
@@ -30,7 +31,7 @@ from app.ray.answers import (
 from app.ray.arguments import Arguments, UserConfig
 from app.ray.resources import apply, assigned
 from app.serving.classifier import Classifier
-from app.serving.errors import InternalError, InvalidParameter, ReloadFailed, ServiceError
+from app.serving.errors import InternalError, InvalidParameter, ReloadInProgress, ServiceError
 from app.serving.heap import keep_heap
 from app.serving.held_bytes import size_of_all
 from app.serving.lifecycle import Lifecycle, State
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 Load = Callable[[Settings, int], Classifier]
 REQUEST_ID = b"x-request-id"
+RETRY_SECONDS = 0.5
 LAST_ANSWERS = 1.0  # seconds after a failure in which open requests are answered
 
 
@@ -85,17 +87,23 @@ class Replica:
     async def reconfigure(self, user_config: dict[str, Any] | None, rank: object = None) -> None:
         """Load the checkpoint of a configuration: at the start, and whenever it changes.
 
-        If a new checkpoint cannot be served, the old one still is; the log and the metric
-        ``xcit_reload_failed`` say so.
+        If a change cannot be applied, the old checkpoint is still served, because Ray would stop a
+        replica that raises. The log says so, and ``xcit_reload_failed`` if loading failed.
 
         Args:
             rank: makes Ray Serve call this method at the start without a configuration too.
 
         Raises:
-            ValueError: the configuration is invalid.
+            ValidationError: the first configuration is invalid.
             RuntimeError: the first model cannot be served.
         """
-        config = UserConfig.model_validate(user_config or {})
+        try:
+            config = UserConfig.model_validate(user_config or {})
+        except ValidationError as error:
+            if self._config is None:
+                raise
+            logger.error("user_config %s is not applied: %s", user_config, error)
+            return
         if config == self._config:
             return  # only the rank has changed
         first, self._config = self._config is None, config
@@ -108,8 +116,9 @@ class Replica:
             await self.check_health()
             return
         try:
-            await self._service.reload()
-        except ReloadFailed as error:
+            while not await self._reloaded():
+                await asyncio.sleep(RETRY_SECONDS)
+        except ServiceError as error:
             logger.error("user_config %s is not applied: %s", config, error)
 
     async def check_health(self) -> None:
@@ -150,6 +159,14 @@ class Replica:
             answers = await pipeline.predict_many(given, top_k, record.deadline, record.timings)
             answers.raise_if_service_failed()
             return to_batch_answer(answers, record)
+
+    async def _reloaded(self) -> bool:
+        """Load the configured checkpoint, unless another reload is in progress."""
+        try:
+            await self._service.reload()
+        except ReloadInProgress:
+            return False
+        return True
 
     def _load_configured(self) -> Classifier:
         """Load the model in an inference thread, the first time only after `reconfigure`."""

@@ -167,6 +167,7 @@ def begin(
             "version": info.version,
             "checkpoint_sha256": info.checkpoint_sha256,
             "precision": info.precision,
+            "deterministic": info.deterministic,
             "classes": info.num_classes,
             "embedding_size": classifier.embedding_size,
             "description_sha256": hashlib.sha256(spec.encode()).hexdigest(),

@@ -204,5 +204,5 @@ class Probe:
 
 
 def test_a_replica_has_the_cores_that_ray_assigns(deployed: Deployed) -> None:
-    probe = ray.remote(num_cpus=1)(Probe).remote()
+    probe: Any = ray.remote(num_cpus=1)(Probe).remote()
     assert ray.get(probe.assigned.remote()) == Resources(1, 0, alone=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import threading
 from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -46,12 +47,15 @@ class Loads:
 
     def __init__(self, classifier: FakeClassifier) -> None:
         self.checkpoints: list[str | None] = []
+        self.gate = threading.Event()
+        self.gate.set()
         self.cores = 0
         self._classifier = classifier
 
     def __call__(self, settings: Settings, cores: int) -> FakeClassifier:
         self.checkpoints.append(settings.checkpoint)
         self.cores = cores
+        assert self.gate.wait(10), "no test opened the gate"
         if settings.checkpoint == "bad":
             raise StartupError("bad: not a checkpoint")
         return self._classifier
@@ -216,10 +220,34 @@ async def test_a_checkpoint_that_cannot_be_served_leaves_the_old_one(
         assert await metric(client, "xcit_reload_failed") == 0
 
 
-async def test_an_invalid_user_config_is_refused(classifier: FakeClassifier) -> None:
-    async with running(Loads(classifier)) as (replica, _):
-        with pytest.raises(ValueError, match="Extra inputs are not permitted"):
-            await replica.reconfigure({"top_k": 3})
+async def test_reconfigure_waits_for_a_reload_that_is_in_progress(
+    classifier: FakeClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.ray.replica.RETRY_SECONDS", 0.01)
+    loads = Loads(classifier)
+    async with running(loads, checkpoint="old") as (replica, _):
+        loads.gate.clear()
+        other = asyncio.create_task(replica._service.reload())
+        await until(lambda: len(loads.checkpoints) == 2)
+        ours = asyncio.create_task(replica.reconfigure({"checkpoint": "new"}))
+        await asyncio.sleep(0.05)
+        loads.gate.set()
+        await asyncio.gather(other, ours)
+        assert loads.checkpoints == ["old", "old", "new"]
+
+
+async def test_an_invalid_user_config_is_refused_at_the_start_and_not_applied_later(
+    classifier: FakeClassifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match="Extra inputs are not permitted"):
+        async with running(Loads(classifier), {"top_k": 3}):
+            raise AssertionError("the replica has started")
+    loads = Loads(classifier)
+    async with running(loads) as (replica, client):
+        await replica.reconfigure({"checkpont": "new"})
+        assert "user_config {'checkpont': 'new'} is not applied" in caplog.text
+        assert (await client.post("/predict", content=b"3")).status_code == 200
+    assert loads.checkpoints == [None]
 
 
 async def test_a_replica_whose_first_model_cannot_be_served_does_not_start(

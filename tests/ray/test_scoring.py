@@ -34,7 +34,7 @@ from tests.app.conftest import make_settings
 from tests.app.scoring.runs import Fake, Watching
 from tests.app.scoring.sources import opened, write_tar
 
-from .library import RayActorError, RayTaskError, cluster
+from .library import RayActorError, RayTaskError, cluster, ray
 
 OPTIONS = RunOptions(top_k=lambda classes: 2, embeddings=False, shard_size=5)
 
@@ -188,7 +188,7 @@ def test_other_versions_of_ray_on_the_cluster_are_named_on_one_line(
     def init(**_: object) -> None:
         raise RuntimeError("Version mismatch: the cluster was started with:\n    Ray: 2.1\n")
 
-    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(ray, "init", init)
     message = "^--ray=auto: Version mismatch: the cluster was started with: Ray: 2.1; if the clust"
     with pytest.raises(SettingsError, match=message), cluster.connected("auto"):
         raise AssertionError("connected")
@@ -198,9 +198,10 @@ def test_another_version_of_this_package_on_the_cluster_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = Description(Fake().info, 0, {}, "0.0.7")
-    task = SimpleNamespace(options=lambda **_: task, remote=lambda *_: None)
-    monkeypatch.setattr(cluster.ray, "remote", lambda function: task)
-    monkeypatch.setattr(cluster.ray, "get", lambda reference: found)
+    remote = SimpleNamespace(remote=lambda *_: None)
+    task = SimpleNamespace(options=lambda **_: remote)
+    monkeypatch.setattr(ray, "remote", lambda function: task)
+    monkeypatch.setattr(ray, "get", lambda reference: found)
     plan = cluster.Plan(1, 1, 1, {})
     with pytest.raises(ScoringError, match=r"the cluster has xcit-serve 0\.0\.7 and this process"):
         cluster.describe_on_cluster(Fake, OPTIONS, make_settings(), plan)
