@@ -45,7 +45,7 @@ INSTRUCTIONS = {
     "AVX-512 with VNNI": ("AVX512_CORE_VNNI", "float32"),
     "AVX2 with VNNI": ("AVX2_VNNI", "float32"),
 }
-EFFORT = Effort(rounds=9, seconds=5.0, limit=30.0)
+EFFORT = Effort(rounds=9, seconds=5.0, limit=20.0)
 Rates = Mapping[str, Mapping[str, float]]  # images per second by precision and batch size
 
 
