@@ -30,6 +30,7 @@ from model.metadata.description import (
     describe_raw,
     self_description,
 )
+from model.metadata.quantisation import QUANTISATION_KEY, Quantisation, read_quantisation
 from model.sources.source import Source, find_weights
 from model.spec import ModelSpec
 from model.weights.container import METADATA_KEY, Contents, read_contents
@@ -50,6 +51,7 @@ class Checkpoint:
         place: path of the weights inside the file, such as ``state_dict_ema``; empty at top level.
         averaged: whether the weights are an average over training (EMA), judging by ``place``.
         others: places of further networks in the file, which are not used.
+        quantisation: the layers to compute in 8-bit integers, if the checkpoint is quantised.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Checkpoint:
     place: str = ""
     averaged: bool = False
     others: tuple[str, ...] = ()
+    quantisation: Quantisation | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -98,7 +101,11 @@ def read_checkpoint(checkpoint: str | Path, overrides: Overrides = NO_OVERRIDES)
         description = describe_itself(path, contents.metadata, state, overrides)
         sha256 = _checked_sha256(source)
         state = _complete(path, description, state)
-        found = Checkpoint(path, sha256, description, state, self_describing=True)
+        text = contents.extras.get(QUANTISATION_KEY)
+        quantisation = None if text is None else read_quantisation(path, text, state)
+        found = Checkpoint(
+            path, sha256, description, state, self_describing=True, quantisation=quantisation
+        )
     for warning in found.warnings:
         logger.warning("%s: %s", path, warning)
     return found
@@ -123,17 +130,23 @@ def _read_raw(source: Source, contents: Contents, overrides: Overrides) -> Check
 
 
 def write_checkpoint(
-    path: Path, spec: ModelSpec, state: StateDict, *, dtype: str = "float32"
+    path: Path,
+    spec: ModelSpec,
+    state: StateDict,
+    *,
+    dtype: str = "float32",
+    extras: Mapping[str, str] | None = None,
 ) -> None:
     """Write the self-describing form; ``path`` is replaced whole or not at all.
 
     Args:
         dtype: type of the floating-point weights on disk: ``float32``, ``bfloat16`` or ``float16``.
+        extras: further entries of the metadata.
 
     Raises:
         CheckpointError: the file cannot be written, or a weight is too large for ``dtype``.
     """
-    metadata = {"format": "pt", METADATA_KEY: self_description(spec)}
+    metadata = {"format": "pt", METADATA_KEY: self_description(spec), **(extras or {})}
     tensors = {key: _cast(path, key, tensor.detach(), dtype) for key, tensor in state.items()}
     try:
         with replacing(path) as partial:
@@ -164,6 +177,20 @@ def rewrite_metadata(source: Path, target: Path, changes: Mapping[str, str | Non
         failed = "read" if error.filename == str(source) else "written"
         path = source if failed == "read" else target
         raise CheckpointError(f"{path}: cannot be {failed}: {error.strerror}") from error
+
+
+def write_quantised(path: Path, checkpoint: Checkpoint, quantisation: Quantisation) -> None:
+    """Write a copy of a checkpoint that is quantised; all other metadata stays.
+
+    Raises:
+        CheckpointError: a file cannot be read or written.
+    """
+    entry = {QUANTISATION_KEY: quantisation.to_json(checkpoint.state)}
+    if checkpoint.self_describing:
+        changes = {METADATA_KEY: self_description(checkpoint.spec), **entry}
+        rewrite_metadata(checkpoint.path, path, changes)
+    else:
+        write_checkpoint(path, checkpoint.spec, checkpoint.state, extras=entry)
 
 
 def _cast(path: Path, key: str, tensor: Tensor, dtype: str) -> Tensor:

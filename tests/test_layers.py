@@ -31,6 +31,7 @@ ORDER = {
         "app.config",
     ],
     "model": [
+        "model.quantisation",
         "model.evaluation",
         "model.inference",
         "model.backends",

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,8 @@ from app.cli.options import (
     CHECKPOINT,
     CHECKPOINT_SETTINGS,
     DEVICE_SETTINGS,
+    check_suffix,
+    check_writable,
     read_command_settings,
 )
 from app.cli.output import complain, show
@@ -93,12 +94,6 @@ def run(args: argparse.Namespace) -> int:
     return complain(*unreadable) if unreadable else 0
 
 
-def check_suffix(path: Path | None, suffix: str) -> None:
-    """Raises `SettingsError` if the name of an output does not end in ``suffix``."""
-    if path and path.suffix != suffix:
-        raise SettingsError(f"{path}: the output's name must end in {suffix}")
-
-
 def replace_temperature(settings: Settings) -> Settings:
     """The settings without a temperature, so that the file's own is the one that is replaced."""
     return settings.model_copy(update={"temperature": None})
@@ -116,13 +111,3 @@ def in_place(given: str, checkpoint: "Checkpoint") -> Path:
     else:
         return path
     raise SettingsError(f"{path} {reason}; write another file with --out FILE.safetensors")
-
-
-def check_writable(*paths: Path) -> None:
-    """Raises `SettingsError` if a file cannot be created there, before anything is measured."""
-    for path in paths:
-        try:
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-        except OSError as error:
-            raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error

@@ -34,6 +34,10 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(f"{args.output}: the output's name must end in .safetensors")
     try:
         checkpoint = read_checkpoint(checkpoint_path(settings), overrides(settings))
+        if checkpoint.quantisation:
+            return complain(
+                f"{checkpoint.path}: quantised; convert the original checkpoint, then quantise that"
+            )
         spec = replace(
             checkpoint.spec,
             name=args.name or checkpoint.spec.name,

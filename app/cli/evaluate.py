@@ -7,12 +7,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.cli.calibrate import check_suffix, check_writable, in_place
+from app.cli.calibrate import in_place
 from app.cli.options import (
     BATCH_SIZE,
     CHECKPOINT,
     CHECKPOINT_SETTINGS,
     DEVICE_SETTINGS,
+    check_suffix,
+    check_writable,
     read_command_settings,
 )
 from app.cli.output import complain, show

@@ -62,6 +62,11 @@ def describe(checkpoint: "Checkpoint") -> tuple[dict[str, Any], dict[str, str]]:
         "temperature": show_temperatures(spec.temperatures),
         "labels": "; ".join(spec.labels[:5]) + ("; …" if spec.num_classes > 5 else ""),
     }
+    if quantisation := checkpoint.quantisation:
+        rows["int8"] = (
+            f"{len(quantisation.layers)} layers, calibrated on {quantisation.images} images"
+        )
+        rows |= {f"int8.{name}": text for name, text in quantisation.figures.items()}
     rows |= {topic: text for topic, text in spec.provenance.items() if topic not in rows}
     if spec.reference:
         rows["reference"] = f"{spec.reference.images:,} images"

@@ -18,6 +18,7 @@ from app.cli import (
     inspect,
     key,
     predict,
+    quantize,
     score,
     serve,
     train,
@@ -39,6 +40,7 @@ COMMANDS = {
     "convert": (convert, "write a checkpoint that describes itself"),
     "evaluate": (evaluate, "measure a checkpoint on labelled images"),
     "calibrate": (calibrate, "fit the temperature of a checkpoint's scores"),
+    "quantize": (quantize, "compute a checkpoint in 8-bit integers"),
     "train": (train, "train a model on a folder of images"),
     "bench": (bench, "measure a server under load"),
 }

@@ -1,8 +1,10 @@
 """Arguments, settings and optional dependencies that several commands share."""
 
 import argparse
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from app.cli.output import complain
 from app.cli.parser import Parser, settings_in
@@ -63,3 +65,19 @@ def extra(name: str) -> Iterator[None]:
         raise MissingExtra(
             f"{error.name} is not installed; pip install 'xcit-serve[{name}]' installs it"
         ) from error
+
+
+def check_suffix(path: Path | None, suffix: str) -> None:
+    """Raises `SettingsError` if the name of an output does not end in ``suffix``."""
+    if path and path.suffix != suffix:
+        raise SettingsError(f"{path}: the output's name must end in {suffix}")
+
+
+def check_writable(*paths: Path) -> None:
+    """Raises `SettingsError` if a file cannot be created there, before anything is measured."""
+    for path in paths:
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error

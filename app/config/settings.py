@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     """Inference backend; auto selects OpenVINO on a CPU if it is installed, else PyTorch."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the forward pass; auto selects 16 bits if the hardware supports it, else 32."""
+    """Precision; auto: int8 for a quantised checkpoint, else 16 bits if the hardware has them."""
 
     compile: bool = False
     """Compile the network on a CUDA device: faster inference, but the first start takes minutes."""

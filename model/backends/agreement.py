@@ -43,30 +43,41 @@ def _outputs(network: nn.Module, image_size: int) -> Logits:
 
 
 def disagreement(
-    backend: Backend, expected: Scores, image_size: int, embeddings: Logits | None = None
+    backend: Backend,
+    expected: Scores,
+    image_size: int,
+    embeddings: Logits | None = None,
+    tolerances: tuple[float, float] | None = None,
 ) -> str | None:
     """How a backend's answers differ, run in the calling thread; ``None`` if they agree.
 
-    Every probability must be within `TOLERANCE`, and the best class must be the same unless the two
-    best are closer to each other than that. Embeddings must be within `TOLERANCE` of their length.
+    Every probability must be within a tolerance, and the best class must be the same unless the two
+    best are closer to each other than that. Embeddings must be within a tolerance of their length.
 
     Args:
         expected: the `probabilities` of the same network, ``(4, classes)``.
         embeddings: those of the same network, ``(4, dim)``, if its outputs end with them.
+        tolerances: of probabilities and of embeddings; by default those of the backend's precision
+            in `TOLERANCE`.
     """
     backend.open()
     found = backend.logits(self_test_images(image_size))
     classes = expected.shape[1]
-    tolerance = TOLERANCE[backend.precision]
+    tolerance, relative = tolerances or 2 * (TOLERANCE[backend.precision],)
     if classes and (reason := _class_difference(softmax(found[:, :classes]), expected, tolerance)):
         return reason
     if embeddings is None:
         return None
-    errors = np.linalg.norm(found[:, classes:] - embeddings, axis=1)
-    distance = (errors / np.linalg.norm(embeddings, axis=1)).max()
-    if not distance <= tolerance:  # also true for NaN
-        return f"an embedding is off by {distance:.2g} of its length, more than {tolerance:g}"
+    distance = embedding_distance(found[:, classes:], embeddings)
+    if not distance <= relative:  # also true for NaN
+        return f"an embedding is off by {distance:.2g} of its length, more than {relative:g}"
     return None
+
+
+def embedding_distance(found: Logits, expected: Logits) -> float:
+    """The greatest distance of an embedding, relative to the length of the expected one."""
+    errors = np.linalg.norm(found - expected, axis=1)
+    return float((errors / np.linalg.norm(expected, axis=1)).max())
 
 
 def _class_difference(found: Scores, expected: Scores, tolerance: float) -> str | None:

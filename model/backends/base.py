@@ -17,7 +17,7 @@ class BackendOptions:
         backend: ``auto``, ``torch`` or ``openvino``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         precision: ``auto``, ``float32``, ``bfloat16``, ``float16``; falls back to 32 bits if 16
-            bits give different answers.
+            bits give different answers. With ``auto``, a quantised checkpoint runs in ``int8``.
         cores: number of CPU cores to use.
         streams: number of batches to run side by side; measured if not given.
         serving: whether the same cores also receive, decode and answer requests.

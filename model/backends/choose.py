@@ -7,38 +7,30 @@ not work, that is an error.
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from model.backends.agreement import disagreement
-from model.backends.base import Backend, BackendOptions, Build
-from model.backends.cache import open_cache
-from model.backends.compiled import CompiledCudaBackend, keep_kernels
-from model.backends.cuda import CudaBackend
-from model.backends.determinism import Proof, prove, repeat_algorithms
-from model.backends.streams import divide_cores
+from model.backends.base import Backend, BackendOptions
+from model.backends.build import Candidate, Network, build_backend
+from model.backends.determinism import Proof, prove
 from model.backends.torch import (
-    TorchBackend,
-    cast,
     choose_device,
     fastest_precision,
-    to_script,
     visible_devices,
 )
 from model.errors import CheckpointError, ModelError
+from model.metadata.quantisation import Quantisation
 from model.scores import Logits, Scores
 
-STREAMS = {"cuda": 2}  # by kind of device, for devices other than the CPU; default 1
 MAX_REASON = 200  # characters quoted from an error
+INT8 = "int8"
 
 logger = logging.getLogger(__name__)
-
-Network = Callable[[], nn.Sequential]
 
 
 class Choice(NamedTuple):
@@ -49,18 +41,6 @@ class Choice(NamedTuple):
     proof: Proof | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A backend by name, with its device and precision."""
-
-    name: str
-    device: torch.device
-    precision: str
-
-    def __str__(self) -> str:
-        return f"{self.name} in {self.precision} on {self.device}"
-
-
 def choose_backend(
     network: Network,
     image_size: int,
@@ -68,6 +48,7 @@ def choose_backend(
     options: BackendOptions,
     overhead: Callable[[], float] | None = None,
     embeddings: Logits | None = None,
+    quantisation: Quantisation | None = None,
 ) -> Choice:
     """The first candidate that works and agrees with 32-bit PyTorch, in order of expected speed.
 
@@ -79,19 +60,24 @@ def choose_backend(
         overhead: measures the CPU seconds that an image takes outside the network, if that work
             runs on the same cores.
         embeddings: of `self_test_images` by 32-bit PyTorch, if the network's outputs end with them.
+        quantisation: of the checkpoint; the network then runs in integers, unless the options name
+            another precision.
 
     Raises:
         CheckpointError: the network cannot be built.
         ModelError: a named device or backend is not available, or no candidate works.
     """
     refused: list[str] = []
+    if quantisation and options.precision == "auto":
+        options = _in_int8(options)
     for device in _devices(options, refused):
         if options.compile and device.type != "cuda":
             refused.append(_without_compiling(options, device))
-        for candidate in _candidates(options, device):
-            build = partial(_build, candidate, network, image_size, options, overhead)
-            check = partial(disagreement, expected=expected, image_size=image_size)
-            found = _attempt(build, partial(check, embeddings=embeddings), image_size, options)
+        for candidate in _candidates(options, device, quantisation):
+            build = partial(build_backend, candidate, network, image_size, options, overhead)
+            check = partial(disagreement, expected=expected, tolerances=candidate.tolerances)
+            check = partial(check, image_size=image_size, embeddings=embeddings)
+            found = _attempt(build, check, image_size, options)
             if not isinstance(found, str):
                 reasons = (_first_reason(options, candidate), *refused, found.reason)
                 return found._replace(reason="; ".join(reasons))
@@ -155,9 +141,30 @@ def _devices(options: BackendOptions, refused: list[str]) -> Iterator[torch.devi
             yield device
 
 
-def _candidates(options: BackendOptions, device: torch.device) -> Iterator[Candidate]:
+def _in_int8(options: BackendOptions) -> BackendOptions:
+    """The options for a quantised checkpoint; raises `ModelError` if they name another backend."""
+    named = [
+        name
+        for name, served in ((options.backend, "openvino"), (options.device, "cpu"))
+        if name not in {"auto", served}
+    ]
+    if named:
+        raise ModelError(
+            f"the checkpoint is quantised to int8, which openvino on cpu runs, not "
+            f"{' on '.join(named)}; set backend to openvino, or set precision to float32, bfloat16 "
+            "or float16 to run the original weights"
+        )
+    return replace(options, backend="openvino", device="cpu", precision=INT8)
+
+
+def _candidates(
+    options: BackendOptions, device: torch.device, quantisation: Quantisation | None
+) -> Iterator[Candidate]:
     """The candidates for a device, in order of expected speed."""
     names = _names(options, device)
+    if options.precision == INT8:
+        yield Candidate("openvino", device, INT8, quantisation)
+        return
     precision = fastest_precision(device) if options.precision == "auto" else options.precision
     precisions = dict.fromkeys((precision, "float32"))
     for name in names:
@@ -194,71 +201,10 @@ def _without_compiling(options: BackendOptions, device: torch.device) -> str:
 
 def _first_reason(options: BackendOptions, chosen: Candidate) -> str:
     """The first part of the reason for a choice."""
+    if chosen.precision == INT8:
+        return "the checkpoint is quantised"
     if options.backend != "auto":
         return f"{options.backend} was requested"
     if chosen.device.type == "cpu" and not openvino_is_installed():
         return "openvino is not installed"
     return f"first choice on {chosen.device.type}"
-
-
-def _build(
-    candidate: Candidate,
-    network: Network,
-    image_size: int,
-    options: BackendOptions,
-    overhead: Callable[[], float] | None,
-) -> Backend:
-    """The backend with the requested number of streams, or the best one for its device."""
-    build = _builder(candidate, network, image_size, options)
-    single_threaded = options.deterministic or (candidate.name == "torch" and options.serving)
-    if options.streams:
-        threads = 1 if options.deterministic else max(1, options.cores // options.streams)
-        if candidate.device.type == "cpu" and single_threaded and threads > 1:
-            _warn_of_shared_passes(options, threads)
-        return build(options.streams, threads)
-    if candidate.device.type != "cpu":
-        return build(STREAMS.get(candidate.device.type, 1), 1)
-    return divide_cores(build, image_size, options, overhead, single_threaded=single_threaded)
-
-
-def _warn_of_shared_passes(options: BackendOptions, threads: int) -> None:
-    logger.warning(
-        "%d streams on %d cores give PyTorch %d threads per pass; these wait for each other at "
-        "every operation, which is many times slower when other processes are busy; set streams "
-        "to %d to avoid it",
-        options.streams,
-        options.cores,
-        threads,
-        options.cores,
-    )
-
-
-def _builder(
-    candidate: Candidate, network: Network, image_size: int, options: BackendOptions
-) -> Build:
-    """A function that builds one kind of backend, given the numbers of streams and threads."""
-    device, precision = candidate.device, candidate.precision
-    if candidate.name == "openvino":
-        from model.backends.openvino import OpenVINOBackend  # an optional dependency
-        from model.backends.openvino_graph import cached_graph
-
-        cache = open_cache(options.cache_dir) if options.cache_dir else None
-        graph = cached_graph(network(), image_size, cache)
-        return lambda streams, threads: OpenVINOBackend(
-            graph, precision, streams=streams, threads=threads, cache_dir=cache
-        )
-    if options.deterministic and device.type == "cuda":
-        repeat_algorithms()
-    module: nn.Module = cast(network(), precision)
-    if candidate.name == "torch-compile-cudagraphs":
-        keep_kernels(options.cache_dir)
-        return lambda streams, threads: CompiledCudaBackend(
-            module, device, precision, streams=streams, workers=options.cores
-        )
-    if candidate.name == "torch-cudagraphs":
-        return lambda streams, threads: CudaBackend(module, device, precision, streams=streams)
-    if device.type == "cpu":
-        module = to_script(module, image_size)
-    return lambda streams, threads: TorchBackend(
-        module, device, precision, streams=streams, threads=threads
-    )

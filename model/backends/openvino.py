@@ -26,8 +26,10 @@ class OpenVINOBackend:
 
     Args:
         graph: see `to_graph`.
-        precision: ``float32``, ``bfloat16`` or ``float16``. streams, threads: number of batches
-            that run side by side, and CPU threads for each.
+        precision: ``float32``, ``bfloat16``, ``float16``, or ``int8`` for a graph by
+            `quantise_graph`. streams, threads: number of batches that run side by side, and CPU
+            threads for each.
+        rest: precision of the operations that are not in integers.
         cache_dir: directory for compiled graphs; see `open_cache`.
     """
 
@@ -43,13 +45,14 @@ class OpenVINOBackend:
         *,
         streams: int,
         threads: int,
+        rest: str | None = None,
         cache_dir: Path | None = None,
     ) -> None:
         self.precision, self.streams, self.threads = precision, streams, threads
         self._graph, self._core = graph, openvino.Core()
         self._cache_dir = cache_dir
         self._settings = {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[rest or precision],
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": streams * threads,
             "ENABLE_CPU_PINNING": False,  # decoding shares the cores

@@ -161,7 +161,7 @@ def classify(
     Raises:
         ModelError: a folder matches none of the classes.
     """
-    known = match_classes(classifier, source, paths) if labelled else [0] * len(paths)
+    known = match_classes(classifier.spec, source, paths) if labelled else [0] * len(paths)
     classes = dict(zip(paths, known, strict=True))
 
     def run(images: Sequence[tuple[PurePosixPath, bytes]]) -> tuple[int, T]:
@@ -177,11 +177,8 @@ def classify(
             bar.update(count)
 
 
-def match_classes(
-    classifier: Classifier, source: Path, paths: Iterable[PurePosixPath]
-) -> list[int]:
+def match_classes(spec: ModelSpec, source: Path, paths: Iterable[PurePosixPath]) -> list[int]:
     """The class of each image, by the name of its folder."""
-    spec = classifier.spec
     known = {name: i for i, name in enumerate(spec.labels)}
     known |= {synset: i for i, synset in enumerate(spec.synsets)}
     found = []

@@ -267,16 +267,16 @@ def load_classifier(
     """
     found = read_checkpoint(checkpoint, replace(overrides, headless=embeds))
     spec, preprocess = found.spec, found.spec.preprocess
-    family = FAMILIES[spec.family]
     whole = baseline(found.build(embeds=embeds), preprocess)
     expected, embeddings = reference(whole, preprocess.image_size, spec.num_classes)
     backend, reason, proof = choose_backend(
-        lambda: family.simplify(found.build(embeds=embeds), preprocess),
+        lambda: FAMILIES[spec.family].simplify(found.build(embeds=embeds), preprocess),
         preprocess.image_size,
         expected,
         replace(options, largest_batch=max_batch_size),
         partial(request_seconds, preprocess) if options.serving else None,
         embeddings,
+        found.quantisation,
     )
     logger.info(
         "%s (%s, %d classes, %d pixels, sha256 %s) on %s, %s, %s, %d streams of %d threads: %s",

@@ -34,6 +34,7 @@ class Contents:
     Attributes:
         tensors: by path: the keys of the enclosing dictionaries and lists, joined by dots.
         metadata: the file's description of the model, if it has one.
+        extras: other texts in the metadata of a safetensors file, by name.
         root: members of the outermost dictionary that are not tensors.
         objects: Python classes of other objects in the file.
     """
@@ -43,6 +44,7 @@ class Contents:
     metadata: str | None = None
     root: Mapping[str, Any] = field(default_factory=dict)
     objects: tuple[str, ...] = ()
+    extras: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_contents(path: Path) -> Contents:
@@ -89,10 +91,11 @@ def _read_safetensors(path: Path, size: int, header: int) -> Contents:
             keys = file.keys()
             _check_count(path, len(keys))
             tensors = {key: file.get_tensor(key) for key in keys}
-            metadata = (file.metadata() or {}).get(METADATA_KEY)
+            extras = dict(file.metadata() or {})
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: truncated or corrupt safetensors file") from error
-    return Contents(size, tensors, metadata)
+    metadata = extras.pop(METADATA_KEY, None)
+    return Contents(size, tensors, metadata, extras=extras)
 
 
 def _check_count(path: Path, tensors: int) -> None:

@@ -18,6 +18,7 @@ from model.evaluation.calibrate import Calibration, calibrate, choose_images, wr
 from model.evaluation.diagram import diagram, write_diagram
 from model.evaluation.holdout import held_out
 from model.evaluation.reliability import BINS, reliability
+from model.images.preprocess import Prepared
 from model.inference.classifier import Classifier
 from model.spec import ModelSpec
 
@@ -29,19 +30,27 @@ LABELS = ("ant", "bee", "çöp")
 class Stub:
     """Classifies "images" that are the text of their logits."""
 
+    max_pixels = 1
+
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.backend = self
 
     def open(self) -> None: ...
 
-    def preprocess(self, data: bytes) -> Any:
-        if not data:
-            raise InvalidImage("truncated")
-        return np.array(data.split(), np.float32)
+    def logits(self, items: Sequence[Any]) -> Any:
+        return np.concatenate(items)
 
-    def logits(self, batch: Any) -> Any:
-        return batch
+
+def read_logits(data: bytes, *_: object, **__: object) -> Prepared:
+    if not data:
+        raise InvalidImage("truncated")
+    return Prepared(np.array([data.split()], np.float32), 1)
+
+
+@pytest.fixture(autouse=True)
+def _images_are_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.evaluation.evaluate.prepare", read_logits)
 
 
 def write_images(folder: Path, logits: Any, classes: Sequence[int], labels: Any = LABELS) -> None:

@@ -415,7 +415,7 @@ def test_libraries_of_a_gpu_repeat_their_algorithms(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TORCHINDUCTOR_DETERMINISTIC", "0")
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     called = []
-    monkeypatch.setattr("model.backends.choose.repeat_algorithms", lambda: called.append(1))
+    monkeypatch.setattr("model.backends.build.repeat_algorithms", lambda: called.append(1))
     chosen(vit, backend="torch", precision="float32")
     assert not called, "it is for CUDA devices"
     determinism.repeat_algorithms()
