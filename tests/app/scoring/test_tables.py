@@ -42,8 +42,12 @@ def test_rows_of_several_files_are_read_in_order(tmp_path: Path) -> None:
         ({"image": [{"bytes": None, "path": "a.jpg"}]}, {"column": "image"}, ("a.jpg", "a.jpg")),
         ({"image": [{"bytes": b"", "path": None}]}, {}, ("0", b"")),
         ({"image": [b"x"], "id": [None]}, {}, ("0", b"x")),
-        ({"image": pa.array([None], pa.binary())}, {}, ("0", "no_image")),
-        ({"image": [bytes(MAX_BYTES + 1)]}, {}, ("0", "body_too_large")),
+        pytest.param(
+            {"image": pa.array([None], pa.binary())}, {}, ("0", "no_image"), id="missing bytes"
+        ),
+        pytest.param(
+            {"image": [bytes(MAX_BYTES + 1)]}, {}, ("0", "body_too_large"), id="too many bytes"
+        ),
         ({"path": ["a.jpg"]}, {"id_column": "path"}, ("a.jpg", "a.jpg")),
     ],
     ids=str,
@@ -71,7 +75,7 @@ def test_column_is_chosen_by_name_and_type(
         ({"n": [1]}, {"column": "n"}, "--column=n: expected a column of bytes, of text or a str"),
         ({"n": [1]}, {"column": "m"}, "--column=m: expected a column of bytes, of text or a str"),
         ({"image": [b"x"]}, {"id_column": "m"}, "--id-column=m: it has image (binary)"),
-        ({"image": pa.array([], pa.binary())}, {}, "no rows"),
+        pytest.param({"image": pa.array([], pa.binary())}, {}, "no rows", id="no rows"),
     ],
     ids=str,
 )
