@@ -28,6 +28,8 @@ from tests.server_process import wait_for
 from .clusters import deploy, replicas, running_serve
 from .library import RUNNING, Resources, assigned, ray, serve
 
+pytestmark = pytest.mark.starts_first
+
 PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
 SETTINGS = {"backend": "torch", "precision": "float32", "max_batch_size": 4, "streams": 1}
 CALLERS = 4
@@ -186,6 +188,7 @@ def test_a_killed_replica_loses_only_its_open_requests_and_is_replaced(
     assert len(lost) <= CALLERS
 
 
+@pytest.mark.slow
 def test_a_replica_that_is_removed_answers_its_open_requests(deployed: Deployed) -> None:
     smaller = application(deployed.checkpoint, {"checkpoint": str(deployed.second)})
     smaller["deployments"][0]["autoscaling_config"] = {"min_replicas": 1, "max_replicas": 1}
