@@ -85,6 +85,14 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return found
 
 
+def repeated(photos: Path, times: int, folder: Path) -> Path:
+    """A list of the paths of all photos, several times."""
+    path = folder / "list.txt"
+    names = sorted(str(path) for path in photos.rglob("*.*"))
+    path.write_text("\n".join(names * times))
+    return path
+
+
 @contextmanager
 def started(*arguments: object) -> Iterator["subprocess.Popen[str]"]:
     command = (sys.executable, "-m", "app", "score", *map(str, arguments))
@@ -150,9 +158,10 @@ def test_interrupted_and_killed_run_equals_an_undisturbed_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = ("--shard-size", 4, "--embeddings", *flags(small))
-    run("score", photos, "--out", tmp_path / "whole", *options)
-    command = (photos, "--out", tmp_path / "out", *options)
+    many = repeated(photos, 40, tmp_path)
+    options = ("--shard-size", 40, "--embeddings", *flags(small))
+    run("score", many, "--out", tmp_path / "whole", *options)
+    command = (many, "--out", tmp_path / "out", *options)
     with started(*command) as process:
         wait_for(tmp_path / "out" / "part-00001.parquet", process)
         process.send_signal(signal.SIGINT)
@@ -176,8 +185,8 @@ def test_interrupted_and_killed_run_equals_an_undisturbed_one(
     monkeypatch.setattr(WorkerPool, "run", counted)
     code, _, told_lines = run("score", *command)
     assert code == 0
-    assert told_lines == [f"xcit-serve: resuming after {4 * left} images"]
-    assert decoded == 64 - 4 * left
+    assert told_lines == [f"xcit-serve: resuming after {40 * left} images"]
+    assert decoded == 64 * 40 - 40 * left
     assert rows(tmp_path / "out") == rows(tmp_path / "whole")
 
 
@@ -185,9 +194,7 @@ def test_interrupted_and_killed_run_equals_an_undisturbed_one(
 def test_run_killed_five_times_at_random_moments_equals_an_undisturbed_one(
     run: Run, photos: Path, tmp_path: Path
 ) -> None:
-    many = tmp_path / "list.txt"
-    names = sorted(str(path) for path in photos.rglob("*.*"))
-    many.write_text("\n".join(names * 300))
+    many = repeated(photos, 300, tmp_path)
     options = ("--shard-size", 500, "--max-batch-size", 8)
     run("score", many, "--out", tmp_path / "whole", *options)
     command = (many, "--out", tmp_path / "out", *options)
