@@ -52,8 +52,7 @@ test-processes: $(VENV)/dev.done ## run the tests of the service again, on a rem
 # Each thorough end-to-end test runs once: with two HTTP workers, if it can.
 test-ci: test ## run what continuous integration does: test-all without repetitions
 	$(REMOTE_ENGINE)
-	$(PYTEST) -m 'thorough and not slow' --ignore tests/e2e
-	$(PYTEST) -m 'thorough and not slow and one_process' --ignore tests/e2e/test_schema.py tests/e2e
+	$(PYTEST) -m 'thorough and not slow and (one_process or not e2e)' --ignore tests/e2e/test_schema.py
 	XCIT_TEST_WORKERS=2 $(PYTEST) -m 'thorough and not slow and not one_process' tests/e2e
 	$(SCHEMA)
 

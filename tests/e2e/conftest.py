@@ -18,8 +18,10 @@ SLOW_SERVICE = ("-m", "tests.e2e.slow_service")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave end-to-end tests to ``make test-all``, except those marked ``quick``."""
     for item in items:
-        if HERE in item.path.parents and not item.get_closest_marker("quick"):
-            item.add_marker("thorough")
+        if HERE in item.path.parents:
+            item.add_marker("e2e")
+            if not item.get_closest_marker("quick"):
+                item.add_marker("thorough")
 
 
 StartServer = Callable[..., Server]

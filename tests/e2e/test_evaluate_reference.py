@@ -18,6 +18,8 @@ from tests.model.published import realistic_weights
 
 from .conftest import Run
 
+pytestmark = pytest.mark.one_process("the command has no server")
+
 COUNT = 210
 ONE_THREAD = ("--backend", "torch", "--streams", "1", "--precision", "float32")
 LABELS = ("ant", "bee", "cat")
