@@ -188,7 +188,6 @@ def test_a_killed_replica_loses_only_its_open_requests_and_is_replaced(
     assert len(lost) <= CALLERS
 
 
-@pytest.mark.slow
 def test_a_replica_that_is_removed_answers_its_open_requests(deployed: Deployed) -> None:
     smaller = application(deployed.checkpoint, {"checkpoint": str(deployed.second)})
     smaller["deployments"][0]["autoscaling_config"] = {"min_replicas": 1, "max_replicas": 1}
@@ -208,4 +207,5 @@ class Probe:
 
 def test_a_replica_has_the_cores_that_ray_assigns(deployed: Deployed) -> None:
     probe: Any = ray.remote(num_cpus=1)(Probe).remote()
-    assert ray.get(probe.assigned.remote()) == Resources(1, 0, alone=True)
+    # The replica that the test above has removed leaves a core.
+    assert ray.get(probe.assigned.remote(), timeout=60) == Resources(1, 0, alone=True)
