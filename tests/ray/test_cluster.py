@@ -1,6 +1,6 @@
 """A real Ray cluster on this machine: HTTP and Python callers, a death and a new checkpoint.
 
-All tests share one cluster, and run in the order of this file.
+All tests share one cluster, and run in the order of this file. They take a minute or two.
 """
 
 import threading
@@ -28,7 +28,7 @@ from tests.server_process import wait_for
 from .clusters import deploy, replicas, running_serve
 from .library import RUNNING, Resources, assigned, ray, serve
 
-pytestmark = pytest.mark.starts_first
+pytestmark = pytest.mark.slow
 
 PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
 SETTINGS = {"backend": "torch", "precision": "float32", "max_batch_size": 4, "streams": 1}
