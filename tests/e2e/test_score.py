@@ -97,13 +97,23 @@ def repeated(photos: Path, times: int, folder: Path) -> Path:
 def started(*arguments: object) -> Iterator["subprocess.Popen[str]"]:
     command = (sys.executable, "-m", "app", "score", *map(str, arguments))
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE
+        command,
+        cwd=ROOT,
+        env=environment(),
+        text=True,
+        stderr=subprocess.PIPE,
+        preexec_fn=obey_interrupts,
     )
     try:
         yield process
     finally:
         process.kill()
         process.communicate()
+
+
+def obey_interrupts() -> None:
+    """Undo what a shell does to commands in the background: they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:

@@ -64,7 +64,8 @@ def test_the_last_chunk_reports_damage_of_the_source(tmp_path: Path) -> None:
 
 def test_stages_give_the_rows_of_the_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = Fake()
-    monkeypatch.setattr("app.scoring.stages.RemotePreparer", lambda spec, max_pixels: classifier)
+    used = Decode.__init__.__globals__  # another test may have imported the module again
+    monkeypatch.setitem(used, "RemotePreparer", lambda spec, max_pixels: classifier)
     records = [Record(str(n), b"bad" if n == 3 else b"%d" % n) for n in range(10)]
     settings = make_settings()
 
