@@ -179,18 +179,38 @@ def rewrite_metadata(source: Path, target: Path, changes: Mapping[str, str | Non
         raise CheckpointError(f"{path}: cannot be {failed}: {error.strerror}") from error
 
 
-def write_quantised(path: Path, checkpoint: Checkpoint, quantisation: Quantisation) -> None:
-    """Write a copy of a checkpoint that is quantised; all other metadata stays.
+def write_changed(
+    checkpoint: Checkpoint, path: Path, spec: ModelSpec, extras: Mapping[str, str] | None = None
+) -> None:
+    """Write a copy of a checkpoint with another description; all other metadata stays.
+
+    The weights of a self-describing file are copied byte by byte. Those of another file are written
+    in 32 bits.
+
+    Args:
+        path: replaced whole or not at all; may be the checkpoint's own file.
+        extras: further entries of the metadata.
 
     Raises:
-        CheckpointError: a file cannot be read or written.
+        CheckpointError: the checkpoint's file has changed, or a file cannot be read or written.
     """
+    if not checkpoint.self_describing:
+        write_checkpoint(path, spec, checkpoint.state, extras=extras)
+        return
+    with checkpoint.path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != checkpoint.sha256:
+        raise CheckpointError(
+            f"{checkpoint.path}: replaced by another file in the meantime; run the command again"
+        )
+    changes = {METADATA_KEY: self_description(spec), **(extras or {})}
+    rewrite_metadata(checkpoint.path, path, changes)
+
+
+def write_quantised(path: Path, checkpoint: Checkpoint, quantisation: Quantisation) -> None:
+    """Write a copy of a checkpoint that is quantised; raises as `write_changed` does."""
     entry = {QUANTISATION_KEY: quantisation.to_json(checkpoint.state)}
-    if checkpoint.self_describing:
-        changes = {METADATA_KEY: self_description(checkpoint.spec), **entry}
-        rewrite_metadata(checkpoint.path, path, changes)
-    else:
-        write_checkpoint(path, checkpoint.spec, checkpoint.state, extras=entry)
+    write_changed(checkpoint, path, checkpoint.spec, entry)
 
 
 def _cast(path: Path, key: str, tensor: Tensor, dtype: str) -> Tensor:

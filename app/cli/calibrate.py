@@ -4,24 +4,22 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from app.cli.options import (
     BATCH_SIZE,
     CHECKPOINT,
     CHECKPOINT_SETTINGS,
     DEVICE_SETTINGS,
+    add_holdout,
     check_suffix,
     check_writable,
+    in_place,
     read_command_settings,
 )
 from app.cli.output import complain, show
 from app.cli.parser import Parser, add_settings
 from app.config.cpu_quota import usable_cores
-from app.config.settings import Settings, SettingsError
-
-if TYPE_CHECKING:
-    from model.checkpoint import Checkpoint
+from app.config.settings import Settings
 
 AGAIN = "make it again with xcit-serve evaluate --reference"
 
@@ -41,13 +39,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="FILE.safetensors",
         help="write the calibrated checkpoint there [CHECKPOINT, if it describes itself]",
     )
-    parser.add_argument(
-        "--holdout",
-        type=int,
-        default=0,
-        metavar="N",
-        help="use the training images that train --holdout N kept out of training",
-    )
+    add_holdout(parser)
     parser.add_argument(
         "--plot",
         type=Path,
@@ -61,9 +53,9 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from app.loading import checkpoint_path, load_for_command, overrides
-    from model.checkpoint import read_checkpoint
+    from model.checkpoint import read_checkpoint, write_changed
     from model.errors import ModelError
-    from model.evaluation.calibrate import calibrate, choose_images, write_calibrated
+    from model.evaluation.calibrate import calibrate, choose_images
     from model.evaluation.diagram import write_diagram
 
     check_suffix(args.out, ".safetensors")
@@ -83,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             quiet=not sys.stderr.isatty(),
         )
         write_diagram(plot, found.panels)
-        write_calibrated(checkpoint, target, found.spec)
+        write_changed(checkpoint, target, found.spec)
     except ModelError as error:
         return complain(str(error))
     lines = (str(found), f"temperature stored in {target}", f"reliability diagram in {plot}")
@@ -97,17 +89,3 @@ def run(args: argparse.Namespace) -> int:
 def replace_temperature(settings: Settings) -> Settings:
     """The settings without a temperature, so that the file's own is the one that is replaced."""
     return settings.model_copy(update={"temperature": None})
-
-
-def in_place(given: str, checkpoint: "Checkpoint") -> Path:
-    """The file of a checkpoint, to be replaced; raises `SettingsError` if it should not be."""
-    path = checkpoint.path
-    if not checkpoint.self_describing:
-        reason = "does not describe itself"
-    elif not Path(given).exists():
-        reason = "was downloaded into a cache"
-    elif path.is_symlink():
-        reason = "is a link"
-    else:
-        return path
-    raise SettingsError(f"{path} {reason}; write another file with --out FILE.safetensors")

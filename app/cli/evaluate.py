@@ -7,14 +7,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.cli.calibrate import in_place
 from app.cli.options import (
     BATCH_SIZE,
     CHECKPOINT,
     CHECKPOINT_SETTINGS,
     DEVICE_SETTINGS,
+    add_holdout,
     check_suffix,
     check_writable,
+    in_place,
     read_command_settings,
 )
 from app.cli.output import complain, show
@@ -47,13 +48,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="FILE.safetensors",
         help="write the checkpoint with the reference there [CHECKPOINT, if it describes itself]",
     )
-    parser.add_argument(
-        "--holdout",
-        type=int,
-        default=0,
-        metavar="N",
-        help="use the training images that train --holdout N kept out of training",
-    )
+    add_holdout(parser)
     parser.add_argument(
         "--unlabelled",
         action="store_true",
@@ -65,9 +60,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from app.loading import checkpoint_path, load_for_command, overrides
-    from model.checkpoint import read_checkpoint
+    from model.checkpoint import read_checkpoint, write_changed
     from model.errors import ModelError
-    from model.evaluation.calibrate import write_calibrated
     from model.evaluation.reference import check_reference, choose_paths, evaluate_images
 
     check_options(args)
@@ -93,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         )
         if target:
             check_reference(args.data, found.seen.images, spec.num_classes)
-            write_calibrated(checkpoint, target, replace(spec, reference=found.seen))
+            write_changed(checkpoint, target, replace(spec, reference=found.seen))
     except ModelError as error:
         return complain(str(error))
     show(as_json(found, spec, target) if args.json else as_table(found, spec, target))

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.cli.output import complain
 from app.cli.parser import Parser, settings_in
@@ -16,6 +17,9 @@ from app.config.settings import (
     read_settings,
 )
 from app.config.unknown_variables import unknown_variables
+
+if TYPE_CHECKING:
+    from model.checkpoint import Checkpoint
 
 CHECKPOINT = "weight file, name of a published variant, or hf-hub:OWNER/NAME[@REVISION]"
 # Settings that other commands than serve have as flags, too.
@@ -38,6 +42,16 @@ def add_server_options(parser: Parser) -> None:
         "--timeout", metavar="SECONDS", help="maximum time to wait for a response [30]"
     )
     parser.add_argument("--concurrency", metavar="N", help="requests in flight at once [8]")
+
+
+def add_holdout(parser: Parser) -> None:
+    parser.add_argument(
+        "--holdout",
+        type=int,
+        default=0,
+        metavar="N",
+        help="use the training images that train --holdout N kept out of training",
+    )
 
 
 def check_top_k(requested: int | None, classes: float) -> int:
@@ -81,3 +95,17 @@ def check_writable(*paths: Path) -> None:
                 pass
         except OSError as error:
             raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def in_place(given: str, checkpoint: "Checkpoint") -> Path:
+    """The file of a checkpoint, to be replaced; raises `SettingsError` if it should not be."""
+    path = checkpoint.path
+    if not checkpoint.self_describing:
+        reason = "does not describe itself"
+    elif not Path(given).exists():
+        reason = "was downloaded into a cache"
+    elif path.is_symlink():
+        reason = "is a link"
+    else:
+        return path
+    raise SettingsError(f"{path} {reason}; write another file with --out FILE.safetensors")

@@ -1,6 +1,5 @@
 """Calibrating a checkpoint: fitting the temperature of its scores, and storing it."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -8,17 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoint import Checkpoint, rewrite_metadata, write_checkpoint
-from model.errors import CheckpointError, ModelError
+from model.errors import ModelError
 from model.evaluation.dataset import list_split
 from model.evaluation.evaluate import Answers, Report, classify, rank, report
 from model.evaluation.holdout import held_out
 from model.evaluation.reliability import BINS, Reliability, reliability
 from model.evaluation.temperature import fit_temperature, fit_temperatures
 from model.inference.classifier import Classifier
-from model.metadata.description import self_description
 from model.spec import MAX_TEMPERATURE, MIN_TEMPERATURE, ModelSpec
-from model.weights.container import METADATA_KEY
 
 MIN_IMAGES = 100
 FIGURES = {
@@ -179,27 +175,3 @@ def _check(source: Path, temperature: float, before: Report) -> None:
             f"the scores do not show which answers are right (top-1 {before.top_1:.2%}); check "
             "that each folder is named after the class of its images"
         )
-
-
-def write_calibrated(checkpoint: Checkpoint, target: Path, spec: ModelSpec) -> None:
-    """Write a checkpoint with the spec of a `Calibration`.
-
-    The weights of a self-describing file are copied byte by byte. Those of another file are written
-    in 32 bits.
-
-    Args:
-        target: replaced whole or not at all; may be the checkpoint's own file.
-
-    Raises:
-        CheckpointError: the checkpoint's file has changed, or a file cannot be read or written.
-    """
-    if not checkpoint.self_describing:
-        write_checkpoint(target, spec, checkpoint.state)
-        return
-    with checkpoint.path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != checkpoint.sha256:
-        raise CheckpointError(
-            f"{checkpoint.path}: replaced by another file in the meantime; calibrate that one"
-        )
-    rewrite_metadata(checkpoint.path, target, {METADATA_KEY: self_description(spec)})

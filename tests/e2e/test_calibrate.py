@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from app.cli.calibrate import in_place
+from app.cli.options import in_place
 from app.config.settings import SettingsError
 from model.checkpoint import read_checkpoint, write_checkpoint
 from model.families.simplify import baseline

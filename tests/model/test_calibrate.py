@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from torch import Tensor, save
 
-from model.checkpoint import read_checkpoint, write_checkpoint
+from model.checkpoint import read_checkpoint, write_changed, write_checkpoint
 from model.errors import CheckpointError, InvalidImage, ModelError
-from model.evaluation.calibrate import Calibration, calibrate, choose_images, write_calibrated
+from model.evaluation.calibrate import Calibration, calibrate, choose_images
 from model.evaluation.diagram import diagram, write_diagram
 from model.evaluation.holdout import held_out
 from model.evaluation.reliability import BINS, reliability
@@ -191,7 +191,7 @@ def test_self_describing_file_keeps_its_weights(
     size = checkpoint.stat().st_size
     calibrated = replace(spec, temperature=0.7123)
     for target in (tmp_path / "other.safetensors", checkpoint):
-        write_calibrated(read_checkpoint(checkpoint), target, calibrated)
+        write_changed(read_checkpoint(checkpoint), target, calibrated)
         found = read_checkpoint(target)
         assert found.spec == calibrated
         assert found.description.origins["temperature"] == "metadata"
@@ -206,7 +206,7 @@ def test_file_that_was_replaced_in_the_meantime_is_refused(
     write_checkpoint(checkpoint, spec, {key: tensor * 2 for key, tensor in state.items()})
     content = checkpoint.read_bytes()
     with pytest.raises(CheckpointError, match="replaced by another file in the meantime"):
-        write_calibrated(read, checkpoint, replace(spec, temperature=2.0))
+        write_changed(read, checkpoint, replace(spec, temperature=2.0))
     assert checkpoint.read_bytes() == content
 
 
@@ -218,7 +218,7 @@ def test_raw_state_dict_becomes_a_self_describing_file(
     assert raw.spec.temperature == 1
     assert raw.description.origins["temperature"] == "default"
     target = tmp_path / "new.safetensors"
-    write_calibrated(raw, target, replace(raw.spec, temperature=2.0))
+    write_changed(raw, target, replace(raw.spec, temperature=2.0))
     found = read_checkpoint(target)
     assert found.self_describing
     assert found.spec == replace(raw.spec, temperature=2.0)
