@@ -1,42 +1,12 @@
-"""A Ray cluster of two cores on this machine, whose processes all end with it."""
+"""Applications on a Ray cluster of two cores on this machine."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from tests.server_process import free_port, wait_for
+from tests.server_process import wait_for
 
 from .library import context, ray, schema, serve
 
-OBJECT_STORE = 100 * 2**20  # bytes, nearly the least that Ray accepts
-
-
-@contextmanager
-def running_ray() -> Iterator[None]:
-    """A cluster to which this process is connected."""
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as path:
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE,
-            log_to_driver=False,
-            _temp_dir=path,
-        )
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-
-@contextmanager
-def running_serve() -> Iterator[int]:
-    """Ray Serve on a cluster; yields the port of its proxy."""
-    port = free_port()
-    with running_ray():
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        yield port
-        serve.shutdown()  # type: ignore[no-untyped-call]
+CORES = 2
 
 
 def deploy(application: dict[str, Any]) -> None:

@@ -20,17 +20,16 @@ from app.http.app import create_app
 from app.loading import load_model
 from app.serving.errors import UnsupportedMediaType
 from app.serving.lifecycle import Lifecycle, State
+from benchmarks.ray_serve import started_serve
 from tests.app.conftest import make_settings, until
-from tests.documents import ROOT
 from tests.e2e.test_reload import put
-from tests.server_process import wait_for
+from tests.server_process import PHOTO, wait_for
 
-from .clusters import deploy, replicas, running_serve
+from .clusters import CORES, deploy, replicas
 from .library import RUNNING, Resources, assigned, ray, serve
 
 pytestmark = pytest.mark.slow
 
-PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
 SETTINGS = {"backend": "torch", "precision": "float32", "max_batch_size": 4, "streams": 1}
 CALLERS = 4
 
@@ -63,7 +62,7 @@ def anyio_backend() -> str:
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     checkpoint = tmp_path_factory.mktemp("ray") / "served.safetensors"
     put(checkpoint, "first")
-    with running_serve() as port:
+    with started_serve(CORES) as port:
         deploy(application(checkpoint))
         yield Deployed(serve.get_app_handle("xcit"), f"http://127.0.0.1:{port}", checkpoint)
 

@@ -11,16 +11,16 @@ from app.loading import load_for_scoring
 from app.scoring.output import open_output
 from app.scoring.run import RunOptions, run
 from app.scoring.sources import SourceOptions, open_source
+from benchmarks.ray_serve import started_ray
 from tests.app.conftest import make_settings
 from tests.app.scoring.runs import Killed, Watching, rows
-from tests.documents import ROOT
+from tests.server_process import PHOTO
 
-from .clusters import running_ray
+from .clusters import CORES
 from .library import cluster
 
 pytestmark = pytest.mark.slow
 
-PHOTO = (ROOT / "examples" / "ship.jpg").read_bytes()
 SETTINGS = {"backend": "torch", "precision": "float32", "max_batch_size": 4, "streams": 1}
 
 
@@ -49,7 +49,7 @@ def test_interrupted_scoring_on_the_cluster_resumes_and_gives_the_rows_of_this_m
         (folder / f"{number:03}.jpg").write_bytes(PHOTO if whole else PHOTO[:200])
     out = tmp_path / "cluster"
     resumed = Watching()
-    with running_ray():
+    with started_ray(CORES):
         with pytest.raises(Killed):
             score(folder, out, Watching(100), "auto")
         found = score(folder, out, resumed, "auto")
