@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Choice(NamedTuple):
-    """A backend, the reason why it was chosen, and in deterministic mode, what was proved of it."""
+    """A backend, the reason for its choice, and its proof in deterministic mode."""
 
     backend: Backend
     reason: str

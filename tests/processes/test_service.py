@@ -82,7 +82,7 @@ def test_connections_are_shared_evenly(tmp_path: Path) -> None:
         connections = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(64)]
         metrics = service.metrics()
         counts = [metrics[f'xcit_worker_connections{{worker="{number}"}}'] for number in range(4)]
-        assert 64 <= sum(counts) <= 66  # and those that ask for the metrics and for readiness
+        assert 64 <= sum(counts) <= 66  # and connections of metrics and readiness checks
         assert max(counts) <= 1.5 * sum(counts) / 4, counts
         for connection in connections:
             connection.close()
